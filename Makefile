@@ -1,0 +1,56 @@
+# Everything runs in .venv, made on first use by $(PYTHON) with the exact versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+EXTRAS := .[embedded,flower,dev]
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check coverage format format-check lint types constraints clean
+
+help:  ## print these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
+
+demo: $(READY)  ## run the main flow on an embedded server and real workers
+	@$(BIN)/python -m workers.demo
+
+test: $(READY)  ## run every test
+	$(BIN)/python -m pytest
+
+check: format-check lint types test  ## all that CI runs: format, lint, types, tests
+
+coverage: $(READY)  ## run every test and report branches that none of them takes
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+format: $(READY)  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+
+format-check: $(READY)  ## fail on code that is not in the project's format
+	$(BIN)/ruff format --check .
+
+lint: $(READY)  ## fail on what ruff finds
+	$(BIN)/ruff check .
+
+types: $(READY)  ## fail on what mypy and pyright find
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+# An environment of its own: what happens to lie in .venv must not become a requirement.
+constraints:  ## resolve the newest versions anew and write constraints.txt
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && $(PYTHON) -m venv "$$scratch" \
+		&& "$$scratch/bin/pip" install --quiet --disable-pip-version-check -e '$(EXTRAS)' \
+		&& { echo '# Exact versions that the tests ran with. Written by `make constraints`; ranges are in pyproject.toml.'; \
+			"$$scratch/bin/pip" freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==[^ ]+$$' | LC_ALL=C sort -f; } > constraints.txt
+
+clean:  ## remove the environment and what the tools left behind
+	rm -rf .venv build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache .orchestrator
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# This file says that .venv holds what these two ask for, so that a second make costs nothing.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv \
+		|| { rm -rf .venv; echo "No environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(EXTRAS)'
+	@touch $@

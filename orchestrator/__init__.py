@@ -1,0 +1,90 @@
+"""Typed, durable flows on Celery: the public names, and nothing else."""
+
+from orchestrator.builder import FlowBuilder
+from orchestrator.client import Orchestrator
+from orchestrator.context import NodeContext
+from orchestrator.errors import (
+    ConfigurationError,
+    FlowDefinitionError,
+    FlowDefinitionWarning,
+    HiddenDependencyError,
+    IdempotencyConflict,
+    InvalidInput,
+    InvalidOutput,
+    MissingOutputError,
+    NodeFailure,
+    NodeTimeout,
+    OrchestratorError,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Problem,
+    RateLimited,
+    RegistrationError,
+    RetryLater,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunTimeout,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    Terminal,
+    UnknownFlow,
+    UnknownRun,
+)
+from orchestrator.flow import Flow
+from orchestrator.node import Node, node
+from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.runs import Event, FlowRun
+from orchestrator.settings import Settings
+from orchestrator.state import FlowState, RunStatus
+from orchestrator.triggers import manual, schedule
+from orchestrator.worker import Worker, WorkerConfig
+
+__all__ = [
+    "ConfigurationError",
+    "Event",
+    "Flow",
+    "FlowBuilder",
+    "FlowDefinitionError",
+    "FlowDefinitionWarning",
+    "FlowRun",
+    "FlowState",
+    "HiddenDependencyError",
+    "IdempotencyConflict",
+    "InvalidInput",
+    "InvalidOutput",
+    "MissingOutputError",
+    "Node",
+    "NodeContext",
+    "NodeFailure",
+    "NodeTimeout",
+    "Orchestrator",
+    "OrchestratorError",
+    "OutcomeUnknown",
+    "PayloadTooLarge",
+    "Problem",
+    "RateLimit",
+    "RateLimited",
+    "RegistrationError",
+    "RetryLater",
+    "RetryPolicy",
+    "RunCancelled",
+    "RunError",
+    "RunFailed",
+    "RunStatus",
+    "RunTimeout",
+    "Settings",
+    "SharedRateLimiter",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "Terminal",
+    "UnknownFlow",
+    "UnknownRun",
+    "Worker",
+    "WorkerConfig",
+    "manual",
+    "node",
+    "schedule",
+]

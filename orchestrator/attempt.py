@@ -1,0 +1,347 @@
+"""One attempt of a node, decision or compensation: claim it, run its function under its limits, record how it ended.
+
+What the record leads to (retry, join, saga) is decided by the scripts; how the outcome looks to Celery, by the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.context import NodeContext, running_attempt
+from orchestrator.errors import (
+    HiddenDependencyError,
+    InvalidInput,
+    InvalidOutput,
+    MissingOutputError,
+    NodeFailure,
+    NodeTimeout,
+    PayloadTooLarge,
+    RetryLater,
+    RunError,
+    StoreError,
+    Terminal,
+)
+from orchestrator.leases import holder_name, is_draining
+from orchestrator.node import MISSING
+from orchestrator.state import FlowState
+from orchestrator.store import INPUT, instant, milliseconds
+from orchestrator.time_limit import time_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from orchestrator.engine import Engine
+    from orchestrator.node import Node
+    from orchestrator.plan import NodePlan, Plan
+    from orchestrator.registry import Registered
+    from orchestrator.scripts import Claimed, Moved
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+NO_FURTHER = -1
+TERMINAL = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError, PayloadTooLarge, Terminal)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt looks to its task.
+
+    Attributes:
+        kind: "stored", "excused" (failed in a step that goes on), "done" (somebody else did it), "left" (nothing to do
+            here now), "back" (the worker is shutting down: the message has to go back), or "failed".
+        error: With "failed": the real exception.
+    """
+
+    kind: str
+    error: BaseException | None = None
+
+
+class Attempt:
+    """One message's try at one node."""
+
+    def __init__(self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, follows: bool) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.plan = plan
+        self.facts: NodePlan = plan.nodes[node]
+        self.run_id = run_id
+        self.epoch = epoch
+        self.follows = follows
+        self.token = secrets.token_hex(16)
+        self.claimed: Claimed
+        self._undone: bytes | None = None  # of a compensation: what its node returned
+        self._is_final = False  # an exception of an input function or predicate ends the node
+
+    def run(self) -> Ended:
+        """Do the attempt, if there is one to do."""
+        entry = self.engine.registry.flows.get(self.plan.flow)
+        if entry is None or (self.facts.name not in entry.nodes and self.facts.name not in entry.decisions):
+            logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
+            return Ended("left")
+        if is_draining():
+            return Ended("back")
+        try:
+            self.claimed = self._claim()
+        except StoreError as error:
+            logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
+            return Ended("left")
+        if self.claimed.outcome != "run":
+            return Ended("done" if self.claimed.outcome == "done" else "left")
+        token = running_attempt.set((self.run_id, self.facts.name))
+        try:
+            output, choice = self._execute(entry)
+        except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
+            return self._fail(error, entry.nodes.get(self.facts.name))
+        finally:
+            running_attempt.reset(token)
+        moved = self._surely(
+            lambda: self.store.scripts.commit(
+                *self._node(), self.token, output=output, choice=choice, follows=self.follows
+            )
+        )
+        return self._leave(moved, Ended("stored"))
+
+    def _place(self) -> tuple[str, str, str]:
+        return self.plan.flow, self.run_id, self.facts.name
+
+    def _node(self) -> tuple[str, str, str]:
+        return self.run_id, self.plan.hash, self.facts.name
+
+    def _claim(self) -> Claimed:
+        """Claim the node, sleeping once for a token that comes soon; gives up after `Settings.claim_patience`."""
+        arrived, may_sleep = 0, True
+        while True:
+            claim = partial(
+                self.store.scripts.claim,
+                *self._node(),
+                epoch=self.epoch,
+                token=self.token,
+                holder=holder_name(),
+                lease_ms=self.store.lease_ms,
+                arrived=arrived,
+                may_sleep=may_sleep,
+                reads=self._reads,
+            )
+            claimed = self._patiently(claim)
+            if claimed.outcome == "sleep":
+                time.sleep(claimed.sleep / 1_000_000)
+                arrived, may_sleep = claimed.arrived, False
+            elif claimed.outcome == "no limit":
+                # The bucket's numbers are gone (a flushed key): the run's plan still has them.
+                self._patiently(partial(self.store.define_limits, self.plan))
+            else:
+                return claimed
+
+    @cached_property
+    def _reads(self) -> tuple[str, ...]:
+        own = (self.plan.nodes[self.facts.undoes].key,) if self.facts.undoes else ()
+        return tuple(dict.fromkeys((INPUT, *self.facts.reads, *own)))
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+        deadline = time.monotonic() + self.engine.settings.claim_patience.total_seconds()
+        while True:
+            try:
+                with self.store.guarded():
+                    return call()
+            except StoreError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.25)
+
+    def _surely(self, call: Callable[[], Answer]) -> Answer:
+        """Repeat a call until Redis answers: what a function did must not be forgotten, nor be its failure."""
+        while True:
+            try:
+                with self.store.guarded():
+                    return call()
+            except StoreError as error:
+                logger.warning("flow %s run %s node %s: waits until Redis is back: %s", *self._place(), error)
+                time.sleep(0.25)
+
+    def _leave(self, moved: Moved, ended: Ended) -> Ended:
+        if moved.outcome in {"fenced", "unknown"}:
+            logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *self._place())
+            return Ended("left")
+        self.engine.publish(self.plan, self.run_id, self.epoch, moved.work)
+        return ended
+
+    def _execute(self, entry: Registered) -> tuple[bytes, int | None]:
+        """Run the function under its time limit; returns the output to store, or the choice of a decision."""
+        limit = self.facts.timeout_ms / 1000
+
+        def expired() -> NodeTimeout:
+            return NodeTimeout(f"the attempt took longer than its timeout of {limit:g} s", **self._where())
+
+        state = self._state(entry)
+        with time_limit(limit, expired):
+            if self.facts.kind == "branch":
+                return b"", self._decide(entry, state)
+            node = entry.nodes[self.facts.name]
+            result = self._call(node, state, limit, expired)
+            if self.facts.kind == "compensation":
+                return b"", None
+            with self._located():
+                output = node.contract.output.dump(result)
+        largest = self.engine.settings.max_payload_bytes
+        if len(output) > largest:
+            raise PayloadTooLarge(f"output of node {self.facts.name}", len(output), largest)
+        return output, None
+
+    def _decide(self, entry: Registered, state: FlowState) -> int:
+        block = entry.decisions[self.facts.name]
+        with self._final_errors():
+            choices = (index for index, predicate in enumerate(block.predicates) if predicate(state))
+            return next(choices, len(block.predicates))
+
+    def _call(self, node: Node[Any, Any], state: FlowState, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
+        contract = node.contract
+        if contract.style == "none":
+            given = None
+        else:
+            with self._located():
+                given = contract.read(self._given(node, state))
+        result = contract.invoke(self._context(), given)
+        if not contract.is_async:
+            return result
+
+        async def limited() -> Any:
+            try:
+                async with asyncio.timeout(limit) as scope:
+                    return await result
+            except TimeoutError:
+                if scope.expired():
+                    raise expired() from None
+                raise
+
+        return asyncio.run(limited())
+
+    def _given(self, node: Node[Any, Any], state: FlowState) -> Any:
+        if node.input_func is not None:
+            with self._final_errors():
+                return node.input_func(state)
+        if node.input is not MISSING:
+            return node.input
+        return None if self._undone is None else json.loads(self._undone)
+
+    def _state(self, entry: Registered) -> FlowState:
+        values = dict(zip(self._reads, self.claimed.values, strict=True))
+        if self.facts.undoes:
+            self._undone = values[self.plan.nodes[self.facts.undoes].key]
+        state = FlowState(
+            run_id=self.run_id,
+            flow_name=self.plan.flow,
+            input=values.pop(INPUT) or None,
+            input_codec=entry.flow.input_codec,
+            load=self._load,
+            load_failure=lambda name: self._surely(lambda: self.store.failure(self.run_id, name)),
+            prefetched=values,
+            visible=self.plan.visible(self.facts.name),
+            hidden=self.plan.hidden(self.facts.name),
+        )
+        if self.facts.step == 0 and entry.flow.input_codec is not None:
+            with self._located():
+                state.input()  # a client without the flow's code could not check it
+        return state
+
+    def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
+        return self._surely(lambda: self.store.outputs(self.run_id, keys))
+
+    def _context(self) -> NodeContext:
+        where = {"flow": self.plan.flow, "run": self.run_id, "node": self.facts.name, "attempt": self.claimed.attempt}
+        return NodeContext(
+            run_id=self.run_id,
+            flow_name=self.plan.flow,
+            node_name=self.facts.name,
+            attempt=self.claimed.attempt,
+            scheduled_for=instant(self.claimed.scheduled),
+            idempotency_key=f"{self.run_id}/{self.facts.name}/{self.claimed.generation}",
+            logger=logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
+            ask_cancelled=self._is_cancelled,
+            report=self._report,
+        )
+
+    def _is_cancelled(self) -> bool:
+        if self.facts.kind == "compensation":
+            return False
+        with self.store.guarded():
+            return self.store.is_ending(self.run_id)
+
+    def _report(self, detail: object) -> None:
+        with self.store.guarded():
+            self.store.scripts.report(*self._node(), self.token, json.dumps(detail, allow_nan=False))
+
+    def _where(self) -> dict[str, Any]:
+        return {
+            "flow_name": self.plan.flow,
+            "run_id": self.run_id,
+            "node_name": self.facts.name,
+            "attempt": self.claimed.attempt,
+        }
+
+    @contextmanager
+    def _final_errors(self) -> Iterator[None]:
+        """Let what an input function or predicate raises end the node: it is pure, so trying again cannot help."""
+        try:
+            yield
+        except NodeTimeout:
+            raise
+        except BaseException:
+            self._is_final = True
+            raise
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Say in an error about a value which flow, run and node it is about."""
+        try:
+            yield
+        except (InvalidInput, InvalidOutput) as error:
+            raise type(error)(error.message, **self._where()) from error
+
+    def _fail(self, error: BaseException, node: Node[Any, Any] | None) -> Ended:
+        failure = NodeFailure.of(
+            error, flow_name=self.plan.flow, node_name=self.facts.name, attempt=self.claimed.attempt
+        )
+        delay = self._delay(error, node)
+        moved = self._surely(
+            lambda: self.store.scripts.fail(
+                *self._node(), self.token, failure=failure.model_dump_json(), delay_ms=delay, follows=self.follows
+            )
+        )
+        logger.info(
+            "flow %s run %s node %s: attempt %d failed, %s: %s",
+            *self._place(), self.claimed.attempt, moved.outcome, failure.type,
+        )  # fmt: skip
+        if moved.outcome == "excused":
+            return self._leave(moved, Ended("excused"))
+        if not isinstance(error, Exception):  # SystemExit and the like would end the pool process
+            message = f"the node function raised {failure.type}: {failure.message}"
+            error = RunError(message, **self._where()).with_traceback(error.__traceback__)
+        return self._leave(moved, Ended("left") if moved.outcome == "parked" else Ended("failed", error))
+
+    def _delay(self, error: BaseException, node: Node[Any, Any] | None) -> int:
+        """Milliseconds to the next attempt, or NO_FURTHER: the verdict of a failure."""
+        if self._is_final or isinstance(error, TERMINAL):
+            return NO_FURTHER
+        if node is None:
+            return self.plan.delay_ms(self.facts.name, self.claimed.attempt)
+        if isinstance(error, RetryLater):
+            return milliseconds(error.after)
+        if node.error_classifier is not None:
+            try:
+                verdict = node.error_classifier(error)
+            except Exception:
+                logger.exception("flow %s run %s node %s: its error classifier raised", *self._place())
+                verdict = "terminal"
+            if verdict != "retryable":
+                return NO_FURTHER
+        if isinstance(error, node.retry.non_retryable):
+            return NO_FURTHER
+        return self.plan.delay_ms(self.facts.name, self.claimed.attempt)

@@ -1,0 +1,218 @@
+"""The entrance: an orchestrator on a Celery app registers flows and starts, finds and lists runs."""
+
+from __future__ import annotations
+
+import asyncio
+import pkgutil
+import uuid
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import bootstep, schedules, tasks
+from orchestrator.engine import Engine
+from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
+from orchestrator.flow import Flow
+from orchestrator.registry import Registry
+from orchestrator.runs import FlowRun
+from orchestrator.settings import Settings
+from orchestrator.state import RunStatus
+from orchestrator.store import Store
+from orchestrator.values import codec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import ModuleType
+
+    from celery import Celery
+
+    from orchestrator.plan import Plan
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
+
+
+class Orchestrator:
+    """Flows on a Celery app. Opens no connection before it is used.
+
+    Args:
+        app: An existing Celery app; its own tasks keep working.
+        redis_url: Where the state of runs lives; else the app's result backend or broker, if that is Redis.
+        settings: Numbers; every process of a deployment needs the same.
+
+    Raises:
+        ConfigurationError: No Redis is known, or the app has an orchestrator with another one.
+    """
+
+    def __init__(self, app: Celery, redis_url: str | None = None, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        url = redis_url or _redis_of(app)
+        known: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
+        if known is not None and (known.store.url, known.settings) != (url, settings):
+            msg = f"the Celery app {app.main!r} has an orchestrator with other settings or another Redis; use it"
+            raise ConfigurationError(msg)
+        self.app = app
+        self._engine = known or _add_engine(app, url, settings)
+
+    def register(self, flow: Flow) -> None:
+        """Make a flow's code known to this process: its nodes as tasks, its schedules to beat.
+
+        The same object again changes nothing.
+
+        Raises:
+            RegistrationError: The name is another flow's, a task name is taken, or a shared limiter has other numbers.
+        """
+        registry = self._engine.registry
+        known = registry.flows.get(flow.name)
+        if known is None:
+            tasks.refuse_taken_names(self.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
+        entry = registry.add(flow)
+        if entry is not None:
+            tasks.register_nodes(self.app, entry)
+            schedules.add_to_beat(self.app, entry)
+
+    def autodiscover(self, packages: Iterable[str], related_name: str = "flows") -> None:
+        """Import `<package>.<related_name>`, all of it if it is a package, and register every flow found there.
+
+        Raises:
+            ModuleNotFoundError: A package itself does not exist; one without the related module is passed over.
+        """
+        for package in packages:
+            for module in _modules(package, related_name):
+                for value in vars(module).values():
+                    if isinstance(value, Flow):
+                        self.register(value)
+
+    def start(
+        self,
+        flow: str | Flow,
+        input: Any = None,
+        *,
+        idempotency_key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> FlowRun:
+        """Start a run; when this returns, the run is in Redis and will end.
+
+        Args:
+            flow: A flow, or the name of one that is registered here or announced by a worker.
+            input: The run's input; validated here if the flow's code is, else by the worker.
+            idempotency_key: The same key of the same flow answers with the first run, as long as its record lives.
+            tags: Text to text, kept with the run.
+
+        Raises:
+            UnknownFlow: The name is neither registered here nor announced; the nearest names are in the message.
+            InvalidInput: The input does not fit the flow's `takes`; nothing was written.
+            PayloadTooLarge: The input is over `Settings.max_payload_bytes`; nothing was written.
+            IdempotencyConflict: The key belongs to a run with another input.
+            StoreUnavailable, StoreFull: Redis; with an idempotency key it is safe to try again.
+        """
+        plan, given = self._prepare(flow, input)
+        started = self._engine.start(
+            plan, given, run_id=str(uuid.uuid4()), idempotency_key=idempotency_key, tags=_checked_tags(tags)
+        )
+        if started.outcome == "conflict":
+            raise IdempotencyConflict(plan.flow, idempotency_key or "", started.run_id)
+        return FlowRun(self._engine, started.run_id)
+
+    async def start_async(self, flow: str | Flow, input: Any = None, **options: Any) -> FlowRun:
+        """Start a run as `start` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.start, flow, input, **options)
+
+    def get(self, run_id: str) -> FlowRun:
+        """Return a run by its id.
+
+        Raises:
+            UnknownRun: There is none, or its retention is over.
+        """
+        self._engine.store.run(run_id)
+        return FlowRun(self._engine, run_id)
+
+    def runs(self, flow: str | Flow | None = None, status: str | None = None, limit: int = 100) -> list[FlowRun]:
+        """List runs, newest first.
+
+        Args:
+            flow: Only those of this flow.
+            status: Only those with this status.
+            limit: At most so many.
+
+        Raises:
+            ValueError: No status is called like that.
+        """
+        name = flow.name if isinstance(flow, Flow) else flow
+        wanted = str(RunStatus(status)) if status is not None else None
+        ids = self._engine.store.run_ids(flow=name, status=wanted, limit=limit)
+        return [FlowRun(self._engine, run_id) for run_id in ids]
+
+    def _prepare(self, flow: str | Flow, given: Any) -> tuple[Plan, bytes]:
+        if isinstance(flow, Flow):
+            self.register(flow)
+            flow = flow.name
+        entry = self._engine.registry.flows.get(flow)
+        if entry is not None:
+            plan, codec = entry.plan, entry.flow.input_codec
+        else:
+            plan, codec = self._announced(flow), None
+        if codec is not None:
+            try:
+                data = codec.dump(codec.check(given))
+            except InvalidInput as error:
+                raise InvalidInput(f"the input of flow {flow} {error.message}", flow_name=flow) from None
+        else:
+            data = b"" if given is None else codec_of(Any).dump(given)
+        largest = self._engine.settings.max_payload_bytes
+        if len(data) > largest:
+            raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
+        return plan, data
+
+    def _announced(self, name: str) -> Plan:
+        store = self._engine.store
+        with store.guarded():
+            plan = store.announced_plan(name)
+            if plan is None:
+                raise UnknownFlow(name, sorted({*store.announced(), *self._engine.registry.flows}))
+        return plan
+
+
+def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
+    engine = Engine(app, settings, Registry(app.conf.task_default_queue), Store(url, settings))
+    setattr(app, Engine.ATTRIBUTE, engine)
+    tasks.register_engine_tasks(app)
+    bootstep.add_to_workers(app)
+    return engine
+
+
+def _redis_of(app: Celery) -> str:
+    for url in (app.conf.result_backend, app.conf.broker_url):
+        if str(url or "").startswith(REDIS_SCHEMES):
+            return str(url)
+    msg = (
+        f"the Celery app {app.main!r} has no Redis as result backend or broker, and runs live in Redis; "
+        "pass Orchestrator(app, redis_url='redis://...')"
+    )
+    raise ConfigurationError(msg)
+
+
+def _task_names(flow: Flow) -> Iterator[str]:
+    yield from (node.name for node in flow.nodes())
+    yield from (undo.name for _, undo in flow.compensations())
+    yield from (block.name for block in flow.blocks())
+
+
+def _modules(package: str, related_name: str) -> Iterator[ModuleType]:
+    import_module(package)
+    name = f"{package}.{related_name}"
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return
+    yield module
+    for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        yield import_module(f"{name}.{found.name}")
+
+
+def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    given: dict[Any, Any] = dict(tags or {})
+    wrong = [key for key, value in given.items() if not isinstance(key, str) or not isinstance(value, str)]
+    if wrong:
+        raise InvalidInput(f"tags are text to text; the one named {wrong[0]!r} is not")
+    return given

@@ -1,0 +1,66 @@
+"""What a node function may ask about the attempt that it runs in.
+
+A function gets a `NodeContext` when its first parameter is annotated with it. How a cancel is noticed and where a
+heartbeat goes is the engine's: it hands both in as functions.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from datetime import datetime
+
+
+running_attempt: ContextVar[tuple[str, str] | None] = ContextVar("running_attempt", default=None)
+"""Run and node of the attempt that this code runs in; waiting for a run inside one would hold its slot."""
+
+
+def _is_never() -> bool:
+    return False
+
+
+def _ignore(_detail: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeContext:
+    """The attempt that a node function runs in.
+
+    Attributes:
+        run_id: The run.
+        flow_name: Its flow.
+        node_name: The node.
+        attempt: Number of this attempt, from 1.
+        idempotency_key: Hand it to the outside world: the same in every attempt, another one after the node was
+            compensated, and a compensation has its own.
+        logger: Adds flow, run, node and attempt to every line.
+        scheduled_for: The instant of the schedule that started the run, aware; None when no schedule did.
+        page_size: Of a paginated node, what `paginate` was told; else None.
+        ask_cancelled: How `is_cancelled` finds out.
+        report: What `heartbeat` calls.
+    """
+
+    run_id: str
+    flow_name: str
+    node_name: str
+    attempt: int
+    idempotency_key: str
+    logger: logging.Logger | logging.LoggerAdapter[Any]
+    scheduled_for: datetime | None = None
+    page_size: int | None = None
+    ask_cancelled: Callable[[], bool] = field(default=_is_never, repr=False)
+    report: Callable[[object], None] = field(default=_ignore, repr=False)
+
+    def is_cancelled(self) -> bool:
+        """Return whether the run is ending, so that a long function can stop early."""
+        return self.ask_cancelled()
+
+    def heartbeat(self, detail: object = None) -> None:
+        """Tell whoever watches the run how far this attempt is; `detail` is any JSON value."""
+        self.report(detail)

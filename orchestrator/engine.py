@@ -1,0 +1,126 @@
+"""What the parts of the engine share in one process: the app, the registry, the store, the publisher.
+
+It belongs to a Celery app and is found through it, so that every task of the app reaches the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from orchestrator.errors import NodeFailure, UnknownRun
+from orchestrator.publisher import Publisher
+from orchestrator.scripts import Moved, Started, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery import Celery
+
+    from orchestrator.plan import Plan
+    from orchestrator.registry import Registered, Registry
+    from orchestrator.settings import Settings
+    from orchestrator.store import RunRecord, Store
+
+
+@dataclass
+class Engine:
+    """One app's share of the engine.
+
+    Attributes:
+        app: The Celery app.
+        settings: How long things take and live.
+        registry: The flows of this process.
+        store: The runs.
+        publisher: How messages leave.
+    """
+
+    app: Celery
+    settings: Settings
+    registry: Registry
+    store: Store
+    publisher: Publisher = field(init=False)
+
+    ATTRIBUTE: ClassVar[str] = "_orchestrator_engine"
+
+    def __post_init__(self) -> None:
+        """Make the publisher of the app."""
+        self.publisher = Publisher(self.app)
+
+    def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
+        """A run with the plan it pins; None when either is gone."""
+        try:
+            record = self.store.run(run_id)
+        except UnknownRun:
+            return None
+        plan = self.store.plan(record.plan)
+        return (record, plan) if plan else None
+
+    def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
+        """Send what a transition left to publish."""
+        self.publisher.publish(plan, run_id, epoch, work)
+
+    def start(
+        self,
+        plan: Plan,
+        input_json: bytes,
+        *,
+        run_id: str,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        schedule: str = "",
+        scheduled_ms: int | None = None,
+        overlap: str = "allow",
+    ) -> Started:
+        """Create a run and send its first message; a repeat answers with the run that holds, and sends nothing.
+
+        Raises:
+            StoreFull: Nothing was written.
+            StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
+        """
+        for send_plan in (False, True):
+            with self.store.guarded():
+                started = self.store.scripts.start(
+                    run_id,
+                    plan,
+                    send_plan=send_plan,
+                    input_json=input_json,
+                    digest=hashlib.sha256(input_json).hexdigest(),
+                    tags=tags or {},
+                    retention_ms=self.store.retention_ms,
+                    history_limit=self.settings.history_limit,
+                    chords=self.publisher.has_chords,
+                    idempotency_key=idempotency_key,
+                    schedule=schedule,
+                    scheduled_ms=scheduled_ms,
+                    overlap=overlap,
+                )
+            if started.outcome != "no plan":
+                break
+        if started.outcome == "started":
+            self.publisher.publish_first(plan, run_id, started.work)
+        return started
+
+    def announce(self, entry: Registered) -> None:
+        """Tell every process that this one has the code of a flow."""
+        with self.store.guarded():
+            self.store.scripts.publish_plan(entry.plan, retention_ms=self.store.retention_ms)
+
+    def end_run(self, run_id: str, *, verdict: str, failure: NodeFailure, only_late: bool = False) -> Moved:
+        """Give a run its verdict from outside and publish its saga, if it is quiet already."""
+        pinned = self.pinned(run_id)
+        if pinned is None:
+            return Moved("unknown")
+        record, plan = pinned
+        moved = self.store.scripts.cancel(
+            run_id, record.plan, verdict=verdict, failure=failure.model_dump_json(), only_late=only_late
+        )
+        self.publish(plan, run_id, record.epoch, moved.work)
+        return moved
+
+
+def engine_of(app: Celery) -> Engine:
+    """The engine of an app; every task of the engine runs on an app that has one."""
+    engine: Engine = getattr(app, Engine.ATTRIBUTE)
+    return engine

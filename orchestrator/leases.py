@@ -1,0 +1,165 @@
+"""Which processes are alive: a lease for each that may hold claims, renewed while it lives, ended when it dies.
+
+In a prefork pool the main process renews for its children, because a function that holds the interpreter stops every
+thread of a child. What happens to a claim that ended is the scripts' decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError
+from orchestrator.time_limit import in_pool_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.engine import Engine
+    from orchestrator.store import Claim
+
+logger = logging.getLogger(__name__)
+WATCH_EVERY_S = 0.25
+WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
+INLINE = "inline"
+"""Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
+
+_draining = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
+
+
+def name_worker() -> None:
+    """Give this worker an identity that its pool processes inherit and that no later worker has."""
+    os.environ[WORKER_VARIABLE] = uuid.uuid4().hex
+
+
+def holder_of(pid: int) -> str:
+    """The holder that a pool process of this worker is."""
+    return f"{os.environ.get(WORKER_VARIABLE, 'none')}/{pid}"
+
+
+def holder_name() -> str:
+    """The holder that this process is."""
+    return holder_of(os.getpid()) if in_pool_process() else f"{holder_of(os.getpid())}/{INLINE}"
+
+
+def start_draining() -> None:
+    """Let no attempt start in this worker any more."""
+    _draining[0] = 1
+
+
+def is_draining() -> bool:
+    """Whether this worker is shutting down."""
+    return _draining[0] == 1
+
+
+def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> None:
+    """End a claim whose attempt nobody will finish, and publish what follows from it."""
+    pinned = engine.pinned(claim.run_id)
+    if pinned is None:
+        return
+    record, plan = pinned
+    attempt = engine.store.nodes(claim.run_id).get(claim.node, {}).get("attempt", 0)
+    where: dict[str, Any] = {"flow_name": plan.flow, "node_name": claim.node, "attempt": attempt}
+    error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
+    delay = 0
+    if timed_out:
+        limit = plan.nodes[claim.node].timeout_ms / 1000
+        error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
+        delay = plan.delay_ms(claim.node, max(attempt, 1))
+    failure = NodeFailure.of(error, **where)
+    with engine.store.guarded():
+        moved = engine.store.scripts.lose(
+            claim.run_id,
+            plan.hash,
+            claim.node,
+            claim.token,
+            failure=failure.model_dump_json(),
+            timed_out=timed_out,
+            delay_ms=delay,
+        )
+    logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
+    engine.publish(plan, claim.run_id, record.epoch, moved.work)
+
+
+def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False) -> None:
+    """End every claim of a process that is gone, then forget it."""
+    with engine.store.guarded():
+        now = engine.store.now_ms()
+        claims = engine.store.claims(holder)
+    for claim in claims:
+        end_claim(engine, claim, why, timed_out=claim.deadline < now)
+    with engine.store.guarded():
+        engine.store.scripts.forget_holder(holder, only_late=only_late)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a child of this process runs; a zombie does not, and is left to whoever reaps it."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+class Heart(threading.Thread):
+    """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
+
+    def __init__(self, engine: Engine, worker: Any) -> None:
+        super().__init__(name="orchestrator-heart", daemon=True)
+        self.engine = engine
+        self.worker = worker
+        self.known: set[int] = set()
+        self._renewed = 0.0
+
+    def run(self) -> None:
+        """Watch until the process ends; it also watches while a warm shutdown waits for its children."""
+        while True:
+            try:
+                self.beat()
+            except StoreError as error:
+                logger.warning("leases are not renewed: %s", error)
+            except Exception:
+                logger.exception("leases are not renewed")
+            time.sleep(WATCH_EVERY_S)
+
+    def children(self) -> set[int]:
+        """Process ids of a prefork pool; empty for any other pool."""
+        pool = getattr(getattr(self.worker, "pool", None), "_pool", None)
+        return {process.pid for process in list(getattr(pool, "_pool", None) or ()) if getattr(process, "pid", None)}
+
+    def beat(self) -> None:
+        """Renew what is due and end the claims of children that died."""
+        children = self.children()
+        self.known |= children
+        for pid in [pid for pid in self.known if not is_running(pid)]:
+            end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
+            self.known.discard(pid)
+        lease_s = self.engine.settings.lease.total_seconds()
+        if time.monotonic() - self._renewed >= lease_s / 3:
+            names = [holder_of(pid) for pid in self.known] or [holder_name()]
+            with self.engine.store.guarded():
+                self.engine.store.scripts.renew(names, lease_ms=self.engine.store.lease_ms)
+            self._renewed = time.monotonic()
+
+    def stop_children(self, why: str) -> None:
+        """Kill the children that still run, then give their claims back, and this process's own."""
+        running = [pid for pid in self.known | self.children() if is_running(pid)]
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(map(is_running, running)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.give_back([holder_of(pid) for pid in running] + [holder_name()], why)
+
+    def give_back(self, holders: Iterable[str], why: str) -> None:
+        """End the claims of processes of this worker."""
+        for holder in holders:
+            try:
+                end_holder(self.engine, holder, why)
+            except StoreError as error:
+                logger.warning("claims of %s are left to their lease: %s", holder, error)

@@ -1,0 +1,352 @@
+"""What a run does, as data: the steps of a flow flattened to positions, with the policies of every node.
+
+A plan is pure, JSON in and out, and named by its hash: a run pins the plan it was started with, and changed code only
+supplies functions. Which messages a position becomes is the compiler's business; which state it is in, the store's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.flow import Flow, Parallel, Step, Then, When
+from orchestrator.policies import RetryPolicy
+from orchestrator.reads import known_reads
+
+if TYPE_CHECKING:
+    from orchestrator.node import Node
+
+END = -1
+"""The position after the last step."""
+MICROSECONDS = 1_000_000
+BRANCH_TIMEOUT_MS = 60_000
+BRANCH_ATTEMPTS = 3
+
+
+def in_milliseconds(span: timedelta) -> int:
+    """Whole milliseconds of a span, at least 1."""
+    return max(1, round(span.total_seconds() * 1000))
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One position: the nodes that run there and the positions that may follow.
+
+    Attributes:
+        name: Name of the step; for a single node the node's.
+        kind: "then", "parallel" or "branch".
+        nodes: Names of the members; a branch has one, its decision.
+        next: Position that follows, END after the last; unused by a branch.
+        branches: Of a branch: the position for choice 0, 1, ..., the last one when no predicate held.
+        go_on: Whether the step goes on without its failed members.
+        require: With `go_on`: how many members have to succeed.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    next: int = END
+    branches: tuple[int, ...] = ()
+    go_on: bool = False
+    require: int = 0
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What the engine knows of a node, a branch decision or a compensation without its code.
+
+    Attributes:
+        name: The node's name, unique in the flow.
+        kind: "node", "branch" or "compensation".
+        task: Name of its Celery task.
+        step: Position at which it runs; of a compensation, that of the node it undoes.
+        key: Output key; empty for decisions and compensations.
+        queue: Celery queue.
+        timeout_ms: Limit of one attempt.
+        attempts: Attempts at most.
+        retry: First delay in ms, factor, longest delay in ms, and whether the delay is spread.
+        limits: Buckets that an attempt takes a token of, all or none.
+        reads: Output keys its input function is known to read.
+        undoes: Of a compensation: the node it undoes.
+    """
+
+    name: str
+    kind: str
+    task: str
+    step: int
+    key: str
+    queue: str
+    timeout_ms: int
+    attempts: int
+    retry: tuple[int, float, int, bool] = (1000, 2.0, 60_000, True)
+    limits: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    undoes: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A flow as positions and node policies.
+
+    Attributes:
+        flow: The flow's name.
+        queue: Celery queue of the engine's own tasks for this flow.
+        timeout_ms: Limit of the whole run; 0 is none.
+        result_key: Output key of the run's result; empty if there is none.
+        steps: By position.
+        nodes: By name: nodes, decisions and compensations.
+        sagas: (node, compensation, when) of every node that has a compensation.
+        limits: Bucket name to (microseconds per token, burst).
+        input_schema: JSON schema of the run's input; None where any JSON will do.
+    """
+
+    flow: str
+    queue: str
+    timeout_ms: int
+    result_key: str
+    steps: tuple[StepPlan, ...]
+    nodes: Mapping[str, NodePlan]
+    sagas: tuple[tuple[str, str, str], ...] = ()
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    input_schema: Mapping[str, Any] | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The plan as canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def hash(self) -> str:
+        """The plan's name: 128 bits of SHA-256 over its JSON, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Plan:
+        """Read a plan that `text` wrote."""
+        raw = json.loads(text)
+        raw["steps"] = tuple(
+            StepPlan(**step | {"nodes": tuple(step["nodes"]), "branches": tuple(step["branches"])})
+            for step in raw["steps"]
+        )
+        raw["nodes"] = {
+            name: NodePlan(**node | {fact: tuple(node[fact]) for fact in ("retry", "limits", "reads")})
+            for name, node in raw["nodes"].items()
+        }
+        raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
+        raw["limits"] = {name: (interval, burst) for name, (interval, burst) in raw["limits"].items()}
+        return cls(**raw)
+
+    def fields(self) -> dict[str, str]:
+        """The plan as the scripts read it: one small JSON for each position and node, and the whole."""
+        facts = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
+        for name, node in self.nodes.items():
+            wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes")
+            facts[f"node:{name}"] = _dense({fact: value for fact, value in asdict(node).items() if fact in wanted})
+        return facts | {
+            "text": self.text,
+            "flow": self.flow,
+            "sagas": _dense(self.sagas),
+            "result_key": self.result_key,
+        }
+
+    @cached_property
+    def writers(self) -> Mapping[str, int]:
+        """Output key to the first position that writes it."""
+        first: dict[str, int] = {}
+        for node in self.nodes.values():
+            if node.key:
+                first[node.key] = min(node.step, first.get(node.key, node.step))
+        return first
+
+    @cached_property
+    def keys(self) -> Mapping[tuple[int, str], str]:
+        """(position, output key or node name) to the node there: what makes siblings recognisable."""
+        named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind == "node"}
+        return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
+
+    def delay_ms(self, name: str, attempt: int) -> int:
+        """Milliseconds from the failure of an attempt, counted from 1, to the next one."""
+        initial, factor, maximum, jitter = self.nodes[name].retry
+        policy = RetryPolicy(timedelta(milliseconds=initial), factor, timedelta(milliseconds=maximum), jitter=jitter)
+        return round(policy.delay(attempt, random.random()).total_seconds() * 1000)  # noqa: S311 - spreads load
+
+    def visible(self, name: str) -> AbstractSet[str]:
+        """Output keys that a node may read: those of earlier positions, and for a compensation its node's own."""
+        node = self.nodes[name]
+        return Visible(self, node.step, self.nodes[node.undoes].key if node.undoes else "")
+
+    def hidden(self, name: str) -> Mapping[str, str]:
+        """Output keys and names of a node's siblings, to the sibling's name."""
+        node = self.nodes[name]
+        step = self.steps[node.step]
+        return Siblings(self, node.step, node.undoes or name) if step.kind == "parallel" else {}
+
+
+class Visible(AbstractSet[str]):
+    """The output keys written before a position, without a copy of them for each node."""
+
+    def __init__(self, plan: Plan, position: int, own: str) -> None:
+        self._plan, self._position, self._own = plan, position, own
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[str]) -> AbstractSet[str]:  # type: ignore[override]
+        return frozenset(keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key == self._own or self._plan.writers.get(key, self._position) < self._position  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self._plan.writers if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Siblings(Mapping[str, str]):
+    """Keys and names of the other members of a parallel step, without a copy of them for each member."""
+
+    def __init__(self, plan: Plan, position: int, own: str) -> None:
+        self._plan, self._position, self._own = plan, position, own
+
+    def __getitem__(self, key: str) -> str:
+        sibling = self._plan.keys[self._position, key]
+        if sibling == self._own:
+            raise KeyError(key)
+        return sibling
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for position, key in self._plan.keys if position == self._position and key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def make_plan(flow: Flow, default_queue: str) -> Plan:
+    """Flatten a built flow; nodes and flows without a queue of their own get `default_queue`."""
+    queue = flow.queue or default_queue
+    order = list(_in_order(flow.steps))
+    position = {id(step): index for index, step in enumerate(order)}
+    following = dict(_following(flow.steps, END, position))
+    steps = tuple(_step_plan(step, following[id(step)], position) for step in order)
+    nodes: dict[str, NodePlan] = {}
+    sagas = []
+    limits: dict[str, tuple[int, int]] = {}
+    for index, step in enumerate(order):
+        if isinstance(step, When):
+            nodes[step.name] = _decision_plan(flow, step, index, queue)
+            continue
+        for node in step.nodes():
+            nodes[node.name] = _node_plan(flow, node, index, queue, limits)
+            if node.compensation is not None:
+                undo = node.compensation
+                nodes[undo.name] = _node_plan(flow, undo, index, queue, limits, undoes=node.name)
+                sagas.append((node.name, undo.name, node.compensation_when))
+    return Plan(
+        flow=flow.name,
+        queue=queue,
+        timeout_ms=in_milliseconds(flow.timeout) if flow.timeout else 0,
+        result_key=flow.result_key or "",
+        steps=steps,
+        nodes=nodes,
+        sagas=tuple(sagas),
+        limits=limits,
+        input_schema=flow.input_codec.schema() if flow.input_codec else None,
+    )
+
+
+def _dense(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _in_order(steps: tuple[Step, ...]) -> Iterator[Step]:
+    for step in steps:
+        yield step
+        if isinstance(step, When):
+            for branch in (*step.branches, step.otherwise or ()):
+                yield from _in_order(branch)
+
+
+def _following(steps: tuple[Step, ...], after: int, position: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    for index, step in enumerate(steps):
+        follower = position[id(steps[index + 1])] if index + 1 < len(steps) else after
+        yield id(step), follower
+        if isinstance(step, When):
+            for branch in (*step.branches, step.otherwise or ()):
+                yield from _following(branch, follower, position)
+
+
+def _step_plan(step: Step, following: int, position: Mapping[int, int]) -> StepPlan:
+    if isinstance(step, Then):
+        return StepPlan(step.node.name, "then", (step.node.name,), following)
+    if isinstance(step, Parallel):
+        names = tuple(node.name for node in step.nodes())
+        return StepPlan(
+            step.name, "parallel", names, following, go_on=step.on_failure == "continue", require=step.require or 0
+        )
+    branches = (*step.branches, step.otherwise or ())
+    entries = tuple(position[id(branch[0])] if branch else following for branch in branches)
+    return StepPlan(step.name, "branch", (step.name,), following, entries)
+
+
+def _decision_plan(flow: Flow, step: When, position: int, queue: str) -> NodePlan:
+    gets = {key for predicate in step.predicates for key in _reads(predicate)}
+    return NodePlan(
+        name=step.name,
+        kind="branch",
+        task=f"{flow.name}.{step.name}",
+        step=position,
+        key="",
+        queue=queue,
+        timeout_ms=BRANCH_TIMEOUT_MS,
+        attempts=BRANCH_ATTEMPTS,
+        reads=tuple(sorted(gets)),
+    )
+
+
+def _node_plan(
+    flow: Flow, node: Node[Any, Any], position: int, queue: str, limits: dict[str, tuple[int, int]], *, undoes: str = ""
+) -> NodePlan:
+    retry = node.retry
+    buckets = []
+    if node.rate_limit is not None:
+        limit = node.rate_limit
+        buckets.append(f"{flow.name}.{node.name}")
+        limits[buckets[0]] = _bucket(limit.limit, limit.per, limit.burst)
+    for shared in node.shared_rate_limits:
+        buckets.append(shared.name)
+        limits[shared.name] = _bucket(shared.limit, shared.per, shared.burst)
+    return NodePlan(
+        name=node.name,
+        kind="compensation" if undoes else "node",
+        task=f"{flow.name}.{node.name}",
+        step=position,
+        key="" if undoes else node.output_key,
+        queue=node.queue or queue,
+        timeout_ms=in_milliseconds(node.timeout),
+        attempts=retry.maximum_attempts,
+        retry=(
+            in_milliseconds(retry.initial_interval),
+            retry.backoff_coefficient,
+            in_milliseconds(retry.maximum_interval),
+            retry.jitter,
+        ),
+        limits=tuple(buckets),
+        reads=tuple(sorted(_reads(node.input_func))) if node.input_func else (),
+        undoes=undoes,
+    )
+
+
+def _bucket(limit: int, per: timedelta, burst: int | None) -> tuple[int, int]:
+    return max(1, round(per.total_seconds() * MICROSECONDS / limit)), burst or limit
+
+
+def _reads(function: object) -> AbstractSet[str]:
+    reads = known_reads(function)
+    return reads.gets | reads.optional

@@ -1,0 +1,69 @@
+"""How messages leave: what a transition left to publish is compiled and sent to the broker.
+
+A failure to send is not an error of the run: the reconciler publishes again what nobody claimed.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+from kombu.exceptions import KombuError, OperationalError
+
+from orchestrator.compiler import ADVANCE, Target, compile_work
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.canvas import Signature
+
+    from orchestrator.plan import Plan
+    from orchestrator.scripts import Work
+
+logger = logging.getLogger(__name__)
+BATCH = 500
+BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Sends the work of runs through one Celery app."""
+
+    app: Celery
+
+    @property
+    def has_chords(self) -> bool:
+        """Whether the app's result backend counts chords by itself, which the canvas relies on."""
+        url = str(self.app.conf.result_backend or "")
+        return url.startswith(("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://"))
+
+    def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
+        """Send what a transition left to publish, if anything."""
+        if work.names:
+            self._send(compile_work(Target(self.app, plan, run_id, epoch), work), plan, run_id)
+
+    def publish_first(self, plan: Plan, run_id: str, work: Work) -> None:
+        """Send the start of a run from a client: one plain message.
+
+        A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to
+        a worker, which announces it.
+        """
+        if work.names and plan.steps[work.position].kind == "parallel":
+            self._send([Target(self.app, plan, run_id, 1).engine(ADVANCE, work.position)], plan, run_id)
+        else:
+            self.publish(plan, run_id, 1, work)
+
+    def _send(self, signatures: list[Signature], plan: Plan, run_id: str) -> None:
+        try:
+            with self.app.producer_or_acquire() as producer:
+                if len(signatures) == 1:
+                    signatures[0].apply_async(producer=producer)
+                    return
+                with producer.batch(BATCH):
+                    for signature in signatures:
+                        signature.apply_async(producer=producer)
+        except BROKER_ERRORS as error:
+            logger.warning(
+                "flow %s run %s: the broker took no message, it will be sent again: %s", plan.flow, run_id, error
+            )

@@ -1,0 +1,76 @@
+"""Which code a name stands for in this process: flow name to the flow, its plan and its functions.
+
+What other processes have announced is in the store; a run's own plan is pinned there too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import RegistrationError
+from orchestrator.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.flow import Flow, When
+    from orchestrator.node import Node
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A flow with its plan and the code of its nodes by name.
+
+    Attributes:
+        flow: The flow.
+        plan: What this process would start for it.
+        nodes: Name to node, compensations included.
+        decisions: Name to the block whose predicates decide.
+    """
+
+    flow: Flow
+    plan: Plan
+    nodes: Mapping[str, Node[Any, Any]]
+    decisions: Mapping[str, When]
+
+
+@dataclass
+class Registry:
+    """The flows of this process.
+
+    Attributes:
+        queue: Queue of the flows that name none.
+    """
+
+    queue: str
+    flows: dict[str, Registered] = field(default_factory=dict)
+
+    def add(self, flow: Flow) -> Registered | None:
+        """Register a flow; the same object again changes nothing and returns None.
+
+        Raises:
+            RegistrationError: Another flow has the name, or a shared limiter of the same name has other numbers.
+        """
+        known = self.flows.get(flow.name)
+        if known is not None:
+            if known.flow is flow:
+                return None
+            msg = f"flow {flow.name}: another flow is registered under this name; rename one of them"
+            raise RegistrationError(msg)
+        plan = make_plan(flow, self.queue)
+        self._refuse_other_numbers(plan)
+        nodes = {node.name: node for node in (*flow.nodes(), *(undo for _, undo in flow.compensations()))}
+        entry = Registered(flow, plan, nodes, {block.name: block for block in flow.blocks()})
+        self.flows[flow.name] = entry
+        return entry
+
+    def _refuse_other_numbers(self, plan: Plan) -> None:
+        for other in self.flows.values():
+            for name, numbers in plan.limits.items():
+                if other.plan.limits.get(name, numbers) != numbers:
+                    msg = (
+                        f"flow {plan.flow}: limiter {name} has other numbers in flow {other.plan.flow}; "
+                        "use one SharedRateLimiter object in both"
+                    )
+                    raise RegistrationError(msg)

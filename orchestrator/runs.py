@@ -1,0 +1,239 @@
+"""A run as its starter sees it: follow it, read what it stored, cancel it, take it up again.
+
+Every answer is read from Redis when it is asked for; a notification only makes a wait end sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from orchestrator.context import running_attempt
+from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed
+from orchestrator.state import FlowState, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+    from orchestrator.engine import Engine
+    from orchestrator.node import Node
+    from orchestrator.store import RunRecord
+
+T = TypeVar("T")
+READ_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a run's history.
+
+    Attributes:
+        at: When, on Redis's clock; aware.
+        event: What: "run-started", "started", "succeeded", "retrying", "waiting", "lost", "run-ending", ...
+        node: The node, or "" for the run itself.
+        attempt: Number of the attempt; 0 when there is none.
+        detail: What else is known, such as the delay in ms or the limiter waited for.
+    """
+
+    at: datetime
+    event: str
+    node: str
+    attempt: int
+    detail: str
+
+
+class FlowRun:
+    """One run of a flow, by its id. Holds no copy of its state.
+
+    Attributes:
+        id: The run's id.
+    """
+
+    def __init__(self, engine: Engine, run_id: str) -> None:
+        self._engine = engine
+        self.id = run_id
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"FlowRun({self.id!r})"
+
+    def _record(self) -> RunRecord:
+        return self._engine.store.run(self.id)
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the run's flow."""
+        return self._record().flow
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands now."""
+        return self._record().status
+
+    @property
+    def error(self) -> NodeFailure | None:
+        """The first failure of the run, or None."""
+        return self._record().error
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What the run was tagged with at its start."""
+        return self._record().tags
+
+    @property
+    def created_at(self) -> datetime:
+        """When the run was started, on Redis's clock."""
+        return self._record().created
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the run ended, or None while it has not."""
+        return self._record().finished
+
+    def wait(self, timeout: float | timedelta | None = None) -> RunStatus:
+        """Wait until the run has ended, however it ended.
+
+        Args:
+            timeout: Seconds or timedelta; None waits without limit.
+
+        Raises:
+            TimeoutError: The run has not ended by then.
+            RunError: Called inside a node, where it would hold a worker slot.
+            UnknownRun: The run's record is gone.
+        """
+        _refuse_inside_node(self.id)
+        deadline = _deadline(timeout)
+        store = self._engine.store
+        with store.guarded(), store.client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe(store.keys.done(self.id))
+            while not (status := self.status).is_final:
+                left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    msg = f"run {self.id} has not ended within {timeout} (status {status})"
+                    raise TimeoutError(msg)
+                channel.get_message(timeout=min(left, READ_AGAIN_S))
+        return status
+
+    @overload
+    def result(self, kind: type[T], timeout: float | timedelta | None = None) -> T: ...
+    @overload
+    def result(self, kind: Any = Any, timeout: float | timedelta | None = None) -> Any: ...
+    def result(self, kind: Any = Any, timeout: float | timedelta | None = None) -> Any:
+        """Wait for the run and return its result, validated against a type.
+
+        Args:
+            kind: Type of the result; Any takes the JSON as it is.
+            timeout: As for `wait`.
+
+        Returns:
+            The output that the flow returns; None for a flow that returns none.
+
+        Raises:
+            RunFailed: The run did not succeed; `.error` is its first failure.
+            TimeoutError: As `wait`.
+        """
+        status = self.wait(timeout)
+        record = self._record()
+        if status is not RunStatus.SUCCEEDED:
+            error = record.error or NodeFailure(
+                flow_name=record.flow, node_name=None, attempt=0, type="RunFailed", message=f"the run ended {status}"
+            )
+            raise RunFailed(error, self.id)
+        plan = self._engine.store.plan(record.plan)
+        key = plan.result_key if plan else ""
+        return self.state().get_or(key, kind, None) if key else None
+
+    def output(self, key: str | Node[Any, Any], kind: Any = Any) -> Any:
+        """Return one stored output, validated against a type.
+
+        Args:
+            key: Output key, or the node.
+            kind: Type of the output.
+
+        Raises:
+            MissingOutputError: It is not stored; the message names the keys that are.
+            InvalidInput: It does not fit the type.
+        """
+        return self.state().get(key, kind) if isinstance(key, str) else self.state().get(key)
+
+    def state(self) -> FlowState:
+        """Return everything the run has stored by now."""
+        record, store = self._record(), self._engine.store
+        entry = self._engine.registry.flows.get(record.flow)
+        return FlowState(
+            run_id=self.id,
+            flow_name=record.flow,
+            input=store.input(self.id),
+            input_codec=entry.flow.input_codec if entry else None,
+            load=lambda keys: store.outputs(self.id, keys),
+            load_failure=lambda node: store.failure(self.id, node),
+        )
+
+    def failures(self) -> Mapping[str, NodeFailure]:
+        """Return the failure of every node that ended failed or unknown, by node name."""
+        return self._engine.store.failures(self.id)
+
+    def history(self) -> list[Event]:
+        """Return what happened to the run, oldest first; the oldest is dropped over `Settings.history_limit`."""
+        return [
+            Event(at, row["event"], row["node"], int(row["attempt"]), row["detail"])
+            for at, row in self._engine.store.history(self.id)
+        ]
+
+    def cancel(self, reason: str = "") -> None:
+        """Let nothing new start in the run and compensate what succeeded; it ends `cancelled`.
+
+        Does nothing to a run that is ending or has ended.
+
+        Raises:
+            UnknownRun: There is no such run.
+        """
+        record = self._record()
+        failure = NodeFailure.of(RunCancelled(reason or "the run was cancelled"), flow_name=record.flow)
+        self._engine.end_run(self.id, verdict="cancelled", failure=failure)
+
+    def resume(self) -> None:
+        """Take up an ended run again.
+
+        A failed or cancelled run goes forward from what succeeded and was not compensated, with fresh attempts; of
+        one that ended compensation_failed only what failed of its rollback is repeated.
+
+        Raises:
+            RunError: The run has not ended, or it succeeded.
+            UnknownRun: There is no such run.
+        """
+        record, store = self._record(), self._engine.store
+        with store.guarded():
+            plan = store.plan(record.plan)
+            moved = store.scripts.resume(self.id, record.plan)
+        if moved.outcome != "resumed" or plan is None:
+            message = f"a run that is {self.status} cannot be resumed; only failed, cancelled or compensation_failed"
+            raise RunError(message, run_id=self.id, flow_name=record.flow)
+        self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
+
+    async def wait_async(self, timeout: float | timedelta | None = None) -> RunStatus:  # noqa: ASYNC109 - as `wait`
+        """Wait as `wait` does, without blocking the event loop."""
+        _refuse_inside_node(self.id)
+        return await asyncio.to_thread(self.wait, timeout)
+
+    async def result_async(self, kind: Any = Any, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
+        """Return the result as `result` does, without blocking the event loop."""
+        _refuse_inside_node(self.id)
+        return await asyncio.to_thread(self.result, kind, timeout)
+
+
+def _deadline(timeout: float | timedelta | None) -> float | None:
+    if timeout is None:
+        return None
+    seconds = timeout if isinstance(timeout, int | float) else timeout.total_seconds()
+    return time.monotonic() + seconds
+
+
+def _refuse_inside_node(run_id: str) -> None:
+    inside = running_attempt.get()
+    if inside is not None:
+        message = f"a node may not wait for run {run_id}: it would hold its worker slot; start the run and return"
+        raise RunError(message, run_id=inside[0], node_name=inside[1])

@@ -1,0 +1,313 @@
+"""The atomic operations on Redis: one Lua file each, and here one typed function for each.
+
+A function names its arguments, sends keys and units in the order that its script binds them, and turns the small array
+that comes back into a named result. What the operations mean for a run is written at the top of each script.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis import Redis
+    from redis.client import Pipeline
+    from redis.commands.core import Script
+
+    from orchestrator.keys import Keys
+    from orchestrator.plan import Plan
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the caller of a transition has to publish.
+
+    Attributes:
+        kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), or "" for nothing.
+        position: Position of the step; of a saga, the index of its first compensation.
+        since: Instant in ms at which the nodes became publishable, on Redis's clock.
+        detached: Whether only the stored join says who goes on, so that singles have to be sent.
+        names: Nodes or compensations.
+    """
+
+    kind: str = ""
+    position: int = -1
+    since: int = 0
+    detached: bool = False
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The answer of a transition: its outcome, and what to publish."""
+
+    outcome: str
+    work: Work = Work()
+
+
+@dataclass(frozen=True)
+class Started:
+    """The answer of `start`: the run that holds now, and what to publish."""
+
+    outcome: str
+    run_id: str
+    work: Work = Work()
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The answer of `claim`.
+
+    Attributes:
+        outcome: "run", or why not: see claim.lua.
+        attempt: Number of the attempt, from 1.
+        generation: Rises when the node was compensated.
+        deadline: End of the attempt's time in ms, on Redis's clock.
+        scheduled: Nominal instant of the tick that started the run, in ms, or None.
+        values: JSON of the outputs asked for; None where there is none.
+        sleep: With "sleep": microseconds until a token is there.
+        arrived: With "sleep": first arrival, to be given back with the next claim.
+        bucket: With "no limit": the bucket that nobody announced.
+    """
+
+    outcome: str
+    attempt: int = 0
+    generation: int = 0
+    deadline: int = 0
+    scheduled: int | None = None
+    values: tuple[bytes | None, ...] = ()
+    sleep: int = 0
+    arrived: int = 0
+    bucket: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One finding of `look`: kind "ready", "orphan" or "awake", the node, and the instant, token or bucket."""
+
+    kind: str
+    node: str
+    detail: str
+
+
+def _text(value: bytes | int | None) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _work(parts: Sequence[Any]) -> Work:
+    if len(parts) < 4:  # noqa: PLR2004 - kind, position, since, detached
+        return Work()
+    kind, position, since, detached, *names = parts
+    return Work(_text(kind), int(position), int(since), _text(detached) == "1", tuple(_text(name) for name in names))
+
+
+def _moved(parts: Sequence[Any]) -> Moved:
+    return Moved(_text(parts[0]), _work(parts[1:]))
+
+
+@cache
+def script_text(name: str) -> str:
+    """Lua of an operation, with the vocabulary it needs in front of it."""
+    folder = files(__package__)
+    text = (folder / f"{name}.lua").read_text()
+    needs = re.search(r"^-- needs: (.*)$", text, re.MULTILINE)
+    parts = [(folder / part).read_text() for part in needs[1].split(", ")] if needs else []
+    return "\n".join([*parts, text])
+
+
+class Scripts:
+    """The operations over one Redis connection and one prefix.
+
+    Every function may raise `redis.RedisError`; the store names what it means.
+    """
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._registered: dict[str, Script] = {}
+
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Pipeline | None = None) -> Any:
+        script = self._registered.get(name)
+        if script is None:
+            script = self._registered[name] = self._client.register_script(script_text(name))
+        return script(keys=keys, args=args, client=client)
+
+    def _on_run(self, name: str, run_id: str, plan: str, *args: Any, client: Pipeline | None = None) -> Any:
+        return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args], client)
+
+    def start(
+        self,
+        run_id: str,
+        plan: Plan,
+        *,
+        send_plan: bool,
+        input_json: bytes,
+        digest: str,
+        tags: Mapping[str, str],
+        retention_ms: int,
+        history_limit: int,
+        chords: bool,
+        idempotency_key: str | None,
+        scheduled_ms: int | None = None,
+        schedule: str = "",
+        overlap: str = "allow",
+    ) -> Started:
+        """Create a run: start.lua."""
+        keys = self._keys
+        answer = self._call(
+            "start",
+            [*keys.of_run(run_id, plan.hash), keys.idempotency(plan.flow, idempotency_key or ""), keys.slots],
+            [
+                run_id,
+                plan.flow,
+                plan.hash,
+                json.dumps(plan.fields()) if send_plan else "",
+                input_json,
+                digest,
+                json.dumps(tags),
+                retention_ms,
+                history_limit,
+                int(chords),
+                plan.timeout_ms,
+                0 if idempotency_key is None else 1,
+                "" if scheduled_ms is None else scheduled_ms,
+                _limits(plan),
+                schedule,
+                overlap,
+            ],
+        )
+        return Started(_text(answer[0]), _text(answer[1]), _work(answer[2:]))
+
+    def claim(
+        self,
+        run_id: str,
+        plan: str,
+        node: str,
+        *,
+        epoch: int,
+        token: str,
+        holder: str,
+        lease_ms: int,
+        arrived: int = 0,
+        may_sleep: bool = True,
+        reads: Sequence[str] = (),
+    ) -> Claimed:
+        """Give a node to one attempt: claim.lua."""
+        answer = self._on_run(
+            "claim", run_id, plan, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads
+        )
+        outcome = _text(answer[0])
+        if outcome == "run":
+            attempt, generation, deadline, scheduled, *values = answer[1:]
+            values += [None] * (len(reads) - len(values))
+            return Claimed(
+                outcome,
+                int(attempt),
+                int(generation),
+                int(deadline),
+                int(scheduled) if scheduled else None,
+                tuple(values),
+            )
+        if outcome == "sleep":
+            return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
+        return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
+
+    def commit(
+        self,
+        run_id: str,
+        plan: str,
+        node: str,
+        token: str,
+        *,
+        output: bytes = b"",
+        choice: int | None = None,
+        follows: bool,
+    ) -> Moved:
+        """Store what a node returned: commit.lua."""
+        chosen = "" if choice is None else choice
+        return _moved(self._on_run("commit", run_id, plan, node, token, output, chosen, int(follows)))
+
+    def fail(
+        self, run_id: str, plan: str, node: str, token: str, *, failure: str, delay_ms: int, follows: bool
+    ) -> Moved:
+        """Record that an attempt failed: fail.lua; `delay_ms` -1 means no further attempt."""
+        return _moved(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows)))
+
+    def lose(
+        self, run_id: str, plan: str, node: str, token: str, *, failure: str, timed_out: bool = False, delay_ms: int = 0
+    ) -> Moved:
+        """End a claim that nobody will finish: lose.lua."""
+        return _moved(self._on_run("lose", run_id, plan, node, token, failure, int(timed_out), delay_ms))
+
+    def report(self, run_id: str, plan: str, node: str, token: str, detail: str) -> Moved:
+        """Store what a running attempt says of its progress: report.lua."""
+        return _moved(self._on_run("report", run_id, plan, node, token, detail))
+
+    def wake(self, run_id: str, plan: str, node: str) -> Moved:
+        """Let a parked node be tried again: wake.lua."""
+        return _moved(self._on_run("wake", run_id, plan, node))
+
+    def announce(self, run_id: str, plan: str, epoch: int, position: int | str) -> Moved:
+        """Ask, once, what nobody has published of a position or of the "saga": announce.lua."""
+        return _moved(self._on_run("announce", run_id, plan, epoch, position))
+
+    def cancel(self, run_id: str, plan: str, *, verdict: str, failure: str, only_late: bool = False) -> Moved:
+        """Give a run its verdict from outside: cancel.lua."""
+        return _moved(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
+
+    def resume(self, run_id: str, plan: str) -> Moved:
+        """Take up an ended run again: resume.lua."""
+        return _moved(self._on_run("resume", run_id, plan))
+
+    def look(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
+        """Find what stands still in a run: look.lua. Returns its epoch and the findings."""
+        answer = self._on_run("look", run_id, plan, again_ms)
+        if _text(answer[0]) == "unknown":
+            return 0, []
+        epoch, *parts = [_text(part) for part in answer[1:]]
+        return int(epoch), [Seen(*parts[index : index + 3]) for index in range(0, len(parts), 3)]
+
+    def republish(self, run_id: str, plan: str, epoch: int, nodes: Sequence[str]) -> Moved:
+        """Publish ready nodes once more, within their back-off: republish.lua."""
+        return _moved(self._on_run("republish", run_id, plan, epoch, *nodes))
+
+    def release(self, bucket: str) -> tuple[int, list[str]]:
+        """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""
+        answer = self._call("release", [self._keys.limits, self._keys.lines], [bucket])
+        return int(answer[0]), [_text(member) for member in answer[1:]]
+
+    def due(self, *, at_most_ms: int, count: int) -> tuple[int, list[str], list[str]]:
+        """Find what is due: due.lua. Returns ms to the next due instant, timers, and buckets with a line."""
+        wait, timers, *members = self._call("due", [self._keys.timers, self._keys.lines], [at_most_ms, count])
+        names = [_text(member) for member in members]
+        return int(wait), names[: int(timers)], names[int(timers) :]
+
+    def renew(self, holders: Sequence[str], *, lease_ms: int) -> None:
+        """Renew leases: renew.lua."""
+        keys = [self._keys.holders, *map(self._keys.holder, holders)]
+        self._call("renew", keys, [lease_ms, *holders])
+
+    def forget_holder(self, holder: str, *, only_late: bool) -> bool:
+        """Forget a process without open claims: forget_holder.lua."""
+        keys = [self._keys.holders, self._keys.holder(holder)]
+        return bool(self._call("forget_holder", keys, [holder, int(only_late)]))
+
+    def tick(self, *, lease_ms: int) -> tuple[int, bool, bool]:
+        """Note a sweep: tick.lua. Returns now in ms, whether leases may be ended, whether time went back."""
+        now, may_end, went_back = self._call("tick", [self._keys.sweep], [lease_ms])
+        return int(now), _text(may_end) == "1", _text(went_back) == "1"
+
+    def publish_plan(self, plan: Plan, *, retention_ms: int) -> None:
+        """Announce a flow: publish_plan.lua."""
+        keys = [self._keys.plan(plan.hash), self._keys.flows, self._keys.limits]
+        self._call("publish_plan", keys, [plan.flow, plan.hash, json.dumps(plan.fields()), _limits(plan), retention_ms])
+
+
+def _limits(plan: Plan) -> str:
+    return json.dumps({name: f"{interval} {burst}" for name, (interval, burst) in plan.limits.items()})

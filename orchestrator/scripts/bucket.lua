@@ -1,0 +1,29 @@
+-- Token buckets as GCRA on Redis's clock, in microseconds: a bucket holds `burst` tokens and gains one per `interval`.
+-- It is put in front of the scripts that name it. A claim takes tokens; nothing is reserved ahead.
+local SLEEP_US, OUTSTANDING_US = 250000, 2000000
+
+local function read_bucket(limits, name, now)
+  local text = redis.call('HGET', limits, name)
+  if not text then
+    return nil
+  end
+  local interval, burst = string.match(text, '^(%d+) (%d+)$')
+  return {name = name, now = now, interval = tonumber(interval), burst = tonumber(burst), tat = limits .. ':tat:' .. name,
+    line = limits .. ':line:' .. name, released = limits .. ':released:' .. name, frozen = limits .. ':frozen:' .. name}
+end
+
+-- Theoretical arrival time, never further away than an empty bucket's (so that a raised limit acts at once).
+local function arrival_time(bucket)
+  local tat = tonumber(redis.call('GET', bucket.tat) or bucket.now)
+  return math.min(math.max(tat, bucket.now), bucket.now + bucket.burst * bucket.interval)
+end
+
+local function wait_for(bucket)
+  local frozen = tonumber(redis.call('GET', bucket.frozen) or bucket.now) - bucket.now
+  return math.max(0, arrival_time(bucket) + bucket.interval - bucket.burst * bucket.interval - bucket.now, frozen)
+end
+
+local function take_token(bucket)
+  local tat = arrival_time(bucket) + bucket.interval
+  redis.call('SET', bucket.tat, string.format('%.0f', tat), 'PX', math.ceil((tat - bucket.now) / 1000) + 1000)
+end

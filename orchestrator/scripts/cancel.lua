@@ -1,0 +1,23 @@
+-- Give a run the verdict that nothing new starts: a cancel, or the end of the run's time.
+-- needs: run.lua
+-- KEYS    as run.lua
+-- ARGV    2 verdict ('cancelled', or 'failed' for a run out of time), 3 failure (JSON), 4 '1' only if its deadline has passed
+-- Returns {'ending', what to publish...}, {'too late', ...} when the run has a verdict or has ended, or {'unknown'}.
+-- TTL     none while the run lives. An identical second call is 'too late'. Begins with ZREM: it passes in a full Redis.
+local verdict, failure, only_late = ARGV[2], ARGV[3], ARGV[4] == '1'
+if not load_run() then
+  redis.call('ZREM', TIMERS, RUN_ID .. '|')
+  return {'unknown'}
+end
+if only_late then
+  local deadline = tonumber(redis.call('HGET', RUN, 'deadline') or 0)
+  if deadline > NOW then
+    return {'too early'}
+  end
+end
+redis.call('ZREM', TIMERS, RUN_ID .. '|')
+if run.verdict or is_ended() then
+  return {'too late'}
+end
+begin_ending(verdict, failure)
+return reply('ending', announced(when_quiet()))

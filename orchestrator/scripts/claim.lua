@@ -1,0 +1,98 @@
+-- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
+-- needs: run.lua, bucket.lua
+-- KEYS    as run.lua
+-- ARGV    2 node, 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
+--         8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
+-- Returns {'run', attempt, generation, deadline in ms, scheduled instant, values...}, {'sleep', us, first arrival},
+--         or {outcome}: 'unknown', 'old', 'done', 'held', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
+-- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
+local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local first, may_sleep = tonumber(ARGV[7]), ARGV[8] == '1'
+local member = RUN_ID .. '|' .. node
+
+local function granted(rec)
+  local values = #ARGV > 8 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 9)) or {}
+  return {'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline), run.scheduled or '', unpack(values)}
+end
+
+if not load_run() then
+  return {'unknown'}
+end
+if run.epoch ~= epoch then
+  return {'old'}
+end
+local rec, facts = record(node), plan_node(node)
+if not rec or not facts then
+  return {is_ended() and 'done' or 'not ready'}
+end
+if rec.state == 'running' then
+  return rec.token == token and granted(rec) or {'held'}
+end
+if rec.state == 'pending' then
+  return {'not ready'}
+end
+if rec.state ~= 'ready' and rec.state ~= 'parked' then
+  return {'done'}
+end
+if run.verdict and facts.kind ~= 'compensation' then
+  return {'ending'}
+end
+if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) then
+  return {'not ready'}
+end
+
+-- The buckets: all of them or none.
+first = rec.arrived or (first > 0 and first) or NOW_US
+local buckets, longest, queued, blocked = {}, 0, false, nil
+for index, name in ipairs(facts.limits) do
+  local bucket = read_bucket(LIMITS, name, NOW_US)
+  if not bucket then
+    return {'no limit', name}
+  end
+  local wait = wait_for(bucket)
+  local line = redis.call('ZCARD', bucket.line)
+  if line > 0 and not redis.call('ZSCORE', bucket.released, member) then
+    queued, wait = true, wait + line * bucket.interval
+  end
+  buckets[index] = bucket
+  if wait > longest then
+    longest, blocked = wait, bucket
+  end
+end
+if longest > 0 then
+  if rec.state == 'parked' and rec.bucket and redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member) then
+    return {'not ready'}
+  end
+  if may_sleep and not queued and longest <= SLEEP_US then
+    return {'sleep', string.format('%.0f', longest), string.format('%.0f', first)}
+  end
+  rec.state, rec.bucket, rec.arrived = 'parked', blocked.name, first
+  rec.due = NOW + math.ceil(longest / 1000)
+  save(node, rec)
+  redis.call('ZREM', blocked.released, member)
+  redis.call('ZADD', blocked.line, first, member)
+  redis.call('ZADD', LINES, 'LT', NOW, blocked.name)
+  note('waiting', node, rec.attempt, blocked.name)
+  detach(facts)
+  touch()
+  return {'parked'}
+end
+
+rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
+  holder = holder, deadline = NOW + facts.timeout_ms, started = NOW}
+save(node, rec)
+for _, bucket in ipairs(buckets) do
+  take_token(bucket)
+  redis.call('ZREM', bucket.line, member)
+  redis.call('ZREM', bucket.released, member)
+end
+redis.call('ZREM', TIMERS, member)
+redis.call('HSET', HOLDERS .. ':' .. holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
+redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
+if run.status == 'pending' then
+  set_status('running')
+end
+set_run({running = run.running + 1})
+note('started', node, rec.attempt)
+touch()
+return granted(rec)

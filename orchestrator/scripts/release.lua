@@ -1,0 +1,33 @@
+-- Let go from the head of a bucket's line what the bucket can grant in the next 250 ms, less what is on its way.
+-- needs: bucket.lua
+-- KEYS    1 limits, 2 buckets with a line
+-- ARGV    1 bucket
+-- Returns {milliseconds to the next look, or -1 if the line is empty; members let go...}.
+-- TTL     marks of released members: one day. A second call lets go only what the bucket can grant beyond the first.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local LIMITS, LINES, name = KEYS[1], KEYS[2], ARGV[1]
+local bucket = read_bucket(LIMITS, name, now)
+if not bucket or redis.call('ZCARD', bucket.line) == 0 then
+  redis.call('ZREM', LINES, name)
+  return {-1}
+end
+local wait = wait_for(bucket)
+local answer = {0}
+if wait <= SLEEP_US then
+  local room = math.floor((now + SLEEP_US + bucket.burst * bucket.interval - arrival_time(bucket)) / bucket.interval)
+  local coming = redis.call('ZCOUNT', bucket.released, now - OUTSTANDING_US, '+inf')
+  local members = room > coming and redis.call('ZRANGE', bucket.line, 0, room - coming - 1) or {}
+  for _, member in ipairs(members) do
+    redis.call('ZADD', bucket.released, now, member)
+    redis.call('ZREM', bucket.line, member)
+    answer[#answer + 1] = member
+  end
+  if #members > 0 then
+    redis.call('PEXPIRE', bucket.released, 86400000)
+  end
+end
+local next_look = math.max(20, math.ceil((wait - SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
+answer[1] = math.min(next_look, 1000)
+redis.call('ZADD', LINES, string.format('%.0f', now / 1000 + answer[1]), name)
+return answer

@@ -1,0 +1,59 @@
+-- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
+-- needs: run.lua
+-- KEYS    as run.lua
+-- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.
+-- TTL     taken off the run's keys. An identical second call is 'not ended'.
+if not load_run() then
+  return {'unknown'}
+end
+if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compensation_failed' then
+  return {'not ended', run.status}
+end
+redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1))
+redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
+run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
+for _, key in ipairs({RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, run.idem ~= '' and run.idem or nil}) do
+  redis.call('PERSIST', key)
+end
+redis.call('HINCRBY', PLAN, 'live', 1)
+redis.call('HDEL', RUN, 'finished')
+note('resumed')
+event('resumed')
+if run.status == 'compensation_failed' then
+  set_status('compensating')
+  local missing = {}
+  for _, entry in ipairs(cjson.decode(run.saga)) do
+    local rec = record(entry[1])
+    if rec.state == 'compensation_failed' then
+      rec.state = 'compensating'
+      save(entry[1], rec)
+      missing[#missing + 1] = entry
+    end
+  end
+  set_run({saga = cjson.encode(missing), saga_at = 1, saga_failed = '0'})
+  return reply('resumed', announced(next_compensation(missing)))
+end
+
+local all = redis.call('HGETALL', NODES)
+for index = 1, #all, 2 do
+  local node, rec = all[index], cjson.decode(all[index + 1])
+  local facts = plan_node(node)
+  if facts.kind == 'compensation' then
+    redis.call('HDEL', NODES, node)
+  elseif rec.state ~= 'succeeded' then
+    save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
+    redis.call('HDEL', FAILURES, node)
+    if facts.key ~= '' then
+      redis.call('HDEL', OUTPUTS, facts.key)
+    end
+  end
+end
+redis.call('HDEL', RUN, 'verdict', 'error', 'saga')
+run.verdict, run.saga = nil, nil
+local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
+if timeout > 0 then
+  set_run({deadline = NOW + timeout})
+  redis.call('ZADD', TIMERS, NOW + timeout, RUN_ID .. '|')
+end
+set_status('running')
+return reply('resumed', announced(enter(0)))

@@ -1,0 +1,319 @@
+-- The vocabulary of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
+-- It is put in front of the scripts that name it. KEYS and the first ARGV are the same for all of them:
+-- KEYS    see keys.py, Keys.of_run.   ARGV[1] run id
+-- Two kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
+-- (LIMITS:line:<bucket> and so on) and the claims of a holder (HOLDERS:<id>).
+-- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
+local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
+local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE = unpack(KEYS, 9, 15)
+local RUN_ID = ARGV[1]
+local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP = -1, 1000, 10000, 50
+local FIELDS = {'status', 'epoch', 'flow', 'position', 'open', 'won', 'running', 'seq', 'detached', 'announced',
+  'verdict', 'saga', 'saga_at', 'saga_failed', 'retention', 'history_limit', 'chords', 'created', 'scheduled', 'idem'}
+local NUMBERS = {position = true, open = true, won = true, running = true, seq = true, announced = true, saga_at = true,
+  retention = true, history_limit = true, created = true}
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
+local NOW_US = clock[1] * 1000000 + clock[2]
+
+local run = nil
+local plan_cache = {}
+
+local function load_run()
+  local values = redis.call('HMGET', RUN, unpack(FIELDS))
+  if not values[1] then
+    return false
+  end
+  run = {}
+  for index, field in ipairs(FIELDS) do
+    local value = values[index]
+    if value then
+      run[field] = NUMBERS[field] and tonumber(value) or value
+    end
+  end
+  return true
+end
+
+local function set_run(fields)
+  local flat = {}
+  for field, value in pairs(fields) do
+    run[field] = value
+    flat[#flat + 1] = field
+    flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+  end
+  redis.call('HSET', RUN, unpack(flat))
+end
+
+local function is_ended()
+  return run.status == 'succeeded' or run.status == 'failed' or run.status == 'cancelled'
+    or run.status == 'compensation_failed'
+end
+
+local function plan_fact(field)
+  local fact = plan_cache[field]
+  if not fact then
+    local text = redis.call('HGET', PLAN, field)
+    if not text then
+      return nil
+    end
+    fact = cjson.decode(text)
+    plan_cache[field] = fact
+  end
+  return fact
+end
+
+local function plan_step(position) return plan_fact('step:' .. string.format('%.0f', position)) end
+local function plan_node(node) return plan_fact('node:' .. node) end
+
+local function record(node)
+  local text = redis.call('HGET', NODES, node)
+  return text and cjson.decode(text)
+end
+
+local function save(node, rec) redis.call('HSET', NODES, node, cjson.encode(rec)) end
+
+local function note(event, node, attempt, detail)
+  redis.call('XADD', HISTORY, 'MAXLEN', '~', run.history_limit, '*', 'event', event, 'node', node or '',
+    'attempt', attempt or 0, 'detail', detail or '')
+end
+
+local function touch() redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID) end
+
+local function next_seq()
+  run.seq = run.seq + 1
+  redis.call('HSET', RUN, 'seq', run.seq)
+  return run.seq
+end
+
+local function set_status(status)
+  redis.call('ZREM', INDEX .. ':status:' .. run.status, RUN_ID)
+  redis.call('ZADD', INDEX .. ':status:' .. status, run.created, RUN_ID)
+  set_run({status = status})
+end
+
+-- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.
+local function nothing() return {kind = '', names = {}} end
+
+local function reply(outcome, work)
+  local answer = {outcome, work.kind, work.position or END, string.format('%.0f', work.since or NOW), run.detached or '0'}
+  for _, name in ipairs(work.names) do
+    answer[#answer + 1] = name
+  end
+  return answer
+end
+
+local function end_claim(rec, node)
+  set_run({running = run.running - 1})
+  redis.call('HDEL', HOLDERS .. ':' .. rec.holder, RUN_ID .. '|' .. node)
+  rec.token, rec.holder, rec.deadline = nil, nil, nil
+end
+
+local function leave_lines(node)
+  local facts = plan_node(node)
+  for _, bucket in ipairs(facts.limits) do
+    redis.call('ZREM', LIMITS .. ':line:' .. bucket, RUN_ID .. '|' .. node)
+    redis.call('ZREM', LIMITS .. ':released:' .. bucket, RUN_ID .. '|' .. node)
+  end
+  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
+end
+
+local function event(kind, detail)
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', kind, 'run', RUN_ID, 'flow', run.flow,
+    'detail', detail or '')
+end
+
+-- The run has ended: nothing of it is indexed as live, everything of it gets the retention as its lifetime.
+local function finish(status)
+  set_status(status)
+  set_run({finished = NOW})
+  note('run-' .. status)
+  redis.call('ZREM', LIVE, RUN_ID)
+  redis.call('ZREM', TIMERS, RUN_ID .. '|')
+  for _, key in ipairs({RUN, NODES, OUTPUTS, FAILURES, HISTORY}) do
+    redis.call('PEXPIRE', key, run.retention)
+  end
+  if run.idem and run.idem ~= '' then
+    redis.call('PEXPIRE', run.idem, run.retention)
+  end
+  redis.call('ZADD', EXPIRING, NOW + run.retention, status .. '|' .. run.flow .. '|' .. RUN_ID)
+  if redis.call('HINCRBY', PLAN, 'live', -1) <= 0 and redis.call('HEXISTS', PLAN, 'announced') == 0 then
+    redis.call('PEXPIRE', PLAN, run.retention)
+  end
+  event(status, string.format('%.0f', NOW - run.created))
+  redis.call('PUBLISH', DONE, status)
+end
+
+-- The position that follows a step; of a branch, the one that its recorded decision chose.
+local function following(step)
+  if step.kind ~= 'branch' then
+    return step.next
+  end
+  return step.branches[record(step.nodes[1]).choice + 1]
+end
+
+-- Make the members of a position ready, passing over what is already done; past the last position the run succeeds.
+local function enter(position)
+  while position ~= END do
+    local step = plan_step(position)
+    local names, open, won = {}, 0, 0
+    for _, name in ipairs(step.nodes) do
+      local rec = record(name)
+      if rec and rec.state == 'succeeded' then
+        won = won + 1
+      else
+        open = open + 1
+        names[open] = name
+        save(name, {state = 'ready', attempt = 0, since = NOW, generation = rec and rec.generation or 0})
+      end
+    end
+    if open > 0 then
+      local singles = step.kind == 'parallel'
+        and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1')
+      set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
+      touch()
+      return {kind = 'step', position = position, names = names}
+    end
+    position = following(step)
+  end
+  finish('succeeded')
+  return nothing()
+end
+
+-- Whoever publishes a position announces it, so that a second message for the same work publishes nothing.
+local function announced(work)
+  if work.kind == 'step' then
+    set_run({announced = work.position})
+  elseif work.kind == 'saga' then
+    set_run({announced = run.saga_at})
+  end
+  return work
+end
+
+local function saga_work(saga)
+  local names = {}
+  for index = run.saga_at, #saga do
+    names[#names + 1] = saga[index][2]
+  end
+  return {kind = 'saga', position = run.saga_at, names = names}
+end
+
+-- Make the compensation at saga_at ready; past the last one the run ends with its verdict.
+local function next_compensation(saga)
+  if run.saga_at > #saga then
+    finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
+    return nothing()
+  end
+  local undo = saga[run.saga_at][2]
+  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = 0})
+  touch()
+  return saga_work(saga)
+end
+
+-- The run is ending and nothing of it runs any more: undo what succeeded, last completed first.
+local function begin_saga()
+  local undone = {}
+  for _, entry in ipairs(plan_fact('sagas')) do
+    local rec = record(entry[1])
+    local lost = rec and (rec.state == 'failed' or rec.state == 'unknown') and rec.attempt > 0
+    if rec and (rec.state == 'succeeded' or (entry[3] == 'started' and lost)) then
+      undone[#undone + 1] = {entry[1], entry[2], rec.seq, rec}
+    end
+  end
+  table.sort(undone, function(one, other) return one[3] > other[3] end)
+  local saga = {}
+  for index, entry in ipairs(undone) do
+    entry[4].ended_as, entry[4].state = entry[4].state, 'compensating'
+    save(entry[1], entry[4])
+    saga[index] = {entry[1], entry[2]}
+  end
+  set_run({saga = #saga > 0 and cjson.encode(saga) or '[]', saga_at = 1, saga_failed = '0', announced = END})
+  return next_compensation(saga)
+end
+
+local function when_quiet()
+  if run.running > 0 then
+    touch()
+    return nothing()
+  end
+  return begin_saga()
+end
+
+-- Flip the run to ending; the first verdict wins. Waiting members of the position will not start.
+local function begin_ending(verdict, failure)
+  if run.verdict then
+    return
+  end
+  set_run({verdict = verdict, error = failure})
+  set_status('compensating')
+  note('run-ending', '', 0, verdict)
+  for _, name in ipairs(plan_step(run.position).nodes) do
+    local rec = record(name)
+    if rec and (rec.state == 'ready' or rec.state == 'parked') then
+      leave_lines(name)
+      rec.state = rec.attempt == 0 and 'skipped' or (rec.lost and 'unknown' or 'failed')
+      rec.seq = next_seq()
+      save(name, rec)
+      note(rec.state, name, rec.attempt)
+    end
+  end
+end
+
+-- A compensation has ended for good: its node is compensated or not, and the saga goes on.
+local function leave_compensation(undo, state)
+  local facts = plan_node(undo)
+  local rec = record(facts.undoes)
+  rec.state = state
+  if state == 'compensated' then
+    rec.generation = (rec.generation or 0) + 1
+  else
+    run.saga_failed = '1'
+  end
+  save(facts.undoes, rec)
+  local saga = cjson.decode(run.saga)
+  set_run({saga_at = run.saga_at + 1, saga_failed = run.saga_failed or '0', announced = END})
+  return next_compensation(saga)
+end
+
+local function failure_of(kind, message, node, attempt)
+  return cjson.encode({flow_name = run.flow, node_name = node or cjson.null, attempt = attempt or 0, type = kind,
+    message = message, traceback = ''})
+end
+
+-- A member has ended for good; the join is counted. Returns what became ready and whether it was the last member.
+local function count_join(step, succeeded)
+  set_run({open = run.open - 1, won = run.won + (succeeded and 1 or 0)})
+  touch()
+  if run.open > 0 then
+    return nothing(), false
+  end
+  if run.won < step.require then
+    begin_ending('failed', failure_of('orchestrator.errors.RunError',
+      string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won, #step.nodes, step.require)))
+    return when_quiet(), true
+  end
+  return enter(following(step)), true
+end
+
+-- A node, decision or compensation has failed or been lost for good.
+local function conclude(node, rec, facts, failure, state)
+  rec.state, rec.seq, rec.ended = state, next_seq(), NOW
+  save(node, rec)
+  note(state, node, rec.attempt)
+  if facts.kind == 'compensation' then
+    return leave_compensation(node, 'compensation_failed')
+  end
+  local step = plan_step(facts.step)
+  if not run.verdict and step.go_on then
+    return count_join(step, false)
+  end
+  begin_ending('failed', failure)
+  return when_quiet()
+end
+
+-- The chord of a parallel step will not count this member: from now on only the stored join says who goes on.
+local function detach(facts)
+  if run.detached ~= '1' and facts.kind == 'node' and plan_step(facts.step).kind == 'parallel' then
+    set_run({detached = '1'})
+  end
+end

@@ -1,0 +1,88 @@
+"""How the engine is set up: every number that is not part of a flow, with its unit and default.
+
+The operator has the last word: an `ORCHESTRATOR_<FIELD>` environment variable beats what the code says. Where Redis is
+is not a setting; `Orchestrator` finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+from orchestrator.errors import ConfigurationError
+
+PREFIX_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,50}")
+LEASE_FACTOR = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one orchestrator; all of its processes must have the same.
+
+    Durations are timedeltas here and seconds in an environment variable: `ORCHESTRATOR_LEASE=30`.
+
+    Attributes:
+        lease: How long a worker process may be silent before it counts as dead. Default 30 s.
+        reconcile_every: Time between two looks of the reconciler. Default 1 s; at most a quarter of the lease.
+        retention: How long the record of a run is kept after its end. Default 7 days.
+        max_payload_bytes: Largest input, output, page or item, in bytes of JSON. Default 1 MiB.
+        prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`. Default "orchestrator".
+        history_limit: Events kept of one run. Default 1000.
+        shutdown_grace: How long nodes may go on after SIGTERM. Default 25 s; keep it below the container's limit.
+        max_throttle: Longest that `RetryLater(freeze=True)` may hold back one node in all. Default 24 h.
+        claim_patience: How long a message waits for Redis before it leaves its node to the reconciler. Default 10 s.
+        socket_timeout: Limit of one call to Redis. Default 5 s.
+    """
+
+    lease: timedelta = timedelta(seconds=30)
+    reconcile_every: timedelta = timedelta(seconds=1)
+    retention: timedelta = timedelta(days=7)
+    max_payload_bytes: int = 1024 * 1024
+    prefix: str = "orchestrator"
+    history_limit: int = 1000
+    shutdown_grace: timedelta = timedelta(seconds=25)
+    max_throttle: timedelta = timedelta(hours=24)
+    claim_patience: timedelta = timedelta(seconds=10)
+    socket_timeout: timedelta = timedelta(seconds=5)
+
+    def __post_init__(self) -> None:
+        """Read the environment and refuse what cannot work.
+
+        Raises:
+            ConfigurationError: With every bad value at once.
+        """
+        problems: list[str] = []
+        for field in fields(self):
+            variable = f"ORCHESTRATOR_{field.name.upper()}"
+            text = os.environ.get(variable)
+            try:
+                if text:  # an empty variable is what compose files make of one that is not set
+                    object.__setattr__(self, field.name, _parse(text, type(field.default)))
+                _require(getattr(self, field.name), type(field.default))
+            except (ValueError, OverflowError) as error:
+                problems.append(f"{f'{variable}={text!r}' if text else field.name}: {error}")
+        if not problems and not PREFIX_PATTERN.fullmatch(self.prefix):
+            problems.append("prefix: must be 1 to 50 of letters, digits, '_', '.', '-'")
+        if not problems and self.lease / LEASE_FACTOR < self.reconcile_every:
+            problems.append(
+                f"lease: {self.lease} is less than {LEASE_FACTOR} x reconcile_every ({self.reconcile_every}), so that "
+                "live workers would be taken for dead; make it longer"
+            )
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+
+
+def _parse(text: str, kind: type) -> object:
+    if kind is timedelta:
+        return timedelta(seconds=float(text))
+    return int(text) if kind is int else text
+
+
+def _require(value: object, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "a timedelta, such as timedelta(seconds=30)" if kind is timedelta else f"of type {kind.__name__}"
+        raise ValueError(f"must be {wanted}, not {type(value).__name__}")  # noqa: TRY004 - reported with the others
+    if (isinstance(value, timedelta) and value <= timedelta(0)) or (isinstance(value, int) and value <= 0):
+        raise ValueError("must be more than 0")

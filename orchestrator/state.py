@@ -1,0 +1,317 @@
+"""What input functions, predicates and clients may read of a run: a snapshot that nothing can change.
+
+It loads outputs when they are asked for, validates the stored JSON against the reader's type and refuses to look at
+the siblings of a parallel step. Where outputs are stored, and which ones a reader may see, is told by whoever makes it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.errors import (
+    HiddenDependencyError,
+    InvalidInput,
+    MissingOutputError,
+    NodeFailure,
+    describe_fields,
+    type_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Set as AbstractSet
+
+__all__ = ["Codec", "FlowState", "NodeFailure", "NodeOutput", "RunStatus"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+T_co = TypeVar("T_co", covariant=True)
+
+_NOTHING: Final[Any] = object()
+NO_ENTRIES: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class RunStatus(StrEnum):
+    """Where a run is; it ends in one of the last four."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    COMPENSATION_FAILED = "compensation_failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has ended; only `resume` changes it then."""
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING)
+
+
+class Codec(Protocol[T_co]):
+    """Reads the stored JSON of one type."""
+
+    def load(self, data: bytes, /) -> T_co:
+        """Return the value, or raise InvalidInput."""
+
+
+class NodeOutput(Protocol[T_co]):
+    """What a state needs to know of a Node that stands in place of a key."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+
+    @property
+    def output_key(self) -> str:
+        """The key of its output."""
+
+    @property
+    def output_codec(self) -> Codec[T_co]:
+        """How its output is read."""
+
+
+class FlowState:
+    """A read-only snapshot of a run.
+
+    `key` is an output key or a Node; `annotation` is the type that the stored JSON is validated against, which need
+    not be the writer's. Reading what a sibling of the same parallel step writes raises HiddenDependencyError.
+    """
+
+    __slots__ = (
+        "_failures",
+        "_flow_name",
+        "_hidden",
+        "_input",
+        "_input_codec",
+        "_is_complete",
+        "_item_failures",
+        "_load",
+        "_load_failure",
+        "_load_failures",
+        "_loaded",
+        "_run_id",
+        "_visible",
+    )
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        flow_name: str,
+        input: bytes | None,
+        input_codec: Codec[Any] | None,
+        load: Callable[[Collection[str] | None], Mapping[str, bytes]],
+        load_failure: Callable[[str], bytes | None],
+        prefetched: Mapping[str, bytes | None] = NO_ENTRIES,
+        visible: AbstractSet[str] | None = None,
+        hidden: Mapping[str, str] = NO_ENTRIES,
+        load_failures: Callable[[str], Mapping[int, bytes]] | None = None,
+    ) -> None:
+        """Take what is known and how to find the rest.
+
+        Args:
+            run_id: The run.
+            flow_name: Its flow.
+            input: JSON of the run's input, None if it was started without one.
+            input_codec: The type of `takes`, if there is one.
+            load: Returns the stored JSON of these output keys, without those that are absent; None is every key.
+            load_failure: Returns the NodeFailure JSON of a node that ended failed or unknown.
+            prefetched: Answers of `load` that are known already; None is known to be absent.
+            visible: Output keys that may be read; None is every key.
+            hidden: Output keys and names of the siblings, each with the sibling's name.
+            load_failures: Returns the NodeFailure JSON of the failed items of a map, by index.
+        """
+        self._run_id = run_id
+        self._flow_name = flow_name
+        self._input = input
+        self._input_codec = input_codec
+        self._load = load
+        self._load_failure = load_failure
+        self._load_failures = load_failures
+        self._loaded = dict(prefetched)
+        self._is_complete = False
+        self._failures: dict[str, bytes | None] = {}
+        self._item_failures: dict[str, Mapping[int, bytes]] = {}
+        self._visible = visible
+        self._hidden = hidden
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self._run_id
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the run's flow."""
+        return self._flow_name
+
+    @overload
+    def get(self, key: NodeOutput[T], /) -> T: ...
+    @overload
+    def get(self, key: str, /) -> Any: ...
+    @overload
+    def get(self, key: str | NodeOutput[Any], annotation: type[T], /) -> T: ...
+    @overload
+    def get(self, key: str | NodeOutput[Any], annotation: Any, /) -> Any: ...
+    def get(self, key: str | NodeOutput[Any], annotation: Any = _NOTHING, /) -> Any:
+        """Return an output, validated.
+
+        Raises:
+            MissingOutputError: There is no output under this key.
+            InvalidInput: The output does not fit the type; the message has each field's path.
+        """
+        name = self._visible_key(key)
+        data = self._find(name)
+        if data is None:
+            there = ", ".join(sorted(self.keys())) or "none"
+            raise MissingOutputError(
+                f"there is no output {name!r}; there are: {there}. Ask `has` or `get_or` for one that may be absent",
+                flow_name=self._flow_name,
+                run_id=self._run_id,
+            )
+        return self._read(data, f"output {name!r}", self._codec_for(key, annotation))
+
+    @overload
+    def get_or(self, key: NodeOutput[T], /, *, default: D) -> T | D: ...
+    @overload
+    def get_or(self, key: str, /, *, default: Any) -> Any: ...
+    @overload
+    def get_or(self, key: str | NodeOutput[Any], annotation: type[T], /, default: D) -> T | D: ...
+    @overload
+    def get_or(self, key: str | NodeOutput[Any], annotation: Any, /, default: Any) -> Any: ...
+    def get_or(self, key: str | NodeOutput[Any], /, annotation: Any = _NOTHING, default: Any = _NOTHING) -> Any:
+        """Return an output, or `default` when there is none; an output of a wrong type still raises InvalidInput."""
+        if default is _NOTHING:
+            raise TypeError("get_or(key, type, default) needs a default; with a Node: get_or(node, default=...)")
+        name = self._visible_key(key)
+        data = self._find(name)
+        return default if data is None else self._read(data, f"output {name!r}", self._codec_for(key, annotation))
+
+    def has(self, key: str | NodeOutput[Any], /) -> bool:
+        """Return whether there is an output under this key."""
+        return self._find(self._visible_key(key)) is not None
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys of all outputs that are there and may be read."""
+        if not self._is_complete:
+            wanted = None if self._visible is None else self._visible - self._loaded.keys()
+            if wanted is None or wanted:
+                self._loaded.update(self._load(wanted))
+            self._is_complete = True
+        return frozenset(
+            key
+            for key, data in self._loaded.items()
+            if data is not None and (self._visible is None or key in self._visible)
+        )
+
+    @overload
+    def input(self, /) -> Any: ...
+    @overload
+    def input(self, annotation: type[T], /) -> T: ...
+    @overload
+    def input(self, annotation: Any, /) -> Any: ...
+    def input(self, annotation: Any = _NOTHING, /) -> Any:
+        """Return the run's input, validated; without a type, against the one of `takes`. A run without one has None.
+
+        Raises:
+            InvalidInput: The input does not fit the type; the message has each field's path.
+        """
+        codec = self._input_codec if annotation is _NOTHING else None
+        data = b"null" if self._input is None else self._input
+        return self._read(data, "the run's input", codec or _reader_of(Any if annotation is _NOTHING else annotation))
+
+    def failure(self, node: str | NodeOutput[Any], /) -> NodeFailure | None:
+        """Return how a node failed, or None if it did not fail, or not yet."""
+        name = self._visible_node(node)
+        if name not in self._failures:
+            self._failures[name] = self._load_failure(name)
+        data = self._failures[name]
+        return None if data is None else NodeFailure.model_validate_json(data)
+
+    def failures(self, node: str | NodeOutput[Any], /) -> dict[int, NodeFailure]:
+        """Return how items of a map failed, by the item's index."""
+        name = self._visible_node(node)
+        if name not in self._item_failures:
+            self._item_failures[name] = {} if self._load_failures is None else self._load_failures(name)
+        found = self._item_failures[name]
+        return {index: NodeFailure.model_validate_json(found[index]) for index in sorted(found)}
+
+    def __repr__(self) -> str:
+        """Return which run it is of."""
+        return f"FlowState(flow_name={self._flow_name!r}, run_id={self._run_id!r})"
+
+    def _visible_key(self, key: str | NodeOutput[Any]) -> str:
+        name = key if isinstance(key, str) else key.output_key
+        sibling = self._hidden.get(name)
+        # A sibling's name may be the output key of an earlier node, which is open to every reader.
+        if sibling is not None and not (self._visible is not None and name in self._visible):
+            self._refuse(f"output {name!r}", sibling)
+        return name
+
+    def _visible_node(self, node: str | NodeOutput[Any]) -> str:
+        name = node if isinstance(node, str) else node.name
+        if name in self._hidden.values():
+            self._refuse(f"failure of {name!r}", name)
+        return name
+
+    def _refuse(self, what: str, sibling: str) -> None:
+        raise HiddenDependencyError(
+            f"the {what} belongs to node {sibling!r} of the same parallel step, and whether it is there is a race; "
+            "read it in a later step",
+            flow_name=self._flow_name,
+            run_id=self._run_id,
+        )
+
+    def _find(self, key: str) -> bytes | None:
+        if self._visible is not None and key not in self._visible:
+            return None
+        if key not in self._loaded and not self._is_complete:
+            self._loaded[key] = self._load((key,)).get(key)
+        return self._loaded.get(key)
+
+    def _codec_for(self, key: str | NodeOutput[Any], annotation: Any) -> Codec[Any]:
+        if annotation is not _NOTHING:
+            return _reader_of(annotation)
+        return _reader_of(Any) if isinstance(key, str) else key.output_codec
+
+    def _read(self, data: bytes, what: str, codec: Codec[Any]) -> Any:
+        try:
+            return codec.load(data)
+        except InvalidInput as error:
+            raise InvalidInput(f"{what}: {error.message}", flow_name=self._flow_name, run_id=self._run_id) from error
+
+
+class _Reader:
+    """A codec that only reads, for the types that a user names in `get`."""
+
+    __slots__ = ("_adapter", "_annotation")
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+
+    def load(self, data: bytes, /) -> Any:
+        try:
+            return self._adapter.validate_json(data)
+        except ValidationError as error:
+            # Not `from error`: its text repeats the values, which may be secret.
+            raise InvalidInput(f"does not fit {type_name(self._annotation)}: {describe_fields(error)}") from None
+
+
+@lru_cache(maxsize=1024)
+def _cached_reader(annotation: Any, _text: str) -> _Reader:
+    return _Reader(annotation)
+
+
+def _reader_of(annotation: Any) -> _Reader:
+    try:
+        # Equal unions may differ in order, and the order decides which member wins: so the text is part of the key.
+        return _cached_reader(annotation, "" if isinstance(annotation, type) else str(annotation))
+    except TypeError:  # not hashable, such as Annotated with a list in it
+        return _Reader(annotation)

@@ -1,0 +1,269 @@
+"""The run store: what is kept of runs in Redis, read and moved.
+
+Transitions are the scripts', reached through `store.scripts`; this module holds the connection, reads records back into
+named values, keeps plans at hand, and gives Redis's errors their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
+from orchestrator.keys import Keys
+from orchestrator.plan import Plan
+from orchestrator.scripts import Scripts
+from orchestrator.state import NodeFailure, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from datetime import timedelta
+
+    from orchestrator.settings import Settings
+
+INPUT = ":input"
+"""Field of the run's input among its outputs; no output key can be named like that."""
+
+
+def instant(milliseconds: str | float | None) -> datetime | None:
+    """An aware datetime from milliseconds since the epoch, or None."""
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
+
+
+def milliseconds(span: timedelta) -> int:
+    """Whole milliseconds of a timedelta."""
+    return round(span.total_seconds() * 1000)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as stored, without its outputs.
+
+    Attributes:
+        run_id: The run.
+        flow: Name of its flow.
+        plan: Hash of the plan it pins.
+        status: Where it stands.
+        epoch: Rises with each resume.
+        error: Its first failure, or None.
+        tags: What `start` was given.
+        created: When it was started.
+        finished: When it ended, or None.
+        fields: Everything else, as text.
+    """
+
+    run_id: str
+    flow: str
+    plan: str
+    status: RunStatus
+    epoch: int
+    error: NodeFailure | None
+    tags: Mapping[str, str]
+    created: datetime
+    finished: datetime | None
+    fields: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An open claim: the run, the node, the token that fences it, and the end of its time in ms."""
+
+    run_id: str
+    node: str
+    token: str
+    deadline: int
+
+
+class Store:
+    """Runs, plans and indexes behind one Redis URL and one prefix.
+
+    Opens no connection before its first use. Safe to use after a fork and from several threads.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self.settings = settings
+        self.keys = Keys(settings.prefix)
+        self.retention_ms = milliseconds(settings.retention)
+        self.lease_ms = milliseconds(settings.lease)
+        timeout = settings.socket_timeout.total_seconds()
+        # Any: redis-py's hints leave open whether an answer is text; without decode_responses it is bytes.
+        self.client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),  # every script may be repeated: see its header
+        )
+        self.scripts = Scripts(self.client, self.keys)
+        self._plans: dict[str, Plan] = {}
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turn Redis's errors into StoreFull or StoreUnavailable."""
+        try:
+            yield
+        except redis.OutOfMemoryError as error:
+            msg = f"Redis at {self._place()} is full: {error}. Nothing was written; free memory or raise maxmemory"
+            raise StoreFull(msg) from error
+        except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
+            msg = f"Redis at {self._place()} did not answer: {error}"
+            raise StoreUnavailable(msg) from error
+
+    def _place(self) -> str:
+        where = self.client.connection_pool.connection_kwargs
+        return f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}/{where.get('db', 0)}"
+
+    def plan(self, plan_hash: str) -> Plan | None:
+        """A published plan by its hash; kept at hand once it was read."""
+        plan = self._plans.get(plan_hash)
+        if plan is None:
+            text = self.client.hget(self.keys.plan(plan_hash), "text")
+            if text is None:
+                return None
+            plan = self._plans[plan_hash] = Plan.from_text(text)
+        return plan
+
+    def define_limits(self, plan: Plan) -> None:
+        """Write the numbers of a plan's buckets where there are none."""
+        for name, (interval, burst) in plan.limits.items():
+            self.client.hsetnx(self.keys.limits, name, f"{interval} {burst}")
+
+    def is_ending(self, run_id: str) -> bool:
+        """Whether nothing new starts in a run any more, or it is gone."""
+        status = self.client.hget(self.keys.run(run_id), "status")
+        return status is None or status.decode() not in {"pending", "running"}
+
+    def now_ms(self) -> int:
+        """Redis's clock in milliseconds."""
+        seconds, micros = self.client.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    def claims(self, holder: str) -> list[Claim]:
+        """The open claims of one process."""
+        found = []
+        for member, value in self.client.hgetall(self.keys.holder(holder)).items():
+            run_id, node = member.decode().split("|")
+            token, deadline = value.decode().split("|")
+            found.append(Claim(run_id, node, token, int(deadline)))
+        return found
+
+    def announced(self) -> dict[str, str]:
+        """Flow names that workers announced, to the hash of the plan."""
+        return {name.decode(): plan.decode() for name, plan in self.client.hgetall(self.keys.flows).items()}
+
+    def announced_plan(self, flow: str) -> Plan | None:
+        """The plan that workers announced last for a flow."""
+        plan_hash = self.client.hget(self.keys.flows, flow)
+        return self.plan(plan_hash.decode()) if plan_hash else None
+
+    def run(self, run_id: str) -> RunRecord:
+        """Read a run.
+
+        Raises:
+            UnknownRun: No such run, or its retention is over.
+            StoreUnavailable: Redis did not answer.
+        """
+        with self.guarded():
+            raw = self.client.hgetall(self.keys.run(run_id))
+        if not raw:
+            msg = f"run {run_id!r} is unknown: it was never started here, or its retention is over"
+            raise UnknownRun(msg, run_id=run_id)
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        error = fields.get("error")
+        created = instant(fields["created"])
+        assert created is not None  # noqa: S101 - start.lua always writes it
+        return RunRecord(
+            run_id=run_id,
+            flow=fields["flow"],
+            plan=fields["plan"],
+            status=RunStatus(fields["status"]),
+            epoch=int(fields["epoch"]),
+            error=NodeFailure.model_validate_json(error) if error else None,
+            tags=json.loads(fields["tags"]),
+            created=created,
+            finished=instant(fields.get("finished")),
+            fields=fields,
+        )
+
+    def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Node name to its record, for every node that was ever ready."""
+        with self.guarded():
+            raw = self.client.hgetall(self.keys.nodes(run_id))
+        return {name.decode(): json.loads(text) for name, text in raw.items()}
+
+    def outputs(self, run_id: str, keys: Collection[str] | None) -> dict[str, bytes]:
+        """Stored JSON by output key; None asks for every key."""
+        with self.guarded():
+            if keys is None:
+                raw = self.client.hgetall(self.keys.outputs(run_id))
+                return {key.decode(): value for key, value in raw.items() if key != INPUT.encode()}
+            wanted = list(keys)
+            values = self.client.hmget(self.keys.outputs(run_id), wanted) if wanted else []
+        return {key: value for key, value in zip(wanted, values, strict=True) if value is not None}
+
+    def input(self, run_id: str) -> bytes | None:
+        """The run's input as JSON; None when it was started without one."""
+        with self.guarded():
+            stored: bytes | None = self.client.hget(self.keys.outputs(run_id), INPUT)
+        return stored or None
+
+    def failures(self, run_id: str) -> dict[str, NodeFailure]:
+        """Last failure of every node that ended failed or unknown."""
+        ended = {name for name, record in self.nodes(run_id).items() if _has_failed(record)}
+        with self.guarded():
+            raw = self.client.hgetall(self.keys.failures(run_id))
+        return {
+            name.decode(): NodeFailure.model_validate_json(text) for name, text in raw.items() if name.decode() in ended
+        }
+
+    def failure(self, run_id: str, node: str) -> bytes | None:
+        """Failure of a node as JSON, if it ended failed or unknown."""
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.hget(self.keys.nodes(run_id), node)
+            pipe.hget(self.keys.failures(run_id), node)
+            answers: list[bytes | None] = pipe.execute()
+        record, text = answers
+        return text if record and _has_failed(json.loads(record)) else None
+
+    def history(self, run_id: str) -> list[tuple[datetime, dict[str, str]]]:
+        """What happened to a run, oldest first: instant and event, node, attempt, detail."""
+        with self.guarded():
+            entries = self.client.xrange(self.keys.history(run_id))
+        return [
+            (
+                datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC),
+                {k.decode(): v.decode() for k, v in row.items()},
+            )
+            for entry, row in entries
+        ]
+
+    def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
+        """Runs by flow or status, newest first."""
+        statuses = [status] if status else [str(known) for known in RunStatus]
+        indexes = (
+            [self.keys.by_flow(flow)] if flow and not status else [self.keys.by_status(known) for known in statuses]
+        )
+        found: dict[bytes, float] = {}
+        with self.guarded():
+            for index in indexes:
+                reach = -1 if flow and status else limit - 1
+                found |= dict(self.client.zrevrange(index, 0, reach, withscores=True))
+            if flow and status:
+                members = set(self.client.zrange(self.keys.by_flow(flow), 0, -1))
+                found = {run: score for run, score in found.items() if run in members}
+        newest = sorted(found, key=lambda run: (-found[run], run))
+        return [run.decode() for run in newest[:limit]]
+
+
+def _has_failed(record: Mapping[str, Any]) -> bool:
+    return record["state"] in {"failed", "unknown"} or record.get("ended_as") in {"failed", "unknown"}

@@ -1,0 +1,108 @@
+"""The Celery tasks that canvases are made of: one class for every node, and the engine's own few.
+
+A task turns an attempt's outcome into what Celery understands: a return lets the canvas go on, Ignore leaves it, and
+a node that failed for good raises its real exception so that monitors show it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject
+
+from orchestrator.attempt import Attempt
+from orchestrator.compiler import ADVANCE
+from orchestrator.engine import engine_of
+from orchestrator.errors import RegistrationError, StoreError
+from orchestrator.saga import BeginSaga, publish_announced
+from orchestrator.schedules import Tick
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from orchestrator.registry import Registered
+
+
+class NodeTask(Task):
+    """One node, branch decision or compensation of a flow as a Celery task of its own.
+
+    Acknowledged late and never retried by Celery: what a crash leaves undone is the stored state's to repeat.
+    """
+
+    ignore_result = True
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = False
+    serializer = "json"
+    typing = False
+    max_retries = 0
+
+    def __init__(self, flow: str, node: str) -> None:
+        self.name = f"{flow}.{node}"
+        self.node = node
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the message as a child of its run, also from within a chain, so that monitors show it there."""
+        options["root_id"] = options["parent_id"] = args[0] if args else None
+        return super().apply_async(args, kwargs, **options)
+
+    def run(self, run_id: str, epoch: int, plan_hash: str) -> None:
+        """Try the node once."""
+        engine = engine_of(self.app)
+        try:
+            with engine.store.guarded():
+                plan = engine.store.plan(plan_hash)
+        except StoreError as error:
+            raise Ignore(str(error)) from error
+        if plan is None or self.node not in plan.nodes:
+            raise Ignore("the run is gone, or its plan does not have this node")
+        in_chord = bool(self.request.chord)
+        attempt = Attempt(
+            engine, plan, self.node, run_id=run_id, epoch=epoch, follows=in_chord or bool(self.request.chain)
+        )
+        ended = attempt.run()
+        if ended.error is not None:
+            raise ended.error
+        if ended.kind == "back":
+            raise Reject("this worker is shutting down", requeue=True)
+        if ended.kind in {"stored", "excused"} or (ended.kind == "done" and in_chord):
+            return
+        raise Ignore(ended.kind)
+
+
+class Advance(Task):
+    """The body of a chord that another parallel step follows: publishes that step, once."""
+
+    name = ADVANCE
+    ignore_result = True
+    acks_late = True
+    serializer = "json"
+
+    def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
+        """Ask for the position and publish it."""
+        publish_announced(self.app, run_id, epoch, plan_hash, position)
+
+
+def register_engine_tasks(app: Celery) -> None:
+    """Give an app the engine's own tasks."""
+    for task in (Advance(), BeginSaga(), Tick()):
+        app.register_task(task)
+
+
+def refuse_taken_names(app: Celery, names: list[str]) -> None:
+    """Refuse task names that the app already has.
+
+    Raises:
+        RegistrationError: Names the tasks that are taken.
+    """
+    taken = sorted(name for name in names if name in app.tasks)
+    if taken:
+        msg = f"the Celery app already has the task {', '.join(taken)}; rename the flow or its node"
+        raise RegistrationError(msg)
+
+
+def register_nodes(app: Celery, entry: Registered) -> None:
+    """Register every node of a flow under `<flow>.<node>`."""
+    for name in entry.plan.nodes:
+        app.register_task(NodeTask(entry.flow.name, name))

@@ -1,0 +1,102 @@
+"""What may start a flow: values that say it, and whether a schedule can fire at all.
+
+A constructor takes whatever it is given; `cron_problem` is what `build()` asks. When a schedule fires next is decided
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterError, croniter
+
+CRON_FIELDS = 5
+RANDOM_PATTERN = re.compile(r"(?i)(^|[\s,])r($|[\s,(/])")
+
+
+@dataclass(frozen=True, slots=True)
+class ManualTrigger:
+    """A label: what outside this library starts the flow."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTrigger:
+    """A flow started by the clock.
+
+    Attributes:
+        cron: Five fields, or a name such as `@daily`.
+        timezone: IANA name of the zone that the fields are read in.
+        overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one all the same.
+        catch_up: Instants missed while no worker was there are started when they are younger than this.
+        input: The run's input, for a flow that takes one.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+    overlap: Literal["skip", "allow"] = "skip"
+    catch_up: timedelta = timedelta(0)
+    input: object = None
+
+
+def manual(label: str) -> ManualTrigger:
+    """Return a trigger that only documents who starts the flow."""
+    return ManualTrigger(label)
+
+
+def schedule(
+    cron: str,
+    timezone: str = "UTC",
+    overlap: Literal["skip", "allow"] = "skip",
+    catch_up: timedelta = timedelta(0),
+    input: object = None,
+) -> ScheduleTrigger:
+    """Return a trigger that starts the flow by the clock; see `ScheduleTrigger` for the arguments."""
+    return ScheduleTrigger(cron, timezone, overlap, catch_up, input)
+
+
+def cron_problem(trigger: ScheduleTrigger) -> str | None:
+    """Return why the schedule can never fire as written, as a sentence, or None when it can."""
+    return (
+        _cron_problem(trigger.cron)
+        or _zone_problem(trigger.timezone)
+        or _option_problem(trigger.overlap, trigger.catch_up)
+    )
+
+
+def _cron_problem(cron: object) -> str | None:
+    if not isinstance(cron, str):
+        return f"the cron expression is a {type(cron).__name__}, not a str; write five fields, such as '0 */4 * * *'"
+    fields = cron.split()
+    if not cron.startswith("@") and len(fields) != CRON_FIELDS:
+        return f"the cron expression {cron[:100]!r} has {len(fields)} fields; write minute, hour, day, month, weekday"
+    # croniter's R is another instant at every reading, and no two processes would agree on it.
+    if not cron.startswith("@") and RANDOM_PATTERN.search(cron):
+        return f"the cron expression {cron[:100]!r} is random; write fixed fields"
+    try:
+        croniter(cron, datetime.now(UTC)).get_next(datetime)
+    except CroniterError as error:
+        return f"the cron expression {cron[:100]!r} never fires: {error}"
+    return None
+
+
+def _zone_problem(zone: object) -> str | None:
+    try:
+        ZoneInfo(zone)  # type: ignore[arg-type]
+    except (ValueError, TypeError, KeyError, OSError):
+        shown = repr(zone[:100]) if isinstance(zone, str) else f"a {type(zone).__name__}"
+        return f"the time zone {shown} is unknown; write an IANA name, such as 'Europe/Vienna'"
+    return None
+
+
+def _option_problem(overlap: object, catch_up: object) -> str | None:
+    if overlap not in ("skip", "allow"):
+        return "overlap is neither 'skip' nor 'allow'"
+    if not isinstance(catch_up, timedelta) or catch_up < timedelta(0):
+        return "catch_up is not a timedelta of at least 0"
+    return None

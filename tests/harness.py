@@ -1,0 +1,145 @@
+"""What tests need to run the real thing: worker processes, one way to wait, a ledger, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
+
+Value = TypeVar("Value")
+ROOT = Path(__file__).parent.parent
+URL_VARIABLE = "TEST_REDIS_URL"
+
+
+def wait_until(condition: Callable[[], Value], what: str, *, timeout: float = 30.0) -> Value:
+    """Poll until the condition is true and return its value; fails with `what` when time is up."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
+        time.sleep(0.02)
+    return value
+
+
+class Ledger:
+    """The outside world of the nodes under test: a list in a database of its own that no flow's state touches."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url.rsplit("/", 1)[0] + "/9", decode_responses=True)
+
+    def note(self, event: str, name: str) -> None:
+        """Write one line: event, name, Redis's time in seconds, process id."""
+        seconds, micros = self.client.time()
+        self.client.rpush("ledger", json.dumps([event, name, seconds + micros / 1e6, os.getpid()]))
+
+    def lines(self) -> list[tuple[str, str, float, int]]:
+        return [tuple(json.loads(line)) for line in self.client.lrange("ledger", 0, -1)]
+
+    def names(self, event: str) -> list[str]:
+        return [name for kind, name, _, _ in self.lines() if kind == event]
+
+    def times(self, event: str, name: str) -> list[float]:
+        return [at for kind, other, at, _ in self.lines() if (kind, other) == (event, name)]
+
+    def count(self, name: str) -> int:
+        """Count a call and return which one it is, from 1."""
+        return self.client.hincrby("counts", name, 1)
+
+    def wait_for(self, event: str, name: str, *, timeout: float = 30.0) -> None:
+        wait_until(lambda: name in self.names(event), f"{event} {name}", timeout=timeout)
+
+    def clear(self) -> None:
+        self.client.flushdb()
+
+
+class WorkerProcess:
+    """One `celery worker` process in a process group of its own."""
+
+    def __init__(
+        self, module: str, name: str, log: Path, *, environment: Mapping[str, str], options: list[str]
+    ) -> None:
+        self.name = name
+        self.log = log
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "info", "-n", f"{name}@%h", *options]
+        with log.open("a") as out:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=dict(environment), stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, f"worker {self.name} ended:\n{self.log.read_text()[-4000:]}"
+        return f"{self.name}@" in self.log.read_text() and " ready." in self.log.read_text()
+
+    def kill(self) -> None:
+        """Kill the worker and its children, as a host that goes away does."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    def stop(self, *, timeout: float = 40.0) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+
+def environment_for(url: str, **settings: str) -> dict[str, str]:
+    """The environment of a worker: where Redis is, where the tests are, and settings such as `lease="3"`."""
+    overrides = {f"ORCHESTRATOR_{name.upper()}": value for name, value in settings.items()}
+    return os.environ | {URL_VARIABLE: url, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"} | overrides
+
+
+@contextmanager
+def workers(
+    module: str, url: str, folder: Path, *, count: int = 2, options: list[str] | None = None, **settings: str
+) -> Iterator[list[WorkerProcess]]:
+    """Run worker processes for a test program until the block ends; every worker still alive is stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = [
+        WorkerProcess(
+            module,
+            f"w{number}",
+            folder / f"w{number}.log",
+            environment=environment_for(url, **settings),
+            options=options or ["-c", "2"],
+        )
+        for number in range(count)
+    ]
+    try:
+        wait_until(lambda: all(worker.is_up() for worker in started), "workers ready", timeout=60)
+        yield started
+    finally:
+        for worker in started:
+            worker.process.terminate()
+        for worker in started:
+            worker.stop()
+
+
+def load_program(name: str, url: str) -> ModuleType:
+    """Import a program of tests/programs in this process, on the given server."""
+    os.environ[URL_VARIABLE] = url
+    return importlib.import_module(f"tests.programs.{name}")
+
+
+def lasting_keys(client: redis.Redis[Any], pattern: str = "*") -> list[str]:
+    """Keys without a TTL."""
+    keys = [key if isinstance(key, str) else key.decode() for key in client.scan_iter(pattern, count=1000)]
+    return sorted(key for key in keys if client.ttl(key) == -1)

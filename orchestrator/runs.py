@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from orchestrator.context import running_attempt
-from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed
+from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.state import FlowState, RunStatus
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 READ_AGAIN_S = 1.0
+OUTAGE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,29 @@ class FlowRun:
         Raises:
             TimeoutError: The run has not ended by then.
             RunError: Called inside a node, where it would hold a worker slot.
+            StoreUnavailable: Redis did not answer up to the timeout, or for a minute if there is none.
             UnknownRun: The run's record is gone.
         """
         _refuse_inside_node(self.id)
-        deadline = _deadline(timeout)
+        now = time.monotonic()
+        deadline = None if timeout is None else now + _seconds(timeout)
+        patience = now + OUTAGE_S if deadline is None else deadline
+        while True:
+            try:
+                return self._wait(deadline, timeout)
+            except StoreUnavailable:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.25)
+
+    def _wait(self, deadline: float | None, timeout: float | timedelta | None) -> RunStatus:
         store = self._engine.store
         with store.guarded(), store.client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(store.keys.done(self.id))
             while not (status := self.status).is_final:
                 left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
-                    msg = f"run {self.id} has not ended within {timeout} (status {status})"
-                    raise TimeoutError(msg)
+                    raise TimeoutError(f"run {self.id} has not ended within {timeout} s: it is {status}")
                 channel.get_message(timeout=min(left, READ_AGAIN_S))
         return status
 
@@ -225,11 +237,8 @@ class FlowRun:
         return await asyncio.to_thread(self.result, kind, timeout)
 
 
-def _deadline(timeout: float | timedelta | None) -> float | None:
-    if timeout is None:
-        return None
-    seconds = timeout if isinstance(timeout, int | float) else timeout.total_seconds()
-    return time.monotonic() + seconds
+def _seconds(span: float | timedelta) -> float:
+    return span if isinstance(span, int | float) else span.total_seconds()
 
 
 def _refuse_inside_node(run_id: str) -> None:

@@ -63,6 +63,8 @@ class NodeTask(Task):
         )
         ended = attempt.run()
         if ended.error is not None:
+            # The run is ending: its chord need not be counted to its end, only to fail and leave a result behind.
+            self.request.chord = None
             raise ended.error
         if ended.kind == "back":
             raise Reject("this worker is shutting down", requeue=True)

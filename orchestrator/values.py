@@ -48,6 +48,7 @@ T = TypeVar("T")
 _NULL: Final = b"null"
 _TRACES: Final = (_NULL, b"NaN", b"Infinity", b'"None"', b"***")
 _MAX_DEPTH: Final = 200
+_SAFE: Final = frozenset({str, int, bool, type(None)})
 _SECRETS: Final = (SecretStr, SecretBytes, Secret)
 
 
@@ -95,7 +96,7 @@ class Codec(Generic[T]):
             # Not `from error`: its text repeats the values, which may be secret.
             raise InvalidInput(f"does not fit {type_name(self.annotation)}: {describe_fields(error)}") from None
         except Exception as error:
-            raise InvalidInput(f"does not fit {type_name(self.annotation)}: a validator failed") from error
+            raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
 
     def dump(self, value: object, *, error: type[RunError] = InvalidOutput) -> bytes:
         """Return the JSON of a value that fits the annotation and comes back from JSON as it is.
@@ -221,6 +222,8 @@ class FieldsCodec(Codec[dict[str, Any]]):
 
 
 def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
+    if annotation is type or get_origin(annotation) is type:
+        raise BadType(f"{type_name(annotation)} cannot be stored as JSON: a class is code, not a value")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         try:
@@ -261,7 +264,8 @@ def find_losses(kept: object, plain: object, path: tuple[object, ...] = ()) -> I
         yield from _lost_entries(kept, plain, path)
     elif isinstance(kept, list | tuple | set | frozenset) and isinstance(plain, list):
         for index, (part, text) in enumerate(zip(kept, plain, strict=False)):
-            yield from find_losses(part, text, (*path, index))
+            if type(part) not in _SAFE:
+                yield from find_losses(part, text, (*path, index))
 
 
 def _lost_entries(kept: Mapping[Any, Any], plain: Mapping[Any, Any], path: tuple[object, ...]) -> Iterator[str]:
@@ -271,7 +275,8 @@ def _lost_entries(kept: Mapping[Any, Any], plain: Mapping[Any, Any], path: tuple
     for (key, part), (name, text) in zip(kept.items(), plain.items(), strict=True):
         if _is_no_number(key):
             yield f"{path_text(path)}: the key NaN or infinity is not JSON"
-        yield from find_losses(part, text, (*path, name))
+        if type(part) not in _SAFE:
+            yield from find_losses(part, text, (*path, name))
 
 
 def _is_no_number(value: object) -> bool:

@@ -37,7 +37,7 @@ class Faulty:
         name: Of the row and of the flow.
         change: Gives the builder its steps and its fault.
         code: Of the one problem that `build()` reports; empty where only the run can find it.
-        where: Of the problem, after `flow <name>, `; empty for the flow itself; whole where the flow's name is at fault.
+        where: Of the problem, after `flow <name>, `; empty for the flow; whole where the flow's name is at fault.
         message: Of the problem; one that ends with "..." goes on in words that are not ours, or said in another row.
         raises: At run time: what the run fails with.
     """
@@ -94,7 +94,7 @@ async def later(_state: FlowState) -> bool:
     return True
 
 
-def unresolved(value: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037
+def unresolved(value: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
     """Take what no module has."""
 
 
@@ -102,8 +102,20 @@ def make_lock() -> threading.Lock:
     return threading.Lock()
 
 
+def make_object() -> object:
+    return object()
+
+
 def fail() -> int:
     raise ConnectionError("refused")
+
+
+def say_one(ctx: NodeContext) -> int:
+    return ctx.node_name  # type: ignore[return-value]
+
+
+def stop() -> None:
+    raise Terminal("no use")
 
 
 def at(state: FlowState, key: str) -> int:
@@ -935,28 +947,28 @@ READS: tuple[Faulty, ...] = (
         lambda b: b.when(always).then(node()).end_when().then(reading("b", lambda s: s.get("a"))),
         "maybe-missing",
         "node b",
-        "its input function reads the output a, which a may not have written; ask has(...) or use get_or(...)",
+        "its input function reads the output a, which a may not have written; ask has() or use get_or()",
     ),
     Faulty(
         "other-branch",
         lambda b: b.when(always).then(node()).otherwise(reading("b", lambda s: s.get("a"))),
         "maybe-missing",
         "node b",
-        "its input function reads the output a, which only a writes, on another branch; ask has(...) or use get_or(...)",
+        "its input function reads the output a, which only a writes, on another branch; ask has() or use get_or()",
     ),
     Faulty(
         "best-effort",
         lambda b: b.then_parallel("all", node(), on_failure="continue").then(reading("b", lambda s: s.get("a"))),
         "maybe-missing",
         "node b",
-        "its input function reads the output a, which a may not have written; ask has(...) or use get_or(...)",
+        "its input function reads the output a, which a may not have written; ask has() or use get_or()",
     ),
     Faulty(
         "undo-started",
         lambda b: b.then(node().on_error(reading("undo", lambda s: s.get("a")), when="started")),
         "maybe-missing",
         "node undo",
-        "its input function reads the output a, which a node that failed did not write; ask has(...) or use get_or(...)",
+        "its input function reads the output a, which a node that failed did not write; ask has() or use get_or()",
     ),
     Faulty(
         "sibling",
@@ -1004,23 +1016,15 @@ ONLY_AT_RUN_TIME: tuple[Faulty, ...] = (
     Faulty("predicate-raises", lambda b: b.when(divide).then(node()).end_when(), raises=ZeroDivisionError),
     Faulty("input-is-wrong", lambda b: b.then(reading("a", lambda _: "one")), raises=InvalidInput),
     Faulty("output-nan", lambda b: b.then(node("a", lambda: math.nan)), raises=InvalidOutput),
-    Faulty("output-object", lambda b: b.then(node("a", object)), raises=InvalidOutput),
+    Faulty("output-object", lambda b: b.then(node("a", make_object)), raises=InvalidOutput),
     Faulty("output-is-wrong", lambda b: b.then(node("a", say_one)), raises=InvalidOutput),
     Faulty("says-terminal", lambda b: b.then(node("a", stop)), raises=Terminal),
     Faulty(
         "classifier-raises",
-        lambda b: b.then(node("a", fail).with_error_classifier(lambda error: "retryable"[error])),  # type: ignore[index]
+        lambda b: b.then(node("a", fail).with_error_classifier(lambda error: "retryable"[error])),
         raises=ConnectionError,
     ),
 )
-
-
-def say_one(ctx: NodeContext) -> int:
-    return ctx.node_name  # type: ignore[return-value]
-
-
-def stop() -> None:
-    raise Terminal("no use")
 
 
 ROWS = NO_TRIGGER + NAMES + SHAPES + LIMITS + FUNCTIONS + READS + ONLY_AT_RUN_TIME

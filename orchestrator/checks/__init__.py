@@ -6,6 +6,7 @@ check calls a user's function, and none raises, whatever stands where a name, a 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.checks import functions, limits, names, reading, structure, triggers
@@ -53,7 +54,9 @@ def find_problems(flow: Flow, strays: Sequence[Stray] = ()) -> list[Problem]:
         strays: Calls of the builder that had nothing to belong to.
     """
     problems = [Problem(f"{flow_place(flow)}, {stray.place}", stray.code, stray.message) for stray in strays]
-    return [*problems, *(problem for check in CHECKS for problem in check(flow))]
+    problems += (problem for check in CHECKS for problem in check(flow))
+    # One line each, whatever an exception of a user's type had to say.
+    return [replace(problem, message=" ".join(problem.message.splitlines())) for problem in problems]
 
 
 def find_warnings(flow: Flow) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checks.places import find_places
@@ -104,16 +105,23 @@ def _input_fault(place: Place, contract: Contract) -> str | None:
 def _callback_fault(function: object) -> str | None:
     if not callable(function):
         return "is not a function; use a function or lambda of one argument"
-    code: object = function
-    while isinstance(code, partial):
-        code = code.func
-    if not inspect.isroutine(code) and not isinstance(code, type):
-        code = getattr(type(code), "__call__", code)  # noqa: B004 - the code is wanted, not whether it is there
+    code = _code_of(function)
     if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
         return "is async, which only a node's own function may be; write it with def"
     if inspect.isgeneratorfunction(code):
         return "is a generator; return the value instead of yielding it"
     return None if _takes_one(function) else "cannot be called with one argument; give it exactly one parameter"
+
+
+def _code_of(function: object) -> FunctionType | None:
+    """The function whose code runs: behind partials and methods, or the `__call__` of an object."""
+    while isinstance(function, partial):
+        function = function.func
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = getattr(type(function), "__call__", None)  # noqa: B004 - the code is wanted, not whether it is there
+    if isinstance(function, MethodType):
+        function = function.__func__
+    return function if isinstance(function, FunctionType) else None
 
 
 def _takes_one(function: object) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.flow import AnyNode, Flow, Step, When
     from orchestrator.reads import Reads
 
-ASK_FIRST: Final = "ask has(...) or use get_or(...)"
+ASK_FIRST: Final = "ask has() or use get_or()"
 INPUT_FUNCTION: Final = "its input function"
 READ_LATER: Final = "runs at the same time; read it in a later step"
 

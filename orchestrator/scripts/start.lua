@@ -64,7 +64,10 @@ if schedule ~= '' then
 end
 note('run-started')
 event('started')
-local work = announced(enter(0))
+local work = enter(0)
+if work.kind ~= '' and plan_step(work.position).kind ~= 'parallel' then
+  announced(work)  -- a parallel step is announced by the worker that the client's message reaches
+end
 local answer = reply('started', work)
 table.insert(answer, 2, run_id)
 return answer

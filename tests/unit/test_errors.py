@@ -132,7 +132,9 @@ def test_run_failed_carries_the_failure():
 
 
 def test_run_failed_of_a_run_without_a_node():
-    failure = NodeFailure(flow_name="f", node_name=None, attempt=0, type="orchestrator.errors.RunTimeout", message="late")
+    failure = NodeFailure(
+        flow_name="f", node_name=None, attempt=0, type="orchestrator.errors.RunTimeout", message="late"
+    )
     assert str(RunFailed(failure)) == "flow f failed: orchestrator.errors.RunTimeout: late"
 
 

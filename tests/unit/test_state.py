@@ -34,9 +34,7 @@ class Stored:
 
     def load(self, keys: Collection[str] | None):
         self.asked.append(None if keys is None else sorted(keys))
-        return {
-            key: json.dumps(value).encode() for key, value in self.outputs.items() if keys is None or key in keys
-        }
+        return {key: json.dumps(value).encode() for key, value in self.outputs.items() if keys is None or key in keys}
 
     def load_failure(self, name):
         self.asked.append(f"failure {name}")
@@ -196,9 +194,7 @@ def test_what_is_not_visible_is_absent():
 )
 def test_reading_a_sibling_in_any_way_is_refused_every_time(read):
     stored = Stored({"user": "u-1", "before": 1}, failed={"create-user": failure()})
-    state = stored.state(
-        visible=frozenset({"before"}), hidden={"user": "create-user", "create-user": "create-user"}
-    )
+    state = stored.state(visible=frozenset({"before"}), hidden={"user": "create-user", "create-user": "create-user"})
     for _ in range(2):
         with pytest.raises(HiddenDependencyError, match="'create-user'"):
             read(state)
@@ -259,14 +255,17 @@ def test_failures_of_a_map_are_by_index():
     assert state.failures("n")
     assert state.failures("m") == {}
     assert stored.asked == ["failures n", "failures m"]
-    assert FlowState(
-        run_id="r",
-        flow_name="f",
-        input=None,
-        input_codec=None,
-        load=stored.load,
-        load_failure=stored.load_failure,
-    ).failures("n") == {}
+    assert (
+        FlowState(
+            run_id="r",
+            flow_name="f",
+            input=None,
+            input_codec=None,
+            load=stored.load,
+            load_failure=stored.load_failure,
+        ).failures("n")
+        == {}
+    )
 
 
 def test_secrets_do_not_show():

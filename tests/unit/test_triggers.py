@@ -16,7 +16,17 @@ def test_the_defaults_are_those_of_the_api():
 
 @pytest.mark.parametrize(
     "cron",
-    ["0 */4 * * *", "* * * * *", "@daily", "@hourly", "@weekly", "@yearly", "0 9 * * mon-fri", "0 0 29 2 *", "0 0 L * *"],
+    [
+        "0 */4 * * *",
+        "* * * * *",
+        "@daily",
+        "@hourly",
+        "@weekly",
+        "@yearly",
+        "0 9 * * mon-fri",
+        "0 0 29 2 *",
+        "0 0 L * *",
+    ],
 )
 def test_a_schedule_that_fires_has_no_problem(cron):
     assert cron_problem(schedule(cron, timezone="Europe/Vienna", catch_up=timedelta(hours=1))) is None

@@ -32,6 +32,7 @@ from orchestrator.errors import (
     UnknownFlow,
     UnknownRun,
 )
+from orchestrator.explain import Waiting
 from orchestrator.flow import Flow
 from orchestrator.node import Node, node
 from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
@@ -82,6 +83,7 @@ __all__ = [
     "Terminal",
     "UnknownFlow",
     "UnknownRun",
+    "Waiting",
     "Worker",
     "WorkerConfig",
     "manual",

@@ -6,6 +6,8 @@ What the record leads to (retry, join, saga) is decided by the scripts; how the 
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 import json
 import logging
 import secrets
@@ -15,7 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery.exceptions import TaskPredicate
+
+from orchestrator.activity import working_on
 from orchestrator.context import NodeContext, running_attempt
+from orchestrator.contract import MISSING
 from orchestrator.errors import (
     HiddenDependencyError,
     InvalidInput,
@@ -29,8 +35,8 @@ from orchestrator.errors import (
     StoreError,
     Terminal,
 )
+from orchestrator.faults import reach
 from orchestrator.leases import holder_name, is_draining
-from orchestrator.node import MISSING
 from orchestrator.state import FlowState
 from orchestrator.store import INPUT, instant, milliseconds
 from orchestrator.time_limit import time_limit
@@ -47,7 +53,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
-TERMINAL = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError, PayloadTooLarge, Terminal)
+LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
+TERMINAL = (*LOCATED, PayloadTooLarge, Terminal)
+# What Celery takes for an order instead of a failure: a MemoryError ends its whole worker, Reject puts a message back.
+ORDERS = (MemoryError, TaskPredicate)
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,9 @@ class Ended:
 
     Attributes:
         kind: "stored", "excused" (failed in a step that goes on), "done" (somebody else did it), "left" (nothing to do
-            here now), "back" (the worker is shutting down: the message has to go back), or "failed".
-        error: With "failed": the real exception.
+            here now), "back" (the worker is shutting down: the message has to go back), "parked" (failed, the node
+            waits for its next attempt), or "failed".
+        error: With "parked" and "failed": the real exception.
     """
 
     kind: str
@@ -83,11 +93,16 @@ class Attempt:
     def run(self) -> Ended:
         """Do the attempt, if there is one to do."""
         entry = self.engine.registry.flows.get(self.plan.flow)
-        if entry is None or (self.facts.name not in entry.nodes and self.facts.name not in entry.decisions):
+        if entry is None or not self._has_code(entry):
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
         if is_draining():
             return Ended("back")
+        with working_on(self.token):
+            return self._try(entry)
+
+    def _try(self, entry: Registered) -> Ended:
+        reach("before_claim", self.facts.name)
         try:
             self.claimed = self._claim()
         except StoreError as error:
@@ -95,6 +110,7 @@ class Attempt:
             return Ended("left")
         if self.claimed.outcome != "run":
             return Ended("done" if self.claimed.outcome == "done" else "left")
+        reach("after_claim", self.facts.name)
         token = running_attempt.set((self.run_id, self.facts.name))
         try:
             output, choice = self._execute(entry)
@@ -102,12 +118,21 @@ class Attempt:
             return self._fail(error, entry.nodes.get(self.facts.name))
         finally:
             running_attempt.reset(token)
+        reach("before_store", self.facts.name)
         moved = self._surely(
             lambda: self.store.scripts.commit(
                 *self._node(), self.token, output=output, choice=choice, follows=self.follows
             )
         )
         return self._leave(moved, Ended("stored"))
+
+    def _has_code(self, entry: Registered) -> bool:
+        """Whether the code here is for this node of the run's plan; a changed flow may use its name otherwise."""
+        if self.facts.kind != "branch":
+            return self.facts.name in entry.nodes
+        block = entry.decisions.get(self.facts.name)
+        # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
+        return block is not None and len(block.predicates) + 1 == len(self.plan.steps[self.facts.step].branches)
 
     def _place(self) -> tuple[str, str, str]:
         return self.plan.flow, self.run_id, self.facts.name
@@ -170,7 +195,9 @@ class Attempt:
         if moved.outcome in {"fenced", "unknown"}:
             logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *self._place())
             return Ended("left")
+        reach("after_store", self.facts.name)
         self.engine.publish(self.plan, self.run_id, self.epoch, moved.work)
+        reach("after_publish", self.facts.name)
         return ended
 
     def _execute(self, entry: Registered) -> tuple[bytes, int | None]:
@@ -197,19 +224,16 @@ class Attempt:
 
     def _decide(self, entry: Registered, state: FlowState) -> int:
         block = entry.decisions[self.facts.name]
-        with self._final_errors():
+        with self._located(), self._final_errors():
             choices = (index for index, predicate in enumerate(block.predicates) if predicate(state))
             return next(choices, len(block.predicates))
 
     def _call(self, node: Node[Any, Any], state: FlowState, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
         contract = node.contract
-        if contract.style == "none":
-            given = None
-        else:
-            with self._located():
-                given = contract.read(self._given(node, state))
+        with self._located():
+            given = self._given(node, state)
         result = contract.invoke(self._context(), given)
-        if not contract.is_async:
+        if not inspect.isawaitable(result):
             return result
 
         async def limited() -> Any:
@@ -224,12 +248,17 @@ class Attempt:
         return asyncio.run(limited())
 
     def _given(self, node: Node[Any, Any], state: FlowState) -> Any:
+        """What the function takes, validated: from its input function, its constant, or what it undoes."""
+        contract = node.contract
         if node.input_func is not None:
             with self._final_errors():
-                return node.input_func(state)
+                given = node.input_func(state)
+            return contract.read(given)
         if node.input is not MISSING:
-            return node.input
-        return None if self._undone is None else json.loads(self._undone)
+            return contract.read(copy.deepcopy(node.input))  # a function may change what it is given
+        if self.facts.undoes and contract.style != "none":
+            return contract.load(b"null" if self._undone is None else self._undone)
+        return contract.read(MISSING)
 
     def _state(self, entry: Registered) -> FlowState:
         values = dict(zip(self._reads, self.claimed.values, strict=True))
@@ -271,12 +300,19 @@ class Attempt:
     def _is_cancelled(self) -> bool:
         if self.facts.kind == "compensation":
             return False
-        with self.store.guarded():
-            return self.store.is_ending(self.run_id)
+        try:
+            with self.store.guarded():
+                return self.store.is_ending(self.run_id)
+        except StoreError:
+            return False  # Redis is away: not known now, and no failure of the node
 
     def _report(self, detail: object) -> None:
-        with self.store.guarded():
-            self.store.scripts.report(*self._node(), self.token, json.dumps(detail, allow_nan=False))
+        told = json.dumps(detail, allow_nan=False)
+        try:
+            with self.store.guarded():
+                self.store.scripts.report(*self._node(), self.token, told)
+        except StoreError as error:
+            logger.warning("flow %s run %s node %s: its heartbeat is lost: %s", *self._place(), error)
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -302,7 +338,9 @@ class Attempt:
         """Say in an error about a value which flow, run and node it is about."""
         try:
             yield
-        except (InvalidInput, InvalidOutput) as error:
+        except LOCATED as error:
+            if type(error) not in LOCATED:  # a user's own class may take other arguments
+                raise
             raise type(error)(error.message, **self._where()) from error
 
     def _fail(self, error: BaseException, node: Node[Any, Any] | None) -> Ended:
@@ -310,21 +348,22 @@ class Attempt:
             error, flow_name=self.plan.flow, node_name=self.facts.name, attempt=self.claimed.attempt
         )
         delay = self._delay(error, node)
+        reach("before_fail", self.facts.name)
         moved = self._surely(
             lambda: self.store.scripts.fail(
                 *self._node(), self.token, failure=failure.model_dump_json(), delay_ms=delay, follows=self.follows
             )
         )
         logger.info(
-            "flow %s run %s node %s: attempt %d failed, %s: %s",
+            "flow %s run %s node %s: attempt %d failed, %s: %r",
             *self._place(), self.claimed.attempt, moved.outcome, failure.type,
         )  # fmt: skip
         if moved.outcome == "excused":
             return self._leave(moved, Ended("excused"))
-        if not isinstance(error, Exception):  # SystemExit and the like would end the pool process
+        if not isinstance(error, Exception) or isinstance(error, ORDERS):  # SystemExit would end the pool process
             message = f"the node function raised {failure.type}: {failure.message}"
             error = RunError(message, **self._where()).with_traceback(error.__traceback__)
-        return self._leave(moved, Ended("left") if moved.outcome == "parked" else Ended("failed", error))
+        return self._leave(moved, Ended("parked" if moved.outcome == "parked" else "failed", error))
 
     def _delay(self, error: BaseException, node: Node[Any, Any] | None) -> int:
         """Milliseconds to the next attempt, or NO_FURTHER: the verdict of a failure."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
 
+from orchestrator import patient_broker
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
-from orchestrator.leases import Heart, holder_name, holder_of, name_worker, start_draining
+from orchestrator.leases import Heart, name_worker, start_draining
 from orchestrator.monitor import Monitor
 from orchestrator.reconciler import Reconciler
 from orchestrator.schedules import remember_slots
@@ -37,6 +38,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         """Name the worker before its pool is forked."""
         super().__init__(parent, **options)
         name_worker()
+        patient_broker.install()
         default = parent.app.conf.worker_prefetch_multiplier
         chosen = any("worker_prefetch_multiplier" in source for source in parent.app.conf.maps[:-1])
         if not chosen and parent.prefetch_multiplier == default:
@@ -77,7 +79,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         os._exit(0)
 
     def _end_shutdown(self, **_: Any) -> None:
-        self.heart.give_back([*map(holder_of, self.heart.known), holder_name()], "its worker was shut down")
+        self.heart.give_back(self.heart.holders(), "its worker was shut down")
 
 
 def announce_flows(engine: Engine) -> bool:

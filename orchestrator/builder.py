@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from orchestrator.checks import find_problems, find_warnings
 from orchestrator.checks.wording import Stray, call, title
+from orchestrator.contract import MISSING
 from orchestrator.errors import FlowDefinitionError, FlowDefinitionWarning
 from orchestrator.flow import Flow, Parallel, Step, Then, When
-from orchestrator.node import MISSING, Node
+from orchestrator.node import Node
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import NodeFailure, UnknownRun
+from orchestrator.faults import reach
 from orchestrator.publisher import Publisher
 from orchestrator.scripts import Moved, Started, Work
 
@@ -79,6 +80,7 @@ class Engine:
             StoreFull: Nothing was written.
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
+        reach("before_start")
         for send_plan in (False, True):
             with self.store.guarded():
                 started = self.store.scripts.start(
@@ -98,6 +100,7 @@ class Engine:
                 )
             if started.outcome != "no plan":
                 break
+        reach("after_start")
         if started.outcome == "started":
             self.publisher.publish_first(plan, run_id, started.work)
         return started

@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from orchestrator.contract import MISSING
 from orchestrator.errors import ConfigurationError
-from orchestrator.node import MISSING, Node
 from orchestrator.values import Codec, codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import timedelta
 
+    from orchestrator.node import Node
     from orchestrator.state import FlowState
     from orchestrator.triggers import ManualTrigger, ScheduleTrigger
 

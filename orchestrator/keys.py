@@ -24,6 +24,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | timers | sorted set: run and node (empty: the run's deadline) by due instant | entries until due |
 | holders | sorted set: pool processes by the end of their lease | entries until the process is gone |
 | holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
+| workers | sorted set: workers by the end of their lease | entries until the worker is gone |
+| workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
 | sweep | hash: last tick of the reconciler | for ever |
 | leader | string: who reconciles | two periods of the reconciler |
 | slots | hash: schedule to its last instant | while the schedule is in the code |
@@ -134,6 +136,15 @@ class Keys:
     def holders(self) -> str:
         """Leases."""
         return self._named("holders")
+
+    @cached_property
+    def workers(self) -> str:
+        """Workers that announced themselves."""
+        return self._named("workers")
+
+    def worker(self, worker: str) -> str:
+        """What a worker announced of itself."""
+        return self._named("workers", worker)
 
     @cached_property
     def sweep(self) -> str:

@@ -15,7 +15,11 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError
+import redis
+
+from orchestrator.activity import tokens_of
+from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
+from orchestrator.faults import reach
 from orchestrator.time_limit import in_pool_process
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.25
+LOOK_EVERY_S = 1.0
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
 INLINE = "inline"
 """Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
@@ -73,6 +78,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
+    reach("before_lose", claim.node)
     with engine.store.guarded():
         moved = engine.store.scripts.lose(
             claim.run_id,
@@ -84,6 +90,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
             delay_ms=delay,
         )
     logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
+    reach("after_lose", claim.node)
     engine.publish(plan, claim.run_id, record.epoch, moved.work)
 
 
@@ -113,8 +120,10 @@ class Heart(threading.Thread):
         super().__init__(name="orchestrator-heart", daemon=True)
         self.engine = engine
         self.worker = worker
-        self.known: set[int] = set()
+        self.known: dict[int, int] = {}  # process id to place in the pool
         self._renewed = 0.0
+        self._looked = 0.0
+        self._suspects: dict[str, float] = {}
 
     def run(self) -> None:
         """Watch until the process ends; it also watches while a warm shutdown waits for its children."""
@@ -127,28 +136,62 @@ class Heart(threading.Thread):
                 logger.exception("leases are not renewed")
             time.sleep(WATCH_EVERY_S)
 
-    def children(self) -> set[int]:
-        """Process ids of a prefork pool; empty for any other pool."""
+    def children(self) -> dict[int, int]:
+        """Process ids of a prefork pool and their places in it; empty for any other pool."""
         pool = getattr(getattr(self.worker, "pool", None), "_pool", None)
-        return {process.pid for process in list(getattr(pool, "_pool", None) or ()) if getattr(process, "pid", None)}
+        processes = list(getattr(pool, "_pool", None) or ())
+        return {process.pid: process.index for process in processes if getattr(process, "pid", None)}
+
+    def holders(self) -> dict[str, int | None]:
+        """The holders of this worker, and their places in the pool; without a pool, this process."""
+        return {holder_of(pid): index for pid, index in self.known.items()} or {holder_name(): None}
 
     def beat(self) -> None:
-        """Renew what is due and end the claims of children that died."""
-        children = self.children()
-        self.known |= children
+        """Renew what is due, and end the claims of children that died and those that no process works on."""
+        self.known |= self.children()
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
-            self.known.discard(pid)
+            del self.known[pid]
         lease_s = self.engine.settings.lease.total_seconds()
         if time.monotonic() - self._renewed >= lease_s / 3:
-            names = [holder_of(pid) for pid in self.known] or [holder_name()]
             with self.engine.store.guarded():
-                self.engine.store.scripts.renew(names, lease_ms=self.engine.store.lease_ms)
+                self.engine.store.scripts.renew(list(self.holders()), lease_ms=self.engine.store.lease_ms)
+                self._announce()
             self._renewed = time.monotonic()
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._end_forgotten()
+            self._looked = time.monotonic()
+
+    def _end_forgotten(self) -> None:
+        """End claims that their process does not work on, once they were seen so twice."""
+        suspects: dict[str, float] = {}
+        for holder, index in self.holders().items():
+            with self.engine.store.guarded():
+                claims = self.engine.store.claims(holder)
+            for claim in claims:
+                if claim.token in tokens_of(index):
+                    continue
+                suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
+                if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
+                    end_claim(self.engine, claim, "its process does not work on it any more", timed_out=False)
+        self._suspects = suspects
+
+    def _announce(self) -> None:
+        """Tell `explain` what this worker consumes and has code for; a full Redis may refuse it."""
+        flows = {name: list(entry.plan.nodes) for name, entry in self.engine.registry.flows.items()}
+        try:
+            announced = self.engine.store.announced()
+            for name, entry in self.engine.registry.flows.items():
+                if name not in announced:  # Redis was emptied, or went back behind the start of this worker
+                    self.engine.announce(entry)
+            queues = list(self.engine.app.amqp.queues.consume_from)
+            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], queues, flows)
+        except (redis.OutOfMemoryError, StoreFull):
+            logger.warning("Redis is full: this worker is not announced")
 
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""
-        running = [pid for pid in self.known | self.children() if is_running(pid)]
+        running = [pid for pid in {**self.known, **self.children()} if is_running(pid)]
         for pid in running:
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5

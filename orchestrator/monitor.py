@@ -1,25 +1,37 @@
 """How runs show in Flower and other Celery monitors: each run as a task of its own, the parent of its nodes' tasks.
 
-The transitions leave starts and ends of runs in a stream; the leading reconciler sends them on as task events, if
-this worker sends events at all. Nothing else depends on it.
+The transitions leave starts and ends of runs in a stream; the leading reconciler sends them on as task events while a
+monitor wants any. Nothing else depends on it, and what nobody watched is not told later.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from celery.events import EventDispatcher
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import Ignore
+from celery.worker.request import Request
 
+from orchestrator.errors import UnknownRun
 from orchestrator.publisher import BROKER_ERRORS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery.events import EventDispatcher
+
     from orchestrator.engine import Engine
 
 logger = logging.getLogger(__name__)
 SENT_FIELD = "events"
 AT_ONCE = 500
 HOSTNAME = "flows@orchestrator"
+"""Who sends the events of runs, whichever worker leads: a monitor shows it as a worker that counts runs."""
+ALIVE_EVERY_S = 30
+NO_ENTRY = b"0"
 
 
 class Monitor:
@@ -28,48 +40,136 @@ class Monitor:
     def __init__(self, engine: Engine, worker: Any) -> None:
         self.engine = engine
         self.worker = worker
+        self._was_watched = True
+        self._alive_at = -float(ALIVE_EVERY_S)
 
     def forward(self) -> None:
-        """Send what happened since the last time; without a monitor it is only skipped."""
-        store = self.engine.store
-        last = store.client.hget(store.keys.sweep, SENT_FIELD) or b"0"
-        entries = store.client.xrange(store.keys.events, min=b"(" + last if last != b"0" else "-", count=AT_ONCE)
-        if not entries:
+        """Send what happened since the last time, by whichever worker; without a monitor it is only skipped."""
+        was_watched, self._was_watched = self._was_watched, self._is_watched()
+        if not self._was_watched:
+            self._skip()
             return
-        if self._is_watched():
-            try:
-                self._send(entries)
-            except BROKER_ERRORS as error:
-                logger.warning("events of runs are not sent: %s", error)
-                return
-        store.client.hset(store.keys.sweep, SENT_FIELD, entries[-1][0])
+        try:
+            with self._dispatcher() as sender:
+                self._stay_alive(sender)
+                if was_watched:
+                    self._send_new(sender)
+                else:
+                    self._skip()
+                    self._send_live(sender)
+        except BROKER_ERRORS as error:
+            logger.warning("events of runs are not sent: %s", error)
 
     def _is_watched(self) -> bool:
-        consumer = getattr(self.worker, "consumer", None)
-        return bool(getattr(getattr(consumer, "event_dispatcher", None), "enabled", False))
+        # The dispatcher itself is always on, for heartbeats; a monitor adds the group of task events to its groups.
+        dispatcher = getattr(getattr(self.worker, "consumer", None), "event_dispatcher", None)
+        return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
 
-    def _send(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        app = self.engine.app
-        with (
-            app.connection_for_write() as connection,
-            EventDispatcher(connection, hostname=HOSTNAME, app=app) as sender,
-        ):
-            for entry, row in entries:
-                at = int(entry.split(b"-")[0]) / 1000
-                self._send_one(sender, at, {name.decode(): value.decode() for name, value in row.items()})
+    @contextmanager
+    def _dispatcher(self) -> Iterator[EventDispatcher]:
+        # It does not buffer while the broker is away: an event that raises is sent again, as it is not marked as sent.
+        with self.engine.app.events.default_dispatcher(hostname=HOSTNAME) as sender:
+            yield sender
 
-    def _send_one(self, sender: EventDispatcher, at: float, row: dict[str, str]) -> None:
-        run_id, event = row["run"], row["event"]
-        common = {"uuid": run_id, "timestamp": at, "root_id": run_id}
-        if event in {"started", "resumed"}:
-            name = f"flow:{row['flow']}"
-            sender.send("task-received", name=name, args=f"({run_id!r},)", kwargs="{}", retries=0, **common)
-            sender.send("task-started", **common)
+    def _sent(self) -> bytes:
+        store = self.engine.store
+        return store.client.hget(store.keys.sweep, SENT_FIELD) or NO_ENTRY
+
+    def _mark_sent(self, entry: bytes) -> None:
+        store = self.engine.store
+        store.client.hset(store.keys.sweep, SENT_FIELD, entry)
+
+    def _skip(self) -> None:
+        store = self.engine.store
+        newest = store.client.xrevrange(store.keys.events, count=1)
+        if newest and newest[0][0] != self._sent():
+            self._mark_sent(newest[0][0])
+
+    def _send_new(self, sender: EventDispatcher) -> None:
+        store = self.engine.store
+        last = self._sent()
+        entries = store.client.xrange(store.keys.events, min="-" if last == NO_ENTRY else b"(" + last, count=AT_ONCE)
+        for entry, fields in entries:
+            row = {name.decode(): value.decode() for name, value in fields.items()}
+            self._send_entry(sender, int(entry.split(b"-")[0]) / 1000, row)
+        if entries:
+            self._mark_sent(entries[-1][0])
+
+    def _send_live(self, sender: EventDispatcher) -> None:
+        """Tell a monitor that has just come which runs there are."""
+        store = self.engine.store
+        for raw in store.client.zrange(store.keys.live, 0, AT_ONCE - 1):
+            try:
+                record = store.run(raw.decode())
+            except UnknownRun:
+                continue
+            at = record.created.timestamp()
+            # Fields of that name beat the event's own timestamp, which has to be now: an old one is taken for a
+            # clock that is wrong.
+            sender.send("task-received", received=at, **_facts(record.run_id, record.flow))
+            sender.send("task-started", started=at, **_facts(record.run_id, record.flow))
+
+    def _send_entry(self, sender: EventDispatcher, at: float, row: dict[str, str]) -> None:
+        event, run_id = row["event"], row["run"]
+        facts = _facts(run_id, row["flow"]) | {"timestamp": at}
+        if event == "started":
+            sender.send("task-received", **facts)
+            sender.send("task-started", **facts)
+        elif event == "resumed":
+            # Only a retry leads a monitor from an end back to a start.
+            sender.send("task-retried", exception="the run was resumed", traceback="", **facts)
+            sender.send("task-started", exception=None, traceback=None, **facts)
         elif event == "succeeded":
-            sender.send("task-succeeded", result=event, runtime=float(row["detail"]) / 1000, **common)
+            sender.send("task-succeeded", result=event, runtime=float(row["detail"]) / 1000, **facts)
         else:
-            sender.send("task-failed", exception=f"run {event}: {self._error(run_id)}", traceback="", **common)
+            message, traceback = self._failure(run_id)
+            sender.send("task-failed", exception=f"run {event}: {message}", traceback=traceback, **facts)
 
-    def _error(self, run_id: str) -> str:
-        pinned = self.engine.pinned(run_id)
-        return str(pinned[0].error) if pinned else "its record is gone"
+    def _failure(self, run_id: str) -> tuple[str, str]:
+        try:
+            error = self.engine.store.run(run_id).error
+        except UnknownRun:
+            return "its record is gone", ""
+        return (str(error), error.traceback) if error else ("resumed since", "")
+
+    def _stay_alive(self, sender: EventDispatcher) -> None:
+        """Be online for a monitor as long as some worker leads."""
+        if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
+            store = self.engine.store
+            sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=store.client.zcard(store.keys.live))
+            self._alive_at = time.monotonic()
+
+
+def _facts(run_id: str, flow: str) -> dict[str, Any]:
+    """What every event of a run says, so that an end whose start nobody saw has a name too."""
+    return {
+        "uuid": run_id,
+        "name": f"flow:{flow}",
+        "args": f"({run_id!r},)",
+        "kwargs": "{}",
+        "retries": 0,
+        "root_id": run_id,
+    }
+
+
+class Parked(Ignore):
+    """An attempt failed and its node waits for the next one."""
+
+
+class NodeRequest(Request):
+    """A node's message in the worker: tells monitors of attempts that leave the canvas, where Celery says nothing."""
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Say in every event whose it is, for a monitor that has come since the message was received."""
+        super().send_event(type, name=self.name, root_id=self.root_id, parent_id=self.parent_id, **fields)
+
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        """Do what Celery does, then say what became of an attempt that would be shown as running for ever."""
+        answer = super().on_failure(exc_info, *args, **options)
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        if isinstance(error, Parked):
+            self.send_event("task-retried", exception=str(error), traceback="")
+        elif isinstance(error, Ignore):
+            self.send_event("task-ignored", result=str(error))
+        return answer

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from orchestrator.context import running_attempt
 from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
+from orchestrator.explain import Waiting, explain_run
 from orchestrator.state import FlowState, RunStatus
 
 if TYPE_CHECKING:
@@ -194,6 +195,12 @@ class FlowRun:
             Event(at, row["event"], row["node"], int(row["attempt"]), row["detail"])
             for at, row in self._engine.store.history(self.id)
         ]
+
+    def explain(self) -> list[Waiting]:
+        """Say for every node that has not ended why: limiter, retry, lease holder, queue, missing code, parents."""
+        record = self._record()
+        plan = self._engine.store.plan(record.plan)
+        return explain_run(self._engine, record, plan) if plan else []
 
     def cancel(self, reason: str = "") -> None:
         """Let nothing new start in the run and compensate what succeeded; it ends `cancelled`.

@@ -12,6 +12,7 @@ from celery import Task
 
 from orchestrator.compiler import BEGIN_SAGA
 from orchestrator.engine import engine_of
+from orchestrator.faults import reach
 
 
 class BeginSaga(Task):
@@ -35,4 +36,5 @@ def publish_announced(app: Any, run_id: str, epoch: int, plan_hash: str, positio
         if plan is None:
             return
         moved = engine.store.scripts.announce(run_id, plan_hash, epoch, position)
+    reach("after_announce")
     engine.publish(plan, run_id, epoch, moved.work)

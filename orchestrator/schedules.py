@@ -1,123 +1,160 @@
 """How `schedule(...)` triggers become beat entries, and what a beat's message does.
 
 A beat is only a clock: its message carries no instant. The tick takes the cron's instants since the stored slot and
-starts at most one run, whose identity comes from schedule and instant, so any number of beats is harmless.
+starts at most one run for each, whose identity comes from schedule and instant, so any number of beats is harmless.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
 
-from celery import Task
+from celery import Task, signals
 from celery.schedules import schedule as every
 from croniter import croniter
 
-from orchestrator.engine import engine_of
+from orchestrator.engine import Engine, engine_of
+from orchestrator.errors import InvalidInput
 from orchestrator.triggers import ScheduleTrigger
+from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from celery import Celery
 
-    from orchestrator.engine import Engine
     from orchestrator.registry import Registered
 
 logger = logging.getLogger(__name__)
 TICK = "orchestrator.tick"
 GRACE = timedelta(seconds=60)
+HINTS = (timedelta(milliseconds=500), timedelta(seconds=20))
+"""When beat sends its message after an instant: late enough that Redis's clock has passed it too, and once more, as a
+message can be lost and nothing else would start the run of that instant."""
+HORIZON = timedelta(days=3660)
 MOST_INSTANTS = 10_000
 
 
-def slot_name(flow: str, trigger: ScheduleTrigger) -> str:
-    """The name under which a schedule's last instant is stored."""
-    digest = hashlib.sha256(f"{trigger.cron}\n{trigger.timezone}".encode()).hexdigest()[:16]
-    return f"{flow}:{digest}"
+def slots_of(entry: Registered) -> Mapping[str, ScheduleTrigger]:
+    """The schedules of a flow by the name under which the last instant of each is stored.
+
+    Neither input nor options are part of the name, so that a change of them keeps the slot; schedules that fire at the
+    same instants are told apart by their order.
+    """
+    slots: dict[str, ScheduleTrigger] = {}
+    for trigger in entry.flow.triggers:
+        if isinstance(trigger, ScheduleTrigger):
+            digest = hashlib.sha256(f"{trigger.cron}\n{trigger.timezone}".encode()).hexdigest()[:16]
+            number = sum(slot.split(":")[1] == digest for slot in slots)
+            slots[f"{entry.flow.name}:{digest}" + (f":{number}" if number else "")] = trigger
+    return slots
 
 
-def cron_schedules(entry: Registered) -> list[ScheduleTrigger]:
-    """The schedules of a flow."""
-    return [trigger for trigger in entry.flow.triggers if isinstance(trigger, ScheduleTrigger)]
+def run_id_of(prefix: str, slot: str, instant: datetime) -> str:
+    """The id of the run that a schedule starts for an instant, the same in every process."""
+    at_ms = round(instant.timestamp() * 1000)
+    return hashlib.sha256(f"{prefix}\n{slot}\n{at_ms}".encode()).hexdigest()[:32]
 
 
-def instants(trigger: ScheduleTrigger, after: datetime, until: datetime) -> Iterator[datetime]:
+def instants(cron: str, timezone: str, *, after: datetime, until: datetime) -> Iterator[datetime]:
     """The cron's instants in (after, until], in UTC, oldest first.
 
-    A wall-clock time that a change of the clocks repeats counts once, unless the hour field is a wildcard.
+    A wall-clock time that a change of the clocks repeats counts once, its first time, unless the hour field is a
+    wildcard; one that is left out counts at the moment of the change.
     """
-    zone = ZoneInfo(trigger.timezone)
-    cron = croniter(trigger.cron, after.astimezone(zone))
-    hourly = trigger.cron.startswith("@") or trigger.cron.split()[1].startswith("*")
-    before: datetime | None = None
-    while (instant := cron.get_next(datetime)) <= until:
-        wall = instant.replace(tzinfo=None, fold=0)
-        if hourly or wall != before:
-            yield instant.astimezone(UTC)
-        before = wall
+    zone = ZoneInfo(timezone)
+    following = croniter(cron, after.astimezone(zone))
+    fields = cron.lower().split()
+    every_hour = fields == ["@hourly"] or (len(fields) > 1 and fields[1].startswith("*"))
+    while (instant := following.get_next(datetime).astimezone(UTC)) <= until:
+        if every_hour or not instant.astimezone(zone).fold:
+            yield instant
 
 
-class CronSchedule(every):  # type: ignore[misc] # celery has no types
-    """When beat sends its hint: at every instant of a cron, in the cron's own time zone."""
+class CronSchedule(every):
+    """When beat sends its hints: after every instant of a cron, in the cron's own time zone.
 
-    def __init__(self, trigger: ScheduleTrigger, app: Celery | None = None) -> None:
-        self.trigger = trigger
-        self._has_hinted = False
-        super().__init__(run_every=timedelta(minutes=1), app=app)
+    It holds two strings and nothing of the flow, because beat may write it to its schedule file.
+    """
+
+    _awake_since: ClassVar[datetime | None] = None
+
+    def __init__(self, cron: str, timezone: str) -> None:
+        self.cron = cron
+        self.timezone = timezone
+        # What a scheduler reads that stores intervals and knows no cron: each instant gets a hint within the grace.
+        super().__init__(run_every=GRACE / 2)
+
+    def now(self) -> datetime:
+        """The present in UTC, whatever app reads it: one that comes out of a schedule file has lost its own."""
+        return datetime.now(UTC)
 
     def is_due(self, last_run_at: datetime) -> tuple[bool, float]:
-        """Whether an instant has passed since the last hint, and the seconds to the next one.
+        """Whether a hint is due since the last one, and the seconds to the next.
 
-        The first answer of a beat process is yes: it may have been away over an instant, which only the slot knows.
+        A beat process begins with a hint: it may have been away over an instant, which only the slot knows.
         """
         now = self.now()
-        if not self._has_hinted:
-            self._has_hinted = True
-            last_run_at = datetime.min.replace(tzinfo=UTC)
-        following = next(instants(self.trigger, last_run_at, now + timedelta(days=3660)), None)
-        if following is None:
-            return False, 3600.0
-        if following > now:
-            return False, (following - now).total_seconds()
-        later = next(instants(self.trigger, now, now + timedelta(days=3660)), now + timedelta(hours=1))
-        return True, (later - now).total_seconds()
+        if CronSchedule._awake_since is None:
+            CronSchedule._awake_since = now
+        is_due = last_run_at <= CronSchedule._awake_since or next(self._hints(last_run_at, now), None) is not None
+        following = next(self._hints(now, now + HORIZON), now + HORIZON)
+        return is_due, (following - now).total_seconds()
+
+    def _hints(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        for instant in instants(self.cron, self.timezone, after=after - HINTS[-1], until=until):
+            yield from (hint for delay in HINTS if after < (hint := instant + delay) <= until)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive beat's schedule file."""
-        return type(self), (self.trigger,)
+        return type(self), (self.cron, self.timezone)
 
     def __eq__(self, other: object) -> bool:
-        """Two schedules of one trigger are the same."""
-        return isinstance(other, CronSchedule) and self.trigger == other.trigger
+        """Two schedules of one cron in one zone are the same."""
+        return isinstance(other, CronSchedule) and (self.cron, self.timezone) == (other.cron, other.timezone)
 
     def __hash__(self) -> int:
         """Hash as it compares."""
-        return hash((self.trigger.cron, self.trigger.timezone))
+        return hash((self.cron, self.timezone))
 
     def __repr__(self) -> str:
         """Show the cron."""
-        return f"<cron {self.trigger.cron} {self.trigger.timezone}>"
+        return f"<cron {self.cron} {self.timezone}>"
 
 
 def add_to_beat(app: Celery, entry: Registered) -> None:
-    """Add the schedules of a flow to the app's beat schedule."""
-    for trigger in cron_schedules(entry):
-        slot = slot_name(entry.flow.name, trigger)
+    """Add the schedules of a flow to the app's beat schedule; reads neither its configuration nor its tasks."""
+    for slot, trigger in slots_of(entry).items():
         app.add_periodic_task(
-            CronSchedule(trigger, app=app),
-            app.tasks[TICK].si(entry.flow.name, slot).set(queue=entry.plan.queue),
-            name=f"{TICK} {slot}",
+            CronSchedule(trigger.cron, trigger.timezone),
+            app.signature(TICK, args=(entry.flow.name, slot), immutable=True, queue=entry.plan.queue),
+            name=_entry_name(slot),
         )
+
+
+def _entry_name(slot: str) -> str:
+    return f"{TICK} {slot}"
+
+
+@signals.beat_init.connect
+def add_what_is_missing(sender: Any, **_: Any) -> None:
+    """Give a starting beat the entries that an assignment to `app.conf.beat_schedule` has dropped since `register`."""
+    engine: Engine | None = getattr(sender.app, Engine.ATTRIBUTE, None)
+    for entry in engine.registry.flows.values() if engine else ():
+        missing = [name for name in map(_entry_name, slots_of(entry)) if name not in sender.scheduler.schedule]
+        if missing:
+            add_to_beat(sender.app, entry)
+            sender.scheduler.update_from_dict({name: sender.app.conf.beat_schedule[name] for name in missing})
 
 
 def remember_slots(engine: Engine, entry: Registered) -> None:
     """Give every schedule of a flow a first slot, now, and drop those that its code does not have any more."""
     store = engine.store
-    wanted = {slot_name(entry.flow.name, trigger) for trigger in cron_schedules(entry)}
+    wanted = slots_of(entry)
     now = store.now_ms()
     for slot in wanted:
         store.client.hsetnx(store.keys.slots, slot, now)
@@ -128,7 +165,7 @@ def remember_slots(engine: Engine, entry: Registered) -> None:
 
 
 class Tick(Task):
-    """What a beat's message does: start the newest run of a schedule that is due, at most once for each instant."""
+    """What a beat's message does: start what is due of a schedule, at most one run for each instant."""
 
     name = TICK
     ignore_result = True
@@ -139,41 +176,54 @@ class Tick(Task):
         """Start what is due of one schedule of one flow."""
         engine = engine_of(self.app)
         entry = engine.registry.flows.get(flow)
-        triggers = [each for each in cron_schedules(entry) if slot_name(flow, each) == slot] if entry else []
-        if entry is None or not triggers:
+        if entry is None or slot not in slots_of(entry):
             logger.warning("flow %s: a beat knows the schedule %s, this worker does not", flow, slot)
             return
         with engine.store.guarded():
-            start_due(engine, entry, triggers[0])
+            start_due(engine, entry, slot)
 
 
-def start_due(engine: Engine, entry: Registered, trigger: ScheduleTrigger) -> list[str]:
+def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
     """Start the runs of a schedule that are due; returns their ids, oldest first.
 
-    The newest instant is started when it is younger than `catch_up`, at least 60 s; older ones within `catch_up`.
+    The newest instant is started when it is younger than `catch_up`, at least 60 s; older ones within `catch_up`, and
+    only if runs may overlap: they would all start now.
     """
+    trigger = slots_of(entry)[slot]
+    return [
+        run_id
+        for instant in _due_instants(engine, trigger, slot)
+        if (run_id := _start_one(engine, entry, slot, instant))
+    ]
+
+
+def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[datetime]:
     store = engine.store
-    slot = slot_name(entry.flow.name, trigger)
     now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
     last = store.client.hget(store.keys.slots, slot)
-    oldest = now - max(trigger.catch_up, GRACE)
-    after = max(oldest, datetime.fromtimestamp(int(last) / 1000, UTC)) if last else oldest
-    due = list(instants(trigger, after, now))[-MOST_INSTANTS:]
-    wanted = [instant for instant in due if instant >= now - trigger.catch_up] or due[-1:]
-    if due and due[-1] not in wanted:
-        wanted.append(due[-1])
-    return [run_id for instant in wanted if (run_id := _start_one(engine, entry, trigger, instant))]
+    # Without a slot nothing is known of the past, so there is nothing to catch up with.
+    after = now - (max(trigger.catch_up, GRACE) if last else GRACE)
+    if last:
+        after = max(after, datetime.fromtimestamp(int(last) / 1000, UTC))
+    due = deque(instants(trigger.cron, trigger.timezone, after=after, until=now), MOST_INSTANTS)
+    older = (instant for instant in list(due)[:-1] if instant >= now - trigger.catch_up)
+    return [*(older if trigger.overlap == "allow" else ()), *list(due)[-1:]]
 
 
-def _start_one(engine: Engine, entry: Registered, trigger: ScheduleTrigger, instant: datetime) -> str | None:
-    slot = slot_name(entry.flow.name, trigger)
-    at_ms = round(instant.timestamp() * 1000)
-    run_id = hashlib.sha256(f"{engine.settings.prefix}\n{slot}\n{at_ms}".encode()).hexdigest()[:32]
+def _start_one(engine: Engine, entry: Registered, slot: str, instant: datetime) -> str | None:
+    trigger = slots_of(entry)[slot]
+    run_id = run_id_of(engine.settings.prefix, slot, instant)
     codec = entry.flow.input_codec
-    given = (
-        b"" if trigger.input is None else (codec.dump(trigger.input) if codec else json.dumps(trigger.input).encode())
+    is_without = codec is None and trigger.input is None
+    given = b"" if is_without else (codec or codec_of(Any)).dump(trigger.input, error=InvalidInput)
+    started = engine.start(
+        entry.plan,
+        given,
+        run_id=run_id,
+        schedule=slot,
+        scheduled_ms=round(instant.timestamp() * 1000),
+        overlap=trigger.overlap,
     )
-    started = engine.start(entry.plan, given, run_id=run_id, schedule=slot, scheduled_ms=at_ms, overlap=trigger.overlap)
     if started.outcome == "skipped":
         logger.warning("flow %s: %s is skipped, run %s still runs", entry.flow.name, instant, started.run_id)
     return run_id if started.outcome == "started" else None

@@ -19,6 +19,7 @@ from orchestrator.errors import (
     MissingOutputError,
     NodeFailure,
     describe_fields,
+    text_of,
     type_name,
 )
 
@@ -302,6 +303,8 @@ class _Reader:
         except ValidationError as error:
             # Not `from error`: its text repeats the values, which may be secret.
             raise InvalidInput(f"does not fit {type_name(self._annotation)}: {describe_fields(error)}") from None
+        except Exception as error:
+            raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
 
 
 @lru_cache(maxsize=1024)

@@ -156,6 +156,47 @@ class Store:
             found.append(Claim(run_id, node, token, int(deadline)))
         return found
 
+    def announce_worker(self, worker: str, queues: Collection[str], flows: Mapping[str, Collection[str]]) -> None:
+        """Note, for as long as a lease, which queues a worker consumes and for which nodes it has code."""
+        known = json.dumps({"queues": list(queues), "flows": {flow: list(nodes) for flow, nodes in flows.items()}})
+        pipe = self.client.pipeline(transaction=False)
+        pipe.set(self.keys.worker(worker), known, px=self.lease_ms)
+        now = self.now_ms()
+        pipe.zadd(self.keys.workers, {worker: now + self.lease_ms})
+        pipe.zremrangebyscore(self.keys.workers, "-inf", now)
+        pipe.execute()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What every worker that lives has announced: its queues, and flow to the nodes it has code for."""
+        with self.guarded():
+            now = self.now_ms()
+            names = self.client.zrangebyscore(self.keys.workers, now, "+inf")
+            texts = self.client.mget([self.keys.worker(name.decode()) for name in names]) if names else []
+        return [json.loads(text) for text in texts if text]
+
+    def lease_end(self, holder: str) -> int | None:
+        """End of a process's lease in ms, or None if it has none."""
+        with self.guarded():
+            score = self.client.zscore(self.keys.holders, holder)
+        return None if score is None else int(score)
+
+    def place_in_line(self, bucket: str, run_id: str, node: str) -> tuple[int | None, int | None]:
+        """Rank of a node in a bucket's line, from 0, and about when it is let go, in ms; None when it is not in it."""
+        tat_key, line_key, _, frozen_key = self.keys.bucket(bucket)
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zrank(line_key, f"{run_id}|{node}")
+            pipe.hget(self.keys.limits, bucket)
+            pipe.get(tat_key)
+            pipe.get(frozen_key)
+            rank, numbers, tat, frozen = pipe.execute()
+            now_us = self.now_ms() * 1000
+        if rank is None or numbers is None:
+            return None, None
+        interval, burst = map(int, numbers.split())
+        free = max(now_us, int(tat or 0) + interval - burst * interval, int(frozen or 0))
+        return rank, (free + rank * interval) // 1000
+
     def announced(self) -> dict[str, str]:
         """Flow names that workers announced, to the hash of the plan."""
         return {name.decode(): plan.decode() for name, plan in self.client.hgetall(self.keys.flows).items()}

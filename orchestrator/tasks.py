@@ -6,6 +6,8 @@ a node that failed for good raises its real exception so that monitors show it.
 
 from __future__ import annotations
 
+import logging
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -14,7 +16,8 @@ from celery.exceptions import Ignore, Reject
 from orchestrator.attempt import Attempt
 from orchestrator.compiler import ADVANCE
 from orchestrator.engine import engine_of
-from orchestrator.errors import RegistrationError, StoreError
+from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
+from orchestrator.monitor import Parked
 from orchestrator.saga import BeginSaga, publish_announced
 from orchestrator.schedules import Tick
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from orchestrator.registry import Registered
+
+SHOWN = 1000
+"""Characters that a monitor gets of the error of an attempt that is made again."""
 
 
 class NodeTask(Task):
@@ -37,6 +43,7 @@ class NodeTask(Task):
     serializer = "json"
     typing = False
     max_retries = 0
+    Request = "orchestrator.monitor:NodeRequest"
 
     def __init__(self, flow: str, node: str) -> None:
         self.name = f"{flow}.{node}"
@@ -62,6 +69,8 @@ class NodeTask(Task):
             engine, plan, self.node, run_id=run_id, epoch=epoch, follows=in_chord or bool(self.request.chain)
         )
         ended = attempt.run()
+        if ended.kind == "parked" and ended.error is not None:
+            raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:
             # The run is ending: its chord need not be counted to its end, only to fail and leave a result behind.
             self.request.chord = None
@@ -86,6 +95,36 @@ class Advance(Task):
         publish_announced(self.app, run_id, epoch, plan_hash, position)
 
 
+class QuotedErrors(logging.Filter):
+    """Keeps what a node raised inside its own record of Celery's log: a user's text may look like further records.
+
+    Long texts are cut in the middle; error trackers get the exception as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record of a failed node, and no other."""
+        told = getattr(record, "data", None) or {}
+        if told.get("name") in self.names and "exc" in told and isinstance(record.args, dict):
+            record.args = record.args | {"exc": " ".join(shorten(told["exc"], SHOWN).splitlines())}
+            if record.exc_info:  # a text made already is what formatters print instead of the traceback
+                lines = shorten(told["traceback"], TRACEBACK_LIMIT).splitlines()
+                record.exc_text = indent("\n".join(lines), "    ", lambda _: True)
+        return True
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut the middle out of a text that is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+QUOTED_ERRORS = QuotedErrors()
+logging.getLogger("celery.app.trace").addFilter(QUOTED_ERRORS)
+
+
 def register_engine_tasks(app: Celery) -> None:
     """Give an app the engine's own tasks."""
     for task in (Advance(), BeginSaga(), Tick()):
@@ -107,4 +146,6 @@ def refuse_taken_names(app: Celery, names: list[str]) -> None:
 def register_nodes(app: Celery, entry: Registered) -> None:
     """Register every node of a flow under `<flow>.<node>`."""
     for name in entry.plan.nodes:
-        app.register_task(NodeTask(entry.flow.name, name))
+        task = NodeTask(entry.flow.name, name)
+        app.register_task(task)
+        QUOTED_ERRORS.names.add(task.name)

@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+from billiard.process import current_process
 from celery.signals import worker_process_init
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _state = {"may_exit": False}
 
 @worker_process_init.connect
 def _enter_child(**_: object) -> None:
-    _state["may_exit"] = True  # a pool process may die for a stuck function; a worker's main process may not
+    # A pool process may die for a stuck function; a worker's main process, for which solo sends this too, may not.
+    _state["may_exit"] = hasattr(current_process(), "index")
 
 
 def in_pool_process() -> bool:
@@ -47,11 +49,13 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
     before = signal.signal(signal.SIGALRM, interrupt)
     if in_pool_process():
         faulthandler.dump_traceback_later(seconds + HARD_AFTER_S, exit=True, file=2)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:  # also when the limit is reached just now, in the line above
         if in_pool_process():
             faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)

@@ -136,7 +136,7 @@ class Codec(Generic[T]):
             raise error(f"{_kind(value)} cannot be checked, a validator failed: {text_of(failure)}") from failure
 
     def _write(self, value: Any, error: type[RunError]) -> bytes:
-        if isinstance(value, Iterator):
+        if issubclass(type(value), Iterator):
             # pydantic would empty it into a list, and a second look would find nothing.
             raise error(f"{_kind(value)} is not JSON; return a list")
         try:

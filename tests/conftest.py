@@ -41,4 +41,4 @@ def _ended_runs_expire(request):
     client = redis.Redis.from_url(request.getfixturevalue("server").url, decode_responses=True)
     for key in lasting_keys(client, "orchestrator:run:*"):
         status = client.hget(":".join(key.split(":")[:3]), "status")
-        assert status in {"pending", "running", "compensating"}, f"{key} of a run that is {status} has no TTL"
+        assert status in {"pending", "running", "compensating"}, f"{key} of a run that is {status!r} has no TTL"

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import redis
 
@@ -139,7 +139,7 @@ def load_program(name: str, url: str) -> ModuleType:
     return importlib.import_module(f"tests.programs.{name}")
 
 
-def lasting_keys(client: redis.Redis[Any], pattern: str = "*") -> list[str]:
+def lasting_keys(client: redis.Redis, pattern: str = "*") -> list[str]:
     """Keys without a TTL."""
     keys = [key if isinstance(key, str) else key.decode() for key in client.scan_iter(pattern, count=1000)]
     return sorted(key for key in keys if client.ttl(key) == -1)

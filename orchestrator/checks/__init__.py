@@ -55,8 +55,8 @@ def find_problems(flow: Flow, strays: Sequence[Stray] = ()) -> list[Problem]:
     """
     problems = [Problem(f"{flow_place(flow)}, {stray.place}", stray.code, stray.message) for stray in strays]
     problems += (problem for check in CHECKS for problem in check(flow))
-    # One line each, whatever an exception of a user's type had to say.
-    return [replace(problem, message=" ".join(problem.message.splitlines())) for problem in problems]
+    # One line each, whatever an exception of a user's type had to say, and once each, however often a node is used.
+    return list(dict.fromkeys(replace(each, message=" ".join(each.message.splitlines())) for each in problems))
 
 
 def find_warnings(flow: Flow) -> list[str]:

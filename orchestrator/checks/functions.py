@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.checks.places import find_places
 from orchestrator.checks.wording import flow_place, show, step_place
+from orchestrator.contract import MISSING, BadFunction, Contract
 from orchestrator.errors import InvalidInput, Problem
-from orchestrator.node import MISSING, BadFunction, Contract
 from orchestrator.values import BadType, Codec, codec_of
 
 if TYPE_CHECKING:

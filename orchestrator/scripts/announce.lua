@@ -15,16 +15,11 @@ if position == 'saga' then
   if not run.saga or run.saga == '' or run.running > 0 or run.announced == run.saga_at then
     return {'nothing'}
   end
-  return reply('announced', announced(saga_work(cjson.decode(run.saga))))
+  local work = saga_work(cjson.decode(run.saga))
+  return work.kind == '' and {'nothing'} or reply('announced', announced(work))
 end
 if run.verdict or run.position ~= tonumber(position) or run.announced == run.position then
   return {'nothing'}
 end
-local names = {}
-for _, name in ipairs(plan_step(run.position).nodes) do
-  local rec = record(name)
-  if rec and rec.state == 'ready' then
-    names[#names + 1] = name
-  end
-end
-return reply('announced', announced({kind = 'step', position = run.position, names = names}))
+local work = ready_nodes('step', plan_step(run.position).nodes)
+return work.kind == '' and {'nothing'} or reply('announced', announced(work))

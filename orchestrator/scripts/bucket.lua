@@ -12,10 +12,20 @@ local function read_bucket(limits, name, now)
     line = limits .. ':line:' .. name, released = limits .. ':released:' .. name, frozen = limits .. ':frozen:' .. name}
 end
 
--- Theoretical arrival time, never further away than an empty bucket's (so that a raised limit acts at once).
+local function set_arrival(bucket, tat)
+  redis.call('SET', bucket.tat, string.format('%.0f', tat), 'PX', math.ceil((tat - bucket.now) / 1000) + 1000)
+end
+
+-- Theoretical arrival time, never further away than an empty bucket's. One that a raised limit or a clock that went back
+-- left further away is stored anew: cut off at every reading, it would stay one token away until it is reached.
 local function arrival_time(bucket)
   local tat = tonumber(redis.call('GET', bucket.tat) or bucket.now)
-  return math.min(math.max(tat, bucket.now), bucket.now + bucket.burst * bucket.interval)
+  local furthest = bucket.now + bucket.burst * bucket.interval
+  if tat > furthest then
+    tat = furthest
+    set_arrival(bucket, tat)
+  end
+  return math.max(tat, bucket.now)
 end
 
 local function wait_for(bucket)
@@ -23,7 +33,4 @@ local function wait_for(bucket)
   return math.max(0, arrival_time(bucket) + bucket.interval - bucket.burst * bucket.interval - bucket.now, frozen)
 end
 
-local function take_token(bucket)
-  local tat = arrival_time(bucket) + bucket.interval
-  redis.call('SET', bucket.tat, string.format('%.0f', tat), 'PX', math.ceil((tat - bucket.now) / 1000) + 1000)
-end
+local function take_token(bucket) set_arrival(bucket, arrival_time(bucket) + bucket.interval) end

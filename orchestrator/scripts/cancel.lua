@@ -1,8 +1,10 @@
 -- Give a run the verdict that nothing new starts: a cancel, or the end of the run's time.
 -- needs: run.lua
 -- KEYS    as run.lua
--- ARGV    2 verdict ('cancelled', or 'failed' for a run out of time), 3 failure (JSON), 4 '1' only if its deadline has passed
--- Returns {'ending', what to publish...}, {'too late', ...} when the run has a verdict or has ended, or {'unknown'}.
+-- ARGV    2 verdict ('cancelled', or 'failed' for a run out of time), 3 failure (JSON),
+--         4 '1' only if its deadline has passed
+-- Returns {'ending', what to publish...}, {'too late'} when the run has a verdict or has ended, {'too early'} when its
+--         deadline has not passed, or {'unknown'}.
 -- TTL     none while the run lives. An identical second call is 'too late'. Begins with ZREM: it passes in a full Redis.
 local verdict, failure, only_late = ARGV[2], ARGV[3], ARGV[4] == '1'
 if not load_run() then

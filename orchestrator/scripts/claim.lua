@@ -42,7 +42,7 @@ if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) then
 end
 
 -- The buckets: all of them or none.
-first = rec.arrived or (first > 0 and first) or NOW_US
+first = tonumber(rec.arrived) or (first > 0 and first) or NOW_US
 local buckets, longest, queued, blocked = {}, 0, false, nil
 for index, name in ipairs(facts.limits) do
   local bucket = read_bucket(LIMITS, name, NOW_US)
@@ -66,9 +66,11 @@ if longest > 0 then
   if may_sleep and not queued and longest <= SLEEP_US then
     return {'sleep', string.format('%.0f', longest), string.format('%.0f', first)}
   end
-  rec.state, rec.bucket, rec.arrived = 'parked', blocked.name, first
+  rec.state, rec.bucket = 'parked', blocked.name
+  rec.arrived = string.format('%.0f', first)  -- as text: a JSON number keeps 14 digits
   rec.due = NOW + math.ceil(longest / 1000)
   save(node, rec)
+  redis.call('ZREM', TIMERS, member)
   redis.call('ZREM', blocked.released, member)
   redis.call('ZADD', blocked.line, first, member)
   redis.call('ZADD', LINES, 'LT', NOW, blocked.name)

@@ -15,20 +15,7 @@ if not rec then
   return {'fenced'}
 end
 if rec.stored == token then
-  if follows and run.detached ~= '1' then
-    return reply('stored', nothing())
-  end
-  if facts.kind == 'compensation' then
-    return reply('stored', is_ended() and nothing() or saga_work(cjson.decode(run.saga)))
-  end
-  local names = {}
-  for _, name in ipairs(run.verdict and {} or plan_step(run.position).nodes) do
-    local other = record(name)
-    if other and other.state == 'ready' then
-      names[#names + 1] = name
-    end
-  end
-  return reply('stored', #names > 0 and not is_ended() and {kind = 'nodes', position = run.position, names = names} or nothing())
+  return reply('stored', left_over(facts, follows))
 end
 if rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
@@ -45,13 +32,12 @@ set_run({seq = rec.seq})
 redis.call('HDEL', FAILURES, node)
 note('succeeded', node, rec.attempt)
 if facts.kind == 'compensation' then
-  local work = leave_compensation(node, 'compensated')
-  return reply('stored', follows and nothing() or announced(work))
+  local work = announced(leave_compensation(node, 'compensated'))  -- also where Celery publishes it
+  return reply('stored', follows and nothing() or work)
 end
 if run.verdict then
   return reply('stored', announced(when_quiet()))
 end
 local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
-local celery_goes_on = follows and not was_detached and work.kind == 'step'
-return reply('stored', celery_goes_on and nothing() or announced(work))
+return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

@@ -2,7 +2,8 @@
 -- KEYS    1 plan, 2 announced flows, 3 limits
 -- ARGV    1 flow, 2 plan hash, 3 the plan's fields (JSON object), 4 limits (JSON object), 5 retention in ms
 -- Returns the hash of the plan that was announced before, or ''.
--- TTL     none while announced; the plan announced before gets the retention unless a run pins it. A second call is the same.
+-- TTL     none while announced; the plan announced before lives as long as its runs' records, at least the retention.
+--         A second call is the same.
 local flow, plan_hash = ARGV[1], ARGV[2]
 for field, value in pairs(cjson.decode(ARGV[3])) do
   redis.call('HSET', KEYS[1], field, value)
@@ -18,7 +19,10 @@ if before ~= '' and before ~= plan_hash then
   local old = string.sub(KEYS[1], 1, #KEYS[1] - #plan_hash) .. before
   redis.call('HDEL', old, 'announced')
   if tonumber(redis.call('HGET', old, 'live') or 0) <= 0 then
-    redis.call('PEXPIRE', old, ARGV[5])
+    local clock = redis.call('TIME')
+    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+    local kept = math.max(tonumber(redis.call('HGET', old, 'kept') or 0), now + tonumber(ARGV[5]))
+    redis.call('PEXPIREAT', old, string.format('%.0f', kept))
   end
 end
 return before

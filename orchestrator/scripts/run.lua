@@ -137,8 +137,11 @@ local function finish(status)
     redis.call('PEXPIRE', run.idem, run.retention)
   end
   redis.call('ZADD', EXPIRING, NOW + run.retention, status .. '|' .. run.flow .. '|' .. RUN_ID)
+  -- An earlier run may have had a longer retention: the plan lives as long as the last of its runs.
+  local kept = math.max(tonumber(redis.call('HGET', PLAN, 'kept') or 0), NOW + run.retention)
+  redis.call('HSET', PLAN, 'kept', string.format('%.0f', kept))
   if redis.call('HINCRBY', PLAN, 'live', -1) <= 0 and redis.call('HEXISTS', PLAN, 'announced') == 0 then
-    redis.call('PEXPIRE', PLAN, run.retention)
+    redis.call('PEXPIREAT', PLAN, string.format('%.0f', kept))
   end
   event(status, string.format('%.0f', NOW - run.created))
   redis.call('PUBLISH', DONE, status)
@@ -190,12 +193,30 @@ local function announced(work)
   return work
 end
 
+-- Those of some nodes that nobody has claimed, with the instant since which the first of them is ready.
+local function ready_nodes(kind, names)
+  local work = {kind = kind, position = run.position, names = {}}
+  for _, name in ipairs(names) do
+    local rec = record(name)
+    if rec and rec.state == 'ready' then
+      work.names[#work.names + 1] = name
+      work.since = math.min(work.since or NOW, rec.since)
+    end
+  end
+  return #work.names > 0 and work or nothing()
+end
+
+-- The rest of the saga, if nobody has claimed its next compensation.
 local function saga_work(saga)
+  local rec = record(saga[run.saga_at][2])
+  if rec.state ~= 'ready' then
+    return nothing()
+  end
   local names = {}
   for index = run.saga_at, #saga do
     names[#names + 1] = saga[index][2]
   end
-  return {kind = 'saga', position = run.saga_at, names = names}
+  return {kind = 'saga', position = run.saga_at, names = names, since = rec.since}
 end
 
 -- Make the compensation at saga_at ready; past the last one the run ends with its verdict.
@@ -204,8 +225,8 @@ local function next_compensation(saga)
     finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
     return nothing()
   end
-  local undo = saga[run.saga_at][2]
-  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = 0})
+  local node, undo = saga[run.saga_at][1], saga[run.saga_at][2]
+  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = record(node).generation or 0})
   touch()
   return saga_work(saga)
 end
@@ -316,4 +337,25 @@ local function detach(facts)
   if run.detached ~= '1' and facts.kind == 'node' and plan_step(facts.step).kind == 'parallel' then
     set_run({detached = '1'})
   end
+end
+
+-- Celery goes from a step that is not detached to the one that follows it, and to no other: not past steps that an
+-- earlier epoch has done.
+local function celery_goes_on(facts, was_detached, work)
+  return not was_detached and work.kind == 'step' and work.position == following(plan_step(facts.step))
+end
+
+-- What a repeated call has to publish: what the first one made publishable, if nobody has claimed it yet. A position
+-- that the first one left to Celery was not announced.
+local function left_over(facts, follows)
+  if is_ended() then
+    return nothing()
+  end
+  if run.saga then
+    return facts.kind == 'compensation' and follows and nothing() or saga_work(cjson.decode(run.saga))
+  end
+  if run.verdict or facts.step == run.position or (follows and run.announced ~= run.position) then
+    return nothing()
+  end
+  return ready_nodes('nodes', plan_step(run.position).nodes)
 end

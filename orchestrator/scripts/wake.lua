@@ -22,6 +22,7 @@ elseif rec.due > NOW then
   return {'asleep'}
 end
 rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
+rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
 save(node, rec)
 redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
 touch()

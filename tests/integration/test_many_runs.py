@@ -47,7 +47,7 @@ def assert_undone_in_reverse(run):
 
 def assert_all_keys_end(client):
     """Of ended runs every key has a TTL; what else is left are fixed tables and Celery's own chord keys, with a TTL."""
-    fixed = {"flows", "limits", "events", "sweep", "slots", "index:expiring"}
+    fixed = {"flows", "limits", "events", "sweep", "slots", "index:expiring", "workers", "holders"}
     lasting = {key.removeprefix("orchestrator:") for key in lasting_keys(client)}
     plans_and_indexes = {key for key in lasting if key.startswith(("plan:", "index:flow:", "index:status:"))}
     ours = lasting - plans_and_indexes - fixed

@@ -139,7 +139,7 @@ def test_async_nodes_and_async_clients(sample):
         run = await sample.orchestrator.start_async("asynchronous")
         assert await run.wait_async(timeout=30) == "succeeded"
         assert await run.result_async(str) == f"{run.id}/sleeps/0"
-        return run.id
+        return str(run.id)
 
     assert asyncio.run(go())
 

@@ -57,15 +57,15 @@ SOON = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_attempt
 
 
 # --- a line, long enough for two segments ----------------------------------------------------------
-line = flow("line").takes(Count)
-line.then(Node("step-0", lambda given: given.value + 1).with_input_func(lambda state: state.input(Count)))
+builder = flow("line").takes(Count)
+builder.then(Node("step-0", lambda given: given.value + 1).with_input_func(lambda state: state.input(Count)))
 for position in range(1, 30):
 
     def _previous(state, before=f"step-{position - 1}"):
         return state.get(before, int)
 
-    line.then(Node(f"step-{position}", lambda value: value + 1).with_input_func(_previous))
-line = line.build()
+    builder.then(Node(f"step-{position}", lambda value: value + 1).with_input_func(_previous))
+line = builder.build()
 
 # --- parallel after parallel, then a join ----------------------------------------------------------
 two_fans = (
@@ -81,7 +81,11 @@ with warnings.catch_warnings(category=FlowDefinitionWarning, action="ignore"):  
     wide = (
         flow("wide")
         .then_parallel("wide-fan", *[Node(f"wide-{n}", lambda: 1) for n in range(60)])
-        .then(Node("sum-up", lambda values: sum(values, start=0)).with_input_func(lambda state: [state.get(f"wide-{n}", int) for n in range(60)]))
+        .then(
+            Node("sum-up", lambda values: sum(values, start=0)).with_input_func(
+                lambda state: [state.get(f"wide-{n}", int) for n in range(60)]
+            )
+        )
         .build()
     )
 
@@ -133,7 +137,7 @@ def is_patient(ctx: NodeContext) -> str:
     return "stopped"
 
 
-def undo(name: str) -> Node:
+def undo(name: str) -> Node[str, None]:
     """A compensation that writes the output it undoes to the ledger."""
 
     def undone(output: str) -> None:

@@ -20,7 +20,8 @@ from orchestrator.node import Node
 from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
 from orchestrator.state import FlowState
 from orchestrator.triggers import manual, schedule
-from tests.faulty_flows import AT_BUILD, AT_RUN_TIME, Faulty, always, give, node, reading, take, take_both
+from tests.faulty import Faulty, always, give, node, reading, take, take_both
+from tests.faulty_flows import AT_BUILD, AT_RUN_TIME
 
 CODES = {
     *("no-step", "no-trigger", "bad-trigger", "bad-name", "duplicate-node", "duplicate-key", "empty-parallel"),
@@ -94,6 +95,15 @@ def test_every_problem_is_told_at_once():
         "unknown-key",
     ]
     assert len(set(found)) == len(found)
+
+
+def test_a_problem_is_told_once_however_often_its_node_is_used():
+    slow: Any = node().with_timeout(timedelta(0))
+
+    assert [each.code for each in problems_of(start().then(slow).then(slow).then(slow))] == [
+        "duplicate-node",
+        "bad-timeout",
+    ]
 
 
 def test_a_problem_of_a_compensation_names_it_and_not_its_node():
@@ -395,7 +405,7 @@ VALUES = [
     *(HOSTILE, HostileModel, HostileSignature(), reads_everything, takes_the_hostile, loops_for_ever(), count_up),
     *(take_later, take_both, give, len, print, int, type, object(), {}, [], (), {"a": 1}, 10**5000, -(10**5000)),
     *(float("nan"), float("inf"), "a", "a-1", "\ud800", "x" * 1000, timedelta.max, timedelta.min, ..., NotImplemented),
-    *(MagicMock(), MagicMock(spec=Node), MagicMock(spec=str), MagicMock(spec=timedelta), MagicMock(spec=RetryPolicy)),
+    *(MagicMock(), MagicMock(spec=str), MagicMock(spec=timedelta), MagicMock(spec=RetryPolicy)),
     *(list[int], 3 + 4j, memoryview(b"x"), range(3), FlowBuilder("x"), Exception, ValueError(), SECOND, "@daily"),
     *("L * * * *", "* * * * * *", "succeeded", "started", "continue", A, A.on_error(A), KEYED, LIMITER),
 ]
@@ -412,7 +422,7 @@ def undone(made: Any, compensation: Any, when: Any) -> Any:
     return made.on_error(compensation, when)
 
 
-nodes: st.SearchStrategy[Any] = junk | st.deferred(lambda: junk_nodes)
+nodes: st.SearchStrategy[Any] = junk | st.just(MagicMock(spec=Node)) | st.deferred(lambda: junk_nodes)
 junk_nodes: st.SearchStrategy[Any] = st.builds(
     undone,
     st.builds(

@@ -4,8 +4,10 @@ import inspect
 import json
 import pickle
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from celery import Celery
 from pydantic import BaseModel, ValidationError
 
 from orchestrator import errors
@@ -32,7 +34,7 @@ from orchestrator.errors import (
 
 FAILURE = NodeFailure(flow_name="f", node_name="n", attempt=2, type="a.B", message="no", traceback="T")
 
-EXAMPLES = {
+EXAMPLES: dict[type[BaseException], Any] = {
     FlowDefinitionError: FlowDefinitionError([Problem("node a", "bad-name", "is bad"), Problem("flow f", "x", "y")]),
     UnknownFlow: UnknownFlow("enrich-isues", ["enrich-issues", "other"]),
     IdempotencyConflict: IdempotencyConflict("f", "order-42", "r1"),
@@ -84,8 +86,6 @@ def test_every_class_survives_json(kind):
 
 @pytest.mark.parametrize("kind", classes())
 def test_every_class_survives_celerys_json_results(kind):
-    from celery import Celery
-
     one = example(kind)
     with Celery("test", set_as_current=False) as app:
         backend = app.backend
@@ -140,7 +140,7 @@ def test_run_failed_of_a_run_without_a_node():
 
 def test_retry_later_needs_a_delay():
     with pytest.raises(TypeError, match="after="):
-        RetryLater("x")
+        RetryLater("x")  # type: ignore[call-overload]
     assert RetryLater(after=timedelta(minutes=1)).after == timedelta(minutes=1)
     assert not RetryLater(after=timedelta(minutes=1)).freeze
 
@@ -156,9 +156,13 @@ class Hostile(Exception):
     __repr__ = __str__
 
 
+def throw(error):
+    raise error
+
+
 def fail(error):
     try:
-        raise error
+        throw(error)
     except BaseException as caught:  # noqa: BLE001
         return caught
 
@@ -167,12 +171,12 @@ def test_a_failure_records_an_exception():
     failure = NodeFailure.of(fail(ValueError("boom")), flow_name="f", node_name="n", attempt=1)
     assert failure.type == "builtins.ValueError"
     assert failure.message == "boom"
-    assert "in fail" in failure.traceback
+    assert "in throw" in failure.traceback
     assert NodeFailure.model_validate_json(failure.model_dump_json()) == failure
 
 
 def test_a_failure_of_a_nested_class_has_its_qualified_name():
-    class Refused(Exception):  # noqa: N818
+    class Refused(Exception):
         pass
 
     failure = NodeFailure.of(Refused("x"), flow_name="f")
@@ -206,7 +210,7 @@ def test_a_failure_survives_hostile_notes_and_causes():
     error.__notes__ = 5  # type: ignore[assignment]
     error.__cause__ = Hostile()
     failure = NodeFailure.of(fail(error), flow_name="f")
-    assert "in fail" in failure.traceback
+    assert "in throw" in failure.traceback
 
 
 def test_a_failure_survives_a_class_that_hides_its_name():
@@ -214,7 +218,7 @@ def test_a_failure_survives_a_class_that_hides_its_name():
         def __getattribute__(cls, name):
             raise RuntimeError("no name")
 
-    class Strange(Exception, metaclass=Nameless):  # noqa: N818
+    class Strange(Exception, metaclass=Nameless):
         pass
 
     assert NodeFailure.of(Strange("x"), flow_name="f").type == "<unprintable type>"
@@ -225,7 +229,7 @@ def test_a_traceback_that_cannot_be_formatted_still_shows_its_frames(monkeypatch
         raise RuntimeError("no")
 
     monkeypatch.setattr("traceback.format_exception", refuse)
-    assert "in fail" in NodeFailure.of(fail(ValueError("x")), flow_name="f").traceback
+    assert "in throw" in NodeFailure.of(fail(ValueError("x")), flow_name="f").traceback
 
 
 def test_names_and_texts_never_raise():

@@ -15,16 +15,19 @@ PACKAGE = "orchestrator"
 
 # A folder is one entry: several implementations of one contract stand on one floor.
 FLOORS: dict[int, set[str]] = {
-    0: {"context", "errors", "policies", "settings", "state", "triggers"},
-    1: {"builder", "checks", "flow", "node", "plan", "reads", "registry", "values"},
-    2: {"keys", "limiter", "scripts", "store"},
+    0: {"context", "errors", "faults", "policies", "settings", "state", "triggers"},
+    1: {"builder", "checks", "contract", "flow", "node", "plan", "reads", "registry", "values"},
+    2: {"keys", "scripts", "store"},
     3: {
+        "activity",
         "attempt",
         "bootstep",
         "compiler",
         "engine",
+        "explain",
         "leases",
         "monitor",
+        "patient_broker",
         "publisher",
         "queues",
         "reconciler",
@@ -33,7 +36,7 @@ FLOORS: dict[int, set[str]] = {
         "tasks",
         "time_limit",
     },
-    4: {"__init__", "client", "runs", "server", "testing", "worker"},
+    4: {"__init__", "client", "runs", "server", "worker"},
 }
 # What a floor may import from outside, beside the standard library; the highest floor may import anything.
 OUTSIDE: dict[int, set[str]] = {

@@ -1,0 +1,118 @@
+"""Why a run is not further: for each node that has not ended, what it waits for, for whom, and until when.
+
+It only reads: records, timers, lines, leases, queues and the workers that announced themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.queues import look_at_queue
+from orchestrator.store import instant
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from orchestrator.engine import Engine
+    from orchestrator.plan import Plan
+    from orchestrator.store import RunRecord
+
+ENDED = frozenset({"succeeded", "failed", "unknown", "skipped", "compensated", "compensation_failed"})
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why one node has not ended.
+
+    Attributes:
+        node: The node.
+        state: "pending", "ready", "running", "parked" or "compensating".
+        reason: A sentence: what it waits for, and for whom.
+        until: The instant it waits for, if that is known; aware, on Redis's clock.
+        attempt: Number of the last attempt that started; 0 before the first.
+    """
+
+    node: str
+    state: str
+    reason: str
+    until: datetime | None
+    attempt: int
+
+
+def explain_run(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
+    """Explain every node of a run that has not ended, in the order of the flow; empty for a run that has ended."""
+    if record.status.is_final:
+        return []
+    explainer = _Explainer(engine, record, plan)
+    names = [name for name, facts in plan.nodes.items() if facts.kind != "compensation" or name in explainer.records]
+    found = (explainer.explain(name) for name in names)
+    return [waiting for waiting in found if waiting is not None]
+
+
+class _Explainer:
+    def __init__(self, engine: Engine, record: RunRecord, plan: Plan) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.run = record
+        self.plan = plan
+        self.records = self.store.nodes(record.run_id)
+        self.position = int(record.fields["position"])
+        self.is_ending = "verdict" in record.fields
+
+    def explain(self, name: str) -> Waiting | None:
+        record: dict[str, Any] = self.records.get(name, {"state": "pending", "attempt": 0})
+        state, attempt = record["state"], record.get("attempt", 0)
+        if state in ENDED:
+            return None
+        if state == "pending" or name not in self.records:
+            return self._explain_pending(name)
+        reason, until = {
+            "ready": self._explain_ready,
+            "running": self._explain_running,
+            "parked": self._explain_parked,
+            "compensating": self._explain_compensating,
+        }[state](name, record)
+        return Waiting(name, state, reason, until, attempt)
+
+    def _explain_pending(self, name: str) -> Waiting | None:
+        facts = self.plan.nodes[name]
+        if self.is_ending or facts.step <= self.position:
+            return None  # it will not run: the run is ending, or a branch that was not taken
+        open_nodes = [node for node in self.plan.steps[self.position].nodes if self._is_open(node)]
+        return Waiting(name, "pending", f"waits for {', '.join(open_nodes)}", None, 0)
+
+    def _is_open(self, name: str) -> bool:
+        return self.records.get(name, {}).get("state") not in ENDED
+
+    def _explain_ready(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
+        queue = self.plan.nodes[name].queue
+        length = look_at_queue(self.engine.app, queue).length
+        shown = f"queue {queue}" + ("" if length is None else f" of {length} messages")
+        workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
+        if not workers:
+            return f"waits in {shown}, which no worker consumes", None
+        if not any(name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
+            return f"no worker of {shown} has the code of {self.plan.nodes[name].task}", None
+        return f"waits in {shown} for one of {len(workers)} workers", None
+
+    def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
+        detail = f", reports {record['detail']}" if "detail" in record else ""
+        lease = self.store.lease_end(record["holder"])
+        if lease is None or lease < self.store.now_ms():
+            return f"its holder {record['holder']} is gone, it will be taken from it", instant(lease)
+        return f"runs in {record['holder']} until its timeout at the latest{detail}", instant(record["deadline"])
+
+    def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
+        bucket = record.get("bucket")
+        if bucket is None:
+            attempts = self.plan.nodes[name].attempts
+            return f"waits for attempt {record['attempt'] + 1} of {attempts}", instant(record["due"])
+        place, due = self.store.place_in_line(bucket, self.run.run_id, name)
+        if place is None:
+            return f"was let go from the line of limiter {bucket}", None
+        return f"is number {place + 1} in the line of limiter {bucket}", instant(due)
+
+    def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
+        undo = next(undo for node, undo, _ in self.plan.sagas if node == name)
+        return f"is being undone by {undo}", None

@@ -1,0 +1,78 @@
+"""kill -9 at each named point between two messages: the run goes on, and only the killed attempt repeats."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.chaos.world import World, check_keys, check_run
+from tests.harness import wait_until
+
+# Point and node, and how often the function of that node may run.
+POINTS = {
+    "before_claim@link-2": 1,
+    "after_claim@link-2": 1,
+    "before_store@link-2": 2,
+    "after_store@link-2": 1,
+    "after_publish@link-2": 1,
+    "before_store@member-5": 2,
+    "after_store@member-5": 1,
+    "after_publish@member-5": 1,
+    "after_store@join": 1,
+}
+PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_publish")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, tmp_path):
+    node = point.partition("@")[2]
+    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1") as world:
+        world.start_workers()
+        orchestrator = world.orchestrator()
+        run = orchestrator.start("chain" if node.startswith("link") else "fan")
+        assert run.result(int, timeout=30) == (5 if node.startswith("link") else 37)
+        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
+        check_run(run, "succeeded")
+        calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
+        assert calls.pop(node) <= POINTS[point]
+        assert set(calls.values()) == {1}
+        check_keys(world.client)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
+    with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@undo-two:kill9:1") as world:
+        world.start_workers()
+        run = world.orchestrator().start("saga")
+        assert run.wait(timeout=30) == "failed"
+        assert run.failures()["refuse"].type == "builtins.ValueError"
+        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
+        undone = [event.node for event in run.history() if event.event == "succeeded" and event.node.startswith("undo")]
+        assert undone == ["undo-three", "undo-two", "undo-one"]
+        acted = Counter(line.split("/")[1] for line in world.ledger.names("undo"))
+        assert acted == {"three": 1, "two": 2 if phase == "before_store" else 1, "one": 1}
+
+
+def test_a_decision_is_recorded_once_and_never_taken_again(tmp_path):
+    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1") as world:
+        world.start_workers()
+        run = world.orchestrator().start("pick")
+        assert run.wait(timeout=30) == "succeeded"
+        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
+        assert world.ledger.count(f"asked-{run.id}") == 2  # once by the predicate, once just now
+        assert {event.node for event in run.history()} >= {"odd"}
+
+
+def test_every_message_twice_runs_every_node_once(tmp_path):
+    with World(tmp_path, TEST_COPIES="2", TEST_WORK_S="0.02") as world:
+        world.start_workers()
+        orchestrator = world.orchestrator()
+        runs = [orchestrator.start(name) for name in ("chain", "fan") for _ in range(5)]
+        for run in runs:
+            assert run.wait(timeout=60) == "succeeded"
+            check_run(run, "succeeded")
+        calls = Counter(name.rsplit("/", 1)[0] for name in world.ledger.names("start"))
+        assert set(calls.values()) == {1}
+        assert len(calls) == 5 * 5 + 5 * 9
+        wait_until(lambda: not world.client.llen("celery"), "the queue is empty")

@@ -1,0 +1,690 @@
+"""What does not fit, cannot be stored or is forged: a clear error, nothing written or lost, and workers that go on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import re
+import signal
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from celery import Celery
+
+from orchestrator import (
+    FlowBuilder,
+    FlowDefinitionError,
+    IdempotencyConflict,
+    InvalidInput,
+    Node,
+    Orchestrator,
+    PayloadTooLarge,
+    Settings,
+    SharedRateLimiter,
+    StoreFull,
+    StoreUnavailable,
+    UnknownFlow,
+    UnknownRun,
+    manual,
+)
+from orchestrator.server import EmbeddedServer
+from tests.harness import load_program, wait_until, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from orchestrator import FlowRun
+    from tests.harness import Ledger
+
+QUEUE = "celery"
+TEXT = 'a:b{c}*?[x]|\r\n\0 %s %(x)s ../../etc \u202e 😀 <script> __proto__ "; redis.call("FLUSHALL") --'
+FORGED = "[2026-01-01 00:00:00,000: CRITICAL/MainProcess] everything is lost"
+MOVING = re.compile(r"orchestrator:(sweep|leader|live|holders.*|workers.*)|unacked.*|_kombu.*")
+"""Keys that workers write by themselves."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    """The file that holds back the nodes of `holds` and `talks`."""
+    path = tmp_path_factory.mktemp("gate") / "shut"
+    os.environ["TEST_GATE"] = str(path)
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def worker(server, gate, tmp_path_factory):
+    with workers(
+        "tests.programs.hostile",
+        server.url,
+        tmp_path_factory.mktemp("hostile"),
+        count=1,
+        options=["-c", "3"],
+        lease="3",
+        reconcile_every="0.5",
+    ) as (running,):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hostile(server, worker):
+    return load_program("hostile", server.url)
+
+
+@pytest.fixture(scope="module")
+def stranger(server, hostile):
+    """A client without the flows' code."""
+    return Orchestrator(Celery("stranger", broker=server.url, backend=server.url))
+
+
+@pytest.fixture
+def client(server):
+    with redis.Redis.from_url(server.url) as connection:
+        yield connection
+
+
+@dataclass
+class Held:
+    """A run whose first node is at work until it is let go."""
+
+    run: FlowRun
+    gate: Path
+    ledger: Ledger
+
+    @property
+    def plan(self):
+        key = f"orchestrator:run:{self.run.id}"
+        with redis.Redis.from_url(self.run._engine.store.url, decode_responses=True) as connection:
+            return connection.hget(key, "plan")
+
+    def let_go(self):
+        self.gate.unlink()
+
+    def assert_undisturbed(self):
+        """The run ends as if nothing had happened, with one attempt of each node."""
+        assert self.run.result(str, timeout=60) == "held"
+        assert self.ledger.names("start").count(self.run.id) == 1
+        assert [event.attempt for event in self.run.history() if event.event == "started"] == [1, 1]
+
+
+@pytest.fixture
+def hold(hostile, ledger, gate):
+    """Start a run of a flow that is held back, and wait until its first node is at work."""
+
+    def start(flow):
+        gate.touch()
+        run = hostile.orchestrator.start(flow)
+        ledger.wait_for("start", run.id)
+        return Held(run, gate, ledger)
+
+    yield start
+    gate.unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _worker_goes_on(worker, hostile):
+    """After every test: the same worker process takes fresh work."""
+    yield
+    assert worker.process.poll() is None, worker.log.read_text()[-4000:]
+    assert hostile.orchestrator.start("fresh").result(int, timeout=30)
+
+
+def snapshot(client):
+    """Every key with what it holds, but those that workers write by themselves."""
+    keys = [key for key in client.scan_iter("*", count=1000) if not MOVING.fullmatch(key.decode())]
+    return {key: client.dump(key) for key in keys}
+
+
+@contextmanager
+def nothing_written(client, *, running=0):
+    """No key is made, changed or deleted in the block; `running` messages are at work all the time."""
+    wait_until(lambda: not client.exists(QUEUE) and client.hlen("unacked") == running, "the worker is quiet")
+    before = snapshot(client)
+    yield
+    wait_until(lambda: not client.exists(QUEUE) and client.hlen("unacked") == running, "every message is handled")
+    after = snapshot(client)
+    assert {key for key in before | after if before.get(key) != after.get(key)} == set()
+
+
+# --- names -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("typd", "no flow is named 'typd'; did you mean 'typed' or 'untyped'?"),
+        (TEXT, f"no flow is named {TEXT!r}; known are breaks-its-word, "),
+        ("x" * 10_000, "no flow is named 'xxx"),
+        ("\ud800", r"no flow is named '\ud800'; known are "),
+        (5, "no flow is named 5; known are "),
+    ],
+    ids=["near", "hostile", "long", "surrogate", "number"],
+)
+def test_an_unknown_flow_is_refused_with_the_nearest_names(hostile, stranger, client, name, message):
+    for orchestrator in (hostile.orchestrator, stranger):
+        with nothing_written(client), pytest.raises(UnknownFlow, match=re.escape(message)) as caught:
+            orchestrator.start(name, {})
+        assert type(caught.value) is UnknownFlow
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda run: "never-started",
+        lambda run: "",
+        lambda run: TEXT,
+        lambda run: "\ud800",
+        lambda run: "x" * 10_000,
+        lambda run: None,
+        lambda run: 5,
+        lambda run: f"{run.id}:nodes",
+        lambda run: f"{run.id}:outputs",
+        lambda run: f"{run.id}:history",
+        lambda run: "*",
+    ],
+    ids=["name", "empty", "hostile", "surrogate", "long", "none", "number", "nodes", "outputs", "history", "glob"],
+)
+def test_an_unknown_run_is_refused_and_no_other_key_is_taken_for_it(hostile, client, make):
+    known = hostile.orchestrator.start("fresh")
+    assert known.wait(timeout=30) == "succeeded"
+    run_id = make(known)
+    with nothing_written(client), pytest.raises(UnknownRun) as caught:
+        hostile.orchestrator.get(run_id)
+    assert type(caught.value) is UnknownRun
+    assert f"run {run_id!r} is unknown: it was never started here, or its retention is over" in str(caught.value)
+
+
+def test_no_late_call_brings_a_run_back(hostile, client):
+    run = hostile.orchestrator.start("fresh")
+    assert run.wait(timeout=30) == "succeeded"
+    client.delete(*client.scan_iter(f"orchestrator:run:{run.id}*"))
+    calls = [run.cancel, run.resume, run.wait, run.result, run.state, lambda: run.status, lambda: run.error]
+    with nothing_written(client):
+        for call in calls:
+            with pytest.raises(UnknownRun, match=run.id):
+                call()
+        assert run.history() == []
+        assert run.failures() == {}
+
+
+def test_an_unknown_status_is_refused(hostile):
+    with pytest.raises(ValueError, match=r"'suceeded' is no status of a run; use one of pending, running, .*succeeded"):
+        hostile.orchestrator.runs(status="suceeded")
+    assert hostile.orchestrator.runs(flow="typd") == []
+
+
+def problem_of(flow):
+    with pytest.raises(FlowDefinitionError) as caught:
+        flow.build()
+    (problem,) = caught.value.problems
+    return problem
+
+
+@pytest.mark.parametrize("name", [TEXT, "", "x" * 101, "\ud800", "__proto__", "../etc", "a:b", "a|b", "A", "ä", 5])
+def test_a_hostile_name_is_refused_when_the_flow_is_built(name):
+    def start(called):
+        return FlowBuilder(called).triggered_by(manual("test"))
+
+    node, second = Node("fine", lambda: 1), timedelta(seconds=1)
+    problems = {
+        "flow": problem_of(start(name).then(node)),
+        "node": problem_of(start("fine").then(node.with_name(name))),
+        "key": problem_of(start("fine").then(node.as_(name))),
+        "step": problem_of(start("fine").then_parallel(name, node)),
+        "limiter": problem_of(start("fine").then(node.with_shared_rate_limit(SharedRateLimiter(name, 1, per=second)))),
+        "compensation": problem_of(start("fine").then(node.on_error(node.with_name(name)))),
+    }
+    assert {problem.code for problem in problems.values()} == {"bad-name"}
+    for problem in problems.values():
+        assert "cannot be used; use at most 100 of a-z, 0-9, _ and -" in problem.message
+        assert len(str(problem).splitlines()) == 1
+
+
+# --- inputs ----------------------------------------------------------------------------------------
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+def nest(depth):
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+REFUSED = {
+    "missing": ("typed", {}, "id: Field required"),
+    "none": ("typed", None, "(root): Input should be"),
+    "extra": ("typed", {"id": 1, "colour": "red"}, "colour: Extra inputs are not permitted"),
+    "wrong": ("typed", {"id": 1, "lines": [{"article": "a", "count": "many"}]}, "lines.0.count: Input should be"),
+    "several": ("typed", {"lines": [{}]}, "id: Field required; lines.0.article: Field required; lines.0.count: "),
+    "text": ("typed", "order", "(root): Input should be"),
+    "keys": ("typed", {"id": 1, 2: 3}, "2: Keys should be strings"),
+    "nan": ("typed", {"id": 1, "price": float("nan")}, "price: NaN and infinity are not JSON"),
+    "infinity": ("typed", {"id": 1, "price": float("inf")}, "price: NaN and infinity are not JSON"),
+    "huge": ("typed", {"id": 10**5000}, "number out of range"),
+    "bytes": ("typed", {"id": 1, "lines": [{"article": b"\xff", "count": 1}]}, "lines.0.article: Input should be"),
+    "surrogate": ("typed", {"id": 1, "lines": [{"article": "\ud800", "count": 1}]}, "lines.0.article: "),
+    "deep": ("typed", {"id": 1, "lines": nest(10_000)}, "lines.0: Input should be"),
+    "loop": ("typed", {"id": 1, "lines": LOOP}, "lines.0: Input should be"),
+    "any nan": ("untyped", {"rows": [0, float("nan")]}, "rows.1: NaN and infinity are not JSON"),
+    "any huge": ("untyped", 10**5000, "number out of range"),
+    "any bytes": ("untyped", {"raw": b"\xff"}, "raw: bytes: invalid utf-8"),
+    "any surrogate": ("untyped", ["a", "\ud800"], "1: str: UnicodeEncodeError"),
+    "any surrogate key": ("untyped", {"\ud800": 1}, "(root): dict: UnicodeEncodeError"),
+    "any deep": ("untyped", nest(10_000), "nested deeper than 200 levels"),
+    "any loop": ("untyped", LOOP, "0: a list that contains itself"),
+    "any object": ("untyped", [object()], "0: object: Unable to serialize unknown type"),
+    "any same keys": ("untyped", {1: "a", "1": "b"}, "two of its keys are the same text in JSON"),
+    "any generator": ("untyped", (n for n in range(3)), "generator is not JSON; return a list"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_input_that_does_not_fit_is_refused_at_start_with_its_path(hostile, client, ledger, case):
+    flow, value, message = REFUSED[case]
+    with nothing_written(client), pytest.raises(InvalidInput, match=re.escape(message)) as caught:
+        hostile.orchestrator.start(flow, value, idempotency_key="refused", tags={"a": "b"})
+    assert type(caught.value) is InvalidInput
+    assert caught.value.flow_name == flow
+    assert str(caught.value).startswith(f"the input of flow {flow}")
+    assert ledger.names("start") == []
+
+
+@pytest.mark.parametrize("value", ["x" * 2_000_000, list(range(500_000))], ids=["text", "list"])
+def test_a_large_input_is_refused_before_redis_sees_it(hostile, client, value):
+    message = r"input of flow untyped is \d+ bytes of JSON, over the limit of 1048576; store it elsewhere"
+    with nothing_written(client), pytest.raises(PayloadTooLarge, match=message):
+        hostile.orchestrator.start("untyped", value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, "", TEXT, 10**30, 1e308, {"": {}}, {TEXT: [TEXT, None]}, nest(100), "x" * 1_000_000],
+    ids=range(10),
+)
+def test_odd_inputs_that_are_json_arrive_as_they_are(hostile, value):
+    assert hostile.orchestrator.start("untyped", value).result(timeout=30) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": {"a": 5}}, "tags are text to text; the one named 'a' is not"),
+        ({"tags": {5: "a"}}, "tags are text to text; the one named 5 is not"),
+        ({"tags": ["a"]}, "tags are a mapping of text to text, not list"),
+        ({"idempotency_key": 5}, "an idempotency key is text, not int"),
+    ],
+    ids=["value", "key", "list", "idempotency"],
+)
+def test_tags_and_idempotency_keys_are_text(hostile, client, options, message):
+    with nothing_written(client), pytest.raises(InvalidInput, match=message):
+        hostile.orchestrator.start("fresh", **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, "id: Field required"),
+        (None, "(root): Input should be an object"),
+        ({"id": 1, "lines": [{"article": "a", "count": "many"}]}, "lines.0.count: Input should be a valid integer"),
+        ({"id": 1, "colour": "red"}, "colour: Extra inputs are not permitted"),
+        (["order"], "(root): Input should be an object"),
+    ],
+    ids=["missing", "none", "wrong", "extra", "list"],
+)
+def test_without_the_code_the_worker_refuses_the_input_before_any_node_acts(stranger, ledger, value, message):
+    run = stranger.start("typed", value)
+    assert run.wait(timeout=30) == "failed"
+    error = run.error
+    assert error.type == "orchestrator.errors.InvalidInput"
+    assert (error.flow_name, error.node_name, error.attempt) == ("typed", "read-order", 1)
+    assert error.message == (
+        f"the run's input: does not fit tests.programs.hostile.Order: {message}{error.message.partition(message)[2]}"
+    )
+    assert error.message.endswith(f"[flow typed, run {run.id}, node read-order, attempt 1]")
+    assert ledger.names("start") == []
+    assert [event.event for event in run.history()] == ["run-started", "started", "failed", "run-ending", "run-failed"]
+
+
+def test_without_the_code_what_is_no_json_is_refused_at_start(stranger, client):
+    for value in (float("nan"), b"\xff", "\ud800", 10**5000, nest(10_000), LOOP):
+        with nothing_written(client), pytest.raises(InvalidInput, match=r"^the input of flow typed"):
+            stranger.start("typed", value)
+
+
+# --- outputs ---------------------------------------------------------------------------------------
+UNSTORABLE = {
+    "lock": "_thread.lock is not JSON: (root): _thread.lock: Unable to serialize unknown type",
+    "loop": "list is not JSON: 1: a list that contains itself",
+    "unreadable": "hostile.Unreadable is not JSON: (root): tests.programs.hostile.Unreadable: Unable to serialize",
+    "nested unreadable": "dict is not JSON: rows.1.cell: tests.programs.hostile.Unreadable: Unable to serialize",
+    "nan": "dict is not JSON: rows.1: NaN and infinity are not JSON",
+    "infinity": "float is not JSON: (root): NaN and infinity are not JSON",
+    "bytes": "dict is not JSON: raw: bytes: invalid utf-8",
+    "generator": "generator is not JSON; return a list",
+    "deep": "nested deeper than 200 levels",
+    "surrogate": "dict is not JSON: text: str: UnicodeEncodeError",
+    "keys": "two of its keys are the same text in JSON",
+    "huge": "number out of range",
+}
+
+
+@pytest.mark.parametrize("kind", UNSTORABLE)
+def test_an_output_that_cannot_be_stored_fails_its_node_once(hostile, ledger, kind):
+    run = hostile.orchestrator.start("gives", kind)
+    assert run.wait(timeout=30) == "failed"
+    error = run.error
+    assert error.type == "orchestrator.errors.InvalidOutput"
+    assert UNSTORABLE[kind] in error.message
+    assert error.message.endswith(f"[flow gives, run {run.id}, node give, attempt 1]")
+    assert ledger.names("start") == ["give"], "another attempt cannot help, and none was made"
+    assert list(run.state().keys()) == []
+
+
+def test_an_output_that_is_not_what_was_promised_fails_its_node_once(hostile, ledger):
+    run = hostile.orchestrator.start("breaks-its-word")
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.type == "orchestrator.errors.InvalidOutput"
+    assert "does not fit tests.programs.hostile.Order: id: Input should be a valid integer" in run.error.message
+    assert "lines.0.count: Field required [flow breaks-its-word, run " in run.error.message
+    assert ledger.names("start") == ["promise"]
+
+
+def test_a_large_output_fails_its_node_once_and_is_not_stored(hostile, client, ledger):
+    run = hostile.orchestrator.start("gives", "large")
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.type == "orchestrator.errors.PayloadTooLarge"
+    assert run.error.node_name == "give"
+    assert run.error.message == (
+        "output of node give is 2000002 bytes of JSON, over the limit of 1048576; store it elsewhere and pass a "
+        "reference, or raise Settings.max_payload_bytes"
+    )
+    assert ledger.names("start") == ["give"]
+    keys = client.scan_iter(f"orchestrator:run:{run.id}*")
+    assert sum(client.memory_usage(key) for key in keys) < 100_000
+
+
+@pytest.mark.parametrize("kind", ["none", "text"])
+def test_odd_outputs_that_are_json_go_on_as_they_are(hostile, kind):
+    run = hostile.orchestrator.start("gives", kind)
+    assert run.result(timeout=30) == hostile.OUTPUTS[kind]()
+    assert run.output("given") == hostile.OUTPUTS[kind]()
+
+
+# --- texts -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", [TEXT, "", "\ud800", "x" * 10_000, "*", "orchestrator:live"], ids=range(6))
+def test_no_idempotency_key_or_tag_reaches_another_key(hostile, client, text):
+    neighbour = hostile.orchestrator.start("untyped", "neighbour", idempotency_key="neighbour")
+    assert neighbour.wait(timeout=30) == "succeeded"
+    wait_until(lambda: not client.exists(QUEUE) and not client.hlen("unacked"), "the worker is quiet")
+    before = snapshot(client)
+
+    given = {"asked": str(time.time())}
+    run = hostile.orchestrator.start("untyped", given, idempotency_key=text + given["asked"], tags={text: text})
+    assert run.result(timeout=30) == given
+    assert run.tags == {text: text}
+    assert hostile.orchestrator.start("untyped", given, idempotency_key=text + given["asked"]).id == run.id
+    with pytest.raises(IdempotencyConflict, match=f"belongs to run {run.id}, which has another input; use another key"):
+        hostile.orchestrator.start("untyped", "other", idempotency_key=text + given["asked"])
+
+    wait_until(lambda: not client.exists(QUEUE) and not client.hlen("unacked"), "the worker is quiet")
+    after = snapshot(client)
+    made = {key.decode() for key in set(after) - set(before)}
+    own = rf"orchestrator:(run:{run.id}(:nodes|:outputs|:history)?|idem:untyped:[0-9a-f]{{64}})"
+    assert made == {key for key in made if re.fullmatch(own, key)}
+    assert len(made) == 5
+    shared = r"orchestrator:(events|index:(expiring|flow:untyped|status:succeeded)|plan:[0-9a-f]{32})"
+    touched = {key.decode() for key in before if after.get(key) != before[key]}
+    assert touched == {key for key in touched if re.fullmatch(shared, key)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"%s %(x)s {{}}\n{FORGED}", f"\r\n{FORGED}\r", f"\u2028{FORGED}\x0b{FORGED}\x85{FORGED}", TEXT],
+    ids=["newline", "return", "separators", "hostile"],
+)
+def test_the_text_of_an_error_is_kept_and_forges_no_line_of_the_log(hostile, worker, text):
+    size = len(worker.log.read_bytes())
+    run = hostile.orchestrator.start("says", text)
+    assert run.wait(timeout=30) == "failed"
+    assert (run.error.type, run.error.message) == ("builtins.ValueError", text)
+
+    def logged():
+        return worker.log.read_bytes()[size:].decode()
+
+    wait_until(lambda: "Task says.say[" in logged() and "raised unexpected" in logged(), "the error is logged")
+    wait_until(lambda: "raise ValueError(text)" in logged(), "its traceback is logged")
+    log = logged()
+    assert [line for line in log.splitlines() if line.startswith(FORGED)] == []
+    assert "Logging error" not in log
+    record = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}: [A-Z]+/[\w-]+\] ")
+    strangers = [line for line in log.splitlines() if not record.match(line) and not line.startswith(("    ", "\t"))]
+    assert strangers == [], "every line is a record or indented"
+
+
+def test_a_very_long_error_does_not_fill_log_or_state(hostile, client, worker):
+    size = len(worker.log.read_bytes())
+    run = hostile.orchestrator.start("says", "x" * 1_000_000)
+    assert run.wait(timeout=30) == "failed"
+    assert "characters left out" in run.error.message
+    assert len(run.error.message) < 3_000
+    wait_until(lambda: b"raise ValueError(text)" in worker.log.read_bytes()[size:], "its traceback is logged")
+    assert len(worker.log.read_bytes()) - size < 100_000
+    assert client.memory_usage(f"orchestrator:run:{run.id}:failures") < 100_000
+
+
+# --- messages --------------------------------------------------------------------------------------
+def send(client, task, args, *, body=None, kind="application/json"):
+    """Put a message into the queue as Celery would write it, whatever it says; returns its id."""
+    task_id = str(uuid.uuid4())
+    if body is None:
+        body = json.dumps([args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8" if kind == "application/json" else "binary",
+        "content-type": kind,
+        "headers": {
+            "lang": "py",
+            "task": task,
+            "id": task_id,
+            "root_id": task_id,
+            "parent_id": None,
+            "group": None,
+            "origin": "forger",
+            "retries": 0,
+            "timelimit": [None, None],
+            "expires": None,
+            "eta": None,
+            "ignore_result": True,
+        },
+        "properties": {
+            "correlation_id": task_id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    client.lpush(QUEUE, json.dumps(message))
+    return task_id
+
+
+def to(task, *messages: Any) -> list[tuple[str, Any]]:
+    """Messages to one task, by their arguments."""
+    return [(task, args) for args in messages]
+
+
+EPOCHS: list[Any] = [-1, 0, 2, 10**30, 1.5, None, [1], {"a": 1}, TEXT]
+POSITIONS: list[Any] = [-5, -1, 0, 1, 10**9, "saga", None, {}, TEXT]
+FORGERIES: dict[str, Callable[[str, str], list[Any]]] = {
+    "wrong types": lambda run, plan: to("holds.hold", [5, "x", None], [{}, [], {}], [[run], True, plan]),
+    "wrong count": lambda run, plan: to("holds.hold", [], [run], [run, 1, plan, 0, 0]),
+    "no list": lambda run, plan: to("holds.hold", None, 5, "abc", {"run_id": run}),
+    "unknown run": lambda run, plan: to("holds.hold", [str(uuid.uuid4()), 1, plan], [TEXT, 1, plan], ["*", 1, plan]),
+    "other keys": lambda run, plan: to(
+        "holds.hold", *([f"{run}:{key}", 1, plan] for key in ("nodes", "outputs", "history", "failures"))
+    ),
+    "unknown plan": lambda run, plan: to("holds.hold", [run, 1, "0" * 32], [run, 1, TEXT]),
+    "unknown node": lambda run, plan: [*to("holds.nothing", [run, 1, plan]), *to("fresh.answer", [run, 1, plan])],
+    "epoch": lambda run, plan: to("holds.hold", *([run, epoch, plan] for epoch in EPOCHS)),
+    "epoch of the next": lambda run, plan: to("holds.pass-on", *([run, epoch, plan] for epoch in EPOCHS)),
+    "too early": lambda run, plan: to("holds.pass-on", [run, 1, plan]),
+    "twice": lambda run, plan: to("holds.hold", *[[run, 1, plan]] * 3),
+    "advance": lambda run, plan: to("orchestrator.advance", *([run, 1, plan, position] for position in POSITIONS)),
+    "saga": lambda run, plan: to("orchestrator.begin-saga", *([run, epoch, plan] for epoch in (-1, 1, 2))),
+    "tick": lambda run, plan: to("orchestrator.tick", ["holds", "x"], [5, {}], [TEXT, TEXT]),
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_forged_message_changes_nothing(client, hold, kind):
+    held = hold("holds")
+    with nothing_written_but_errors(client, running=1):
+        for task, args in FORGERIES[kind](held.run.id, held.plan):
+            send(client, task, args)
+    held.let_go()
+    held.assert_undisturbed()
+
+
+@contextmanager
+def nothing_written_but_errors(client, *, running):
+    """As `nothing_written`; what Celery notes of a message that it cannot run goes away by itself."""
+    with nothing_written(client, running=running):
+        yield
+        wait_until(lambda: not client.exists(QUEUE) and client.hlen("unacked") == running, "every message is handled")
+        for key in client.scan_iter("celery-task-meta-*"):
+            assert client.ttl(key) > 0
+            client.delete(key)
+
+
+def test_a_message_with_another_run_s_epoch_or_plan_changes_nothing(hostile, client, hold):
+    ended = hostile.orchestrator.start("gives", "nan")
+    assert ended.wait(timeout=30) == "failed"
+    ended.resume()
+    assert ended.wait(timeout=30) == "failed"
+    epoch, plan = 2, client.hget(f"orchestrator:run:{ended.id}", "plan").decode()
+    assert int(client.hget(f"orchestrator:run:{ended.id}", "epoch")) == epoch
+    held = hold("holds")
+    with nothing_written(client, running=1):
+        send(client, "holds.pass-on", [held.run.id, epoch, held.plan])
+        send(client, "holds.pass-on", [held.run.id, epoch, plan])
+        send(client, "gives.give", [ended.id, 1, plan])
+        send(client, "gives.give", [ended.id, epoch, plan])
+        send(client, "holds.hold", [ended.id, epoch, held.plan])
+    held.let_go()
+    held.assert_undisturbed()
+
+
+def test_a_run_is_never_led_along_the_plan_of_another_flow(hostile, client, ledger):
+    other = hostile.orchestrator.start("twin")
+    assert other.wait(timeout=30) == "succeeded"
+    run = hostile.orchestrator.start("unserved")
+    plan = client.hget(f"orchestrator:run:{other.id}", "plan").decode()
+    with nothing_written_but_errors(client, running=0):
+        send(client, "twin.twin", [run.id, 1, plan])
+    assert run.status == "pending"
+    run.cancel()
+    assert run.wait(timeout=30) == "cancelled"
+    assert ledger.names("start") == []
+
+
+@pytest.mark.parametrize("kind", ["application/x-python-serialize", "application/x-yaml", "text/x-unknown"])
+def test_a_message_that_is_not_json_is_refused_and_not_run(worker, client, tmp_path, kind):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    bodies = {
+        "application/x-python-serialize": pickle.dumps([[Evil()], {}, {}]),
+        "application/x-yaml": f"!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']".encode(),
+    }
+    with nothing_written(client):
+        send(client, "holds.hold", None, body=bodies.get(kind, b"{}"), kind=kind)
+    assert not (tmp_path / "made").exists()
+    assert "Refusing to deserialize untrusted content of type" in worker.log.read_text()
+
+
+# --- Redis full, and Redis away --------------------------------------------------------------------
+def test_a_full_redis_refuses_a_start_and_keeps_what_runs(server, hostile, stranger, client, hold):
+    held = hold("talks")
+    keys = set(client.scan_iter("*"))
+    client.config_set("maxmemory", 1)
+    try:
+        for orchestrator in (hostile.orchestrator, stranger):
+            with pytest.raises(StoreFull) as caught:
+                orchestrator.start("fresh", None, idempotency_key="full", tags={"a": "b"})
+            assert type(caught.value) is StoreFull
+            assert str(caught.value).startswith(f"Redis at 127.0.0.1:{server.port}/0 is full: ")
+            assert str(caught.value).endswith(". Nothing was written; free memory or raise maxmemory")
+        assert [key for key in client.scan_iter("*") if key not in keys and not MOVING.match(key.decode())] == []
+        held.let_go()
+        time.sleep(1)  # not for a state: the node's end is refused meanwhile
+        assert held.run.status == "running"
+    finally:
+        client.config_set("maxmemory", 0)
+    held.assert_undisturbed()
+    assert hostile.orchestrator.start("fresh", None, idempotency_key="full").result(int, timeout=30)
+
+
+def test_a_redis_that_does_not_answer_is_named_in_bounded_time(server, hold):
+    held = hold("talks")
+    settings = Settings(socket_timeout=timedelta(seconds=0.5))
+    hasty = Orchestrator(Celery("hasty", broker=server.url, backend=server.url), settings=settings)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=f"Redis at 127.0.0.1:{server.port}/0 did not answer: "):
+            hasty.start("fresh")
+        assert time.monotonic() - began < 3 * 3, "three tries of half a second and their waits"
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    held.let_go()
+    held.assert_undisturbed()
+
+
+def test_redis_away_refuses_a_start_and_a_wait_outlasts_it(server, hostile, hold):
+    held = hold("talks")
+    message = f"Redis at 127.0.0.1:{server.port}/0 did not answer: "
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(held.run.wait, 60)
+        server.stop()
+        try:
+            calls = [
+                lambda: hostile.orchestrator.start("fresh", None, idempotency_key="away"),
+                lambda: hostile.orchestrator.get(held.run.id),
+                lambda: hostile.orchestrator.runs(flow="talks"),
+                lambda: held.run.status,
+                held.run.cancel,
+                held.run.resume,
+            ]
+            began = time.monotonic()
+            for call in calls:
+                with pytest.raises(StoreUnavailable, match=message) as caught:
+                    call()
+                assert type(caught.value) is StoreUnavailable
+            assert time.monotonic() - began < 3 * len(calls)
+            held.let_go()  # the node ends while nobody can store it
+            with pytest.raises(StoreUnavailable, match=message):
+                held.run.wait(timeout=1)
+        finally:
+            server.restart()
+        assert waiting.result(timeout=60) == "succeeded"
+    held.assert_undisturbed()
+    assert hostile.orchestrator.start("fresh", None, idempotency_key="away").result(int, timeout=30)

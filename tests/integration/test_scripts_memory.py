@@ -1,0 +1,307 @@
+"""At maxmemory a script is refused before its first write, or does all of its work: none stops in the middle."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import redis
+
+from orchestrator import SharedRateLimiter
+from orchestrator.scripts import Scripts
+from orchestrator.server import EmbeddedServer
+from tests.scripts_world import LEASE_MS, World, always, fan_plan, flow, line_plan, new_token, node, plan_of
+
+LIMITER = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("small")) as running:
+        yield running
+
+
+@pytest.fixture
+def small(small_server):
+    """A prefix on a server that can be full."""
+    world = World(small_server.url)
+    try:
+        yield world
+        world.check()
+    finally:
+        free(world)
+        world.close()
+
+
+def fill(world):
+    """Let the server have no memory left: it may use less than it does now."""
+    world.client.config_set("maxmemory-policy", "noeviction")
+    world.client.config_set("maxmemory", world.client.info("memory")["used_memory"] // 2)
+
+
+def free(world):
+    world.client.config_set("maxmemory", 0)
+
+
+def start(world):
+    plan = line_plan("a")
+    return lambda: world.start(plan, key="k")
+
+
+def start_with_a_known_plan(world):
+    plan = line_plan("a")
+    world.publish(plan)
+    return lambda: world.start(plan, send_plan=False)
+
+
+def tick_of_a_schedule(world):
+    plan = line_plan("a")
+    world.run(plan, schedule="s", scheduled_ms=1)
+    return lambda: world.start(plan, schedule="s", scheduled_ms=2, overlap="skip")
+
+
+def claim(world):
+    run = world.run(line_plan("a"))
+    return lambda: run.claim("a")
+
+
+def claim_that_takes_a_token(world):
+    run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
+    return lambda: run.claim("m-0")
+
+
+def claim_that_joins_a_line(world):
+    run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
+    run.hold("m-0")
+    return lambda: run.claim("m-1")
+
+
+def commit(world):
+    run = world.run(line_plan("a", "b"))
+    token = run.hold("a")
+    return lambda: run.commit("a", token)
+
+
+def commit_that_ends_the_run(world):
+    run = world.run(line_plan("a"), key="k")
+    token = run.hold("a")
+    return lambda: run.commit("a", token)
+
+
+def commit_of_a_decision(world):
+    run = world.run(plan_of(flow().when(always).then(node("a")).end_when()))
+    token = run.hold("when-1")
+    return lambda: run.commit("when-1", token, choice=0)
+
+
+def commit_of_a_compensation(world):
+    run = world.run(line_plan("a", "b", undone="succeeded"))
+    run.do("a")
+    run.break_off("b")
+    token = run.hold("undo-a")
+    return lambda: run.commit("undo-a", token)
+
+
+def fail_with_another_attempt(world):
+    run = world.run(line_plan("a"))
+    token = run.hold("a")
+    return lambda: run.fail("a", token, delay_ms=10)
+
+
+def fail_for_good(world):
+    run = world.run(line_plan("a", "b", undone="succeeded"))
+    run.do("a")
+    token = run.hold("b")
+    return lambda: run.fail("b", token)
+
+
+def wake(world):
+    run = world.run(line_plan("a"))
+    run.break_off("a", delay_ms=0)
+    return lambda: run.wake("a")
+
+
+def release(world):
+    run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
+    run.hold("m-0")
+    run.claim("m-1")
+    world.client.delete(world.keys.bucket("api")[0])
+    return lambda: world.scripts.release("api")
+
+
+def report(world):
+    run = world.run(line_plan("a"))
+    token = run.hold("a")
+    return lambda: run.report("a", token)
+
+
+def announce(world):
+    run = world.run(fan_plan(2))
+    return lambda: run.announce(0)
+
+
+def resume(world):
+    run = world.run(line_plan("a"), key="k")
+    run.break_off("a")
+    return run.resume
+
+
+def look(world):
+    run = world.run(line_plan("a"))
+    return run.look
+
+
+def republish(world):
+    run = world.run(fan_plan(2))
+    run.age("m-0", 5000)
+    return lambda: run.republish("m-0")
+
+
+def tick(world):
+    world.scripts.tick(lease_ms=LEASE_MS)
+    return lambda: world.scripts.tick(lease_ms=LEASE_MS)
+
+
+def first_tick(world):
+    return lambda: world.scripts.tick(lease_ms=LEASE_MS)
+
+
+def publish_plan(world):
+    world.publish(line_plan("a"))
+    plan = line_plan("b", shared_rate_limit=LIMITER)
+    return lambda: world.publish(plan)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        start, start_with_a_known_plan, tick_of_a_schedule, claim, claim_that_takes_a_token, claim_that_joins_a_line,
+        commit, commit_that_ends_the_run, commit_of_a_decision, commit_of_a_compensation, fail_with_another_attempt,
+        fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan,
+    ],
+    ids=lambda prepare: prepare.__name__,
+)  # fmt: skip
+def test_what_can_wait_is_refused_as_a_whole_and_works_later(small, prepare):
+    call = prepare(small)
+    fill(small)
+    with small.unchanged(), pytest.raises(redis.OutOfMemoryError):
+        call()
+    free(small)
+    call()
+
+
+def lose_again(world):
+    run = world.run(fan_plan(2))
+    token = run.hold("m-0")
+
+    def check(moved):
+        assert (moved.outcome, run.node("m-0")["state"], world.claims()) == ("again", "ready", [])
+
+    return lambda: run.lose("m-0", token), check
+
+
+def lose_the_last_attempt(world):
+    run = world.run(line_plan("a", "b", undone="succeeded", attempts=1))
+    run.do("a")
+    token = run.hold("b")
+
+    def check(moved):
+        assert (moved.outcome, moved.work.names, run.status) == ("ended", ("undo-a",), "compensating")
+
+    return lambda: run.lose("b", token), check
+
+
+def lose_past_the_deadline(world):
+    run = world.run(line_plan("a"))
+    token = run.hold("a")
+
+    def check(moved):
+        assert (moved.outcome, world.members(world.keys.timers)) == ("parked", [f"{run.id}|a"])
+
+    return lambda: run.lose("a", token, timed_out=True, delay_ms=1000), check
+
+
+def renew(world):
+    run = world.run(line_plan("a"))
+    run.hold("a", lease_ms=0)
+
+    def check(_):
+        assert all(world.client.zscore(world.keys.holders, name) > world.store.now_ms() for name in ("worker/1", "new"))
+
+    return lambda: world.scripts.renew(["new", "worker/1"], lease_ms=LEASE_MS), check
+
+
+def forget_holder(world):
+    run = world.run(line_plan("a"))
+    run.do("a")
+
+    def check(is_forgotten):
+        assert (is_forgotten, world.members(world.keys.holders)) == (True, [])
+
+    return lambda: world.scripts.forget_holder("worker/1", only_late=False), check
+
+
+def cancel_a_quiet_run(world):
+    run = world.run(line_plan("a", "b", undone="succeeded"))
+    run.do("a")
+
+    def check(moved):
+        assert (moved.outcome, moved.work.names, run.states()["b"]) == ("ending", ("undo-a",), "skipped")
+
+    return run.cancel, check
+
+
+def cancel_a_run_that_runs(world):
+    run = world.run(line_plan("a"))
+    run.hold("a")
+
+    def check(moved):
+        assert (moved.outcome, run.status) == ("ending", "compensating")
+
+    return run.cancel, check
+
+
+def due(world):
+    run = world.run(line_plan("a"))
+    run.break_off("a", delay_ms=0)
+
+    def check(answer):
+        assert answer[1] == [f"{run.id}|a"]
+
+    return lambda: world.scripts.due(at_most_ms=100, count=10), check
+
+
+def start_of_a_run_that_exists(world):
+    plan = line_plan("a")
+    world.run(plan, key="k")
+
+    def check(started):
+        assert started.outcome == "exists"
+
+    return lambda: world.start(plan, key="k"), check
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lose_again, lose_the_last_attempt, lose_past_the_deadline, renew, forget_holder, cancel_a_quiet_run,
+        cancel_a_run_that_runs, due, start_of_a_run_that_exists,
+    ],
+    ids=lambda prepare: prepare.__name__,
+)  # fmt: skip
+def test_what_frees_or_must_not_wait_passes_as_a_whole(small, prepare):
+    call, check = prepare(small)
+    fill(small)
+    check(call())
+
+
+def test_a_script_the_server_does_not_know_yet_is_refused_as_a_whole_too(small):
+    run = small.run(line_plan("a"))
+    small.client.script_flush()
+    fill(small)
+    with small.unchanged(), pytest.raises(redis.OutOfMemoryError):
+        run.claim("a")
+    fresh = Scripts(small.client, small.keys)
+    assert fresh.forget_holder("nobody", only_late=True)
+    with small.unchanged(), pytest.raises(redis.OutOfMemoryError):
+        fresh.claim(run.id, run.plan.hash, "a", epoch=1, token=new_token(), holder="h", lease_ms=1)

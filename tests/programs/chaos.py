@@ -1,0 +1,116 @@
+"""The load that raw canvas was measured with: chains of five and fan-outs of eight with a join, written to a ledger."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+from kombu.transport import redis as redis_transport
+
+from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, manual
+from tests.harness import Ledger
+
+URL = os.environ["TEST_REDIS_URL"]
+LEDGER = Ledger(os.environ["TEST_LEDGER_URL"])
+WORK_S = float(os.environ.get("TEST_WORK_S", "0.05"))
+COPIES = int(os.environ.get("TEST_COPIES", "1"))
+MANY = RetryPolicy(maximum_attempts=20)
+
+app = Celery("chaos", broker=URL, backend=URL)
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": 6 * 3600,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 5,
+    },
+    result_expires=3600,
+    redis_socket_timeout=5,
+    redis_socket_connect_timeout=5,
+)
+orchestrator = Orchestrator(app)
+
+
+def deliver_copies() -> None:
+    """Let every message that this process sends arrive several times."""
+    put = redis_transport.Channel._put
+
+    def put_copies(self, queue, message, **kwargs):
+        for _ in range(COPIES):
+            put(self, queue, message, **kwargs)
+
+    redis_transport.Channel._put = put_copies  # type: ignore[method-assign]
+
+
+if COPIES > 1:
+    deliver_copies()
+
+
+def act(ctx: NodeContext, value: int) -> int:
+    """Write a start, work, write an end."""
+    LEDGER.note("start", f"{ctx.run_id}/{ctx.node_name}/{ctx.attempt}")
+    time.sleep(WORK_S)
+    LEDGER.note("end", f"{ctx.run_id}/{ctx.node_name}/{ctx.attempt}")
+    return value + 1
+
+
+def after(key: str):
+    """An input function that reads one output."""
+    return lambda state: state.get(key, int)
+
+
+builder = FlowBuilder("chain").triggered_by(manual("load"))
+builder.then(Node("link-0", act, 0).with_retry(MANY))
+for position in range(1, 5):
+    builder.then(Node(f"link-{position}", act).with_input_func(after(f"link-{position - 1}")).with_retry(MANY))
+chain = builder.build()
+
+fan = (
+    FlowBuilder("fan")
+    .triggered_by(manual("load"))
+    .then_parallel("members", *[Node(f"member-{n}", act, n).with_retry(MANY) for n in range(8)])
+    .then(
+        Node("join", act)
+        .with_input_func(lambda state: sum(state.get(f"member-{n}", int) for n in range(8)))
+        .with_retry(MANY)
+    )
+    .build()
+)
+
+
+def undo(name: str) -> Node[int, None]:
+    """A compensation that leaves a trace."""
+
+    def act_back(ctx: NodeContext, output: int) -> None:
+        LEDGER.note("undo", f"{ctx.run_id}/{name}/{output}")
+
+    return Node(f"undo-{name}", act_back).with_retry(MANY)
+
+
+def refuse() -> None:
+    """Fail for good."""
+    raise ValueError("refused")
+
+
+builder = FlowBuilder("saga").triggered_by(manual("load"))
+for name in ("one", "two", "three"):
+    builder.then(Node(name, act, 0).with_retry(MANY).on_error(undo(name)))
+saga = builder.then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
+
+pick = (
+    FlowBuilder("pick")
+    .triggered_by(manual("load"))
+    .then(Node("toss", act, 0).with_retry(MANY))
+    .when(lambda state: LEDGER.count(f"asked-{state.run_id}") % 2 == 1)
+    .then(Node("odd", act, 0).with_retry(MANY))
+    .else_()
+    .then(Node("even", act, 0).with_retry(MANY))
+    .end_when()
+    .then(Node("last", act, 0).with_retry(MANY))
+    .build()
+)
+
+for flow in (chain, fan, saga, pick):
+    orchestrator.register(flow)

@@ -1,0 +1,99 @@
+"""Worker processes that end when their owner says so: started in groups of their own, watched, and stopped for sure.
+
+What they work on, and on which server, is told by the environment that they get.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TAIL_LINES = 20
+WARM_S = 10.0
+COLD_S = 5.0
+POLL_S = 0.05
+
+# Reads until nobody holds the other end of its standard input, however that came about, and kills a group.
+GUARD = 'cat >/dev/null; kill -s KILL -- "-$1"'
+
+
+class WorkerEnded(Exception):
+    """A worker process ended although nobody asked it to; the end of its log is in the text."""
+
+
+class WorkerProcess:
+    """One `celery -A workers.app worker`, started at once.
+
+    A group of its own keeps a terminal's Ctrl-C from reaching it before its owner, and lets one signal reach its
+    children and the interpreters that they started. A worker tries for ever to reach a server that is gone, so that one
+    whose owner was killed is killed too, by a guard.
+
+    Args:
+        name: Name of the worker.
+        log: File for what it prints; written anew.
+        environment: Added to this process's own.
+    """
+
+    def __init__(self, name: str, log: Path, *, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = log
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--hostname", f"{name}@%h"]
+        # Looking for other workers costs a second at the start, and nothing here needs to know them.
+        command += ["--concurrency", "2", "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        guard = ["/bin/sh", "-c", GUARD, "guard", str(self.process.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+
+    @property
+    def pid(self) -> int:
+        """Id of the process and of its group."""
+        return self.process.pid
+
+    def is_ready(self) -> bool:
+        """Whether it takes messages."""
+        return b" ready." in self.log.read_bytes()
+
+    def check_alive(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            WorkerEnded: It does not.
+        """
+        code = self.process.poll()
+        if code is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            raise WorkerEnded(f"{self.name} (pid {self.pid}) ended {how}. The end of its log, {self.log}:\n{tail}")
+
+    def end_group(self) -> None:
+        """Kill what is left of its group; also where the worker is gone, as one that was killed leaves its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(COLD_S)
+        self._guard.kill()  # and not by closing its input: by then the group's number may be another's
+        self._guard.communicate()
+
+
+def stop_workers(workers: Sequence[WorkerProcess]) -> None:
+    """End workers and all that they started: TERM lets running nodes finish, KILL after 10 s lets nothing."""
+    for worker in workers:
+        worker.process.terminate()
+    deadline = time.monotonic() + WARM_S
+    while any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for worker in workers:
+        worker.end_group()

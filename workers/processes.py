@@ -18,8 +18,8 @@ WARM_S = 10.0
 COLD_S = 5.0
 POLL_S = 0.05
 
-# Reads until nobody holds the other end of its standard input, however that came about, and kills a group.
-GUARD = 'cat >/dev/null; kill -s KILL -- "-$1"'
+# Waits until nobody holds the other end of its standard input, however that came about, and kills a group.
+GUARD = 'read -r _; kill -s KILL -- "-$1"'
 
 
 class WorkerEnded(Exception):

@@ -106,6 +106,7 @@ class Held:
     run: FlowRun
     gate: Path
     ledger: Ledger
+    log: Path
 
     @property
     def plan(self):
@@ -124,14 +125,14 @@ class Held:
 
 
 @pytest.fixture
-def hold(hostile, ledger, gate):
+def hold(hostile, worker, ledger, gate):
     """Start a run of a flow that is held back, and wait until its first node is at work."""
 
     def start(flow):
         gate.touch()
         run = hostile.orchestrator.start(flow)
         ledger.wait_for("start", run.id)
-        return Held(run, gate, ledger)
+        return Held(run, gate, ledger, worker.log)
 
     yield start
     gate.unlink(missing_ok=True)
@@ -635,7 +636,8 @@ def test_a_full_redis_refuses_a_start_and_keeps_what_runs(server, hostile, stran
             assert str(caught.value).endswith(". Nothing was written; free memory or raise maxmemory")
         assert [key for key in client.scan_iter("*") if key not in keys and not MOVING.match(key.decode())] == []
         held.let_go()
-        time.sleep(1)  # not for a state: the node's end is refused meanwhile
+        refused = f"run {held.run.id} node talk: waits until Redis is back: Redis at 127.0.0.1:{server.port}/0 is full"
+        wait_until(lambda: refused in held.log.read_text(), "the end of the node is refused")
         assert held.run.status == "running"
     finally:
         client.config_set("maxmemory", 0)

@@ -191,7 +191,7 @@ class FakeCelery:
 
     def end(self, message: Message, name: str, token: str) -> None:
         how = self.chance.choices(
-            ["commit", "raise", "give up", "lose", "time out"], [85, 5, 3, 5, 2] if self.storm else [90, 5, 5, 0, 0]
+            ["commit", "raise", "give up", "lose", "time out"], [77, 10, 3, 8, 2] if self.storm else [86, 11, 3, 0, 0]
         )[0]
         delay_ms = self.chance.randrange(4)
         if how in {"lose", "time out"}:
@@ -279,7 +279,7 @@ def draw_node(chance: random.Random, names: Iterator[str]) -> Any:
 
 def draw_steps(chance: random.Random, builder: FlowBuilder, names: Iterator[str], depth: int = 0) -> None:
     for _ in range(chance.randint(1, 4 - depth)):
-        kind = chance.choices(["then", "parallel", "when"], [5, 4, 2 if depth < 2 else 0])[0]
+        kind = chance.choices(["then", "parallel", "when"], [4, 5, 2 if depth < 2 else 0])[0]
         if kind == "then":
             builder.then(draw_node(chance, names))
         elif kind == "parallel":

@@ -58,7 +58,6 @@ DEATHS: dict[str, Callable[[], Any]] = {
     "exit-zero": lambda: os._exit(0),
     "exit-one": lambda: os._exit(1),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "abort": abort,
     "null": read_null,
 }

@@ -1,0 +1,28 @@
+"""What a user may import: the names of the public API, every error among them, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+
+import orchestrator
+from orchestrator import errors
+
+API = {
+    "Event", "Flow", "FlowBuilder", "FlowDefinitionError", "FlowDefinitionWarning", "FlowRun", "FlowState", "Node",
+    "NodeContext", "NodeFailure", "Orchestrator", "Problem", "RateLimit", "RetryLater", "RetryPolicy", "RunStatus",
+    "Settings", "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "manual", "node", "schedule",
+}  # fmt: skip
+
+
+def test_the_public_names_are_those_of_the_api_and_every_error():
+    raised = {
+        name
+        for name, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, errors.OrchestratorError) and value.__module__ == errors.__name__
+    }
+    assert set(orchestrator.__all__) == API | raised
+
+
+def test_the_public_names_are_sorted_and_there():
+    assert orchestrator.__all__ == sorted(orchestrator.__all__)
+    assert all(hasattr(orchestrator, name) for name in orchestrator.__all__)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pkgutil
+import re
 import uuid
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,14 @@ from orchestrator.store import Store
 from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
 
     from celery import Celery
 
     from orchestrator.plan import Plan
 
+FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
 
 
@@ -104,6 +107,8 @@ class Orchestrator:
             IdempotencyConflict: The key belongs to a run with another input.
             StoreUnavailable, StoreFull: Redis; with an idempotency key it is safe to try again.
         """
+        if idempotency_key is not None and not isinstance(idempotency_key, str):
+            raise InvalidInput(f"an idempotency key is text, not {type(idempotency_key).__name__}")
         plan, given = self._prepare(flow, input)
         started = self._engine.start(
             plan, given, run_id=str(uuid.uuid4()), idempotency_key=idempotency_key, tags=_checked_tags(tags)
@@ -137,7 +142,9 @@ class Orchestrator:
             ValueError: No status is called like that.
         """
         name = flow.name if isinstance(flow, Flow) else flow
-        wanted = str(RunStatus(status)) if status is not None else None
+        if status is not None and status not in list(RunStatus):
+            raise ValueError(f"{status!r} is no status of a run; use one of {', '.join(RunStatus)}")
+        wanted = str(status) if status is not None else None
         ids = self._engine.store.run_ids(flow=name, status=wanted, limit=limit)
         return [FlowRun(self._engine, run_id) for run_id in ids]
 
@@ -145,18 +152,18 @@ class Orchestrator:
         if isinstance(flow, Flow):
             self.register(flow)
             flow = flow.name
+        if not FLOW_NAME.fullmatch(str(flow)):
+            raise UnknownFlow(flow, self._known_flows())
         entry = self._engine.registry.flows.get(flow)
-        if entry is not None:
-            plan, codec = entry.plan, entry.flow.input_codec
-        else:
-            plan, codec = self._announced(flow), None
-        if codec is not None:
-            try:
-                data = codec.dump(codec.check(given))
-            except InvalidInput as error:
-                raise InvalidInput(f"the input of flow {flow} {error.message}", flow_name=flow) from None
-        else:
-            data = b"" if given is None else codec_of(Any).dump(given)
+        plan = entry.plan if entry is not None else self._announced(flow)
+        codec = entry.flow.input_codec if entry is not None else None
+        try:
+            if codec is not None:
+                data = codec.dump(codec.check(given), error=InvalidInput)
+            else:
+                data = b"" if given is None else codec_of(Any).dump(given, error=InvalidInput)
+        except InvalidInput as error:
+            raise InvalidInput(f"the input of flow {flow}: {error.message}", flow_name=flow) from None
         largest = self._engine.settings.max_payload_bytes
         if len(data) > largest:
             raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
@@ -167,8 +174,12 @@ class Orchestrator:
         with store.guarded():
             plan = store.announced_plan(name)
             if plan is None:
-                raise UnknownFlow(name, sorted({*store.announced(), *self._engine.registry.flows}))
+                raise UnknownFlow(name, self._known_flows())
         return plan
+
+    def _known_flows(self) -> list[str]:
+        with self._engine.store.guarded():
+            return sorted({*self._engine.store.announced(), *self._engine.registry.flows})
 
 
 def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
@@ -211,6 +222,8 @@ def _modules(package: str, related_name: str) -> Iterator[ModuleType]:
 
 
 def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    if tags is not None and not isinstance(tags, Mapping):
+        raise InvalidInput(f"tags are a mapping of text to text, not {type(tags).__name__}")
     given: dict[Any, Any] = dict(tags or {})
     wrong = [key for key, value in given.items() if not isinstance(key, str) or not isinstance(value, str)]
     if wrong:

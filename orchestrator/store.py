@@ -7,6 +7,7 @@ named values, keeps plans at hand, and gives Redis's errors their meaning.
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from orchestrator.settings import Settings
 
+RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
 INPUT = ":input"
 """Field of the run's input among its outputs; no output key can be named like that."""
 
@@ -213,8 +215,10 @@ class Store:
             UnknownRun: No such run, or its retention is over.
             StoreUnavailable: Redis did not answer.
         """
-        with self.guarded():
-            raw = self.client.hgetall(self.keys.run(run_id))
+        raw: dict[bytes, bytes] = {}
+        if RUN_ID.fullmatch(str(run_id)):  # anything else could name another key
+            with self.guarded():
+                raw = self.client.hgetall(self.keys.run(run_id))
         if not raw:
             msg = f"run {run_id!r} is unknown: it was never started here, or its retention is over"
             raise UnknownRun(msg, run_id=run_id)

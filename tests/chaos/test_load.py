@@ -84,5 +84,4 @@ def test_no_run_is_lost_and_nothing_is_counted_twice(fault, tmp_path):
             run.wait(timeout=60)
             check_run(run, "succeeded")
         assert Counter(run.result(int) for run in runs) == {5: RUNS * 2 // 3, 37: RUNS // 3}
-        assert world.deaths == 0, "a worker ended by itself"
         check_keys(world.client)

@@ -10,7 +10,6 @@ import re
 import signal
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -593,19 +592,6 @@ def test_a_message_with_another_run_s_epoch_or_plan_changes_nothing(hostile, cli
     held.assert_undisturbed()
 
 
-def test_a_run_is_never_led_along_the_plan_of_another_flow(hostile, client, ledger):
-    other = hostile.orchestrator.start("twin")
-    assert other.wait(timeout=30) == "succeeded"
-    run = hostile.orchestrator.start("unserved")
-    plan = client.hget(f"orchestrator:run:{other.id}", "plan").decode()
-    with nothing_written_but_errors(client, running=0):
-        send(client, "twin.twin", [run.id, 1, plan])
-    assert run.status == "pending"
-    run.cancel()
-    assert run.wait(timeout=30) == "cancelled"
-    assert ledger.names("start") == []
-
-
 @pytest.mark.parametrize("kind", ["application/x-python-serialize", "application/x-yaml", "text/x-unknown"])
 def test_a_message_that_is_not_json_is_refused_and_not_run(worker, client, tmp_path, kind):
     class Evil:
@@ -659,34 +645,3 @@ def test_a_redis_that_does_not_answer_is_named_in_bounded_time(server, hold):
         server.process.send_signal(signal.SIGCONT)
     held.let_go()
     held.assert_undisturbed()
-
-
-def test_redis_away_refuses_a_start_and_a_wait_outlasts_it(server, hostile, hold):
-    held = hold("talks")
-    message = f"Redis at 127.0.0.1:{server.port}/0 did not answer: "
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(held.run.wait, 60)
-        server.stop()
-        try:
-            calls = [
-                lambda: hostile.orchestrator.start("fresh", None, idempotency_key="away"),
-                lambda: hostile.orchestrator.get(held.run.id),
-                lambda: hostile.orchestrator.runs(flow="talks"),
-                lambda: held.run.status,
-                held.run.cancel,
-                held.run.resume,
-            ]
-            began = time.monotonic()
-            for call in calls:
-                with pytest.raises(StoreUnavailable, match=message) as caught:
-                    call()
-                assert type(caught.value) is StoreUnavailable
-            assert time.monotonic() - began < 3 * len(calls)
-            held.let_go()  # the node ends while nobody can store it
-            with pytest.raises(StoreUnavailable, match=message):
-                held.run.wait(timeout=1)
-        finally:
-            server.restart()
-        assert waiting.result(timeout=60) == "succeeded"
-    held.assert_undisturbed()
-    assert hostile.orchestrator.start("fresh", None, idempotency_key="away").result(int, timeout=30)

@@ -42,6 +42,7 @@ def test_the_body_of_a_chord_publishes_a_parallel_step_once(world):
     run = world.run(two_fans(2))
     run.do("a-0", follows=True)
     assert run.do("a-1", follows=True).work.kind == ""
+    run.age("b-0", 5000)
     announced = run.announce(1)
     assert announced.work.names == ("b-0", "b-1")
     assert announced.work.since == run.node("b-0")["since"], "a later instant would look like a lost message"

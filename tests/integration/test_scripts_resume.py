@@ -81,6 +81,13 @@ def test_a_parallel_step_that_was_half_done_is_joined_anew(world, chords):
     assert run.do("m-2", follows=True).work.names == ("after",)
 
 
+def test_after_a_resume_every_parallel_step_is_detached(world):
+    run = world.run(fan_plan(3))
+    run.cancel()
+    assert run.resume().work.detached
+    assert run.announce(0).outcome == "nothing"
+
+
 def test_members_excused_before_are_tried_again(world):
     run = world.run(fan_plan(3, attempts=1, on_failure="continue", require=2))
     run.break_off("m-0")

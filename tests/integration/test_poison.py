@@ -98,17 +98,6 @@ def test_a_poison_node_ends_after_its_attempts_and_others_go_on(poison, ledger):
     assert len(times) == 3
 
 
-@pytest.mark.timeout(60)
-def test_a_child_that_dies_before_anybody_knew_it_is_missed_at_once(poison, ledger):
-    """Poison for every child of the pool: each new one dies with its first node."""
-    runs = [poison.orchestrator.start("dies", {"way": "kill", "attempts": 99}) for _ in range(6)]
-    for run in runs:
-        # Celery may take 5 s to replace a child, which is no lease.
-        assert run.wait(timeout=28) == "failed"
-        assert_outcome_unknown(run, attempt=3)
-        assert len(ledger.times("start", run.id)) == 3
-
-
 # --- exceptions ------------------------------------------------------------------------------------
 EXPECTED = {
     "system-exit": ("builtins.SystemExit", "stop"),

@@ -1,16 +1,20 @@
-"""Which claims the processes of this worker really work on, so that one that nobody works on can be ended.
+"""Which pool processes this worker has, and which claims they really work on, as its main process can see it.
 
-That happens when Redis went back in time (a power loss, a replica that was behind) or a claim's answer was lost. A pool
-process writes its token where the main process can read it, even while a function holds the interpreter.
+A claim that nobody works on is one to end: Redis went back in time (a power loss, a replica that was behind), or a
+claim's answer was lost. A pool process tells of itself before its first claim, and writes its token where the main
+process can read it even while a function holds the interpreter.
 """
 
 from __future__ import annotations
 
 import mmap
-from contextlib import contextmanager
+import os
+import struct
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from billiard.process import current_process
+from celery.signals import worker_process_init
 
 from orchestrator.time_limit import in_pool_process
 
@@ -19,8 +23,27 @@ if TYPE_CHECKING:
 
 TOKEN_BYTES = 16
 SLOTS = 4096
-_slots = mmap.mmap(-1, SLOTS * TOKEN_BYTES)  # shared with the pool processes, which are forked after this
+BORN = struct.Struct("ii")  # process id, place in the pool
+# Shared with the pool processes, which are forked after this.
+_slots = mmap.mmap(-1, SLOTS * TOKEN_BYTES)
+_births, _birth = os.pipe()
+os.set_blocking(_births, False)
+os.set_blocking(_birth, False)
 _inline: set[str] = set()
+
+
+@worker_process_init.connect
+def _tell_birth(**_: object) -> None:
+    if hasattr(current_process(), "index"):  # solo sends this in the worker's main process too
+        with suppress(BlockingIOError):  # thousands that nobody looked at: its lease will end this one's claims
+            os.write(_birth, BORN.pack(os.getpid(), current_process().index))
+
+
+def new_processes() -> dict[int, int]:
+    """Process ids of the pool processes that began since the last call, and their places in the pool."""
+    with suppress(BlockingIOError):
+        return dict(BORN.iter_unpack(os.read(_births, 4096 * BORN.size)))
+    return {}
 
 
 @contextmanager

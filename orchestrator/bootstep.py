@@ -51,7 +51,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         engine = engine_of(parent.app)
         if not announce_flows(engine):
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
-        self.heart = Heart(engine, parent)
+        self.heart = Heart(engine)
         self.heart.start()
         self.reconciler = Reconciler(engine, Monitor(engine, parent))
         self.reconciler.start()

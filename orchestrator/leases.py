@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orchestrator.activity import tokens_of
+from orchestrator.activity import new_processes, tokens_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
 from orchestrator.faults import reach
 from orchestrator.time_limit import in_pool_process
@@ -116,10 +116,9 @@ def is_running(pid: int) -> bool:
 class Heart(threading.Thread):
     """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
 
-    def __init__(self, engine: Engine, worker: Any) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(name="orchestrator-heart", daemon=True)
         self.engine = engine
-        self.worker = worker
         self.known: dict[int, int] = {}  # process id to place in the pool
         self._renewed = 0.0
         self._looked = 0.0
@@ -136,19 +135,13 @@ class Heart(threading.Thread):
                 logger.exception("leases are not renewed")
             time.sleep(WATCH_EVERY_S)
 
-    def children(self) -> dict[int, int]:
-        """Process ids of a prefork pool and their places in it; empty for any other pool."""
-        pool = getattr(getattr(self.worker, "pool", None), "_pool", None)
-        processes = list(getattr(pool, "_pool", None) or ())
-        return {process.pid: process.index for process in processes if getattr(process, "pid", None)}
-
     def holders(self) -> dict[str, int | None]:
         """The holders of this worker, and their places in the pool; without a pool, this process."""
         return {holder_of(pid): index for pid, index in self.known.items()} or {holder_name(): None}
 
     def beat(self) -> None:
         """Renew what is due, and end the claims of children that died and those that no process works on."""
-        self.known |= self.children()
+        self.known |= new_processes()
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
             del self.known[pid]
@@ -191,7 +184,7 @@ class Heart(threading.Thread):
 
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""
-        running = [pid for pid in {**self.known, **self.children()} if is_running(pid)]
+        running = [pid for pid in {**self.known, **new_processes()} if is_running(pid)]
         for pid in running:
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5

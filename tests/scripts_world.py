@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 import threading
+import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,6 +90,11 @@ def fan_plan(count: int, *, on_failure: Any = "fail", require: int | None = None
 
 def new_token() -> str:
     return secrets.token_hex(16)
+
+
+def run_named(name: object) -> str:
+    """A run id made from a name, as a schedule's tick makes it from its slot."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(name)))
 
 
 def at_once(call: Callable[[int], Answer], count: int = THREADS) -> list[Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.harness import load_program, wait_until, workers
 
 # The lease is the default of 30 s: what happens sooner than that was not found by waiting for it.
 SOON_S = 2.0
+CHILDREN = 6
 WAYS = ("exit-zero", "exit-one", "kill", "abort", "null")
 
 
@@ -23,7 +25,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def worker(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("poison")
-    with workers("tests.programs.poison", server.url, folder, count=1, options=["-c", "3"]) as (running,):
+    with workers("tests.programs.poison", server.url, folder, count=1, options=["-c", str(CHILDREN)]) as (running,):
         yield running
 
 
@@ -40,8 +42,13 @@ def _worker_goes_on(worker, poison):
     assert poison.orchestrator.start("fresh").result(int, timeout=30)
 
 
+def children(worker):
+    """Process ids of the worker's children, now."""
+    return {int(pid) for pid in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()}
+
+
 def events(run):
-    return [event.event for event in run.history() if event.node]
+    return [event.event for event in run.history() if event.node and event.event != "republished"]
 
 
 # --- nodes that end their process ------------------------------------------------------------------
@@ -98,6 +105,17 @@ def test_a_poison_node_ends_after_its_attempts_and_others_go_on(poison, ledger):
     assert len(times) == 3
 
 
+@pytest.mark.timeout(60)
+def test_a_child_that_dies_before_anybody_knew_it_is_missed_at_once(poison, ledger):
+    """Poison for every child of the pool: each new one dies with its first node."""
+    runs = [poison.orchestrator.start("dies", {"way": "kill", "attempts": 99}) for _ in range(CHILDREN)]
+    for run in runs:
+        # Celery may take 5 s to replace a child, which is no lease.
+        assert run.wait(timeout=28) == "failed"
+        assert_outcome_unknown(run, attempt=3)
+        assert len(ledger.times("start", run.id)) == 3
+
+
 # --- exceptions ------------------------------------------------------------------------------------
 EXPECTED = {
     "system-exit": ("builtins.SystemExit", "stop"),
@@ -151,13 +169,6 @@ def test_whatever_a_node_raises_is_a_failed_attempt_and_seen_by_celery(poison, w
     assert {pid for event, _, _, pid in ledger.lines() if event == "start"} <= children(worker), "no process was lost"
     wait_until(lambda: b"Task throws.throw[" in worker.log.read_bytes()[size:], "it is logged")
     assert len(worker.log.read_bytes()) - size < 200_000
-
-
-def children(worker):
-    """Process ids of the worker's children, now."""
-    listed = f"/proc/{worker.pid}/task/{worker.pid}/children"
-    with open(listed) as found:  # noqa: PTH123 - no file, but the kernel's answer
-        return {int(pid) for pid in found.read().split()}
 
 
 @pytest.mark.parametrize("kind", EXPECTED)

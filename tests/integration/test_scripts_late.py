@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.scripts_world import Run, flow, new_token, node, plan_of
+from tests.scripts_world import Run, flow, new_token, node, plan_of, run_named
 
 CALLS = {
     "claim": lambda run, token: run.claim("a", token),
@@ -96,12 +96,12 @@ def test_the_repeat_of_a_call_after_the_end_writes_nothing(world, plan, name):
 
 def test_a_start_brings_no_run_back_that_is_gone(world, plan):
     """A run whose keys have expired is a new one: nothing of the old is left to be mixed with it."""
-    run = world.run(plan, run_id="one", key="k")
+    run = world.run(plan, run_id=run_named("one"), key="k")
     run.do("a")
     run.cancel()
     run.do("undo-a")
     for key in world.names():
-        if ":run:one" in key or ":idem:" in key:
+        if f":run:{run_named('one')}" in key or ":idem:" in key:
             world.client.delete(key)
-    again = world.run(plan, run_id="one", key="k")
+    again = world.run(plan, run_id=run_named("one"), key="k")
     assert (again.states(), again.outputs(), again.field("epoch")) == ({"a": "ready"}, {}, "1")

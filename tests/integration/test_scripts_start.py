@@ -9,7 +9,19 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedRateLimiter
-from tests.scripts_world import RETENTION_MS, Run, World, at_once, fan_plan, flow, line_plan, new_token, node, plan_of
+from tests.scripts_world import (
+    RETENTION_MS,
+    Run,
+    World,
+    at_once,
+    fan_plan,
+    flow,
+    line_plan,
+    new_token,
+    node,
+    plan_of,
+    run_named,
+)
 
 SLOT = 1_800_000_000_000
 
@@ -17,7 +29,7 @@ SLOT = 1_800_000_000_000
 def tick(world, plan, at, *, overlap="skip", run_id="", **options):
     """What a tick of the schedule "f:hourly" at an instant answers."""
     return world.start(
-        plan, run_id=run_id or f"run-{at}", schedule="f:hourly", scheduled_ms=at, overlap=overlap, **options
+        plan, run_id=run_id or run_named(at), schedule="f:hourly", scheduled_ms=at, overlap=overlap, **options
     )
 
 
@@ -141,10 +153,10 @@ def test_a_tick_starts_one_run_for_its_slot(world):
     assert slot_of(world) == SLOT
     with world.unchanged():
         assert tick(world, plan, SLOT).outcome == "exists"
-        assert tick(world, plan, SLOT, run_id="another").outcome == "ticked"
+        assert tick(world, plan, SLOT, run_id=run_named("another")).outcome == "ticked"
         assert tick(world, plan, SLOT - 1, overlap="allow").outcome == "ticked", "slots only go forward"
     assert world.scripts.claim(
-        f"run-{SLOT}", plan.hash, "a", epoch=1, token=new_token(), holder="h", lease_ms=1000
+        run_named(SLOT), plan.hash, "a", epoch=1, token=new_token(), holder="h", lease_ms=1000
     ).scheduled == SLOT  # fmt: skip
 
 
@@ -184,16 +196,16 @@ def test_a_hundred_starts_with_one_idempotency_key_are_one_run(world):
 
 def test_a_hundred_starts_of_one_run_id_are_one_run(world):
     plan = line_plan("a")
-    answers = at_once(lambda _: world.start(plan, run_id="one"))
+    answers = at_once(lambda _: world.start(plan, run_id=run_named("one")))
     assert Counter(answer.outcome for answer in answers) == {"started": 1, "exists": 99}
-    assert world.store.history("one")[0][1]["event"] == "run-started"
-    assert len(world.store.history("one")) == 1
+    assert world.store.history(run_named("one"))[0][1]["event"] == "run-started"
+    assert len(world.store.history(run_named("one"))) == 1
 
 
 @pytest.mark.parametrize("overlap", ["skip", "allow"])
 def test_a_hundred_beats_are_one_run_for_each_slot(world: World, overlap: str):
     plan = line_plan("a")
-    answers = at_once(lambda n: tick(world, plan, SLOT + n % 4, overlap=overlap, run_id=f"{n % 4}"))
+    answers = at_once(lambda n: tick(world, plan, SLOT + n % 4, overlap=overlap, run_id=run_named(n % 4)))
     started = [answer.run_id for answer in answers if answer.outcome == "started"]
     assert len(started) == len(set(started))
     assert world.client.zcard(world.keys.live) == len(started) >= 1

@@ -1,4 +1,4 @@
-"""Redis away: a start is refused in bounded time, a wait outlasts it, and a worker stays alive or ends in time."""
+"""Redis away or full: a start is refused in bounded time, a wait outlasts it, a worker stays alive or ends in time."""
 
 from __future__ import annotations
 
@@ -120,3 +120,16 @@ def test_a_worker_that_cannot_go_on_ends_within_its_grace_whatever_still_runs(ow
     assert "Unrecoverable error" in worker.log.read_text()
     assert run.history()[-1].event == "lost", "its claim was not given back"
     assert gate.exists()
+
+
+def test_a_worker_that_loses_its_connection_to_a_full_redis_connects_again(own_server, worker):
+    orchestrator = Orchestrator(Celery("full", broker=own_server.url, backend=own_server.url, set_as_current=False))
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            assert client.client_kill_filter(_type="normal")
+            wait_until(lambda: "Trying to reconnect..." in worker.log.read_text(), "a reconnect is refused")
+        finally:
+            client.config_set("maxmemory", 0)
+    assert orchestrator.start("fresh").result(int, timeout=60)
+    assert worker.process.poll() is None, worker.log.read_text()[-4000:]

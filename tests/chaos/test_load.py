@@ -53,6 +53,22 @@ def fill_memory(world, _rng, _power):
     time.sleep(1)
 
 
+def cut_connections(world, rng, _power):
+    cut = 0
+    for _ in range(5):
+        cut += sum(world.client.client_kill_filter(_type=kind) for kind in ("normal", "pubsub"))
+        time.sleep(rng.random() / 2)
+    assert cut, "no connection was cut"
+    time.sleep(1)
+
+
+def cut_connections_while_full(world, rng, power):
+    world.client.config_set("maxmemory", 1)
+    cut_connections(world, rng, power)
+    world.client.config_set("maxmemory", 0)
+    time.sleep(1)
+
+
 def start_surely(orchestrator, name, number):
     """Start a run as a careful client does: with an idempotency key, again until Redis answers."""
 
@@ -66,7 +82,19 @@ def start_surely(orchestrator, name, number):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", [kill_children, kill_workers, stop_server, kill_server, lose_power, fill_memory])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        kill_children,
+        kill_workers,
+        stop_server,
+        kill_server,
+        lose_power,
+        fill_memory,
+        cut_connections,
+        cut_connections_while_full,
+    ],
+)
 def test_no_run_is_lost_and_nothing_is_counted_twice(fault, tmp_path):
     rng = random.Random(7)
     with World(tmp_path) as world, watched_power(world.server, tmp_path / "server") as power:
@@ -85,3 +113,4 @@ def test_no_run_is_lost_and_nothing_is_counted_twice(fault, tmp_path):
             check_run(run, "succeeded")
         assert Counter(run.result(int) for run in runs) == {5: RUNS * 2 // 3, 37: RUNS // 3}
         check_keys(world.client)
+        world.check_workers()

@@ -42,10 +42,8 @@ def office(tmp_path, monkeypatch):
     def opened(orders: str, **environment: str) -> Iterator[World]:
         folder = tmp_path / uuid.uuid4().hex[:8]
         folder.mkdir()
-        with (
-            World(folder, **{VARIABLE: orders, "TEST_WORK_S": "0.01"} | environment) as world,
-            monkeypatch.context() as patch,
-        ):
+        settings: dict[str, Any] = {VARIABLE: orders, "TEST_WORK_S": "0.01"} | environment
+        with World(folder, **settings) as world, monkeypatch.context() as patch:
             patch.setattr(redis_transport.Channel, "_put", redis_transport.Channel._put)  # undone with the context
             open_office(world.ledger, orders)
             world.start_workers()

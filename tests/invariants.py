@@ -1,7 +1,7 @@
 """What must hold of runs at every instant: read from Redis at once, told again from their history, and compared.
 
-`look_at` reads, `check_all` checks. A `Story` repeats a run from the events of its history and fails at an event that
-must not have happened there; what it comes to has to be what the records say.
+`look_at` reads; `check_run` checks one run, `check_all` all that were read. A `Story` repeats a run from the events of
+its history and fails at an event that must not have happened there; what it comes to has to be what the records say.
 """
 
 from __future__ import annotations
@@ -427,17 +427,22 @@ def check_plans(view: View) -> None:
         assert (left == -1) == (live > 0)
 
 
+def check_run(view: View, run: RunView) -> None:
+    """Every invariant of one run; a failure tells the whole run."""
+    try:
+        check_records(run)
+        check_join(run)
+        check_claims(view, run)
+        check_waits(view, run)
+        check_life(view, run)
+    except AssertionError as error:
+        story = "\n".join(" ".join(map(str, event)) for event in run.events)
+        error.add_note(f"run {run.id}: {run.fields}\n{run.nodes}\n{story}")
+        raise
+
+
 def check_all(view: View) -> None:
     """Every invariant of every run that was read."""
     for run in view.runs.values():
-        try:
-            check_records(run)
-            check_join(run)
-            check_claims(view, run)
-            check_waits(view, run)
-            check_life(view, run)
-        except AssertionError as error:
-            story = "\n".join(" ".join(map(str, event)) for event in run.events)
-            error.add_note(f"run {run.id}: {run.fields}\n{run.nodes}\n{story}")
-            raise
+        check_run(view, run)
     check_plans(view)

@@ -21,7 +21,7 @@ from tests.scripts_world import LEASE_MS, World, new_token
 
 EXAMPLES = int(os.environ.get("TEST_MACHINE_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 50,
+    max_examples=EXAMPLES or 80,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,

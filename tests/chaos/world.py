@@ -17,6 +17,8 @@ from celery import Celery
 from orchestrator import Orchestrator
 from orchestrator.server import EmbeddedServer
 from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
+from tests.invariants import check_run as check_run_in
+from tests.invariants import look_at
 
 if TYPE_CHECKING:
     import random
@@ -188,6 +190,10 @@ def check_run(run: Any, expected: str) -> dict[str, int]:
             for event in events
         )
         assert count <= ends, (run.id, node, count, ends, events)
+    store = run._engine.store
+    plan = store.plan(store.run(run.id).plan)
+    view = look_at(store, {run.id: plan})
+    check_run_in(view, view.runs[run.id])
     return dict(starts)
 
 

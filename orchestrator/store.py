@@ -128,7 +128,8 @@ class Store:
         """A published plan by its hash; kept at hand once it was read."""
         plan = self._plans.get(plan_hash)
         if plan is None:
-            text = self.client.hget(self.keys.plan(plan_hash), "text")
+            with self.guarded():
+                text = self.client.hget(self.keys.plan(plan_hash), "text")
             if text is None:
                 return None
             plan = self._plans[plan_hash] = Plan.from_text(text)

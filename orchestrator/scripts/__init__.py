@@ -261,9 +261,9 @@ class Scripts:
         """Give a run its verdict from outside: cancel.lua."""
         return _moved(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
-    def resume(self, run_id: str, plan: str) -> Moved:
+    def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
         """Take up an ended run again: resume.lua."""
-        return _moved(self._on_run("resume", run_id, plan))
+        return _moved(self._on_run("resume", run_id, plan, token))
 
     def look(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
         """Find what stands still in a run: look.lua. Returns its epoch and the findings."""

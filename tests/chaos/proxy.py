@@ -52,8 +52,7 @@ class Link:
             with contextlib.suppress(OSError):
                 side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 side.shutdown(socket.SHUT_RDWR)
-            with contextlib.suppress(OSError):
-                side.close()
+            side.close()
 
 
 class Proxy:
@@ -86,7 +85,6 @@ class Proxy:
     def links(self) -> int:
         return len(self._links)
 
-    @property
     def is_stalled(self) -> bool:
         return not self._open.is_set()
 

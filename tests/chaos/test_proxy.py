@@ -66,7 +66,7 @@ def test_a_stall_swallows_bytes_and_may_forget_its_connections(forget, through, 
         assert patient.recv(100) == b"+PONG\r\n"
         stall = threading.Thread(target=proxy.stall, args=(1.0,), kwargs={"forget": forget})
         stall.start()
-        wait_until(lambda: proxy.is_stalled, "the stall has begun")
+        wait_until(proxy.is_stalled, "the stall has begun")
         patient.sendall(b"PING\r\n")
         with pytest.raises(redis.TimeoutError):
             through.ping()

@@ -21,6 +21,7 @@ from orchestrator.leases import Heart, name_worker, start_draining
 from orchestrator.monitor import Monitor
 from orchestrator.reconciler import Reconciler
 from orchestrator.schedules import remember_slots
+from orchestrator.socket_limits import limit_sockets
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,6 +40,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         name_worker()
         patient_broker.install()
+        limit_sockets(parent.app)  # again, as the app may have set its options anew
         default = parent.app.conf.worker_prefetch_multiplier
         chosen = any("worker_prefetch_multiplier" in source for source in parent.app.conf.maps[:-1])
         if not chosen and parent.prefetch_multiplier == default:

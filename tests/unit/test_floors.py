@@ -33,6 +33,7 @@ FLOORS: dict[int, set[str]] = {
         "reconciler",
         "saga",
         "schedules",
+        "socket_limits",
         "tasks",
         "time_limit",
     },

@@ -1,0 +1,31 @@
+"""How long Celery's own connections to Redis may be mute: none is waited for without an end.
+
+Celery's defaults leave a broker's socket without any limit, a backend's with one of two minutes, and a consumer on a
+connection that vanished deaf for most of a minute. What the app itself sets is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+REDIS_BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+BROKER = {
+    "socket_timeout": 5.0,  # seconds; above the one of a blocking pop
+    "socket_connect_timeout": 5.0,
+    "socket_keepalive": True,
+    "health_check_interval": 5,  # a consumer without an answer connects anew after 1 s and at most twice this
+}
+BACKEND = {"redis_socket_timeout": 5.0, "redis_socket_connect_timeout": 5.0}
+
+
+def limit_sockets(app: Celery) -> None:
+    """Give the app's broker and backend on Redis the limits that the app does not set; again changes nothing."""
+    conf: Any = app.conf
+    if str(conf.broker_url or "").startswith(REDIS_BROKERS):
+        conf.broker_transport_options = BROKER | dict(conf.broker_transport_options or {})
+    if not any(source is BACKEND for source in conf.maps):
+        for sources in (conf.maps, conf.defaults):
+            sources.insert(-1, BACKEND)  # before Celery's defaults, behind all that is the app's

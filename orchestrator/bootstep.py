@@ -19,6 +19,7 @@ from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
 from orchestrator.leases import Heart, name_worker, start_draining
 from orchestrator.monitor import Monitor
+from orchestrator.preflight import warn_of_problems
 from orchestrator.reconciler import Reconciler
 from orchestrator.schedules import remember_slots
 from orchestrator.socket_limits import limit_sockets
@@ -51,7 +52,9 @@ class OrchestratorStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Announce the flows and start the threads."""
         engine = engine_of(parent.app)
-        if not announce_flows(engine):
+        if announce_flows(engine):
+            warn_of_problems(engine)
+        else:
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
         self.heart = Heart(engine)
         self.heart.start()
@@ -67,6 +70,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
     def _announce_later(self, engine: Engine) -> None:
         while not announce_flows(engine):
             time.sleep(ANNOUNCE_EVERY_S)
+        warn_of_problems(engine)
 
     def _begin_shutdown(self, **_: Any) -> None:
         start_draining()

@@ -13,19 +13,26 @@ if TYPE_CHECKING:
 
 REDIS_BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 BROKER = {
-    "socket_timeout": 5.0,  # seconds; above the one of a blocking pop
+    "socket_timeout": 3.0,  # seconds; above the one of a blocking pop, and a worker may wait for two in a row
     "socket_connect_timeout": 5.0,
     "socket_keepalive": True,
     "health_check_interval": 5,  # a consumer without an answer connects anew after 1 s and at most twice this
 }
-BACKEND = {"redis_socket_timeout": 5.0, "redis_socket_connect_timeout": 5.0}
+BACKEND = {"redis_socket_timeout": 3.0, "redis_socket_connect_timeout": 5.0}
 
 
 def limit_sockets(app: Celery) -> None:
     """Give the app's broker and backend on Redis the limits that the app does not set; again changes nothing."""
     conf: Any = app.conf
-    if str(conf.broker_url or "").startswith(REDIS_BROKERS):
+    if has_redis_broker(app):
         conf.broker_transport_options = BROKER | dict(conf.broker_transport_options or {})
     if not any(source is BACKEND for source in conf.maps):
         for sources in (conf.maps, conf.defaults):
             sources.insert(-1, BACKEND)  # before Celery's defaults, behind all that is the app's
+
+
+def has_redis_broker(app: Celery) -> bool:
+    """Whether the app's messages go through Redis."""
+    url = app.conf.broker_url
+    first = url[0] if isinstance(url, list | tuple) and url else url
+    return str(first or "").startswith(REDIS_BROKERS)

@@ -114,13 +114,15 @@ class Store:
         try:
             yield
         except redis.OutOfMemoryError as error:
-            msg = f"Redis at {self._place()} is full: {error}. Nothing was written; free memory or raise maxmemory"
+            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
             raise StoreFull(msg) from error
         except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
-            msg = f"Redis at {self._place()} did not answer: {error}"
+            msg = f"Redis at {self.place} did not answer: {error}"
             raise StoreUnavailable(msg) from error
 
-    def _place(self) -> str:
+    @property
+    def place(self) -> str:
+        """Host, port and database, without any password."""
         where = self.client.connection_pool.connection_kwargs
         return f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}/{where.get('db', 0)}"
 

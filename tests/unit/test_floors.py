@@ -28,6 +28,7 @@ FLOORS: dict[int, set[str]] = {
         "leases",
         "monitor",
         "patient_broker",
+        "preflight",
         "publisher",
         "queues",
         "reconciler",

@@ -24,10 +24,10 @@ def test_an_app_that_says_nothing_gets_limits():
     app = Celery("plain", broker=URL, backend=URL, set_as_current=False)
     Orchestrator(app)
     assert app.conf.broker_transport_options == BROKER
-    assert app.backend.connparams["socket_timeout"] == 5
+    assert app.backend.connparams["socket_timeout"] == 3
     assert app.backend.connparams["socket_connect_timeout"] == 5
     channel = app.connection_for_read().transport
-    assert channel.client.transport_options["socket_timeout"] == 5
+    assert channel.client.transport_options["socket_timeout"] == 3
 
 
 def test_what_the_app_sets_stays():

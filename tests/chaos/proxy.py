@@ -110,15 +110,14 @@ class Proxy:
         With `forget`, what was connected then stays mute for ever, as behind a router that lost its table; else
         forwarding goes on where it stopped, as after a cable was plugged in again.
         """
-        held = self.links
         self._open.clear()
+        with self._lock:
+            held = list(self._links)
+        for link in held:
+            link.forgotten = forget
         time.sleep(seconds)
-        if forget:
-            with self._lock:
-                for link in self._links:
-                    link.forgotten = True
         self._open.set()
-        return held
+        return len(held)
 
     def delay(self, seconds: float) -> None:
         """From now on let every read of bytes take so much longer, each way."""

@@ -39,7 +39,7 @@ class Network(World):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
-    with Network(folder, program="tests.programs.network", proxied=True, TEST_WORK_S="0.02") as made:
+    with Network(folder, program="tests.programs.network", proxied=True, TEST_WORK_S="0.02", TEST_NAP_S="1.5") as made:
         made.start_workers()
         yield made
 

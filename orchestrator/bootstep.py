@@ -41,7 +41,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         name_worker()
         patient_broker.install()
-        limit_sockets(parent.app)  # again, as the app may have set its options anew
+        limit_sockets(parent.app)
         default = parent.app.conf.worker_prefetch_multiplier
         chosen = any("worker_prefetch_multiplier" in source for source in parent.app.conf.maps[:-1])
         if not chosen and parent.prefetch_multiplier == default:

@@ -17,7 +17,6 @@ from orchestrator.flow import Flow
 from orchestrator.registry import Registry
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
-from orchestrator.socket_limits import limit_sockets
 from orchestrator.state import RunStatus
 from orchestrator.store import Store
 from orchestrator.values import codec_of
@@ -186,7 +185,6 @@ class Orchestrator:
 def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue), Store(url, settings))
     setattr(app, Engine.ATTRIBUTE, engine)
-    limit_sockets(app)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
     return engine

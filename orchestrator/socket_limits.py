@@ -21,11 +21,19 @@ BROKER = {
 BACKEND = {"redis_socket_timeout": 3.0, "redis_socket_connect_timeout": 5.0}
 
 
+def limited_options(app: Celery) -> dict[str, Any]:
+    """The app's transport options for its broker, with the limits that it does not set."""
+    options = dict(app.conf.broker_transport_options or {})
+    return BROKER | options if has_redis_broker(app) else options
+
+
 def limit_sockets(app: Celery) -> None:
-    """Give the app's broker and backend on Redis the limits that the app does not set; again changes nothing."""
+    """Give the broker and backend of a worker or a beat the limits that its app does not set; again changes nothing.
+
+    The app of a client stays as it is: only the engine's own messages have limits there.
+    """
     conf: Any = app.conf
-    if has_redis_broker(app):
-        conf.broker_transport_options = BROKER | dict(conf.broker_transport_options or {})
+    conf.broker_transport_options = limited_options(app)
     if not any(source is BACKEND for source in conf.maps):
         for sources in (conf.maps, conf.defaults):
             sources.insert(-1, BACKEND)  # before Celery's defaults, behind all that is the app's

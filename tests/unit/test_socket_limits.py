@@ -6,6 +6,7 @@ import pytest
 from celery import Celery
 
 from orchestrator import Orchestrator
+from orchestrator.engine import engine_of
 from orchestrator.socket_limits import BROKER, limit_sockets
 
 URL = "redis://127.0.0.1:1/0"
@@ -20,20 +21,19 @@ class Prefixed:
     CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 60, "socket_timeout": 33}  # noqa: RUF012 - as people write it
 
 
-def test_an_app_that_says_nothing_gets_limits():
+def test_a_worker_whose_app_says_nothing_gets_limits():
     app = Celery("plain", broker=URL, backend=URL, set_as_current=False)
-    Orchestrator(app)
+    limit_sockets(app)
+    limit_sockets(app)
     assert app.conf.broker_transport_options == BROKER
     assert app.backend.connparams["socket_timeout"] == 3
     assert app.backend.connparams["socket_connect_timeout"] == 5
-    channel = app.connection_for_read().transport
-    assert channel.client.transport_options["socket_timeout"] == 3
+    assert app.connection_for_read().transport_options["socket_timeout"] == 3
 
 
 def test_what_the_app_sets_stays():
     app = Celery("prefixed", set_as_current=False)
     app.config_from_object(Prefixed, namespace="CELERY")
-    Orchestrator(app)
     limit_sockets(app)
     assert app.conf.broker_transport_options == BROKER | {"visibility_timeout": 60, "socket_timeout": 33}
     assert app.backend.connparams["socket_timeout"] == 77
@@ -44,13 +44,20 @@ def test_what_the_app_sets_stays():
 @pytest.mark.parametrize("broker", ["amqp://127.0.0.1:1//", "memory://"])
 def test_another_broker_gets_no_options_of_redis(broker):
     app = Celery("foreign", broker=broker, backend=URL, set_as_current=False)
-    Orchestrator(app)
+    limit_sockets(app)
     assert not app.conf.broker_transport_options
 
 
-def test_options_that_are_set_later_are_completed_at_the_start_of_a_worker():
-    app = Celery("late", broker=URL, backend=URL, set_as_current=False)
+def test_a_clients_app_stays_as_it_is_and_its_messages_have_limits(server):
+    app = Celery("client", broker=server.url, backend=server.url, set_as_current=False)
     Orchestrator(app)
-    app.conf.update(broker_transport_options={"visibility_timeout": 60})
+    publisher = engine_of(app).publisher
+    with publisher._producer() as producer, publisher._producer() as other:
+        assert producer.connection.transport_options == BROKER
+        assert other is not producer
+    with publisher._producer() as producer:
+        assert producer.channel.connection.client.transport_options["socket_timeout"] == 3
+    assert app.conf.broker_transport_options == {}
     limit_sockets(app)
-    assert app.conf.broker_transport_options == BROKER | {"visibility_timeout": 60}
+    with publisher._producer() as producer, app.producer_pool.acquire(block=True) as own:
+        assert producer.connection.transport_options == own.connection.transport_options == BROKER

@@ -6,6 +6,7 @@ that comes back into a named result. What the operations mean for a run is writt
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import NoScriptError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from redis import Redis
-    from redis.client import Pipeline
-    from redis.commands.core import Script
 
     from orchestrator.keys import Keys
     from orchestrator.plan import Plan
@@ -121,6 +122,11 @@ def script_text(name: str) -> str:
     return "\n".join([*parts, text])
 
 
+@cache
+def _script_sha(name: str) -> str:
+    return hashlib.sha1(script_text(name).encode(), usedforsecurity=False).hexdigest()
+
+
 class Scripts:
     """The operations over one Redis connection and one prefix.
 
@@ -130,16 +136,16 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._registered: dict[str, Script] = {}
 
-    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Pipeline | None = None) -> Any:
-        script = self._registered.get(name)
-        if script is None:
-            script = self._registered[name] = self._client.register_script(script_text(name))
-        return script(keys=keys, args=args, client=client)
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return self._client.evalsha(_script_sha(name), len(keys), *keys, *args)
+        except NoScriptError:
+            # With its text in the call: loaded first, it may have been flushed again before it is called.
+            return self._client.eval(script_text(name), len(keys), *keys, *args)
 
-    def _on_run(self, name: str, run_id: str, plan: str, *args: Any, client: Pipeline | None = None) -> Any:
-        return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args], client)
+    def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
+        return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
 
     def start(
         self,

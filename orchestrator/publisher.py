@@ -75,7 +75,10 @@ class Publisher:
         try:
             with self._producer() as producer:
                 if len(signatures) == 1:
-                    signatures[0].apply_async(producer=producer)
+                    # A chain drops the producer that it is given, and would take a connection without limits.
+                    is_chain = signatures[0].task == "celery.chain"
+                    way = {"connection": producer.connection} if is_chain else {"producer": producer}
+                    signatures[0].apply_async(**way)
                     return
                 with producer.batch(BATCH):
                     for signature in signatures:

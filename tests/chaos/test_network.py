@@ -104,7 +104,8 @@ def test_cuts_under_load_lose_nothing(world):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("forget", [True, pytest.param(False, marks=pytest.mark.chaos_long)])
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("forget", [True, False])
 def test_a_black_hole_makes_no_worker_deaf_for_long(forget, world):
     runs = start_load(world.orchestrator(), 6)
     wait_until(lambda: world.ledger.names("start"), "a node works")

@@ -206,7 +206,7 @@ class Run:
         return self.scripts.cancel(self.id, self.plan.hash, verdict=verdict, failure=FAILURE, only_late=only_late)
 
     def resume(self) -> Moved:
-        moved = self.scripts.resume(self.id, self.plan.hash)
+        moved = self.scripts.resume(self.id, self.plan.hash, token=secrets.token_hex(16))
         if moved.outcome == "resumed":
             self.epoch += 1
         return moved

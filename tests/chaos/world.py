@@ -29,8 +29,11 @@ MODULE = "tests.programs.chaos"
 class World:
     """Everything one chaos test needs; ends what it started."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, concurrency: int = 2, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *, module: str = MODULE, workers: int = 2, concurrency: int = 2, **environment: str
+    ) -> None:
         self.folder = folder
+        self.module = module
         self.stack = ExitStack()
         self.server = self.stack.enter_context(EmbeddedServer(folder / "server"))
         self.ledger_server = self.stack.enter_context(EmbeddedServer(folder / "ledger"))
@@ -59,7 +62,7 @@ class World:
 
     def start_worker(self, name: str, **environment: str) -> WorkerProcess:
         worker = WorkerProcess(
-            MODULE,
+            self.module,
             name,
             self.folder / f"{name}.log",
             environment=environment_for(self.url, **self.settings) | self.environment | environment,

@@ -1,0 +1,125 @@
+"""The faults that a load is put under, each with its pace: the same for the short test and for the long measurement."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.chaos.proxy import Proxy
+from tests.chaos.world import Power, World, watched_power
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass
+class Scene:
+    """What a fault acts on, and the dice it throws."""
+
+    world: World
+    rng: random.Random
+    power: Power
+    proxy: Proxy
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault.
+
+    Attributes:
+        strike: Does it once and returns when it is over; what it hit may be down for longer.
+        every_s: From the beginning of one strike to that of the next.
+        times: Strikes at most.
+        after_s: Before the first one.
+        is_between: It acts between the server and everybody else.
+    """
+
+    strike: Callable[[Scene], None]
+    every_s: float
+    times: int
+    after_s: float = 0.0
+    is_between: bool = False
+
+
+@dataclass
+class Struck:
+    """What happened: strikes, and how many of them found unfinished work."""
+
+    strikes: int = 0
+    in_progress: int = 0
+
+
+def kill_child(scene: Scene) -> None:
+    scene.world.kill_child(scene.rng)
+
+
+def kill_worker(scene: Scene) -> None:
+    scene.world.kill_worker(scene.rng)
+
+
+def stop_server(scene: Scene) -> None:
+    scene.world.server.stop()
+    time.sleep(scene.rng.uniform(0.3, 1.5))
+    scene.world.server.start()
+
+
+def kill_server(scene: Scene) -> None:
+    server = scene.world.server
+    server.process.kill()
+    server.process.wait(10)
+    time.sleep(scene.rng.uniform(0.0, 1.0))
+    server.restart()
+
+
+def lose_power(scene: Scene) -> None:
+    assert scene.power.lose() > 0, "nothing was lost"
+
+
+def cut_connections(scene: Scene) -> None:
+    assert scene.proxy.cut(2.0) > 0, "nobody was connected"
+
+
+def fill_memory(scene: Scene) -> None:
+    client = scene.world.client
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
+    time.sleep(3)
+    client.config_set("maxmemory", 0)
+
+
+FAULTS = {
+    "pool process killed": Fault(kill_child, every_s=1.0, times=14),
+    "worker killed": Fault(kill_worker, every_s=4.0, times=4),
+    "server restarted": Fault(stop_server, every_s=4.5, times=3),
+    "server killed": Fault(kill_server, every_s=4.5, times=3),
+    "connections cut": Fault(cut_connections, every_s=4.5, times=3, is_between=True),
+    "memory full": Fault(fill_memory, every_s=7.0, times=2),
+    # There must be a second to lose.
+    "power lost": Fault(lose_power, every_s=6.0, times=2, after_s=2.5),
+}
+
+
+@contextmanager
+def staged(world: World, fault: Fault, seed: str) -> Iterator[Scene]:
+    """What a fault needs, put up before workers and clients connect."""
+    with watched_power(world.server, world.folder / "server") as power, Proxy(world.server.port) as proxy:
+        if fault.is_between:
+            world.url = proxy.url
+        yield Scene(world, random.Random(seed), power, proxy)
+
+
+def strike_for(seconds: float, fault: Fault, scene: Scene, is_busy: Callable[[], bool]) -> Struck:
+    """Strike at the fault's pace until time, strikes or work run out; the first one comes in any case."""
+    struck = Struck()
+    began = time.monotonic() + fault.after_s
+    for number in range(fault.times):
+        at = number * fault.every_s
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        if number and (at >= seconds or not is_busy()):
+            break
+        struck.in_progress += is_busy()
+        fault.strike(scene)
+        struck.strikes += 1
+    return struck

@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,7 +45,25 @@ RESULTS = {True: 37, False: 5}
 
 @dataclass
 class Load:
-    """What one load under one fault came to."""
+    """What one load under one fault came to.
+
+    Attributes:
+        fault: What struck.
+        system: `ours`, or canvas: `plain` or `hardened`.
+        seed: Of the strikes.
+        lost: Flows without their result when nothing went on any more.
+        counted_twice: Nodes with two recorded results; only ours records them.
+        tails_twice: Last nodes of a flow whose function ran to its end twice.
+        extra: Starts of functions beyond one for each node.
+        kills: Processes killed.
+        strikes: Of the fault.
+        in_progress: Strikes that found unfinished flows.
+        left: Nodes that had not run after the last strike.
+        recovery_s: From the last strike to the end of all, or to the last progress.
+        standstill_s: The longest time in it in which no function started or ended.
+        deaths: Workers that ended although nobody killed them.
+        broken: What else was not as promised.
+    """
 
     fault: str
     system: str
@@ -58,6 +77,7 @@ class Load:
     in_progress: int = 0
     left: int = 0
     recovery_s: float = 0.0
+    standstill_s: float = 0.0
     deaths: int = 0
     broken: list[str] = field(default_factory=list)
 
@@ -170,6 +190,7 @@ def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) ->
         tails = {(flow, TAILS[is_fan(number)]) for number, flow in enumerate(work.names())}
         wait_until(lambda: ends(world), "work is in progress", timeout=60)
         struck = strike_for(FAULTY_S, fault, scene, lambda: bool(tails - ends(world).keys()))
+        world.ledger.note("struck", name)
         load.left = NODES - len(ends(world))
         load.recovery_s = settle(work, world)
         work.judge(load)
@@ -195,8 +216,17 @@ def count(load: Load, struck: Struck, world: World, tails: set[tuple[str, str]])
     starts = Counter(name.rsplit("/", 1)[0] for name in world.ledger.names("start"))
     load.extra = sum(count - 1 for count in starts.values())
     load.tails_twice = sum(count > 1 for node, count in ends(world).items() if node in tails)
+    load.standstill_s = standstill(world)
     load.kills, load.deaths = world.kills, world.deaths
     load.strikes, load.in_progress = struck.strikes, struck.in_progress
+
+
+def standstill(world: World) -> float:
+    """The longest time after the last strike in which no function started or ended."""
+    lines = world.ledger.lines()
+    struck = next(at for kind, _, at, _ in lines if kind == "struck")
+    times = sorted(at for _, _, at, _ in lines if at >= struck)
+    return round(max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0), 2)
 
 
 def is_right(load: Load) -> bool:
@@ -224,7 +254,8 @@ def run(names: Sequence[str], systems: Sequence[str], seeds: Sequence[int], out:
 
 
 def main() -> int:
-    """Read the command line."""
+    """Read the command line; a signal to end leaves no worker behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[random.randrange(10**6)])
     parser.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS))

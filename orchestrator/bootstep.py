@@ -39,16 +39,22 @@ class OrchestratorStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         name_worker()
         patient_broker.install()
-        default = parent.app.conf.worker_prefetch_multiplier
-        chosen = any("worker_prefetch_multiplier" in source for source in parent.app.conf.maps[:-1])
-        if not chosen and parent.prefetch_multiplier == default:
+        conf = parent.app.conf
+        if not is_chosen(conf, "broker_connection_max_retries"):
+            conf.broker_connection_max_retries = None  # Celery gives up on a Redis that is away for 45 minutes
+        default = conf.worker_prefetch_multiplier
+        if not is_chosen(conf, "worker_prefetch_multiplier") and parent.prefetch_multiplier == default:
             parent.prefetch_multiplier = 1  # a prefetched message waits behind a long node while other workers are idle
         self.heart: Heart
         self.reconciler: Reconciler
+        self.worker = parent
+        self._ending = False
+        self._ended = threading.Event()
 
     def start(self, parent: Any) -> None:
         """Announce the flows and start the threads."""
         engine = engine_of(parent.app)
+        patient_broker.connect_again_when_refused(parent.consumer)
         if not announce_flows(engine):
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
         self.heart = Heart(engine)
@@ -60,6 +66,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
 
     def stop(self, _parent: Any) -> None:
         """Let another worker lead; leases are kept while the pool ends its tasks."""
+        self._begin_shutdown()  # a worker that ends by itself was sent no signal
         self.reconciler.stop()
 
     def _announce_later(self, engine: Engine) -> None:
@@ -67,19 +74,29 @@ class OrchestratorStep(bootsteps.StartStopStep):
             time.sleep(ANNOUNCE_EVERY_S)
 
     def _begin_shutdown(self, **_: Any) -> None:
+        if self._ending:
+            return
+        self._ending = True
         start_draining()
         threading.Thread(target=self._end_grace, name="orchestrator-grace", daemon=True).start()
 
     def _end_grace(self) -> None:
         """Give running nodes the time to end; then their claims go back at once, and the process ends."""
         grace = self.heart.engine.settings.shutdown_grace.total_seconds()
-        time.sleep(grace)
+        if self._ended.wait(grace):
+            return
         logger.warning("still running after %g s of grace: the nodes are given back", grace)
         self.heart.stop_children("its worker was shut down")
-        os._exit(0)
+        os._exit(self.worker.exitcode or 0)
 
     def _end_shutdown(self, **_: Any) -> None:
         self.heart.give_back(self.heart.holders(), "its worker was shut down")
+        self._ended.set()
+
+
+def is_chosen(conf: Any, name: str) -> bool:
+    """Whether the user set it, to whatever value."""
+    return any(name in source for source in conf.maps[:-1])
 
 
 def announce_flows(engine: Engine) -> bool:

@@ -195,7 +195,17 @@ def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) ->
         load.recovery_s = settle(work, world)
         work.judge(load)
         count(load, struck, world, tails)
+        if system == "ours":
+            check_workers(load, world)
     return load
+
+
+def check_workers(load: Load, world: World) -> None:
+    """Every worker takes fresh work."""
+    try:
+        world.check_workers()
+    except AssertionError as error:
+        load.broken.append(str(error)[:2000])
 
 
 def settle(work: Ours | Raw, world: World) -> float:

@@ -89,6 +89,21 @@ def fill_memory(scene: Scene) -> None:
     client.config_set("maxmemory", 0)
 
 
+def drop_clients(scene: Scene) -> None:
+    """The server drops everybody, again while they come back."""
+    for _ in range(5):
+        dropped = [scene.world.client.client_kill_filter(_type=kind) for kind in ("normal", "pubsub")]
+        assert any(dropped), "nobody was connected"
+        time.sleep(scene.rng.random() / 2)
+
+
+def drop_clients_while_full(scene: Scene) -> None:
+    scene.world.client.config_set("maxmemory", 1)
+    drop_clients(scene)
+    scene.world.client.config_set("maxmemory", 0)
+
+
+# Those of the measurement.
 FAULTS = {
     "pool process killed": Fault(kill_child, every_s=1.0, times=14),
     "worker killed": Fault(kill_worker, every_s=4.0, times=4),
@@ -98,6 +113,11 @@ FAULTS = {
     "memory full": Fault(fill_memory, every_s=7.0, times=2),
     # There must be a second to lose.
     "power lost": Fault(lose_power, every_s=6.0, times=2, after_s=2.5),
+}
+
+MORE_FAULTS = {
+    "clients dropped": Fault(drop_clients, every_s=2.5, times=3),
+    "clients dropped while memory is full": Fault(drop_clients_while_full, every_s=2.5, times=3),
 }
 
 

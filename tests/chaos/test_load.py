@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from orchestrator import StoreError
-from tests.chaos.load_faults import FAULTS, staged, strike_for
+from tests.chaos.load_faults import FAULTS, MORE_FAULTS, staged, strike_for
 from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
@@ -28,14 +28,15 @@ def start_surely(orchestrator, name, number):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_no_run_is_lost_and_nothing_is_counted_twice(fault, tmp_path):
-    with World(tmp_path) as world, staged(world, FAULTS[fault], "7") as scene:
+@pytest.mark.parametrize("name", [*FAULTS, *MORE_FAULTS])
+def test_no_run_is_lost_and_nothing_is_counted_twice(name, tmp_path):
+    fault = (FAULTS | MORE_FAULTS)[name]
+    with World(tmp_path) as world, staged(world, fault, "7") as scene:
         world.start_workers()
         orchestrator = world.orchestrator()
         runs = [start_surely(orchestrator, "fan" if number % 3 == 0 else "chain", number) for number in range(RUNS)]
         wait_until(lambda: orchestrator.runs(status="running", limit=1), "work is in progress")
-        struck = strike_for(FAULTY_S, FAULTS[fault], scene, lambda: bool(world.client.zcard("orchestrator:live")))
+        struck = strike_for(FAULTY_S, fault, scene, lambda: bool(world.client.zcard("orchestrator:live")))
         assert struck.in_progress, "no strike hit work in progress"
         # A power loss may take a start with it that was acknowledged in the lost second: the same key starts it again.
         runs = [start_surely(orchestrator, "fan" if number % 3 == 0 else "chain", number) for number in range(RUNS)]
@@ -44,3 +45,4 @@ def test_no_run_is_lost_and_nothing_is_counted_twice(fault, tmp_path):
             check_run(run, "succeeded")
         assert Counter(run.result(int) for run in runs) == {5: RUNS * 2 // 3, 37: RUNS // 3}
         check_keys(world.client)
+        world.check_workers()

@@ -89,6 +89,19 @@ class World:
                         self.start_worker(worker.name)
                         break
 
+    def check_workers(self) -> None:
+        """I9: no worker ended unless it was killed, and each takes fresh work."""
+        assert self.deaths == 0, f"{self.deaths} workers ended by themselves; their logs are in {self.folder}"
+        orchestrator = self.orchestrator()
+        before = len(self.ledger.lines())
+
+        def all_act() -> bool:
+            orchestrator.start("fan").wait(timeout=60)
+            acted = {pid for *_, pid in self.ledger.lines()[before:]}
+            return all(acted & set(child_pids(worker.pid)) for worker in self.workers)
+
+        wait_until(all_act, "every worker takes fresh work", timeout=90)
+
     def kill_worker(self, rng: random.Random) -> None:
         with self._lock:
             rng.choice(self.workers).kill()

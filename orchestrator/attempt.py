@@ -30,6 +30,7 @@ from orchestrator.errors import (
     NodeFailure,
     NodeTimeout,
     PayloadTooLarge,
+    RateLimited,
     RetryLater,
     RunError,
     StoreError,
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
-TERMINAL = (*LOCATED, PayloadTooLarge, Terminal)
+TERMINAL = (*LOCATED, PayloadTooLarge, RateLimited, Terminal)
 # What Celery takes for an order instead of a failure: a MemoryError ends its whole worker, Reject puts a message back.
 ORDERS = (MemoryError, TaskPredicate)
 
@@ -348,12 +349,24 @@ class Attempt:
             error, flow_name=self.plan.flow, node_name=self.facts.name, attempt=self.claimed.attempt
         )
         delay = self._delay(error, node)
+        longest = self.engine.settings.max_throttle
+        throttled = isinstance(error, RetryLater) and error.freeze and delay != NO_FURTHER
         reach("before_fail", self.facts.name)
         moved = self._surely(
             lambda: self.store.scripts.fail(
-                *self._node(), self.token, failure=failure.model_dump_json(), delay_ms=delay, follows=self.follows
+                *self._node(),
+                self.token,
+                failure=failure.model_dump_json(),
+                delay_ms=delay,
+                follows=self.follows,
+                max_throttle_ms=milliseconds(longest) if throttled else None,
             )
         )
+        if moved.outcome == "exhausted":
+            message = (
+                f"the other side told it to wait for longer than max_throttle, {longest.total_seconds():g} s in all"
+            )
+            return self._fail(RateLimited(message, **self._where()), node)
         logger.info(
             "flow %s run %s node %s: attempt %d failed, %s: %r",
             *self._place(), self.claimed.attempt, moved.outcome, failure.type,

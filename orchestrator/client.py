@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import bootstep, schedules, tasks
+from orchestrator import bootstep, late_handlers, schedules, tasks
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
 from orchestrator.flow import Flow
@@ -187,6 +187,7 @@ def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
+    late_handlers.call_late_handlers(app)
     return engine
 
 

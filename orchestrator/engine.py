@@ -100,10 +100,17 @@ class Engine:
                 )
             if started.outcome != "no plan":
                 break
+            plan = self._as_announced(plan)
         reach("after_start")
         if started.outcome == "started":
             self.publisher.publish_first(plan, run_id, started.work)
         return started
+
+    def _as_announced(self, plan: Plan) -> Plan:
+        """The same flow on the queue where its workers are, if this process knows it with another default queue."""
+        with self.store.guarded():
+            announced = self.store.announced_plan(plan.flow)
+        return (announced and self.registry.adopt_queue(announced)) or plan
 
     def announce(self, entry: Registered) -> None:
         """Tell every process that this one has the code of a flow."""

@@ -107,7 +107,9 @@ class _Explainer:
         bucket = record.get("bucket")
         if bucket is None:
             attempts = self.plan.nodes[name].attempts
-            return f"waits for attempt {record['attempt'] + 1} of {attempts}", instant(record["due"])
+            error = self.store.last_failure(self.run.run_id, name)
+            told = f", the last one: {error.type}: {error.message}" if error else ""
+            return f"waits for attempt {record['attempt'] + 1} of {attempts}{told}", instant(record["due"])
         place, due = self.store.place_in_line(bucket, self.run.run_id, name)
         if place is None:
             return f"was let go from the line of limiter {bucket}", None

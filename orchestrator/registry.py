@@ -5,7 +5,7 @@ What other processes have announced is in the store; a run's own plan is pinned 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import RegistrationError
@@ -64,6 +64,17 @@ class Registry:
         entry = Registered(flow, plan, nodes, {block.name: block for block in flow.blocks()})
         self.flows[flow.name] = entry
         return entry
+
+    def adopt_queue(self, announced: Plan) -> Plan | None:
+        """Start a flow without a queue of its own on the queue of the workers that announced it.
+
+        Returns the plan from now on; None when that is another flow than the one here.
+        """
+        entry = self.flows.get(announced.flow)
+        if entry is None or make_plan(entry.flow, announced.queue) != announced:
+            return None
+        self.flows[announced.flow] = replace(entry, plan=announced)
+        return announced
 
     def _refuse_other_numbers(self, plan: Plan) -> None:
         for other in self.flows.values():

@@ -270,6 +270,12 @@ class Store:
             name.decode(): NodeFailure.model_validate_json(text) for name, text in raw.items() if name.decode() in ended
         }
 
+    def last_failure(self, run_id: str, node: str) -> NodeFailure | None:
+        """What the last attempt of a node that did not succeed told, whatever became of the node."""
+        with self.guarded():
+            text = self.client.hget(self.keys.failures(run_id), node)
+        return NodeFailure.model_validate_json(text) if text else None
+
     def failure(self, run_id: str, node: str) -> bytes | None:
         """Failure of a node as JSON, if it ended failed or unknown."""
         with self.guarded():

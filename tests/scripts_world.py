@@ -221,6 +221,7 @@ class World:
     """The scripts on one server, under a prefix that no other test has."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.prefix = f"t-{secrets.token_hex(6)}"
         self.store = Store(url, Settings(prefix=self.prefix, retention=timedelta(milliseconds=RETENTION_MS)))
         self.client = self.store.client

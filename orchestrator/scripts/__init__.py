@@ -234,10 +234,20 @@ class Scripts:
         return _moved(self._on_run("commit", run_id, plan, node, token, output, chosen, int(follows)))
 
     def fail(
-        self, run_id: str, plan: str, node: str, token: str, *, failure: str, delay_ms: int, follows: bool
+        self,
+        run_id: str,
+        plan: str,
+        node: str,
+        token: str,
+        *,
+        failure: str,
+        delay_ms: int,
+        follows: bool,
+        max_throttle_ms: int | None = None,
     ) -> Moved:
         """Record that an attempt failed: fail.lua; `delay_ms` -1 means no further attempt."""
-        return _moved(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows)))
+        most = "" if max_throttle_ms is None else max_throttle_ms
+        return _moved(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows), most))
 
     def lose(
         self, run_id: str, plan: str, node: str, token: str, *, failure: str, timed_out: bool = False, delay_ms: int = 0

@@ -34,3 +34,10 @@ local function wait_for(bucket)
 end
 
 local function take_token(bucket) set_arrival(bucket, arrival_time(bucket) + bucket.interval) end
+
+-- Grant nothing before an instant; another that is later stands.
+local function freeze_bucket(bucket, till)
+  if bucket and till > tonumber(redis.call('GET', bucket.frozen) or 0) then
+    redis.call('SET', bucket.frozen, string.format('%.0f', till), 'PX', math.ceil((till - bucket.now) / 1000) + 1000)
+  end
+end

@@ -81,7 +81,8 @@ if longest > 0 then
 end
 
 rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
-  holder = holder, deadline = NOW + facts.timeout_ms, started = NOW}
+  holder = holder, deadline = NOW + facts.timeout_ms, started = NOW, throttled = rec.throttled,
+  arrived = #buckets > 0 and string.format('%.0f', first) or nil}
 save(node, rec)
 for _, bucket in ipairs(buckets) do
   take_token(bucket)

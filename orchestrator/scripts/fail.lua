@@ -1,13 +1,31 @@
 -- Record that an attempt failed: park the node until its next attempt, or end it for good.
--- needs: run.lua
+-- needs: run.lua, bucket.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
---         6 '1' if Celery publishes what comes next (as commit.lua)
+--         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
+--         wait for that delay, the most in ms that a node may be held back so in all; the attempt is then given back
 -- Returns {'parked'}, {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
---         {'fenced'} or {'unknown'}.
+--         {'exhausted'} (held back for too long: nothing was written), {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call writes nothing and answers as the first, with what is still
 --         ready and unclaimed; once the node was claimed again it is 'fenced'.
 local node, token, failure, delay, follows = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
+local most = tonumber(ARGV[7])
+
+-- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line.
+local function hold_back(rec, facts)
+  local till = NOW_US + delay * 1000
+  for _, name in ipairs(facts.limits) do
+    freeze_bucket(read_bucket(LIMITS, name, NOW_US), till)
+  end
+  rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
+  note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
+  rec.bucket = facts.limits[1]
+  if rec.bucket then
+    redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived, RUN_ID .. '|' .. node)
+    redis.call('ZADD', LINES, 'LT', NOW, rec.bucket)
+  end
+end
+
 if not load_run() then
   return {'unknown'}
 end
@@ -18,15 +36,25 @@ end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
 end
-local waits = delay >= 0 and rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation')
+if most and (rec.throttled or 0) + delay > most then
+  return {'exhausted'}
+end
+local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
 redis.call('HSET', FAILURES, node, failure)
 end_claim(rec, node)
 rec.lost, rec.dropped = nil, token
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'
+  if most then
+    hold_back(rec, facts)
+  else
+    rec.arrived = nil
+    note('retrying', node, rec.attempt, string.format('%.0f', delay))
+  end
   save(node, rec)
-  redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
-  note('retrying', node, rec.attempt, string.format('%.0f', delay))
+  if not rec.bucket then
+    redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+  end
   detach(facts)
   touch()
   return {'parked'}

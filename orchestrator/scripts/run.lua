@@ -9,7 +9,8 @@ local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE = unpack(KEYS, 9, 15
 local RUN_ID = ARGV[1]
 local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP = -1, 1000, 10000, 50
 local FIELDS = {'status', 'epoch', 'flow', 'position', 'open', 'won', 'running', 'seq', 'detached', 'announced',
-  'verdict', 'saga', 'saga_at', 'saga_failed', 'retention', 'history_limit', 'chords', 'created', 'scheduled', 'idem'}
+  'verdict', 'saga', 'saga_at', 'saga_failed', 'retention', 'history_limit', 'chords', 'created', 'scheduled', 'idem',
+  'plan'}
 local NUMBERS = {position = true, open = true, won = true, running = true, seq = true, announced = true, saga_at = true,
   retention = true, history_limit = true, created = true}
 
@@ -20,6 +21,7 @@ local NOW_US = clock[1] * 1000000 + clock[2]
 local run = nil
 local plan_cache = {}
 
+-- False when there is no such run, or when the caller's plan is not the one that the run pins: a forged message.
 local function load_run()
   local values = redis.call('HMGET', RUN, unpack(FIELDS))
   if not values[1] then
@@ -32,7 +34,7 @@ local function load_run()
       run[field] = NUMBERS[field] and tonumber(value) or value
     end
   end
-  return true
+  return string.sub(PLAN, -#run.plan) == run.plan
 end
 
 local function set_run(fields)

@@ -11,7 +11,7 @@
 local run_id, flow, plan_hash, plan_fields = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local digest, retention = ARGV[6], ARGV[8]
 local IDEMPOTENCY = KEYS[16]
-if load_run() then
+if redis.call('EXISTS', RUN) == 1 then
   return {'exists', run_id}
 end
 if ARGV[12] == '1' then

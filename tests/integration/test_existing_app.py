@@ -134,7 +134,7 @@ def test_only_beat_entries_are_added_to_the_configuration():
 def test_a_task_that_is_called_like_a_node_is_refused():
     app = Celery("taken", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
 
-    @app.task(name="orders.ship")
+    @app.task(name="orders.ship", shared=False)
     def ship() -> str:
         return "the kiosk's own"
 
@@ -147,3 +147,33 @@ def test_a_task_that_is_called_like_a_node_is_refused():
     renamed = FlowBuilder("parcels").triggered_by(manual("test")).then(Node("ship", lambda: None)).build()
     orchestrator.register(renamed)
     assert "parcels.ship" in app.tasks
+
+
+def test_handlers_that_are_connected_after_the_orchestrator_are_called_once(caplog):
+    app = Celery("late", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
+    called: list[tuple[str, bool, object]] = []
+
+    @app.on_after_configure.connect
+    def early(sender, source, **_):
+        called.append(("early", sender is app, source is not None))
+
+    Orchestrator(app)
+    assert called == [("early", True, True)]
+
+    @app.on_after_configure.connect
+    def configured(sender, source, **_):
+        called.append(("configured", sender is app, source["broker_url"]))
+        sender.add_periodic_task(60.0, later.s(), name="own")
+
+    @app.on_after_finalize.connect
+    def finalized(sender, **_):
+        called.append(("finalized", sender is app, None))
+
+    @app.task(shared=False)
+    def later():
+        return 1
+
+    app.loader.init_worker()  # what a worker and beat begin with
+    assert called[1:] == [("configured", True, "redis://127.0.0.1:1/0"), ("finalized", True, None)]
+    assert app.conf.beat_schedule["own"]["task"] == later.name
+    assert caplog.records == []

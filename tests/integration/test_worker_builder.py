@@ -7,6 +7,7 @@ import os
 import pytest
 from celery import Celery
 
+import tests.programs.built as built_flows
 from orchestrator import (
     FlowBuilder,
     InvalidInput,
@@ -68,6 +69,25 @@ def test_a_flow_without_a_queue_runs_on_the_workers(named, client):
     both = client.start("second", 1)
     assert both.wait(timeout=30) == "succeeded"
     assert [both.output(key) for key in ("left", "right")] == ["named-queue", "named-queue"]
+
+
+def test_a_client_with_the_code_finds_the_queue_of_the_workers(named, server):
+    app = Celery("knowing", broker=server.url, backend=server.url, set_as_current=False)
+    knowing = Orchestrator(app)
+    for given in (built_flows.second, "second"):
+        run = knowing.start(given, 1)
+        assert run.wait(timeout=30) == "succeeded"
+        assert run.output("left", str) == "named-queue"
+    assert engine_of(app).registry.flows["second"].plan.queue == "named-queue"
+
+
+def test_a_client_with_other_code_does_not_take_the_announced_plan(named, server):
+    app = Celery("other", broker=server.url, backend=server.url, set_as_current=False)
+    other = flow_of("second")
+    run = Orchestrator(app).start(other)
+    assert engine_of(app).registry.flows["second"].plan.queue == "celery"
+    run.cancel()
+    assert run.wait(timeout=30) == "cancelled"
 
 
 def test_a_client_by_name_is_told_what_it_got_wrong(named, client):

@@ -25,6 +25,7 @@ FLOORS: dict[int, set[str]] = {
         "compiler",
         "engine",
         "explain",
+        "late_handlers",
         "leases",
         "monitor",
         "patient_broker",

@@ -1,0 +1,145 @@
+"""run.explain(): for every node that has not ended, why it waits, for whom, and until when."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from celery import Celery
+
+from orchestrator import SharedRateLimiter
+from orchestrator.engine import Engine
+from orchestrator.explain import explain_run
+from orchestrator.registry import Registry
+from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, node, plan_of
+
+MINUTE_MS = 60_000
+API = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
+
+
+@pytest.fixture
+def explain(world):
+    app = Celery("explained", broker=world.url, backend=world.url, set_as_current=False)
+    engine = Engine(app, world.store.settings, Registry("celery"), world.store)
+
+    def explain(run):
+        """Node to its state, reason, milliseconds until the instant it waits for, and attempt."""
+        now = world.store.now_ms()
+        found = explain_run(engine, world.store.run(run.id), run.plan)
+        return {
+            each.node: (
+                each.state,
+                each.reason,
+                each.until and round(each.until.timestamp() * 1000 - now),
+                each.attempt,
+            )
+            for each in found
+        }
+
+    return explain
+
+
+def assert_is(told, state, reason, *, about_ms=None, attempt=0):
+    assert (told[0], told[3]) == (state, attempt)
+    assert re.fullmatch(reason, told[1])
+    if about_ms is None:
+        assert told[2] is None
+    else:
+        assert about_ms - 20_000 < told[2] <= about_ms
+
+
+def announce(world, *, queues=("celery",), flows=None):
+    world.store.announce_worker("w", queues, flows or {})
+
+
+def test_a_ready_node_waits_for_a_worker_of_its_queue(world, explain):
+    queue = world.prefix  # that no worker consumes
+    run = world.run(plan_of(flow().on_queue(queue).then(node("a"))))
+    assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of 0 messages, which no worker consumes")
+    announce(world, queues=[queue])
+    assert_is(explain(run)["a"], "ready", f"no worker of queue {queue} of 0 messages has the code of f.a")
+    announce(world, queues=[queue], flows={"f": ["a"]})
+    world.client.rpush(queue, *[b"{}"] * 3)
+    try:
+        assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of 3 messages for one of 1 workers")
+    finally:
+        world.client.delete(queue)
+
+
+def test_a_worker_of_another_queue_or_of_a_changed_flow_does_not_count(world, explain):
+    run = world.run(line_plan("a"))
+    announce(world, queues=["other"], flows={"f": ["a"]})
+    assert "no worker consumes" in explain(run)["a"][1]
+    announce(world, flows={"f": ["b"], "g": ["a"]})
+    assert "has the code of f.a" in explain(run)["a"][1]
+
+
+def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world, explain):
+    run = world.run(line_plan("a", timeout_ms=MINUTE_MS))
+    token = run.hold("a")
+    assert_is(
+        explain(run)["a"], "running", f"runs in {HOLDER} until its timeout at the latest", about_ms=MINUTE_MS, attempt=1
+    )
+    run.report("a", token, '"half"')
+    assert explain(run)["a"][1].endswith('at the latest, reports "half"')
+    world.scripts.renew([HOLDER], lease_ms=-1)
+    told = explain(run)["a"]
+    assert told[1] == f"its holder {HOLDER} is gone, it will be taken from it"
+    world.scripts.renew([HOLDER], lease_ms=LEASE_MS)
+
+
+def test_what_comes_later_waits_for_what_has_not_ended(world, explain):
+    run = world.run(plan_of(flow().then_parallel("fan", node("a"), node("b")).then(node("c")).then(node("d"))))
+    run.do("a")
+    told = explain(run)
+    assert list(told) == ["b", "c", "d"]
+    assert_is(told["c"], "pending", "waits for b")
+    assert_is(told["d"], "pending", "waits for b")
+
+
+def test_a_retry_names_its_number_its_instant_and_what_went_wrong(world, explain):
+    run = world.run(line_plan("a", attempts=4))
+    run.break_off("a", delay_ms=MINUTE_MS)
+    assert_is(
+        explain(run)["a"],
+        "parked",
+        r"waits for attempt 2 of 4, the last one: builtins\.OSError: no",
+        about_ms=MINUTE_MS,
+        attempt=1,
+    )
+
+
+def test_a_place_in_a_line_tells_its_rank_and_its_instant(world, explain):
+    run = world.run(fan_plan(3, shared_rate_limit=API))
+    run.do("m-0")
+    for name in ("m-1", "m-2"):
+        assert run.claim(name).outcome == "parked"
+    told = explain(run)
+    assert_is(told["m-1"], "parked", "is number 1 in the line of limiter api", about_ms=MINUTE_MS)
+    assert_is(told["m-2"], "parked", "is number 2 in the line of limiter api", about_ms=2 * MINUTE_MS)
+
+
+def test_one_that_was_let_go_from_its_line_says_so(world, explain):
+    run = world.run(fan_plan(2, shared_rate_limit=API))
+    run.do("m-0")
+    run.claim("m-1")
+    world.client.delete(world.keys.bucket("api")[0])
+    world.scripts.release("api")
+    assert_is(explain(run)["m-1"], "parked", "was let go from the line of limiter api")
+
+
+def test_a_run_that_ends_names_what_is_being_undone(world, explain):
+    run = world.run(line_plan("a", "b", undone="succeeded"))
+    run.do("a")
+    run.break_off("b")
+    told = explain(run)
+    assert_is(told["a"], "compensating", "is being undone by undo-a", attempt=1)
+    assert told["undo-a"][0] == "ready"
+    assert "b" not in told
+
+
+def test_a_run_that_has_ended_waits_for_nothing(world, explain):
+    run = world.run(line_plan("a"))
+    run.do("a")
+    assert explain(run) == {}

@@ -197,6 +197,8 @@ def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) ->
         count(load, struck, world, tails)
         if system == "ours":
             check_workers(load, world)
+            if fault.repeats is not None and load.extra > fault.repeats * load.strikes:
+                load.broken.append(f"{load.extra} extra starts, more than {fault.repeats} for each strike")
     return load
 
 

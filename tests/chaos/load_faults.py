@@ -34,6 +34,7 @@ class Fault:
         every_s: From the beginning of one strike to that of the next.
         times: Strikes at most.
         after_s: Before the first one.
+        repeats: Starts that one strike may cause beyond one for each node; None where nobody can know.
         is_between: It acts between the server and everybody else.
     """
 
@@ -41,6 +42,7 @@ class Fault:
     every_s: float
     times: int
     after_s: float = 0.0
+    repeats: int | None = 8
     is_between: bool = False
 
 
@@ -105,14 +107,14 @@ def drop_clients_while_full(scene: Scene) -> None:
 
 # Those of the measurement.
 FAULTS = {
-    "pool process killed": Fault(kill_child, every_s=1.0, times=14),
-    "worker killed": Fault(kill_worker, every_s=4.0, times=4),
+    "pool process killed": Fault(kill_child, every_s=1.0, times=14, repeats=1),
+    "worker killed": Fault(kill_worker, every_s=4.0, times=4, repeats=4),
     "server restarted": Fault(stop_server, every_s=4.5, times=3),
     "server killed": Fault(kill_server, every_s=4.5, times=3),
     "connections cut": Fault(cut_connections, every_s=4.5, times=3, is_between=True),
     "memory full": Fault(fill_memory, every_s=7.0, times=2),
     # There must be a second to lose.
-    "power lost": Fault(lose_power, every_s=6.0, times=2, after_s=2.5),
+    "power lost": Fault(lose_power, every_s=6.0, times=2, after_s=2.5, repeats=None),
 }
 
 MORE_FAULTS = {

@@ -30,7 +30,7 @@ def strike_twice(scene: Scene) -> None:
 def test_everything_at_once_loses_nothing(tmp_path):
     seed = int(os.environ.get("SEED") or random.randrange(10**6))
     print(f"SEED={seed}")  # noqa: T201 - shown when the test fails
-    mixed = Fault(strike_twice, every_s=4.5, times=3, after_s=1.5, is_between=True)
+    mixed = Fault(strike_twice, every_s=4.5, times=3, after_s=1.5, repeats=None, is_between=True)
     load = measure("mixed", mixed, system="ours", seed=seed, folder=tmp_path)
     assert load.in_progress, "no strike hit work in progress"
     assert is_right(load), load

@@ -7,6 +7,7 @@ address; the connection is lost while a pool process's report is read in part.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +85,7 @@ class ResumingResultHandler(UntypedHandler):
         """Go on with the message of this very process that was begun, or begin one."""
         process = self.fileno_to_outq[fd]
         owner, reading = self._reading.get(fd, (None, None))
-        if owner is not process or reading is None or reading.gi_frame is None:
+        if owner is not process or reading is None or inspect.getgeneratorstate(reading) == inspect.GEN_CLOSED:
             reading = super()._recv_message(add_reader, fd, callback)
             self._reading[fd] = (process, reading)
         return reading

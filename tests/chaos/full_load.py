@@ -179,10 +179,11 @@ def ends(world: World) -> Counter[tuple[str, str]]:
 def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) -> Load:
     """Put one system under the load and one fault."""
     load = Load(name, system, seed)
-    module = "tests.programs.chaos" if system == "ours" else "tests.programs.raw_load"
+    environment: Any = {"TEST_WORK_S": str(WORK_S), "RAW_SETTING": system}
+    program = "tests.programs.chaos" if system == "ours" else "tests.programs.raw_load"
     with (
-        World(folder, module=module, TEST_WORK_S=str(WORK_S), RAW_SETTING=system) as world,
-        staged(world, fault, f"{seed}/{name}") as scene,
+        World(folder, program=program, proxied=fault.is_between, **environment) as world,
+        staged(world, f"{seed}/{name}") as scene,
     ):
         work = Ours(world) if system == "ours" else Raw(world)
         world.start_workers()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.chaos.proxy import Proxy
 from tests.chaos.world import Power, World, watched_power
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ class Scene:
     world: World
     rng: random.Random
     power: Power
-    proxy: Proxy
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def lose_power(scene: Scene) -> None:
 
 
 def cut_connections(scene: Scene) -> None:
-    assert scene.proxy.cut(2.0) > 0, "nobody was connected"
+    assert scene.world.proxy.cut(2.0) > 0, "nobody was connected"
 
 
 def fill_memory(scene: Scene) -> None:
@@ -125,12 +123,10 @@ MORE_FAULTS = {
 
 
 @contextmanager
-def staged(world: World, fault: Fault, seed: str) -> Iterator[Scene]:
-    """What a fault needs, put up before workers and clients connect."""
-    with watched_power(world.server, world.folder / "server") as power, Proxy(world.server.port) as proxy:
-        if fault.is_between:
-            world.url = proxy.url
-        yield Scene(world, random.Random(seed), power, proxy)
+def staged(world: World, seed: str) -> Iterator[Scene]:
+    """What a fault needs besides its world."""
+    with watched_power(world.server, world.folder / "server") as power:
+        yield Scene(world, random.Random(seed), power)
 
 
 def strike_for(seconds: float, fault: Fault, scene: Scene, is_busy: Callable[[], bool]) -> Struck:

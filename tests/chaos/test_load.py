@@ -31,7 +31,7 @@ def start_surely(orchestrator, name, number):
 @pytest.mark.parametrize("name", [*FAULTS, *MORE_FAULTS])
 def test_no_run_is_lost_and_nothing_is_counted_twice(name, tmp_path):
     fault = (FAULTS | MORE_FAULTS)[name]
-    with World(tmp_path) as world, staged(world, fault, "7") as scene:
+    with World(tmp_path, proxied=fault.is_between) as world, staged(world, "7") as scene:
         world.start_workers()
         orchestrator = world.orchestrator()
         runs = [start_surely(orchestrator, "fan" if number % 3 == 0 else "chain", number) for number in range(RUNS)]

@@ -16,6 +16,7 @@ from celery import Celery
 
 from orchestrator import Orchestrator
 from orchestrator.server import EmbeddedServer
+from tests.chaos.proxy import Proxy
 from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
 
 if TYPE_CHECKING:
@@ -30,15 +31,23 @@ class World:
     """Everything one chaos test needs; ends what it started."""
 
     def __init__(
-        self, folder: Path, *, module: str = MODULE, workers: int = 2, concurrency: int = 2, **environment: str
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        concurrency: int = 2,
+        program: str = MODULE,
+        proxied: bool = False,
+        **environment: str,
     ) -> None:
         self.folder = folder
-        self.module = module
         self.stack = ExitStack()
         self.server = self.stack.enter_context(EmbeddedServer(folder / "server"))
         self.ledger_server = self.stack.enter_context(EmbeddedServer(folder / "ledger"))
         self.ledger = Ledger(self.ledger_server.url)
-        self.url = self.server.url
+        self.proxy = self.stack.enter_context(Proxy(self.server.port))
+        self.url = self.proxy.url if proxied else self.server.url
+        self.program = program
         self.settings = {"lease": str(LEASE_S), "reconcile_every": str(SWEEP_S)}
         self.environment = {"TEST_LEDGER_URL": self.ledger_server.url, "ORCHESTRATOR_FAULT_COUNT": str(folder / "hits")}
         self.environment |= environment
@@ -62,7 +71,7 @@ class World:
 
     def start_worker(self, name: str, **environment: str) -> WorkerProcess:
         worker = WorkerProcess(
-            self.module,
+            self.program,
             name,
             self.folder / f"{name}.log",
             environment=environment_for(self.url, **self.settings) | self.environment | environment,
@@ -119,9 +128,10 @@ class World:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.server.url, decode_responses=True, socket_timeout=5)
 
-    def orchestrator(self) -> Orchestrator:
-        """A client without the flows' code, as one in another service is."""
-        return Orchestrator(Celery("client", broker=self.url, backend=self.url, set_as_current=False))
+    def orchestrator(self, url: str = "") -> Orchestrator:
+        """A client without the flows' code, as one in another service is; it connects as the workers do."""
+        url = url or self.url
+        return Orchestrator(Celery("client", broker=url, backend=url, set_as_current=False))
 
 
 def child_pids(pid: int) -> list[int]:

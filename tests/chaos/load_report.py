@@ -19,6 +19,7 @@ OURS = (
     ("lost", "ours", "lost"),
     ("counted twice", "ours", "counted_twice"),
     ("extra starts", "ours", "extra"),
+    ("last task twice", "ours", "tails_twice"),
     ("nodes left", "ours", "left"),
     ("all ended after, s", "ours", "recovery_s"),
     ("stood still, s", "ours", "standstill_s"),

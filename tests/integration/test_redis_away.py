@@ -1,4 +1,4 @@
-"""A Redis that is away refuses a start in bounded time, a wait outlasts it, and workers stay alive or end when told."""
+"""Redis away or full: a start is refused in bounded time, a wait outlasts it, a worker stays alive or ends in time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 from celery import Celery
 
 from orchestrator import FlowBuilder, Node, Orchestrator, StoreUnavailable, manual
@@ -104,7 +105,31 @@ def test_a_worker_that_is_told_to_end_while_redis_is_away_ends_within_its_grace(
     start_held(own_server)
     own_server.stop()
     wait_until(lambda: "Trying again in" in worker.log.read_text(), "the worker has lost its connection")
+    assert "(1/None)" in worker.log.read_text(), "it would give up after some tries"
     began = time.monotonic()
     worker.process.terminate()
     assert worker.process.wait(timeout=60) == 0
     assert time.monotonic() - began < 3 * 5 + 10, "a grace of 5 s, and the time to kill and give back"
+
+
+def test_a_worker_that_cannot_go_on_ends_within_its_grace_whatever_still_runs(own_server, worker, gate):
+    _, run = start_held(own_server)
+    with redis.Redis.from_url(own_server.url) as client:
+        client.lpush("celery", "not JSON")  # ends kombu's consumer
+    assert worker.process.wait(timeout=3 * 5 + 10) == 1
+    assert "Unrecoverable error" in worker.log.read_text()
+    assert run.history()[-1].event == "lost", "its claim was not given back"
+    assert gate.exists()
+
+
+def test_a_worker_that_loses_its_connection_to_a_full_redis_connects_again(own_server, worker):
+    orchestrator = Orchestrator(Celery("full", broker=own_server.url, backend=own_server.url, set_as_current=False))
+    with redis.Redis.from_url(own_server.url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            assert client.client_kill_filter(_type="normal")
+            wait_until(lambda: "Trying to reconnect..." in worker.log.read_text(), "a reconnect is refused")
+        finally:
+            client.config_set("maxmemory", 0)
+    assert orchestrator.start("fresh").result(int, timeout=60)
+    assert worker.process.poll() is None, worker.log.read_text()[-4000:]

@@ -112,5 +112,12 @@ pick = (
     .build()
 )
 
-for flow in (chain, fan, saga, pick):
+once = (
+    FlowBuilder("once")
+    .triggered_by(manual("load"))
+    .then(Node("only", act, 0).with_retry(RetryPolicy(maximum_attempts=1)))
+    .build()
+)
+
+for flow in (chain, fan, saga, pick, once):
     orchestrator.register(flow)

@@ -35,12 +35,16 @@ from orchestrator.errors import (
     RunError,
     StoreError,
     Terminal,
+    type_name,
 )
 from orchestrator.faults import reach
 from orchestrator.leases import holder_name, is_draining
+from orchestrator.plan import node_of
+from orchestrator.scripts import Claimed
 from orchestrator.state import FlowState
 from orchestrator.store import INPUT, instant, milliseconds
 from orchestrator.time_limit import time_limit
+from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -49,11 +53,14 @@ if TYPE_CHECKING:
     from orchestrator.node import Node
     from orchestrator.plan import NodePlan, Plan
     from orchestrator.registry import Registered
-    from orchestrator.scripts import Claimed, Moved
+    from orchestrator.scripts import Call, Moved
+    from orchestrator.values import Codec
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
+MOST_ITEMS = 100_000
+UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
 TERMINAL = (*LOCATED, PayloadTooLarge, RateLimited, Terminal)
 # What Celery takes for an order instead of a failure: a MemoryError ends its whole worker, Reject puts a message back.
@@ -76,19 +83,22 @@ class Ended:
 
 
 class Attempt:
-    """One message's try at one node."""
+    """One try at one node; at a map's node, at whichever item is next."""
 
     def __init__(self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, follows: bool) -> None:
         self.engine = engine
         self.store = engine.store
         self.plan = plan
-        self.facts: NodePlan = plan.nodes[node]
+        self.name = node
+        self.facts: NodePlan = plan.nodes[node_of(node)]
         self.run_id = run_id
         self.epoch = epoch
         self.follows = follows
         self.token = secrets.token_hex(16)
-        self.claimed: Claimed
+        self.claimed = Claimed("")
+        self.ahead: Attempt | None = None  # to follow in the same message: claimed together with this one's commit
         self._undone: bytes | None = None  # of a compensation: what its node returned
+        self._items: list[bytes] = []  # that a map is to be made of
         self._is_final = False  # an exception of an input function or predicate ends the node
 
     def run(self) -> Ended:
@@ -97,22 +107,25 @@ class Attempt:
         if entry is None or not self._has_code(entry):
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
-        if is_draining():
+        if is_draining() and self.claimed.outcome != "run":
             return Ended("back")
         with working_on(self.token):
             return self._try(entry)
 
     def _try(self, entry: Registered) -> Ended:
         reach("before_claim", self.facts.name)
-        try:
-            self.claimed = self._claim()
-        except StoreError as error:
-            logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
-            return Ended("left")
+        if self.claimed.outcome in UNDECIDED:
+            try:
+                self.claimed = self._claim()
+            except StoreError as error:
+                logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
+                return Ended("left")
         if self.claimed.outcome != "run":
             return Ended("done" if self.claimed.outcome == "done" else "left")
+        if self.claimed.index is not None:
+            self.name = f"{self.facts.name}[{self.claimed.index}]"
         reach("after_claim", self.facts.name)
-        token = running_attempt.set((self.run_id, self.facts.name))
+        token = running_attempt.set((self.run_id, self.name))
         try:
             output, choice = self._execute(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
@@ -120,15 +133,24 @@ class Attempt:
         finally:
             running_attempt.reset(token)
         reach("before_store", self.facts.name)
-        moved = self._surely(
-            lambda: self.store.scripts.commit(
-                *self._node(), self.token, output=output, choice=choice, follows=self.follows
-            )
-        )
+        if self._items:
+            self._surely(lambda: self.store.stage_items(self.run_id, self.token, self._items))
+        moved = self._surely(lambda: self._commit(output, choice))
         return self._leave(moved, Ended("stored"))
+
+    def _commit(self, output: bytes, choice: int | None) -> Moved:
+        """Store the output, and ask for what follows in the same round trip."""
+        scripts = self.store.scripts
+        call = scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=self.follows)
+        if self.ahead is None:
+            return scripts.send(call)
+        moved, self.ahead.claimed = scripts.send_both(call, self.ahead.claim_call())
+        return moved
 
     def _has_code(self, entry: Registered) -> bool:
         """Whether the code here is for this node of the run's plan; a changed flow may use its name otherwise."""
+        if self.facts.kind == "expand":
+            return self.facts.name in entry.sources
         if self.facts.kind != "branch":
             return self.facts.name in entry.nodes
         block = entry.decisions.get(self.facts.name)
@@ -136,39 +158,43 @@ class Attempt:
         return block is not None and len(block.predicates) + 1 == len(self.plan.steps[self.facts.step].branches)
 
     def _place(self) -> tuple[str, str, str]:
-        return self.plan.flow, self.run_id, self.facts.name
+        return self.plan.flow, self.run_id, self.name
 
     def _node(self) -> tuple[str, str, str]:
-        return self.run_id, self.plan.hash, self.facts.name
+        return self.run_id, self.plan.hash, self.name
 
     def _claim(self) -> Claimed:
         """Claim the node, sleeping once for a token that comes soon; gives up after `Settings.claim_patience`."""
-        arrived, may_sleep = 0, True
+        call = self.claim_call()
         while True:
-            claim = partial(
-                self.store.scripts.claim,
-                *self._node(),
-                epoch=self.epoch,
-                token=self.token,
-                holder=holder_name(),
-                lease_ms=self.store.lease_ms,
-                arrived=arrived,
-                may_sleep=may_sleep,
-                reads=self._reads,
-            )
-            claimed = self._patiently(claim)
+            claimed = self._patiently(partial(self.store.scripts.send, call))
             if claimed.outcome == "sleep":
                 time.sleep(claimed.sleep / 1_000_000)
-                arrived, may_sleep = claimed.arrived, False
+                call = self.claim_call(arrived=claimed.arrived, may_sleep=False)
             elif claimed.outcome == "no limit":
                 # The bucket's numbers are gone (a flushed key): the run's plan still has them.
                 self._patiently(partial(self.store.define_limits, self.plan))
             else:
                 return claimed
 
+    def claim_call(self, **options: Any) -> Call[Claimed]:
+        """The claim of this attempt; options as of `Scripts.claim_call`."""
+        return self.store.scripts.claim_call(
+            *self._node(),
+            epoch=self.epoch,
+            token=self.token,
+            holder=holder_name(),
+            lease_ms=self.store.lease_ms,
+            reads=self._reads,
+            **options,
+        )
+
     @cached_property
     def _reads(self) -> tuple[str, ...]:
-        own = (self.plan.nodes[self.facts.undoes].key,) if self.facts.undoes else ()
+        if self.facts.kind == "item":
+            return ()
+        undone = self.plan.nodes.get(self.facts.undoes)
+        own = (undone.key,) if undone and undone.kind != "item" else ()
         return tuple(dict.fromkeys((INPUT, *self.facts.reads, *own)))
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
@@ -208,10 +234,13 @@ class Attempt:
         def expired() -> NodeTimeout:
             return NodeTimeout(f"the attempt took longer than its timeout of {limit:g} s", **self._where())
 
-        state = self._state(entry)
+        state = None if self.facts.kind == "item" else self._state(entry)
         with time_limit(limit, expired):
             if self.facts.kind == "branch":
                 return b"", self._decide(entry, state)
+            if self.facts.kind == "expand":
+                self._items = self._expand(entry, state)
+                return b"", len(self._items)
             node = entry.nodes[self.facts.name]
             result = self._call(node, state, limit, expired)
             if self.facts.kind == "compensation":
@@ -220,16 +249,42 @@ class Attempt:
                 output = node.contract.output.dump(result)
         largest = self.engine.settings.max_payload_bytes
         if len(output) > largest:
-            raise PayloadTooLarge(f"output of node {self.facts.name}", len(output), largest)
+            raise PayloadTooLarge(f"output of node {self.name}", len(output), largest)
         return output, None
 
-    def _decide(self, entry: Registered, state: FlowState) -> int:
+    def _expand(self, entry: Registered, state: Any) -> list[bytes]:
+        """Compute the items of a map as JSON, each as the map's node takes it."""
+        step = entry.sources[self.facts.name]
+        codec = step.node.contract.input
+        assert codec is not None  # noqa: S101 - `build()` refuses a node without a parameter
+        as_given = codec_of(Any) if step.node.contract.style == "fields" else codec
+        with self._located():
+            with self._final_errors():
+                items = step.over(state)
+            if not isinstance(items, list | tuple):
+                raise InvalidOutput(f"over of {step.name} returned {type_name(type(items))}; return a list")
+            if len(items) > MOST_ITEMS:
+                raise InvalidOutput(f"over of {step.name} returned {len(items)} items; at most {MOST_ITEMS} can be")
+            return [self._item(index, item, codec, as_given) for index, item in enumerate(items)]
+
+    def _item(self, index: int, item: object, codec: Codec[Any], as_given: Codec[Any]) -> bytes:
+        try:
+            codec.check(item)
+            data = as_given.dump(item, error=InvalidInput)
+        except InvalidInput as error:
+            raise InvalidInput(f"item {index}: {error.message}") from None
+        largest = self.engine.settings.max_payload_bytes
+        if len(data) > largest:
+            raise PayloadTooLarge(f"item {index} of {self.facts.name}", len(data), largest)
+        return data
+
+    def _decide(self, entry: Registered, state: Any) -> int:
         block = entry.decisions[self.facts.name]
         with self._located(), self._final_errors():
             choices = (index for index, predicate in enumerate(block.predicates) if predicate(state))
             return next(choices, len(block.predicates))
 
-    def _call(self, node: Node[Any, Any], state: FlowState, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
+    def _call(self, node: Node[Any, Any], state: Any, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
         contract = node.contract
         with self._located():
             given = self._given(node, state)
@@ -248,9 +303,11 @@ class Attempt:
 
         return asyncio.run(limited())
 
-    def _given(self, node: Node[Any, Any], state: FlowState) -> Any:
-        """What the function takes, validated: from its input function, its constant, or what it undoes."""
+    def _given(self, node: Node[Any, Any], state: Any) -> Any:
+        """What the function takes, validated: the item, or from its input function, its constant, or what it undoes."""
         contract = node.contract
+        if self.facts.kind == "item":
+            return contract.load(self.claimed.item)
         if node.input_func is not None:
             with self._final_errors():
                 given = node.input_func(state)
@@ -262,8 +319,12 @@ class Attempt:
         return contract.read(MISSING)
 
     def _state(self, entry: Registered) -> FlowState:
-        values = dict(zip(self._reads, self.claimed.values, strict=True))
-        if self.facts.undoes:
+        found = zip(self._reads, self.claimed.values, strict=True)
+        values = {key: value and self._surely(partial(self.store.whole, self.run_id, value)) for key, value in found}
+        if self.name != self.facts.name:
+            index = int(self.name.partition("[")[2].rstrip("]"))
+            self._undone = self._surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))
+        elif self.facts.undoes:
             self._undone = values[self.plan.nodes[self.facts.undoes].key]
         state = FlowState(
             run_id=self.run_id,
@@ -272,6 +333,8 @@ class Attempt:
             input_codec=entry.flow.input_codec,
             load=self._load,
             load_failure=lambda name: self._surely(lambda: self.store.failure(self.run_id, name)),
+            load_failures=lambda name: self._surely(lambda: self.store.item_failures(self.run_id, name)),
+            list_keys=self.plan.list_keys,
             prefetched=values,
             visible=self.plan.visible(self.facts.name),
             hidden=self.plan.hidden(self.facts.name),
@@ -285,14 +348,14 @@ class Attempt:
         return self._surely(lambda: self.store.outputs(self.run_id, keys))
 
     def _context(self) -> NodeContext:
-        where = {"flow": self.plan.flow, "run": self.run_id, "node": self.facts.name, "attempt": self.claimed.attempt}
+        where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
         return NodeContext(
             run_id=self.run_id,
             flow_name=self.plan.flow,
-            node_name=self.facts.name,
+            node_name=self.name,
             attempt=self.claimed.attempt,
             scheduled_for=instant(self.claimed.scheduled),
-            idempotency_key=f"{self.run_id}/{self.facts.name}/{self.claimed.generation}",
+            idempotency_key=f"{self.run_id}/{self.name}/{self.claimed.generation}",
             logger=logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
             ask_cancelled=self._is_cancelled,
             report=self._report,
@@ -319,7 +382,7 @@ class Attempt:
         return {
             "flow_name": self.plan.flow,
             "run_id": self.run_id,
-            "node_name": self.facts.name,
+            "node_name": self.name,
             "attempt": self.claimed.attempt,
         }
 
@@ -345,9 +408,7 @@ class Attempt:
             raise type(error)(error.message, **self._where()) from error
 
     def _fail(self, error: BaseException, node: Node[Any, Any] | None) -> Ended:
-        failure = NodeFailure.of(
-            error, flow_name=self.plan.flow, node_name=self.facts.name, attempt=self.claimed.attempt
-        )
+        failure = NodeFailure.of(error, flow_name=self.plan.flow, node_name=self.name, attempt=self.claimed.attempt)
         delay = self._delay(error, node)
         longest = self.engine.settings.max_throttle
         throttled = isinstance(error, RetryLater) and error.freeze and delay != NO_FURTHER

@@ -14,13 +14,15 @@ from orchestrator.checks import find_problems, find_warnings
 from orchestrator.checks.wording import Stray, call, title
 from orchestrator.contract import MISSING
 from orchestrator.errors import FlowDefinitionError, FlowDefinitionWarning
-from orchestrator.flow import Flow, Parallel, Step, Then, When
+from orchestrator.flow import Flow, Map, Parallel, Step, Then, When
 from orchestrator.node import Node
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
 
     from orchestrator.flow import AnyNode, Predicate, Trigger
+    from orchestrator.state import FlowState
 
 MAX_DEPTH = 50
 """Blocks inside blocks at most; deeper ones would exhaust the interpreter's stack wherever a flow is walked."""
@@ -102,6 +104,31 @@ class FlowBuilder:
             require: With "continue": fewer successes than this fail the run at the join.
         """
         return self._add(Parallel(name, nodes, on_failure, require))
+
+    def then_map(  # noqa: PLR0917 - all but the first three are given by name
+        self,
+        name: str,
+        node: AnyNode,
+        over: Callable[[FlowState], Any],
+        max_concurrency: int | None = None,
+        batch_size: int = 1,
+        on_failure: Literal["fail", "continue"] = "fail",
+        require: int | None = None,
+    ) -> Self:
+        """Add one call of a node for each item of a list that is computed at run time; joined before the next step.
+
+        Args:
+            name: Name of the step; in monitors the computation of the items is called `<name>.over`.
+            node: Takes one item as its input. Its output key holds the list of outputs, in the order of the items.
+            over: `over(state)` returns the items, a list of at most 100,000; runs on a worker, must be pure.
+            max_concurrency: Items at work at once over all workers, at least 1; None leaves it to the workers.
+            batch_size: Items that one Celery task works through one after the other, at least 1; each is still
+                recorded, retried, rate limited and compensated on its own.
+            on_failure: "fail": the first failed item fails the run. "continue": it leaves None in the list, and
+                `state.failures(node)` has its failure by index.
+            require: With "continue": fewer successes than this fail the run at the join.
+        """
+        return self._add(Map(name, node, over, max_concurrency, batch_size, on_failure, require))
 
     def when(self, predicate: Predicate, name: str | None = None) -> Self:
         """Open a block of branches; its first branch is taken when the predicate holds.

@@ -206,6 +206,7 @@ def _task_names(flow: Flow) -> Iterator[str]:
     yield from (node.name for node in flow.nodes())
     yield from (undo.name for _, undo in flow.compensations())
     yield from (block.name for block in flow.blocks())
+    yield from (step.source for step in flow.maps())
 
 
 def _modules(package: str, related_name: str) -> Iterator[ModuleType]:

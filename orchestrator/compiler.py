@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery.canvas import Signature, chain, chord, group
 
 from orchestrator.flow import Flow
-from orchestrator.plan import END, Plan, make_plan
+from orchestrator.plan import END, Plan, make_plan, node_of
 from orchestrator.scripts import Work
 
 if TYPE_CHECKING:
@@ -44,11 +44,12 @@ class Target:
 
     def node(self, name: str, since: int) -> Signature:
         """The message for one attempt of a node, decision or compensation."""
-        facts = self.plan.nodes[name]
+        facts = self.plan.nodes[node_of(name)]
         options = self._options(facts.queue) | {"headers": {SINCE_HEADER: since}}
         if facts.kind != "compensation":
             options["link_error"] = [self.engine(BEGIN_SAGA)]
-        return self._signature(facts.task, (self.run_id, self.epoch, self.plan.hash), options)
+        item = () if name == facts.name else (name,)  # the compensation of one item
+        return self._signature(facts.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
 
     def engine(self, task: str, *args: Any) -> Signature:
         """A message for one of the engine's own tasks."""
@@ -93,7 +94,7 @@ def _segment(plan: Plan, position: int) -> list[str]:
     names: list[str] = []
     while position != END and len(names) < SEGMENT:
         step = plan.steps[position]
-        if step.kind == "parallel":
+        if step.kind in {"parallel", "map"}:
             break
         names.append(step.nodes[0])
         position = END if step.kind == "branch" else step.next

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.plan import node_of
 from orchestrator.queues import look_at_queue
 from orchestrator.store import instant
 
@@ -46,7 +47,8 @@ def explain_run(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
         return []
     explainer = _Explainer(engine, record, plan)
     names = [name for name, facts in plan.nodes.items() if facts.kind != "compensation" or name in explainer.records]
-    found = (explainer.explain(name) for name in names)
+    items = [name for name in explainer.records if name not in plan.nodes]
+    found = (explainer.explain(name) for name in [*names, *items])
     return [waiting for waiting in found if waiting is not None]
 
 
@@ -66,6 +68,8 @@ class _Explainer:
         if state in ENDED:
             return None
         if state == "pending" or name not in self.records:
+            if self.plan.nodes[node_of(name)].step == self.position and name in self.plan.maps:
+                return self._explain_map(name)
             return self._explain_pending(name)
         reason, until = {
             "ready": self._explain_ready,
@@ -75,8 +79,18 @@ class _Explainer:
         }[state](name, record)
         return Waiting(name, state, reason, until, attempt)
 
+    def _explain_map(self, name: str) -> Waiting | None:
+        """How far a map is; its items that have begun are explained on their own."""
+        if self.is_ending:
+            return None
+        count, begun = int(self.run.fields["map_count"]), int(self.run.fields["map_next"])
+        left = int(self.run.fields["open"])
+        reason = f"{count - left} of {count} items have ended, {count - begun} have not begun; "
+        waits, _ = self._explain_ready(name, {})
+        return Waiting(name, "ready", reason + waits, None, 0)
+
     def _explain_pending(self, name: str) -> Waiting | None:
-        facts = self.plan.nodes[name]
+        facts = self.plan.nodes[node_of(name)]
         if self.is_ending or facts.step <= self.position:
             return None  # it will not run: the run is ending, or a branch that was not taken
         open_nodes = [node for node in self.plan.steps[self.position].nodes if self._is_open(node)]
@@ -86,14 +100,15 @@ class _Explainer:
         return self.records.get(name, {}).get("state") not in ENDED
 
     def _explain_ready(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
-        queue = self.plan.nodes[name].queue
+        facts = self.plan.nodes[node_of(name)]
+        queue = facts.queue
         length = look_at_queue(self.engine.app, queue).length
         shown = f"queue {queue}" + ("" if length is None else f" of {length} messages")
         workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
         if not workers:
             return f"waits in {shown}, which no worker consumes", None
-        if not any(name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
-            return f"no worker of {shown} has the code of {self.plan.nodes[name].task}", None
+        if not any(facts.name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
+            return f"no worker of {shown} has the code of {facts.task}", None
         return f"waits in {shown} for one of {len(workers)} workers", None
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
@@ -106,7 +121,7 @@ class _Explainer:
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         bucket = record.get("bucket")
         if bucket is None:
-            attempts = self.plan.nodes[name].attempts
+            attempts = self.plan.nodes[node_of(name)].attempts
             error = self.store.last_failure(self.run.run_id, name)
             told = f", the last one: {error.type}: {error.message}" if error else ""
             return f"waits for attempt {record['attempt'] + 1} of {attempts}{told}", instant(record["due"])
@@ -116,5 +131,5 @@ class _Explainer:
         return f"is number {place + 1} in the line of limiter {bucket}", instant(due)
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
-        undo = next(undo for node, undo, _ in self.plan.sagas if node == name)
+        undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))
         return f"is being undone by {undo}", None

@@ -92,7 +92,39 @@ class When:
         return self.branches if self.otherwise is None else (*self.branches, self.otherwise)
 
 
-Step: TypeAlias = Then | Parallel | When
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One call of a node for each item of a list that is computed at run time, joined before the next step.
+
+    Attributes:
+        name: Name of the step.
+        node: The node; its output key holds the list of outputs, in the order of the items.
+        over: Computes the items from the state before the step.
+        max_concurrency: Items at work at once, over all workers; None: as many as the workers take.
+        batch_size: Items that one Celery task works through, one after the other.
+        on_failure: "fail": the first failure fails the run; "continue": a failed item leaves None.
+        require: With "continue": how many items have to succeed; None asks for none.
+    """
+
+    name: str
+    node: AnyNode
+    over: Callable[[FlowState], Any]
+    max_concurrency: int | None = None
+    batch_size: int = 1
+    on_failure: str = "fail"
+    require: int | None = None
+
+    @property
+    def source(self) -> str:
+        """Name under which the computation of the items is recorded."""
+        return f"{self.name}.over"
+
+    def nodes(self) -> tuple[AnyNode, ...]:
+        """The one node."""
+        return (self.node,)
+
+
+Step: TypeAlias = Then | Parallel | Map | When
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,21 +163,29 @@ class Flow:
         """(node, its compensation) of every node that has one, in the order of the nodes."""
         return tuple((node, node.compensation) for node in self.nodes() if node.compensation is not None)
 
-    def blocks(self) -> Iterator[When]:
-        """Every `when` block, an outer one before those inside it."""
+    def all_steps(self) -> Iterator[Step]:
+        """Every step of every branch in order, a block before the steps inside it."""
         waiting = list(reversed(self.steps))
         while waiting:
             step = waiting.pop()
+            yield step
             if isinstance(step, When):
-                yield step
                 waiting.extend(inner for way in reversed(step.ways()) for inner in reversed(way))
+
+    def blocks(self) -> Iterator[When]:
+        """Every `when` block, an outer one before those inside it."""
+        return (step for step in self.all_steps() if isinstance(step, When))
+
+    def maps(self) -> Iterator[Map]:
+        """Every `then_map` step."""
+        return (step for step in self.all_steps() if isinstance(step, Map))
 
     @property
     def result_key(self) -> str | None:
-        """Output key of the run's result: the one named, else that of the last `then` of the top level, else None."""
+        """Output key of the run's result: the one named, else of the last `then` or `then_map` of the top level."""
         if self.returns is not None:
             return self.returns
-        lasts = [step.node.output_key for step in self.steps if isinstance(step, Then)]
+        lasts = [step.node.output_key for step in self.steps if isinstance(step, Then | Map)]
         return lasts[-1] if lasts else None
 
     @property

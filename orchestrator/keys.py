@@ -9,6 +9,12 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:outputs | hash: output key to JSON; `:input` is the run's input | as the run |
 | run:<id>:failures | hash: node name to its last failure (JSON) | as the run |
 | run:<id>:history | stream, capped: what happened to the run | as the run |
+| run:<id>:items:<node> | hash: index to JSON of the items of a map | as the run |
+| run:<id>:results:<node> | hash: index to JSON of the outputs of a map | as the run |
+| run:<id>:open | set: items of the present map that have begun and not ended | as the run |
+| run:<id>:again | list: items of the present map to be repeated | as the run |
+| run:<id>:saga | list: compensations in order | as the run |
+| run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
 | idem:<flow>:<sha256 of the key> | hash: run id and digest of the input | as the run |
 | plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |
 | flows | hash: flow name to its announced plan hash | for ever, one field a flow |
@@ -64,6 +70,14 @@ class Keys:
     def failures(self, run_id: str) -> str:
         """Last failure of each node."""
         return self._named("run", run_id, "failures")
+
+    def results(self, run_id: str, node: str) -> str:
+        """Outputs of a map's items."""
+        return self._named("run", run_id, "results", node)
+
+    def staged(self, run_id: str, token: str) -> str:
+        """Items of a map before they are the run's."""
+        return self._named("run", run_id, "staged", token)
 
     def history(self, run_id: str) -> str:
         """What happened to the run."""

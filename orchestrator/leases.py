@@ -20,6 +20,7 @@ import redis
 from orchestrator.activity import new_processes, tokens_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
 from orchestrator.faults import reach
+from orchestrator.plan import node_of
 from orchestrator.time_limit import in_pool_process
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
     error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
     delay = 0
     if timed_out:
-        limit = plan.nodes[claim.node].timeout_ms / 1000
+        limit = plan.nodes[node_of(claim.node)].timeout_ms / 1000
         error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)

@@ -11,12 +11,12 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.flow import Flow, Parallel, Step, Then, When
+from orchestrator.flow import Flow, Map, Parallel, Step, Then, When
 from orchestrator.policies import RetryPolicy
 from orchestrator.reads import known_reads
 
@@ -28,6 +28,13 @@ END = -1
 MICROSECONDS = 1_000_000
 BRANCH_TIMEOUT_MS = 60_000
 BRANCH_ATTEMPTS = 3
+WIDTH = 256
+"""Items of a map at work at once where the flow names no number: messages in the queue, whatever the map's length."""
+
+
+def node_of(name: str) -> str:
+    """The node that a name stands for: an item of a map is called `<node>[<index>]`."""
+    return name.partition("[")[0]
 
 
 def in_milliseconds(span: timedelta) -> int:
@@ -41,12 +48,15 @@ class StepPlan:
 
     Attributes:
         name: Name of the step; for a single node the node's.
-        kind: "then", "parallel" or "branch".
+        kind: "then", "parallel", "branch", "expand" (computes the items of the map that follows) or "map".
         nodes: Names of the members; a branch has one, its decision.
         next: Position that follows, END after the last; unused by a branch.
         branches: Of a branch: the position for choice 0, 1, ..., the last one when no predicate held.
         go_on: Whether the step goes on without its failed members.
         require: With `go_on`: how many members have to succeed.
+        source: Of a map: the node that computes its items.
+        width: Of a map: items at work at once.
+        batch: Of a map: items that one message works through.
     """
 
     name: str
@@ -56,6 +66,9 @@ class StepPlan:
     branches: tuple[int, ...] = ()
     go_on: bool = False
     require: int = 0
+    source: str = ""
+    width: int = 0
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class NodePlan:
 
     Attributes:
         name: The node's name, unique in the flow.
-        kind: "node", "branch" or "compensation".
+        kind: "node", "branch", "compensation", "expand" or "item" (a node of a map).
         task: Name of its Celery task.
         step: Position at which it runs; of a compensation, that of the node it undoes.
         key: Output key; empty for decisions and compensations.
@@ -145,16 +158,29 @@ class Plan:
 
     def fields(self) -> dict[str, str]:
         """The plan as the scripts read it: one small JSON for each position and node, and the whole."""
+        undone = {node for node, _, _ in self.sagas}
         facts = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
         for name, node in self.nodes.items():
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes")
-            facts[f"node:{name}"] = _dense({fact: value for fact, value in asdict(node).items() if fact in wanted})
+            told = {fact: value for fact, value in asdict(node).items() if fact in wanted}
+            facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
         return facts | {
+            "maps": _dense(self.maps),
             "text": self.text,
             "flow": self.flow,
             "sagas": _dense(self.sagas),
             "result_key": self.result_key,
         }
+
+    @cached_property
+    def maps(self) -> tuple[str, ...]:
+        """The nodes that maps call."""
+        return tuple(node.name for node in self.nodes.values() if node.kind == "item")
+
+    @cached_property
+    def list_keys(self) -> frozenset[str]:
+        """Output keys that hold the list of a map's outputs."""
+        return frozenset(self.nodes[name].key for name in self.maps)
 
     @cached_property
     def writers(self) -> Mapping[str, int]:
@@ -168,12 +194,12 @@ class Plan:
     @cached_property
     def keys(self) -> Mapping[tuple[int, str], str]:
         """(position, output key or node name) to the node there: what makes siblings recognisable."""
-        named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind == "node"}
+        named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
         return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
 
     def delay_ms(self, name: str, attempt: int) -> int:
         """Milliseconds from the failure of an attempt, counted from 1, to the next one."""
-        initial, factor, maximum, jitter = self.nodes[name].retry
+        initial, factor, maximum, jitter = self.nodes[node_of(name)].retry
         policy = RetryPolicy(timedelta(milliseconds=initial), factor, timedelta(milliseconds=maximum), jitter=jitter)
         return round(policy.delay(attempt, random.random()).total_seconds() * 1000)  # noqa: S311 - spreads load
 
@@ -231,19 +257,29 @@ class Siblings(Mapping[str, str]):
 def make_plan(flow: Flow, default_queue: str) -> Plan:
     """Flatten a built flow; nodes and flows without a queue of their own get `default_queue`."""
     queue = flow.queue or default_queue
-    order = list(_in_order(flow.steps))
-    position = {id(step): index for index, step in enumerate(order)}
+    order = list(flow.all_steps())
+    position: dict[int, int] = {}
+    places = 0
+    for step in order:
+        position[id(step)] = places
+        places += 2 if isinstance(step, Map) else 1  # a map computes its items first
     following = dict(_following(flow.steps, END, position))
-    steps = tuple(_step_plan(step, following[id(step)], position) for step in order)
+    steps = tuple(each for step in order for each in _step_plans(step, following[id(step)], position))
     nodes: dict[str, NodePlan] = {}
     sagas = []
     limits: dict[str, tuple[int, int]] = {}
-    for index, step in enumerate(order):
+    for step in order:
+        index = position[id(step)]
         if isinstance(step, When):
-            nodes[step.name] = _decision_plan(flow, step, index, queue)
+            nodes[step.name] = _own_plan(flow, step.name, "branch", index, queue, *step.predicates)
             continue
+        if isinstance(step, Map):
+            nodes[step.source] = _own_plan(flow, step.source, "expand", index, queue, step.over)
+            index += 1
         for node in step.nodes():
             nodes[node.name] = _node_plan(flow, node, index, queue, limits)
+            if isinstance(step, Map):
+                nodes[node.name] = replace(nodes[node.name], kind="item")
             if node.compensation is not None:
                 undo = node.compensation
                 nodes[undo.name] = _node_plan(flow, undo, index, queue, limits, undoes=node.name)
@@ -265,14 +301,6 @@ def _dense(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _in_order(steps: tuple[Step, ...]) -> Iterator[Step]:
-    for step in steps:
-        yield step
-        if isinstance(step, When):
-            for branch in (*step.branches, step.otherwise or ()):
-                yield from _in_order(branch)
-
-
 def _following(steps: tuple[Step, ...], after: int, position: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     for index, step in enumerate(steps):
         follower = position[id(steps[index + 1])] if index + 1 < len(steps) else after
@@ -282,25 +310,37 @@ def _following(steps: tuple[Step, ...], after: int, position: Mapping[int, int])
                 yield from _following(branch, follower, position)
 
 
-def _step_plan(step: Step, following: int, position: Mapping[int, int]) -> StepPlan:
+def _step_plans(step: Step, following: int, position: Mapping[int, int]) -> Iterator[StepPlan]:
     if isinstance(step, Then):
-        return StepPlan(step.node.name, "then", (step.node.name,), following)
-    if isinstance(step, Parallel):
-        names = tuple(node.name for node in step.nodes())
-        return StepPlan(
-            step.name, "parallel", names, following, go_on=step.on_failure == "continue", require=step.require or 0
+        yield StepPlan(step.node.name, "then", (step.node.name,), following)
+        return
+    if isinstance(step, Parallel | Map):
+        joined = StepPlan(
+            step.name,
+            "parallel",
+            tuple(node.name for node in step.nodes()),
+            following,
+            go_on=step.on_failure == "continue",
+            require=step.require or 0,
         )
+        if isinstance(step, Map):
+            yield StepPlan(step.source, "expand", (step.source,), position[id(step)] + 1)
+            width = step.max_concurrency or WIDTH
+            joined = replace(joined, kind="map", source=step.source, width=width, batch=step.batch_size)
+        yield joined
+        return
     branches = (*step.branches, step.otherwise or ())
     entries = tuple(position[id(branch[0])] if branch else following for branch in branches)
-    return StepPlan(step.name, "branch", (step.name,), following, entries)
+    yield StepPlan(step.name, "branch", (step.name,), following, entries)
 
 
-def _decision_plan(flow: Flow, step: When, position: int, queue: str) -> NodePlan:
-    gets = {key for predicate in step.predicates for key in _reads(predicate)}
+def _own_plan(flow: Flow, name: str, kind: str, position: int, queue: str, *functions: object) -> NodePlan:
+    """A node of the engine's own: a decision, or the computation of a map's items."""
+    gets = {key for function in functions for key in _reads(function)}
     return NodePlan(
-        name=step.name,
-        kind="branch",
-        task=f"{flow.name}.{step.name}",
+        name=name,
+        kind=kind,
+        task=f"{flow.name}.{name}",
         step=position,
         key="",
         queue=queue,

@@ -14,7 +14,7 @@ from orchestrator.plan import Plan, make_plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.flow import Flow, When
+    from orchestrator.flow import Flow, Map, When
     from orchestrator.node import Node
 
 
@@ -27,12 +27,14 @@ class Registered:
         plan: What this process would start for it.
         nodes: Name to node, compensations included.
         decisions: Name to the block whose predicates decide.
+        sources: Name to the map whose items are computed under it.
     """
 
     flow: Flow
     plan: Plan
     nodes: Mapping[str, Node[Any, Any]]
     decisions: Mapping[str, When]
+    sources: Mapping[str, Map]
 
 
 @dataclass
@@ -61,7 +63,8 @@ class Registry:
         plan = make_plan(flow, self.queue)
         self._refuse_other_numbers(plan)
         nodes = {node.name: node for node in (*flow.nodes(), *(undo for _, undo in flow.compensations()))}
-        entry = Registered(flow, plan, nodes, {block.name: block for block in flow.blocks()})
+        decisions = {block.name: block for block in flow.blocks()}
+        entry = Registered(flow, plan, nodes, decisions, {step.source: step for step in flow.maps()})
         self.flows[flow.name] = entry
         return entry
 

@@ -175,6 +175,7 @@ class FlowRun:
     def state(self) -> FlowState:
         """Return everything the run has stored by now."""
         record, store = self._record(), self._engine.store
+        plan = store.plan(record.plan)
         entry = self._engine.registry.flows.get(record.flow)
         return FlowState(
             run_id=self.id,
@@ -183,6 +184,8 @@ class FlowRun:
             input_codec=entry.flow.input_codec if entry else None,
             load=lambda keys: store.outputs(self.id, keys),
             load_failure=lambda node: store.failure(self.id, node),
+            load_failures=lambda node: store.item_failures(self.id, node),
+            list_keys=plan.list_keys if plan else frozenset(),
         )
 
     def failures(self) -> Mapping[str, NodeFailure]:

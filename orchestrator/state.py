@@ -57,6 +57,10 @@ class RunStatus(StrEnum):
 class Codec(Protocol[T_co]):
     """Reads the stored JSON of one type."""
 
+    @property
+    def annotation(self) -> Any:
+        """The type."""
+
     def load(self, data: bytes, /) -> T_co:
         """Return the value, or raise InvalidInput."""
 
@@ -92,6 +96,7 @@ class FlowState:
         "_input_codec",
         "_is_complete",
         "_item_failures",
+        "_list_keys",
         "_load",
         "_load_failure",
         "_load_failures",
@@ -113,6 +118,7 @@ class FlowState:
         visible: AbstractSet[str] | None = None,
         hidden: Mapping[str, str] = NO_ENTRIES,
         load_failures: Callable[[str], Mapping[int, bytes]] | None = None,
+        list_keys: AbstractSet[str] = frozenset(),
     ) -> None:
         """Take what is known and how to find the rest.
 
@@ -127,6 +133,7 @@ class FlowState:
             visible: Output keys that may be read; None is every key.
             hidden: Output keys and names of the siblings, each with the sibling's name.
             load_failures: Returns the NodeFailure JSON of the failed items of a map, by index.
+            list_keys: Output keys that hold a list of what a map's node returned, with None for what failed.
         """
         self._run_id = run_id
         self._flow_name = flow_name
@@ -135,6 +142,7 @@ class FlowState:
         self._load = load
         self._load_failure = load_failure
         self._load_failures = load_failures
+        self._list_keys = list_keys
         self._loaded = dict(prefetched)
         self._is_complete = False
         self._failures: dict[str, bytes | None] = {}
@@ -279,7 +287,12 @@ class FlowState:
     def _codec_for(self, key: str | NodeOutput[Any], annotation: Any) -> Codec[Any]:
         if annotation is not _NOTHING:
             return _reader_of(annotation)
-        return _reader_of(Any) if isinstance(key, str) else key.output_codec
+        if isinstance(key, str):
+            return _reader_of(Any)
+        if key.output_key in self._list_keys:
+            item: Any = key.output_codec.annotation | None
+            return _reader_of(list.__class_getitem__(item))
+        return key.output_codec
 
     def _read(self, data: bytes, what: str, codec: Codec[Any]) -> Any:
         try:
@@ -291,10 +304,10 @@ class FlowState:
 class _Reader:
     """A codec that only reads, for the types that a user names in `get`."""
 
-    __slots__ = ("_adapter", "_annotation")
+    __slots__ = ("_adapter", "annotation")
 
     def __init__(self, annotation: Any) -> None:
-        self._annotation = annotation
+        self.annotation = annotation
         self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
 
     def load(self, data: bytes, /) -> Any:
@@ -302,7 +315,7 @@ class _Reader:
             return self._adapter.validate_json(data)
         except ValidationError as error:
             # Not `from error`: its text repeats the values, which may be secret.
-            raise InvalidInput(f"does not fit {type_name(self._annotation)}: {describe_fields(error)}") from None
+            raise InvalidInput(f"does not fit {type_name(self.annotation)}: {describe_fields(error)}") from None
         except Exception as error:
             raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
 

@@ -24,12 +24,16 @@ from orchestrator.scripts import Scripts
 from orchestrator.state import NodeFailure, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import timedelta
 
     from orchestrator.settings import Settings
 
 RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
+LIST_OF = b"@"
+"""Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
+ITEMS_AT_ONCE = 1000
+STAGED_MS = 3_600_000
 INPUT = ":input"
 """Field of the run's input among its outputs; no output key can be named like that."""
 
@@ -250,10 +254,47 @@ class Store:
         with self.guarded():
             if keys is None:
                 raw = self.client.hgetall(self.keys.outputs(run_id))
-                return {key.decode(): value for key, value in raw.items() if key != INPUT.encode()}
+                return {key.decode(): self.whole(run_id, value) for key, value in raw.items() if key != INPUT.encode()}
             wanted = list(keys)
             values = self.client.hmget(self.keys.outputs(run_id), wanted) if wanted else []
-        return {key: value for key, value in zip(wanted, values, strict=True) if value is not None}
+            return {
+                key: self.whole(run_id, value) for key, value in zip(wanted, values, strict=True) if value is not None
+            }
+
+    def whole(self, run_id: str, value: bytes) -> bytes:
+        """Put the outputs of a map's items together where a stored value stands for their list."""
+        if not value.startswith(LIST_OF):
+            return value
+        node, _, count = value.decode().removeprefix(LIST_OF.decode()).rpartition("|")
+        parts: list[bytes | None] = []
+        for first in range(0, int(count), ITEMS_AT_ONCE):
+            indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
+            parts += self.client.hmget(self.keys.results(run_id, node), list(map(str, indexes)))
+        return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"
+
+    def stage_items(self, run_id: str, token: str, items: Sequence[bytes]) -> None:
+        """Write the items of a map beside the run, for the commit with this token to take over."""
+        key = self.keys.staged(run_id, token)
+        with self.guarded():
+            self.client.delete(key)
+            for first in range(0, len(items), ITEMS_AT_ONCE):
+                part = items[first : first + ITEMS_AT_ONCE]
+                pipe = self.client.pipeline(transaction=False)
+                pipe.hset(key, mapping={str(first + number): item for number, item in enumerate(part)})
+                pipe.pexpire(key, STAGED_MS)
+                pipe.execute()
+
+    def result(self, run_id: str, node: str, index: int) -> bytes | None:
+        """The output of one item of a map."""
+        with self.guarded():
+            found: bytes | None = self.client.hget(self.keys.results(run_id, node), str(index))
+        return found
+
+    def item_failures(self, run_id: str, node: str) -> dict[int, bytes]:
+        """NodeFailure JSON of the failed items of a map, by index."""
+        with self.guarded():
+            found = dict(self.client.hscan_iter(self.keys.failures(run_id), match=f"{node}[[]*", count=ITEMS_AT_ONCE))
+        return {int(name.decode().partition("[")[2].rstrip("]")): text for name, text in found.items()}
 
     def input(self, run_id: str) -> bytes | None:
         """The run's input as JSON; None when it was started without one."""

@@ -14,10 +14,12 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from orchestrator.attempt import Attempt
+from orchestrator.batch import work_through
 from orchestrator.compiler import ADVANCE
 from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
 from orchestrator.monitor import Parked
+from orchestrator.plan import node_of
 from orchestrator.saga import BeginSaga, publish_announced
 from orchestrator.schedules import Tick
 
@@ -54,21 +56,23 @@ class NodeTask(Task):
         options["root_id"] = options["parent_id"] = args[0] if args else None
         return super().apply_async(args, kwargs, **options)
 
-    def run(self, run_id: str, epoch: int, plan_hash: str) -> None:
-        """Try the node once."""
+    def run(self, run_id: str, epoch: int, plan_hash: str, name: str = "") -> None:
+        """Try the node once; of a map, item after item; `name` is the compensation of one item."""
         engine = engine_of(self.app)
         try:
             with engine.store.guarded():
                 plan = engine.store.plan(plan_hash)
         except StoreError as error:
             raise Ignore(str(error)) from error
-        if plan is None or self.node not in plan.nodes:
+        name = name or self.node
+        if plan is None or self.node not in plan.nodes or node_of(name) != self.node:
             raise Ignore("the run is gone, or its plan does not have this node")
         in_chord = bool(self.request.chord)
-        attempt = Attempt(
-            engine, plan, self.node, run_id=run_id, epoch=epoch, follows=in_chord or bool(self.request.chain)
-        )
-        ended = attempt.run()
+        follows = in_chord or bool(self.request.chain)
+        if plan.nodes[self.node].kind == "item":
+            ended = work_through(engine, plan, name, run_id=run_id, epoch=epoch)
+        else:
+            ended = Attempt(engine, plan, name, run_id=run_id, epoch=epoch, follows=follows).run()
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:

@@ -90,6 +90,28 @@ def fan_plan(count: int, *, on_failure: Any = "fail", require: int | None = None
     return plan_of(flow().then_parallel("fan", *members, on_failure=on_failure, require=require).then(node("after")))
 
 
+def act_on(item: int) -> int:
+    """The function of every node that a map calls: no worker ever calls it."""
+    return item
+
+
+def map_plan(*, attempts: int = 3, undone: bool = False, **options: Any) -> Plan:
+    """A map of the node "item" with the node "after" behind it."""
+    item: Node[Any, Any] = Node("item", act_on, retry=RetryPolicy(maximum_attempts=attempts))
+    if undone:
+        item = item.on_error(Node("undo-item", act))
+    return plan_of(flow().then_map("all", item, over=lambda _state: [], **options).then(node("after")))
+
+
+def mapped_run(world: World, count: int, **options: Any) -> Run:
+    """A run that stands at its map of so many items."""
+    run = world.run(map_plan(**options))
+    token = run.hold("all.over")
+    world.store.stage_items(run.id, token, [str(number).encode() for number in range(count)])
+    run.expanded = run.commit("all.over", token, choice=count)
+    return run
+
+
 def new_token() -> str:
     return secrets.token_hex(16)
 
@@ -120,6 +142,7 @@ class Run:
     id: str
     started: Started
     epoch: int = 1
+    expanded: Any = None  # of a map: what the commit of its items left to publish
 
     @property
     def scripts(self) -> Scripts:
@@ -272,12 +295,16 @@ class World:
         """Every key under the prefix."""
         return sorted(key.decode() for key in self.client.scan_iter(f"{self.prefix}:*", count=1000))
 
-    def dump(self) -> dict[str, tuple[bytes | None, bool]]:
+    def dump(self) -> dict[str, tuple[Any, bool]]:
         """Every key with its whole value, and whether it has a TTL."""
         names = self.names()
         pipe = self.client.pipeline(transaction=False)
         for name in names:
-            pipe.dump(name)
+            pipe.type(name)
+        kinds = pipe.execute()
+        for name, kind in zip(names, kinds, strict=True):
+            # The order of a hash's fields may change while nobody writes it: the server moves them by and by.
+            pipe.hgetall(name) if kind == b"hash" else pipe.dump(name)
             pipe.pttl(name)
         answers = pipe.execute()
         return {name: (answers[2 * index], answers[2 * index + 1] >= 0) for index, name in enumerate(names)}

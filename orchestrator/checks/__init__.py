@@ -27,6 +27,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     structure.check_steps,
     structure.check_nodes,
     structure.check_parallel,
+    structure.check_maps,
     structure.check_branches,
     structure.check_compensations,
     names.check_unique_names,

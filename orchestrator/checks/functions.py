@@ -39,6 +39,9 @@ def check_callbacks(flow: Flow) -> Iterator[Problem]:
         ):
             if function is not None and (fault := _callback_fault(function)):
                 yield Problem(place.where, "bad-function", f"its {what} {show(function)} {fault}")
+    for step in flow.maps():
+        if fault := _callback_fault(step.over):
+            yield Problem(step_place(flow, step), "bad-function", f"its function over {show(step.over)} {fault}")
     for block in flow.blocks():
         for predicate in block.predicates:
             if fault := _callback_fault(predicate):
@@ -86,6 +89,8 @@ def read_input_type(flow: Flow) -> Codec[Any] | BadType:
 def _input_fault(place: Place, contract: Contract) -> str | None:
     node = place.node
     has_constant = node.input is not MISSING
+    if place.is_mapped:
+        return _item_fault(node, contract)
     if contract.style == "none":
         if has_constant or node.input_func is not None:
             return "it has an input, but its function has no parameter for it; add one, or remove the input"
@@ -99,6 +104,14 @@ def _input_fault(place: Place, contract: Contract) -> str | None:
             contract.read(node.input)
         except InvalidInput as error:
             return f"its input does not fit its function: {error.message}"
+    return None
+
+
+def _item_fault(node: AnyNode, contract: Contract) -> str | None:
+    if contract.style == "none":
+        return "it is called for each item of a map, but its function has no parameter for it; add one"
+    if node.input is not MISSING or node.input_func is not None:
+        return "it is called for each item of a map, which is its input; remove its own"
     return None
 
 

@@ -62,6 +62,12 @@ def check_unique_names(flow: Flow) -> Iterator[Problem]:
             message = "a node or another block has this name; give the block another one, when(predicate, name=...)"
             yield Problem(step_place(flow, block), "duplicate-node", message)
         owners.setdefault(block.name, block)
+    maps: set[str] = set()
+    for step in flow.maps():
+        if is_a(step.name, str) and step.name in maps:
+            message = "another map has this name; give one of them another"
+            yield Problem(step_place(flow, step), "duplicate-node", message)
+        maps |= {step.name} if is_a(step.name, str) else set()
 
 
 def check_unique_keys(flow: Flow) -> Iterator[Problem]:

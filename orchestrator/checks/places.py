@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.checks.wording import is_a, is_node, node_place
-from orchestrator.flow import When
+from orchestrator.flow import Map, When
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +28,14 @@ class Place:
         where: How problems name it.
         node: The node.
         path: The branches around it.
+        is_mapped: Whether it is called for each item of a map.
         undoes: Of a compensation: the node that it undoes.
     """
 
     where: str
     node: AnyNode
     path: Path
+    is_mapped: bool = False
     undoes: AnyNode | None = None
 
 
@@ -43,7 +45,7 @@ def find_places(flow: Flow) -> Iterator[Place]:
         for node in () if isinstance(step, When) else step.nodes():
             if not is_node(node):
                 continue
-            yield Place(node_place(flow, node), node, path)
+            yield Place(node_place(flow, node), node, path, is_mapped=isinstance(step, Map))
             undo = node.compensation
             if is_node(undo):
                 yield Place(node_place(flow, undo), undo, path, undoes=node)

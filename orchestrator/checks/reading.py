@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.checks.places import find_places, find_writers, is_exclusive
 from orchestrator.checks.wording import call, flow_place, is_a, is_node, is_whole, node_place, step_place, suggest
 from orchestrator.errors import Problem
-from orchestrator.flow import Parallel, Then
+from orchestrator.flow import Map, Parallel, Then
 from orchestrator.reads import known_reads
 
 if TYPE_CHECKING:
@@ -95,12 +95,15 @@ class _Walk:
     def follow(self, steps: tuple[Step, ...], path: Path) -> Iterator[Problem]:
         """Check the steps in order."""
         for step in steps:
-            if isinstance(step, Then | Parallel):
+            if isinstance(step, Then | Parallel | Map):
                 yield from self._follow_nodes(step, path)
             else:
                 yield from self._follow_branches(step, path)
 
-    def _follow_nodes(self, step: Then | Parallel, path: Path) -> Iterator[Problem]:
+    def _follow_nodes(self, step: Then | Parallel | Map, path: Path) -> Iterator[Problem]:
+        if isinstance(step, Map):
+            where, reads = step_place(self.flow, step), known_reads(step.over)
+            yield from self._check(_Reader(where, "its function over", reads, path, _Members({}, {})))
         nodes = tuple(node for node in step.nodes() if is_node(node))
         members = _Members(
             {node.output_key: node for node in nodes if is_a(node.output_key, str)},
@@ -115,7 +118,7 @@ class _Walk:
                 yield from self._check(_Reader(where, INPUT_FUNCTION, reads, path, members, undoes=node))
         self.possible |= members.by_key.keys()
         self.passed |= members.by_name.keys()
-        if isinstance(step, Then) or not _may_lose_outputs(step):
+        if isinstance(step, Then | Map) or not _may_lose_outputs(step):
             self.sure |= members.by_key.keys()
 
     def _follow_branches(self, block: When, path: Path) -> Iterator[Problem]:

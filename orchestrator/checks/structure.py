@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.checks.places import find_places
 from orchestrator.checks.wording import call, flow_place, is_a, is_node, is_whole, node_place, show, step_place
 from orchestrator.errors import Problem
-from orchestrator.flow import Parallel, When
+from orchestrator.flow import Map, Parallel, When
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.flow import Flow, Step
 
+MOST_ITEMS: Final = 100_000
 AT_ONCE: Final = 50
 """Nodes of one parallel step above which `build` warns."""
 
@@ -49,18 +50,29 @@ def check_compensations(flow: Flow) -> Iterator[Problem]:
 
 
 def check_parallel(flow: Flow) -> Iterator[Problem]:
-    """A parallel step has nodes, and asks for successes that it can have."""
+    """A parallel step has nodes, and it or a map asks for successes that it can have."""
     for step in find_steps(flow):
-        if not isinstance(step, Parallel):
+        if not isinstance(step, Parallel | Map):
             continue
         where = step_place(flow, step)
-        if not step.members:
+        if isinstance(step, Parallel) and not step.members:
             yield Problem(where, "empty-parallel", "the parallel step has no node; give it at least one, or remove it")
         if not _is_one_of(step.on_failure, "fail", "continue"):
             message = f'on_failure={show(step.on_failure)} is not known; use "fail" or "continue"'
             yield Problem(where, "bad-require", message)
         elif step.require is not None:
             yield from _check_require(where, step)
+
+
+def check_maps(flow: Flow) -> Iterator[Problem]:
+    """A map has sizes that it can work with."""
+    for step in flow.maps():
+        where = step_place(flow, step)
+        if not is_whole(step.batch_size) or step.batch_size < 1:
+            yield Problem(where, "bad-batch", f"batch_size={show(step.batch_size)}; use a whole number, 1 or more")
+        if step.max_concurrency is not None and (not is_whole(step.max_concurrency) or step.max_concurrency < 1):
+            message = f"max_concurrency={show(step.max_concurrency)}; use a whole number, 1 or more, or leave it out"
+            yield Problem(where, "bad-limit", message)
 
 
 def check_branches(flow: Flow) -> Iterator[Problem]:
@@ -91,15 +103,16 @@ def find_steps(flow: Flow) -> Iterator[Step]:
             yield from way
 
 
-def _check_require(where: str, step: Parallel) -> Iterator[Problem]:
-    require, most = step.require, len(step.members)
+def _check_require(where: str, step: Parallel | Map) -> Iterator[Problem]:
+    require, most = step.require, MOST_ITEMS if isinstance(step, Map) else len(step.members)
     if step.on_failure == "fail":
         message = 'require goes with on_failure="continue" only: with "fail" every node has to succeed'
         yield Problem(where, "bad-require", message)
     elif not is_whole(require):
         yield Problem(where, "bad-require", f"require={show(require)} is not a whole number; use 1 to {most}")
     elif most and not 1 <= require <= most:
-        message = f"require={show(require)} of {most} nodes; use 1 to {most}, or leave it out to require none"
+        what = "items" if isinstance(step, Map) else f"{most} nodes"
+        message = f"require={show(require)} of {what}; use 1 to {most}, or leave it out to require none"
         yield Problem(where, "bad-require", message)
 
 

@@ -11,17 +11,21 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
-    from redis.client import Pipeline
     from redis.commands.core import Script
 
     from orchestrator.keys import Keys
     from orchestrator.plan import Plan
+
+Answer = TypeVar("Answer")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Claimed:
         sleep: With "sleep": microseconds until a token is there.
         arrived: With "sleep": first arrival, to be given back with the next claim.
         bucket: With "no limit": the bucket that nobody announced.
+        index: Of an item of a map: its index.
+        item: Of an item of a map: its JSON.
     """
 
     outcome: str
@@ -85,6 +91,8 @@ class Claimed:
     sleep: int = 0
     arrived: int = 0
     bucket: str = ""
+    index: int | None = None
+    item: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,23 @@ class Seen:
     kind: str
     node: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """One operation with its arguments, ready to be sent.
+
+    Attributes:
+        script: Name of the script.
+        keys: Its KEYS.
+        args: Its ARGV.
+        read: Turns what it returns into the named result.
+    """
+
+    script: str
+    keys: Sequence[str]
+    args: Sequence[Any]
+    read: Callable[[Sequence[Any]], Answer]
 
 
 def _text(value: bytes | int | None) -> str:
@@ -109,6 +134,25 @@ def _work(parts: Sequence[Any]) -> Work:
 
 def _moved(parts: Sequence[Any]) -> Moved:
     return Moved(_text(parts[0]), _work(parts[1:]))
+
+
+def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
+    outcome = _text(answer[0])
+    if outcome == "sleep":
+        return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
+    if outcome != "run":
+        return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
+    attempt, generation, deadline, scheduled, index, item, *values = answer[1:]
+    return Claimed(
+        outcome,
+        int(attempt),
+        int(generation),
+        int(deadline),
+        int(scheduled) if scheduled else None,
+        (*values, *[None] * (reads - len(values))),
+        index=int(index) if index else None,
+        item=item,
+    )
 
 
 @cache
@@ -132,14 +176,34 @@ class Scripts:
         self._keys = keys
         self._registered: dict[str, Script] = {}
 
-    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], client: Pipeline | None = None) -> Any:
+    def _script(self, name: str) -> Script:
         script = self._registered.get(name)
         if script is None:
             script = self._registered[name] = self._client.register_script(script_text(name))
-        return script(keys=keys, args=args, client=client)
+        return script
 
-    def _on_run(self, name: str, run_id: str, plan: str, *args: Any, client: Pipeline | None = None) -> Any:
-        return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args], client)
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return self._script(name)(keys=keys, args=args)
+
+    def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
+        return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
+
+    def send(self, call: Call[Answer]) -> Answer:
+        """Carry out one operation."""
+        return call.read(self._call(call.script, call.keys, call.args))
+
+    def send_both(self, first: Call[Answer], second: Call[Other]) -> tuple[Answer, Other]:
+        """Carry out two operations, one after the other, in one round trip; both again if either is refused."""
+        pipe = self._client.pipeline(transaction=False)
+        for call in (first, second):
+            pipe.evalsha(self._script(call.script).sha, len(call.keys), *call.keys, *call.args)
+        answers = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, NoScriptError):  # the server was restarted or flushed
+                return self.send(first), self.send(second)
+            if isinstance(answer, Exception):
+                raise answer
+        return first.read(answers[0]), second.read(answers[1])
 
     def start(
         self,
@@ -184,7 +248,11 @@ class Scripts:
         )
         return Started(_text(answer[0]), _text(answer[1]), _work(answer[2:]))
 
-    def claim(
+    def claim(self, run_id: str, plan: str, node: str, **options: Any) -> Claimed:
+        """Give a node to one attempt; options as of `claim_call`."""
+        return self.send(self.claim_call(run_id, plan, node, **options))
+
+    def claim_call(
         self,
         run_id: str,
         plan: str,
@@ -197,28 +265,16 @@ class Scripts:
         arrived: int = 0,
         may_sleep: bool = True,
         reads: Sequence[str] = (),
-    ) -> Claimed:
+    ) -> Call[Claimed]:
         """Give a node to one attempt: claim.lua."""
-        answer = self._on_run(
-            "claim", run_id, plan, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads
-        )
-        outcome = _text(answer[0])
-        if outcome == "run":
-            attempt, generation, deadline, scheduled, *values = answer[1:]
-            values += [None] * (len(reads) - len(values))
-            return Claimed(
-                outcome,
-                int(attempt),
-                int(generation),
-                int(deadline),
-                int(scheduled) if scheduled else None,
-                tuple(values),
-            )
-        if outcome == "sleep":
-            return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
-        return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
+        args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads]
+        return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: _claimed(answer, len(reads)))
 
-    def commit(
+    def commit(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
+        """Store what a node returned; options as of `commit_call`."""
+        return self.send(self.commit_call(run_id, plan, node, token, **options))
+
+    def commit_call(
         self,
         run_id: str,
         plan: str,
@@ -228,10 +284,10 @@ class Scripts:
         output: bytes = b"",
         choice: int | None = None,
         follows: bool,
-    ) -> Moved:
+    ) -> Call[Moved]:
         """Store what a node returned: commit.lua."""
-        chosen = "" if choice is None else choice
-        return _moved(self._on_run("commit", run_id, plan, node, token, output, chosen, int(follows)))
+        args = [run_id, node, token, output, "" if choice is None else choice, int(follows)]
+        return Call("commit", self._keys.of_run(run_id, plan), args, _moved)
 
     def fail(
         self,

@@ -12,14 +12,14 @@ if run.epoch ~= epoch or is_ended() then
   return {'nothing'}
 end
 if position == 'saga' then
-  if not run.saga or run.saga == '' or run.running > 0 or run.announced == run.saga_at then
+  if not run.saga or run.running > 0 or run.announced == run.saga_at then
     return {'nothing'}
   end
-  local work = saga_work(cjson.decode(run.saga))
+  local work = saga_work()
   return work.kind == '' and {'nothing'} or reply('announced', announced(work))
 end
 if run.verdict or run.position ~= tonumber(position) or run.announced == run.position then
   return {'nothing'}
 end
-local work = ready_nodes('step', plan_step(run.position).nodes)
+local work = ready_nodes('step', plan_step(run.position))
 return work.kind == '' and {'nothing'} or reply('announced', announced(work))

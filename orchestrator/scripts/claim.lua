@@ -1,18 +1,58 @@
 -- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
 -- needs: run.lua, bucket.lua
 -- KEYS    as run.lua
--- ARGV    2 node, 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
+-- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
 --         8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
--- Returns {'run', attempt, generation, deadline in ms, scheduled instant, values...}, {'sleep', us, first arrival},
---         or {outcome}: 'unknown', 'old', 'done', 'held', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
+-- Returns {'run', attempt, generation, deadline in ms, scheduled instant, index, item, values...} (the item of a map, with
+--         its index, else ''), {'sleep', us, first arrival},
+--         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
 local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local first, may_sleep = tonumber(ARGV[7]), ARGV[8] == '1'
 local member = RUN_ID .. '|' .. node
 
-local function granted(rec)
+local rec, facts = nil, nil
+
+local function granted()
   local values = #ARGV > 8 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 9)) or {}
-  return {'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline), run.scheduled or '', unpack(values)}
+  local index = facts.kind == 'item' and index_of(node)
+  local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
+  return {'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline), run.scheduled or '', index or '',
+    item or '', unpack(values)}
+end
+
+-- The item that this token was given before, if there is one: the answer was lost.
+local function given_before()
+  local claims = redis.call('HGETALL', HOLDERS .. ':' .. holder)
+  for index = 1, #claims, 2 do
+    if string.sub(claims[index + 1], 1, #token) == token and string.sub(claims[index], 1, #RUN_ID) == RUN_ID then
+      return string.sub(claims[index], #RUN_ID + 2)
+    end
+  end
+end
+
+-- The next item to be done, and whether it is one to be repeated.
+local function next_of_map()
+  local waiting = redis.call('LINDEX', AGAIN, 0)
+  if waiting then
+    return waiting
+  end
+  for index = run.map_next, run.map_count - 1 do
+    if redis.call('HEXISTS', results_of(node), index) == 0 then
+      return string.format('%s[%d]', node, index)
+    end
+  end
+  set_run({map_next = run.map_count})
+end
+
+local function take_item(item)
+  if redis.call('LINDEX', AGAIN, 0) == item then
+    redis.call('LPOP', AGAIN)
+  else
+    set_run({map_next = tonumber(index_of(item)) + 1})
+  end
+  redis.call('SADD', OPEN, item)
+  set_run({map_pulled = NOW, map_looks = 0})
 end
 
 if not load_run() then
@@ -21,17 +61,33 @@ end
 if run.epoch ~= epoch then
   return {'old'}
 end
-local rec, facts = record(node), plan_node(node)
+facts = plan_node(node)
+local is_pulled = facts and facts.kind == 'item'
+if is_pulled then
+  if run.verdict or run.position ~= facts.step then
+    return {run.verdict and not is_ended() and 'ending' or 'done'}
+  end
+  local item = given_before()
+  if not item and run.running >= plan_step(facts.step).width then
+    return {'full'}
+  end
+  node = item or next_of_map()
+  if not node then
+    return {'done'}
+  end
+  member = RUN_ID .. '|' .. node
+end
+rec = record(node) or is_pulled and {state = 'ready', attempt = 0, since = NOW, generation = 0}
 if not rec or not facts then
   return {is_ended() and 'done' or 'not ready'}
 end
 if rec.state == 'running' then
-  return rec.token == token and granted(rec) or {'held'}
+  return rec.token == token and granted() or {'held'}
 end
-if rec.state == 'pending' then
+if rec.state == 'pending' and not is_pulled then
   return {'not ready'}
 end
-if rec.state ~= 'ready' and rec.state ~= 'parked' then
+if rec.state ~= 'ready' and rec.state ~= 'parked' and not is_pulled then
   return {'done'}
 end
 if run.verdict and facts.kind ~= 'compensation' then
@@ -70,6 +126,9 @@ if longest > 0 then
   rec.arrived = string.format('%.0f', first)  -- as text: a JSON number keeps 14 digits
   rec.due = NOW + math.ceil(longest / 1000)
   save(node, rec)
+  if is_pulled then
+    take_item(node)
+  end
   redis.call('ZREM', TIMERS, member)
   redis.call('ZREM', blocked.released, member)
   redis.call('ZADD', blocked.line, first, member)
@@ -96,6 +155,10 @@ if run.status == 'pending' then
   set_status('running')
 end
 set_run({running = run.running + 1})
-note('started', node, rec.attempt)
+if is_pulled then
+  take_item(node)
+else
+  note('started', node, rec.attempt)
+end
 touch()
-return granted(rec)
+return granted()

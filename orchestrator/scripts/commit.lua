@@ -1,8 +1,10 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
 -- needs: run.lua
 -- KEYS    as run.lua
--- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch or '',
+-- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
+--         (that the caller has written to RUN:staged:<token>), or '',
 --         6 '1' if Celery publishes what comes next (the message carries the rest of its chain or belongs to a chord)
+--         or, of an item, if the caller asks for the next one itself
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
 --         ready and unclaimed.
@@ -11,26 +13,47 @@ if not load_run() then
   return {'unknown'}
 end
 local rec, facts = record(node), plan_node(node)
+local index = index_of(node)
+if rec and rec.stored == token or not rec and index and redis.call('HEXISTS', results_of(node), index) == 1 then
+  local left = left_over(facts, follows and facts.kind ~= 'item')
+  return reply('stored', left.kind == '' and next_item(facts, follows) or left)
+end
 if not rec then
   return {'fenced'}
-end
-if rec.stored == token then
-  return reply('stored', left_over(facts, follows))
 end
 if rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
 end
 
-if output ~= '' then
+local staged = RUN .. ':staged:' .. token
+if facts.kind == 'expand' and tonumber(choice) > 0 and redis.call('EXISTS', staged) == 0 then
+  return {'fenced'}
+end
+if facts.kind == 'item' then
+  redis.call('HSET', results_of(node), index, output)
+elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end
 end_claim(rec, node)
 rec.state, rec.stored, rec.ended, rec.seq = 'succeeded', token, NOW, run.seq + 1
 rec.choice = choice ~= '' and tonumber(choice) or nil
-save(node, rec)
+if facts.kind == 'item' and not facts.undone then
+  redis.call('HDEL', NODES, node)  -- its output says that it is done
+else
+  save(node, rec)
+end
 set_run({seq = rec.seq})
 redis.call('HDEL', FAILURES, node)
-note('succeeded', node, rec.attempt)
+if facts.kind == 'item' then
+  redis.call('SREM', OPEN, node)
+else
+  note('succeeded', node, rec.attempt)
+end
+if facts.kind == 'expand' and tonumber(choice) > 0 then
+  local items = RUN .. ':items:' .. plan_step(following(plan_step(facts.step))).nodes[1]
+  redis.call('RENAME', staged, items)
+  redis.call('PERSIST', items)
+end
 if facts.kind == 'compensation' then
   local work = announced(leave_compensation(node, 'compensated'))  -- also where Celery publishes it
   return reply('stored', follows and nothing() or work)
@@ -40,4 +63,7 @@ if run.verdict then
 end
 local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
+if work.kind == '' then
+  work = next_item(facts, follows)
+end
 return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

@@ -4,7 +4,7 @@
 -- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
 --         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
 --         wait for that delay, the most in ms that a node may be held back so in all; the attempt is then given back
--- Returns {'parked'}, {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
+-- Returns {'parked', what to publish...}, {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
 --         {'exhausted'} (held back for too long: nothing was written), {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call writes nothing and answers as the first, with what is still
 --         ready and unclaimed; once the node was claimed again it is 'fenced'.
@@ -31,7 +31,8 @@ if not load_run() then
 end
 local rec, facts = record(node), plan_node(node)
 if rec and rec.dropped == token then
-  return reply(rec.outcome, rec.outcome == 'parked' and nothing() or left_over(facts, follows and facts.kind == 'node'))
+  local left = rec.outcome == 'parked' and nothing() or left_over(facts, follows and facts.kind == 'node')
+  return reply(rec.outcome, left.kind == '' and next_item(facts, follows) or left)
 end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
@@ -57,10 +58,13 @@ if waits then
   end
   detach(facts)
   touch()
-  return {'parked'}
+  return reply('parked', next_item(facts, follows))
 end
 local was_detached = run.detached == '1'
-local excused = not run.verdict and facts.kind == 'node' and plan_step(facts.step).go_on
+local excused = not run.verdict and facts.kind ~= 'compensation' and plan_step(facts.step).go_on
 rec.outcome = excused and 'excused' or 'failed'
 local work = conclude(node, rec, facts, failure, 'failed')
+if work.kind == '' then
+  work = next_item(facts, follows)
+end
 return reply(rec.outcome, follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

@@ -11,20 +11,24 @@ if not load_run() then
 end
 redis.call('ZADD', LIVE, 'XX', NOW + tonumber(ARGV[2]), RUN_ID)
 local names = {}
-if run.verdict and run.saga and run.saga ~= '' then
-  local entry = cjson.decode(run.saga)[run.saga_at]
-  names = entry and {entry[2]} or {}
-elseif run.position ~= END then
-  names = plan_step(run.position).nodes
+local step = run.position ~= END and plan_step(run.position)
+if run.saga then
+  names = {redis.call('LINDEX', SAGA, run.saga_at - 1) or nil}
+elseif step then
+  names = step.kind == 'map' and redis.call('SMEMBERS', OPEN) or step.nodes
 end
 local answer = {'looked', run.epoch}
 local function add(kind, node, detail)
   answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = kind, node, detail
 end
+-- While a map gets on, only an empty queue shows that a message is missing.
+if step and step.kind == 'map' and not run.verdict and has_more() and run.running < step.width and NOW >= run.map_again then
+  add('ready', step.nodes[1], string.format('%.0f', NOW - run.map_pulled >= LOOK_AFTER_MS and run.map_pulled or NOW))
+end
 for _, name in ipairs(names) do
   local rec = record(name)
   local member = RUN_ID .. '|' .. name
-  if rec and rec.state == 'ready' then
+  if rec and rec.state == 'ready' and plan_node(name).kind ~= 'item' then
     if NOW >= (rec.again or rec.since + LOOK_AFTER_MS) then
       add('ready', name, string.format('%.0f', rec.since))
     end

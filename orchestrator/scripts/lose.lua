@@ -3,7 +3,7 @@
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON) to record, 5 '1' if the attempt was past its deadline (a failed attempt),
 --         6 delay to the next attempt in ms (0: due now)
--- Returns {'again', what to publish...}, {'parked'}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
+-- Returns {'again', what to publish...}, {'parked', ...}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
 local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
 if not load_run() then
@@ -25,10 +25,11 @@ if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensat
     rec.state, rec.due = 'parked', NOW + delay
     save(node, rec)
     redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
-    return {'parked'}
+    return reply('parked', next_item(facts))
   end
   rec.state, rec.since = 'ready', NOW
   save(node, rec)
-  return reply('again', {kind = 'nodes', position = run.position, names = {node}})
+  return reply('again', repeated(node, facts))
 end
-return reply('ended', announced(conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown')))
+local work = announced(conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
+return reply('ended', work.kind == '' and next_item(facts) or work)

@@ -12,7 +12,11 @@ end
 redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1))
 redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
 run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
-for _, key in ipairs({RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, run.idem ~= '' and run.idem or nil}) do
+redis.call('PERSIST', PLAN)
+if run.idem ~= '' then
+  redis.call('PERSIST', run.idem)
+end
+for _, key in ipairs(own_keys()) do
   redis.call('PERSIST', key)
 end
 redis.call('HINCRBY', PLAN, 'live', 1)
@@ -22,16 +26,16 @@ event('resumed')
 if run.status == 'compensation_failed' then
   set_status('compensating')
   local missing = {}
-  for _, entry in ipairs(cjson.decode(run.saga)) do
-    local rec = record(entry[1])
+  for _, undo in ipairs(redis.call('LRANGE', SAGA, 0, -1)) do
+    local node = undone_by(undo)
+    local rec = record(node)
     if rec.state == 'compensation_failed' then
       rec.state = 'compensating'
-      save(entry[1], rec)
-      missing[#missing + 1] = entry
+      save(node, rec)
+      missing[#missing + 1] = undo
     end
   end
-  set_run({saga = cjson.encode(missing), saga_at = 1, saga_failed = '0'})
-  return reply('resumed', announced(next_compensation(missing)))
+  return reply('resumed', announced(set_saga(missing)))
 end
 
 local all = redis.call('HGETALL', NODES)
@@ -43,12 +47,16 @@ for index = 1, #all, 2 do
   elseif rec.state ~= 'succeeded' then
     save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
     redis.call('HDEL', FAILURES, node)
+    if facts.kind == 'item' then
+      redis.call('HDEL', results_of(node), index_of(node))
+    end
     if facts.key ~= '' then
       redis.call('HDEL', OUTPUTS, facts.key)
     end
   end
 end
 redis.call('HDEL', RUN, 'verdict', 'error', 'saga')
+redis.call('DEL', SAGA)
 run.verdict, run.saga = nil, nil
 local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
 if timeout > 0 then

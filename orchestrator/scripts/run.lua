@@ -1,18 +1,19 @@
 -- The vocabulary of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
 -- It is put in front of the scripts that name it. KEYS and the first ARGV are the same for all of them:
 -- KEYS    see keys.py, Keys.of_run.   ARGV[1] run id
--- Two kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
--- (LIMITS:line:<bucket> and so on) and the claims of a holder (HOLDERS:<id>).
+-- Three kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
+-- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
 local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
 local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE = unpack(KEYS, 9, 15)
 local RUN_ID = ARGV[1]
-local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP = -1, 1000, 10000, 50
+local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP, SAGA_AHEAD = -1, 1000, 10000, 50, 20
 local FIELDS = {'status', 'epoch', 'flow', 'position', 'open', 'won', 'running', 'seq', 'detached', 'announced',
   'verdict', 'saga', 'saga_at', 'saga_failed', 'retention', 'history_limit', 'chords', 'created', 'scheduled', 'idem',
-  'plan'}
+  'plan', 'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks'}
 local NUMBERS = {position = true, open = true, won = true, running = true, seq = true, announced = true, saga_at = true,
-  retention = true, history_limit = true, created = true}
+  retention = true, history_limit = true, created = true, map_count = true, map_next = true, map_pulled = true,
+  map_again = true, map_looks = true}
 
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
@@ -66,7 +67,15 @@ local function plan_fact(field)
 end
 
 local function plan_step(position) return plan_fact('step:' .. string.format('%.0f', position)) end
-local function plan_node(node) return plan_fact('node:' .. node) end
+-- An item of a map is named <node>[<index>], and its compensation likewise; what holds for it is its node's.
+local function base_of(name) return string.match(name, '^[^%[]+') end
+local function index_of(name) return string.match(name, '%[(%d+)%]$') end
+local function suffix_of(name) return string.match(name, '%[%d+%]$') or '' end
+local function plan_node(name) return plan_fact('node:' .. base_of(name)) end
+
+-- Of the map that the run stands at: outputs by index; items with a record that has not ended; those to be repeated.
+local function results_of(node) return RUN .. ':results:' .. base_of(node) end
+local OPEN, AGAIN, SAGA = RUN .. ':open', RUN .. ':again', RUN .. ':saga'
 
 local function record(node)
   local text = redis.call('HGET', NODES, node)
@@ -125,6 +134,15 @@ local function event(kind, detail)
     'detail', detail or '')
 end
 
+local function own_keys()
+  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, SAGA, OPEN, AGAIN}
+  for _, node in ipairs(plan_fact('maps')) do
+    keys[#keys + 1] = results_of(node)
+    keys[#keys + 1] = RUN .. ':items:' .. node
+  end
+  return keys
+end
+
 -- The run has ended: nothing of it is indexed as live, everything of it gets the retention as its lifetime.
 local function finish(status)
   set_status(status)
@@ -132,7 +150,7 @@ local function finish(status)
   note('run-' .. status)
   redis.call('ZREM', LIVE, RUN_ID)
   redis.call('ZREM', TIMERS, RUN_ID .. '|')
-  for _, key in ipairs({RUN, NODES, OUTPUTS, FAILURES, HISTORY}) do
+  for _, key in ipairs(own_keys()) do
     redis.call('PEXPIRE', key, run.retention)
   end
   if run.idem and run.idem ~= '' then
@@ -157,12 +175,65 @@ local function following(step)
   return step.branches[record(step.nodes[1]).choice + 1]
 end
 
+-- Whether an item of the map is there for whoever asks for one.
+local function has_more()
+  return run.map_next < run.map_count or redis.call('LLEN', AGAIN) > 0
+end
+
+-- Messages that ask for an item, so many that the map is worked on at its full width; each goes on by itself.
+local function map_work(step, busy)
+  local left = math.ceil((run.map_count - run.map_next + redis.call('LLEN', AGAIN)) / step.batch)
+  local work = {kind = 'nodes', position = run.position, names = {}}
+  for number = 1, math.min(left, step.width - busy) do
+    work.names[number] = step.nodes[1]
+  end
+  return #work.names > 0 and work or nothing()
+end
+
+-- One more message for a map, from an attempt that will not ask for another item itself.
+local function next_item(facts, goes_on)
+  if goes_on or facts.kind ~= 'item' or run.verdict or run.position ~= facts.step or not has_more() then
+    return nothing()
+  end
+  return {kind = 'nodes', position = run.position, names = {plan_step(facts.step).nodes[1]}}
+end
+
+-- What to publish for a node that is ready again; an item is repeated by whoever asks for one first.
+local function repeated(node, facts)
+  if facts.kind == 'item' then
+    redis.call('RPUSH', AGAIN, node)
+  end
+  return {kind = 'nodes', position = run.position, names = {facts.kind == 'item' and base_of(node) or node}}
+end
+
+-- Begin to work on the items whose output is not there yet.
+local function enter_map(position, step)
+  local count, won = record(step.source).choice, redis.call('HLEN', results_of(step.nodes[1]))
+  set_run({position = position, open = count - won, won = won, announced = END, detached = '1', map_count = count,
+    map_next = 0, map_pulled = NOW, map_again = 0, map_looks = 0})
+  touch()
+  return run.open > 0 and map_work(step, 0) or nothing()
+end
+
+-- All items have ended: their outputs are read together, as one list.
+local function leave_map(step)
+  local node = step.nodes[1]
+  redis.call('HSET', OUTPUTS, plan_node(node).key, '@' .. node .. '|' .. string.format('%.0f', run.map_count))
+end
+
 -- Make the members of a position ready, passing over what is already done; past the last position the run succeeds.
 local function enter(position)
   while position ~= END do
     local step = plan_step(position)
     local names, open, won = {}, 0, 0
-    for _, name in ipairs(step.nodes) do
+    if step.kind == 'map' then
+      local work = enter_map(position, step)
+      if work.kind ~= '' then
+        return work
+      end
+      leave_map(step)
+    end
+    for _, name in ipairs(step.kind ~= 'map' and step.nodes or {}) do
       local rec = record(name)
       if rec and rec.state == 'succeeded' then
         won = won + 1
@@ -196,7 +267,11 @@ local function announced(work)
 end
 
 -- Those of some nodes that nobody has claimed, with the instant since which the first of them is ready.
-local function ready_nodes(kind, names)
+local function ready_nodes(kind, step)
+  if step.kind == 'map' then
+    return map_work(step, run.running)
+  end
+  local names = step.nodes
   local work = {kind = kind, position = run.position, names = {}}
   for _, name in ipairs(names) do
     local rec = record(name)
@@ -208,50 +283,76 @@ local function ready_nodes(kind, names)
   return #work.names > 0 and work or nothing()
 end
 
--- The rest of the saga, if nobody has claimed its next compensation.
-local function saga_work(saga)
-  local rec = record(saga[run.saga_at][2])
+-- The next compensations of the saga.
+local function saga_names() return redis.call('LRANGE', SAGA, run.saga_at - 1, run.saga_at - 2 + SAGA_AHEAD) end
+
+-- The rest of the saga, as far as one chain goes, if nobody has claimed its next compensation.
+local function saga_work()
+  local names = saga_names()
+  local rec = record(names[1])
   if rec.state ~= 'ready' then
     return nothing()
-  end
-  local names = {}
-  for index = run.saga_at, #saga do
-    names[#names + 1] = saga[index][2]
   end
   return {kind = 'saga', position = run.saga_at, names = names, since = rec.since}
 end
 
+local function undone_by(undo) return plan_node(undo).undoes .. suffix_of(undo) end
+
 -- Make the compensation at saga_at ready; past the last one the run ends with its verdict.
-local function next_compensation(saga)
-  if run.saga_at > #saga then
+local function next_compensation()
+  local undo = redis.call('LINDEX', SAGA, run.saga_at - 1)
+  if not undo then
     finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
     return nothing()
   end
-  local node, undo = saga[run.saga_at][1], saga[run.saga_at][2]
-  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = record(node).generation or 0})
+  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = record(undone_by(undo)).generation or 0})
   touch()
-  return saga_work(saga)
+  return saga_work()
+end
+
+-- Begin a saga, or what is missing of one.
+local function set_saga(names)
+  redis.call('DEL', SAGA)
+  for _, undo in ipairs(names) do
+    redis.call('RPUSH', SAGA, undo)
+  end
+  set_run({saga = '1', saga_at = 1, saga_failed = '0', announced = END})
+  return next_compensation()
+end
+
+-- Every node that a compensation belongs to; of a map, every item.
+local function undoable(node)
+  local facts = plan_node(node)
+  if facts.kind ~= 'item' then
+    return {node}
+  end
+  local names, source = {}, record(plan_step(facts.step).source)
+  for index = 0, (source and source.choice or 0) - 1 do
+    names[#names + 1] = string.format('%s[%d]', node, index)
+  end
+  return names
 end
 
 -- The run is ending and nothing of it runs any more: undo what succeeded, last completed first.
 local function begin_saga()
   local undone = {}
   for _, entry in ipairs(plan_fact('sagas')) do
-    local rec = record(entry[1])
-    local lost = rec and (rec.state == 'failed' or rec.state == 'unknown') and rec.attempt > 0
-    if rec and (rec.state == 'succeeded' or (entry[3] == 'started' and lost)) then
-      undone[#undone + 1] = {entry[1], entry[2], rec.seq, rec}
+    for _, node in ipairs(undoable(entry[1])) do
+      local rec = record(node)
+      local lost = rec and (rec.state == 'failed' or rec.state == 'unknown') and rec.attempt > 0
+      if rec and (rec.state == 'succeeded' or (entry[3] == 'started' and lost)) then
+        undone[#undone + 1] = {node, entry[2] .. suffix_of(node), rec.seq, rec}
+      end
     end
   end
   table.sort(undone, function(one, other) return one[3] > other[3] end)
-  local saga = {}
+  local names = {}
   for index, entry in ipairs(undone) do
     entry[4].ended_as, entry[4].state = entry[4].state, 'compensating'
     save(entry[1], entry[4])
-    saga[index] = {entry[1], entry[2]}
+    names[index] = entry[2]
   end
-  set_run({saga = #saga > 0 and cjson.encode(saga) or '[]', saga_at = 1, saga_failed = '0', announced = END})
-  return next_compensation(saga)
+  return set_saga(names)
 end
 
 local function when_quiet()
@@ -270,10 +371,13 @@ local function begin_ending(verdict, failure)
   set_run({verdict = verdict, error = failure})
   set_status('compensating')
   note('run-ending', '', 0, verdict)
-  for _, name in ipairs(plan_step(run.position).nodes) do
+  local step = plan_step(run.position)
+  redis.call('DEL', AGAIN)
+  for _, name in ipairs(step.kind == 'map' and redis.call('SMEMBERS', OPEN) or step.nodes) do
     local rec = record(name)
     if rec and (rec.state == 'ready' or rec.state == 'parked') then
       leave_lines(name)
+      redis.call('SREM', OPEN, name)
       rec.state = rec.attempt == 0 and 'skipped' or (rec.lost and 'unknown' or 'failed')
       rec.seq = next_seq()
       save(name, rec)
@@ -284,18 +388,17 @@ end
 
 -- A compensation has ended for good: its node is compensated or not, and the saga goes on.
 local function leave_compensation(undo, state)
-  local facts = plan_node(undo)
-  local rec = record(facts.undoes)
+  local node = undone_by(undo)
+  local rec = record(node)
   rec.state = state
   if state == 'compensated' then
     rec.generation = (rec.generation or 0) + 1
   else
     run.saga_failed = '1'
   end
-  save(facts.undoes, rec)
-  local saga = cjson.decode(run.saga)
+  save(node, rec)
   set_run({saga_at = run.saga_at + 1, saga_failed = run.saga_failed or '0', announced = END})
-  return next_compensation(saga)
+  return next_compensation()
 end
 
 local function failure_of(kind, message, node, attempt)
@@ -312,8 +415,12 @@ local function count_join(step, succeeded)
   end
   if run.won < step.require then
     begin_ending('failed', failure_of('orchestrator.errors.RunError',
-      string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won, #step.nodes, step.require)))
+      string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won,
+        step.kind == 'map' and run.map_count or #step.nodes, step.require)))
     return when_quiet(), true
+  end
+  if step.kind == 'map' then
+    leave_map(step)
   end
   return enter(following(step)), true
 end
@@ -322,6 +429,7 @@ end
 local function conclude(node, rec, facts, failure, state)
   rec.state, rec.seq, rec.ended = state, next_seq(), NOW
   save(node, rec)
+  redis.call('SREM', OPEN, node)
   note(state, node, rec.attempt)
   if facts.kind == 'compensation' then
     return leave_compensation(node, 'compensation_failed')
@@ -344,7 +452,7 @@ end
 -- Celery goes from a step that is not detached to the one that follows it, and to no other: not past steps that an
 -- earlier epoch has done.
 local function celery_goes_on(facts, was_detached, work)
-  return not was_detached and work.kind == 'step' and work.position == following(plan_step(facts.step))
+  return facts.kind ~= 'item' and not was_detached and work.kind == 'step' and work.position == following(plan_step(facts.step))
 end
 
 -- What a repeated call has to publish: what the first one made publishable, if nobody has claimed it yet. A position
@@ -354,10 +462,10 @@ local function left_over(facts, follows)
     return nothing()
   end
   if run.saga then
-    return facts.kind == 'compensation' and follows and nothing() or saga_work(cjson.decode(run.saga))
+    return facts.kind == 'compensation' and follows and nothing() or saga_work()
   end
   if run.verdict or facts.step == run.position or (follows and run.announced ~= run.position) then
     return nothing()
   end
-  return ready_nodes('nodes', plan_step(run.position).nodes)
+  return ready_nodes('nodes', plan_step(run.position))
 end

@@ -26,4 +26,4 @@ rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
 save(node, rec)
 redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
 touch()
-return reply('ready', {kind = 'nodes', position = run.position, names = {node}})
+return reply('ready', repeated(node, plan_node(node)))

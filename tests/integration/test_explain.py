@@ -12,7 +12,7 @@ from orchestrator import SharedRateLimiter
 from orchestrator.engine import Engine
 from orchestrator.explain import explain_run
 from orchestrator.registry import Registry
-from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, node, plan_of
+from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, node, plan_of
 
 MINUTE_MS = 60_000
 API = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
@@ -143,3 +143,21 @@ def test_a_run_that_has_ended_waits_for_nothing(world, explain):
     run = world.run(line_plan("a"))
     run.do("a")
     assert explain(run) == {}
+
+
+def test_a_map_tells_how_far_it_is_and_what_its_items_wait_for(world, explain):
+    run = mapped_run(world, 5, attempts=2)
+    ran, failed = run.hold("item"), run.hold("item")
+    run.commit("item[0]", ran, b"1")
+    run.fail("item[1]", failed, delay_ms=MINUTE_MS)
+    told = explain(run)
+    reason = "1 of 5 items have ended, 3 have not begun; waits in queue celery of 0 messages, which no worker consumes"
+    assert_is(told["item"], "ready", reason)
+    assert_is(
+        told["item[1]"],
+        "parked",
+        r"waits for attempt 2 of 2, the last one: builtins\.OSError: no",
+        about_ms=MINUTE_MS,
+        attempt=1,
+    )
+    assert list(told) == ["item", "after", "item[1]"]

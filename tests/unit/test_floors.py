@@ -21,6 +21,7 @@ FLOORS: dict[int, set[str]] = {
     3: {
         "activity",
         "attempt",
+        "batch",
         "bootstep",
         "compiler",
         "engine",

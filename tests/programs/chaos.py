@@ -139,5 +139,12 @@ slow = (
     .build()
 )
 
-for flow in (chain, ten, fan, saga, pick, again, slow):
+once = (
+    FlowBuilder("once")
+    .triggered_by(manual("load"))
+    .then(Node("only", act, 0).with_retry(RetryPolicy(maximum_attempts=1)))
+    .build()
+)
+
+for flow in (chain, ten, fan, saga, pick, again, slow, once):
     orchestrator.register(flow)

@@ -16,6 +16,7 @@ from orchestrator.errors import (
     NodeTimeout,
     OrchestratorError,
     OutcomeUnknown,
+    PaginationError,
     PayloadTooLarge,
     Problem,
     RateLimited,
@@ -35,6 +36,7 @@ from orchestrator.errors import (
 from orchestrator.explain import Waiting
 from orchestrator.flow import Flow
 from orchestrator.node import Node, node
+from orchestrator.paging import Page, Pages, paginate
 from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
 from orchestrator.runs import Event, FlowRun
 from orchestrator.settings import Settings
@@ -63,6 +65,9 @@ __all__ = [
     "Orchestrator",
     "OrchestratorError",
     "OutcomeUnknown",
+    "Page",
+    "Pages",
+    "PaginationError",
     "PayloadTooLarge",
     "Problem",
     "RateLimit",
@@ -88,5 +93,6 @@ __all__ = [
     "WorkerConfig",
     "manual",
     "node",
+    "paginate",
     "schedule",
 ]

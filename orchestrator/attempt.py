@@ -29,6 +29,7 @@ from orchestrator.errors import (
     MissingOutputError,
     NodeFailure,
     NodeTimeout,
+    PaginationError,
     PayloadTooLarge,
     RateLimited,
     RetryLater,
@@ -62,7 +63,7 @@ NO_FURTHER = -1
 MOST_ITEMS = 100_000
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
-TERMINAL = (*LOCATED, PayloadTooLarge, RateLimited, Terminal)
+TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, Terminal)
 # What Celery takes for an order instead of a failure: a MemoryError ends its whole worker, Reject puts a message back.
 ORDERS = (MemoryError, TaskPredicate)
 
@@ -72,9 +73,9 @@ class Ended:
     """How an attempt looks to its task.
 
     Attributes:
-        kind: "stored", "excused" (failed in a step that goes on), "done" (somebody else did it), "left" (nothing to do
-            here now), "back" (the worker is shutting down: the message has to go back), "parked" (failed, the node
-            waits for its next attempt), or "failed".
+        kind: "stored", "turned" (a page is stored, and there are more), "excused" (failed in a step that goes on),
+            "done" (somebody else did it), "left" (nothing to do here now), "back" (the worker is shutting down: the
+            message has to go back), "parked" (failed, the node waits for its next attempt), or "failed".
         error: With "parked" and "failed": the real exception.
     """
 
@@ -122,7 +123,7 @@ class Attempt:
                 return Ended("left")
         if self.claimed.outcome != "run":
             return Ended("done" if self.claimed.outcome == "done" else "left")
-        if self.claimed.index is not None:
+        if self.facts.kind == "item":
             self.name = f"{self.facts.name}[{self.claimed.index}]"
         reach("after_claim", self.facts.name)
         token = running_attempt.set((self.run_id, self.name))
@@ -136,7 +137,7 @@ class Attempt:
         if self._items:
             self._surely(lambda: self.store.stage_items(self.run_id, self.token, self._items))
         moved = self._surely(lambda: self._commit(output, choice))
-        return self._leave(moved, Ended("stored"))
+        return self._leave(moved, Ended(moved.outcome))
 
     def _commit(self, output: bytes, choice: int | None) -> Moved:
         """Store the output, and ask for what follows in the same round trip."""
@@ -152,7 +153,8 @@ class Attempt:
         if self.facts.kind == "expand":
             return self.facts.name in entry.sources
         if self.facts.kind != "branch":
-            return self.facts.name in entry.nodes
+            node = entry.nodes.get(self.facts.name)
+            return node is not None and (node.contract.page is not None) == self.facts.paged
         block = entry.decisions.get(self.facts.name)
         # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
         return block is not None and len(block.predicates) + 1 == len(self.plan.steps[self.facts.step].branches)
@@ -246,11 +248,14 @@ class Attempt:
             if self.facts.kind == "compensation":
                 return b"", None
             with self._located():
-                output = node.contract.output.dump(result)
+                output = self._dump(node, result)
         largest = self.engine.settings.max_payload_bytes
         if len(output) > largest:
             raise PayloadTooLarge(f"output of node {self.name}", len(output), largest)
         return output, None
+
+    def _dump(self, node: Node[Any, Any], result: object) -> bytes:
+        return node.contract.output.dump(result)
 
     def _expand(self, entry: Registered, state: Any) -> list[bytes]:
         """Compute the items of a map as JSON, each as the map's node takes it."""
@@ -288,7 +293,7 @@ class Attempt:
         contract = node.contract
         with self._located():
             given = self._given(node, state)
-        result = contract.invoke(self._context(), given)
+        result = contract.invoke(self._context(node), given, *self._cursor())
         if not inspect.isawaitable(result):
             return result
 
@@ -302,6 +307,10 @@ class Attempt:
                 raise
 
         return asyncio.run(limited())
+
+    def _cursor(self) -> tuple[str | None, ...]:
+        """Where the page begins, of a node that fetches pages."""
+        return ()
 
     def _given(self, node: Node[Any, Any], state: Any) -> Any:
         """What the function takes, validated: the item, or from its input function, its constant, or what it undoes."""
@@ -347,7 +356,7 @@ class Attempt:
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         return self._surely(lambda: self.store.outputs(self.run_id, keys))
 
-    def _context(self) -> NodeContext:
+    def _context(self, _node: Node[Any, Any]) -> NodeContext:
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
         return NodeContext(
             run_id=self.run_id,

@@ -141,12 +141,37 @@ class Orchestrator:
         Raises:
             ValueError: No status is called like that.
         """
-        name = flow.name if isinstance(flow, Flow) else flow
+        name = None if flow is None else _name_of(flow)
         if status is not None and status not in list(RunStatus):
             raise ValueError(f"{status!r} is no status of a run; use one of {', '.join(RunStatus)}")
         wanted = str(status) if status is not None else None
         ids = self._engine.store.run_ids(flow=name, status=wanted, limit=limit)
         return [FlowRun(self._engine, run_id) for run_id in ids]
+
+    def cursor(self, flow: str | Flow, source: str) -> str | None:
+        """Return where the last successful run of a flow left a source; None when it begins anew.
+
+        Args:
+            flow: A flow, or its name.
+            source: The `cursor_source` of a paginated node.
+        """
+        return self._engine.store.cursor(_name_of(flow), source)
+
+    def reset_cursor(self, flow: str | Flow, source: str, cursor: str | None = None) -> None:
+        """Let the next run of a flow begin a source at `cursor`; a run that has begun it will not move it.
+
+        Args:
+            flow: A flow, or its name.
+            source: The `cursor_source` of a paginated node.
+            cursor: None begins anew.
+
+        Raises:
+            InvalidInput: The cursor is not text.
+        """
+        store = self._engine.store
+        data = codec_of(str | None).dump(cursor, error=InvalidInput)
+        with store.guarded():
+            store.scripts.set_cursor(_name_of(flow), source, data.decode())
 
     def _prepare(self, flow: str | Flow, given: Any) -> tuple[Plan, bytes]:
         if isinstance(flow, Flow):
@@ -200,6 +225,10 @@ def _redis_of(app: Celery) -> str:
         "pass Orchestrator(app, redis_url='redis://...')"
     )
     raise ConfigurationError(msg)
+
+
+def _name_of(flow: str | Flow) -> str:
+    return flow.name if isinstance(flow, Flow) else flow
 
 
 def _task_names(flow: Flow) -> Iterator[str]:

@@ -67,6 +67,7 @@ class Contract:
         is_async: Whether calling it gives an awaitable of the output.
         parameters: Its parameters besides the context, with annotations resolved.
         ignored: Options of its own that do not apply, of a Celery task.
+        page: How a page is validated, of a function that fetches pages; its output is all of them.
     """
 
     fn: Callable[..., Any]
@@ -77,6 +78,7 @@ class Contract:
     is_async: bool
     parameters: tuple[inspect.Parameter, ...]
     ignored: tuple[str, ...]
+    page: Codec[Any] | None = None
 
     @property
     def needs_input(self) -> bool:
@@ -95,9 +97,15 @@ class Contract:
         """Return stored JSON as the function takes it; what `read` is for a Python value."""
         return self._checked(data, lambda codec: codec.load(data))
 
-    def invoke(self, ctx: NodeContext, value: Any) -> Any:
-        """Call the function with what `read` returned; an async one returns its awaitable."""
-        context = [ctx] if self.takes_context else []
+    def invoke(self, ctx: NodeContext, value: Any, *cursor: str | None) -> Any:
+        """Call the function with what `read` returned; an async one returns its awaitable.
+
+        Args:
+            ctx: The attempt; passed to a function that takes it.
+            value: The input.
+            cursor: Of a function that fetches pages: where the page begins.
+        """
+        context = [*([ctx] if self.takes_context else []), *cursor]
         if not self.parameters or value is MISSING:
             return self.fn(*context)
         named = dict(value) if self.style == "fields" else {self.parameters[0].name: value}
@@ -137,8 +145,8 @@ def read_contract(fn: Any) -> Contract:
     return Contract(
         fn=fn,
         takes_context=takes_context,
-        style="none" if not parameters else "single" if len(parameters) == 1 else "fields",
-        input=_input_of(parameters),
+        style=style_of(parameters),
+        input=input_of(parameters),
         output=output,
         is_async=is_awaitable or inspect.iscoroutinefunction(code),
         parameters=parameters,
@@ -227,7 +235,13 @@ def _output_of(annotation: Any) -> tuple[Codec[Any], bool]:
     return _codec("its return type", annotation), False
 
 
-def _input_of(parameters: tuple[inspect.Parameter, ...]) -> Codec[Any] | None:
+def style_of(parameters: tuple[inspect.Parameter, ...]) -> Literal["none", "single", "fields"]:
+    """Return how an input becomes arguments."""
+    return "none" if not parameters else "single" if len(parameters) == 1 else "fields"
+
+
+def input_of(parameters: tuple[inspect.Parameter, ...]) -> Codec[Any] | None:
+    """Return how an input of these parameters is validated; None if there are none."""
     codecs = {each.name: _codec(f"parameter {each.name}", each.annotation) for each in parameters}
     if len(codecs) > 1:
         return FieldsCodec({each.name: (each.annotation, each.default is _EMPTY) for each in parameters})

@@ -9,7 +9,7 @@
     ├── PayloadTooLarge          a value over `Settings.max_payload_bytes`
     ├── RunError                 about one run; knows flow, run, node and attempt
     │   ├── UnknownRun, RunFailed, RunTimeout, RunCancelled
-    │   ├── NodeTimeout, OutcomeUnknown, RateLimited
+    │   ├── NodeTimeout, OutcomeUnknown, RateLimited, PaginationError
     │   ├── InvalidInput, InvalidOutput
     │   └── MissingOutputError, HiddenDependencyError
     └── StoreError               Redis
@@ -225,6 +225,10 @@ class OutcomeUnknown(RunError):
 
 class RateLimited(RunError):
     """A node was told to wait by the other side for longer than `Settings.max_throttle`."""
+
+
+class PaginationError(RunError):
+    """A page has more after it and does not say where: no cursor, or the one that it was fetched with. Terminal."""
 
 
 class MissingOutputError(RunError):

@@ -10,7 +10,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:failures | hash: node name to its last failure (JSON) | as the run |
 | run:<id>:history | stream, capped: what happened to the run | as the run |
 | run:<id>:items:<node> | hash: index to JSON of the items of a map | as the run |
-| run:<id>:results:<node> | hash: index to JSON of the outputs of a map | as the run |
+| run:<id>:results:<node> | hash: index to JSON of the outputs of a map, or of pages; see pages.lua | as the run |
 | run:<id>:open | set: items of the present map that have begun and not ended | as the run |
 | run:<id>:again | list: items of the present map to be repeated | as the run |
 | run:<id>:saga | list: compensations in order | as the run |
@@ -34,6 +34,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
 | sweep | hash: last tick of the reconciler | for ever |
 | leader | string: who reconciles | two periods of the reconciler |
+| cursors | hash: flow and source to version and cursor (JSON) | for ever, one field a source |
 | slots | hash: schedule to its last instant | while the schedule is in the code |
 | events | stream, capped: starts and ends of runs, for monitors | for ever |
 | done:<id> | channel: the run has ended | |
@@ -176,6 +177,11 @@ class Keys:
         return self._named("slots")
 
     @cached_property
+    def cursors(self) -> str:
+        """Where successful runs left their sources."""
+        return self._named("cursors")
+
+    @cached_property
     def events(self) -> str:
         """Starts and ends of runs."""
         return self._named("events")
@@ -198,4 +204,5 @@ class Keys:
             self.limits,
             self.lines,
             self.done(run_id),
+            self.cursors,
         ]

@@ -164,7 +164,7 @@ class Node(Generic[In, Out]):
             BadFunction: It cannot be a node's function.
         """
         try:
-            return read_contract(self.fn)
+            return self._read_contract()
         except BadFunction:
             raise
         except Exception as error:  # what a user's object answers when it is looked at
@@ -235,6 +235,9 @@ class Node(Generic[In, Out]):
 
     def __repr__(self) -> str:
         return f"Node({reprlib.repr(self.name) if type(self.name) is str else type_name(type(self.name))})"
+
+    def _read_contract(self) -> Contract:
+        return read_contract(self.fn)
 
     def _changed(self, **changes: Any) -> Node[In, Out]:
         changed = copy.copy(self)

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.flow import Flow, Map, Parallel, Step, Then, When
+from orchestrator.paging import PagedNode
 from orchestrator.policies import RetryPolicy
 from orchestrator.reads import known_reads
 
@@ -88,6 +89,9 @@ class NodePlan:
         limits: Buckets that an attempt takes a token of, all or none.
         reads: Output keys its input function is known to read.
         undoes: Of a compensation: the node it undoes.
+        paged: Whether it fetches page after page.
+        max_pages: Pages at most; 0 is no limit.
+        source: What a first page goes on with: where the last successful run left it; empty for none.
     """
 
     name: str
@@ -102,6 +106,9 @@ class NodePlan:
     limits: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     undoes: str = ""
+    paged: bool = False
+    max_pages: int = 0
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,11 +168,12 @@ class Plan:
         undone = {node for node, _, _ in self.sagas}
         facts = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
         for name, node in self.nodes.items():
-            wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes")
+            wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             told = {fact: value for fact, value in asdict(node).items() if fact in wanted}
             facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
         return facts | {
             "maps": _dense(self.maps),
+            "pages": _dense([(node.name, node.source) for node in self.nodes.values() if node.paged]),
             "text": self.text,
             "flow": self.flow,
             "sagas": _dense(self.sagas),
@@ -380,6 +388,9 @@ def _node_plan(
         limits=tuple(buckets),
         reads=tuple(sorted(_reads(node.input_func))) if node.input_func else (),
         undoes=undoes,
+        paged=isinstance(node, PagedNode),
+        max_pages=node.max_pages or 0 if isinstance(node, PagedNode) else 0,
+        source=node.cursor_source or "" if isinstance(node, PagedNode) else "",
     )
 
 

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
 LIST_OF = b"@"
 """Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
+PAGES_OF = b"#"
+"""Begins the stored value of an output that is all pages of a paginated node."""
 ITEMS_AT_ONCE = 1000
+PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000
 INPUT = ":input"
 """Field of the run's input among its outputs; no output key can be named like that."""
@@ -265,7 +268,9 @@ class Store:
             }
 
     def whole(self, run_id: str, value: bytes) -> bytes:
-        """Put the outputs of a map's items together where a stored value stands for their list."""
+        """Put the outputs of a map's items, or the pages of a node, together where a stored value stands for them."""
+        if value.startswith(PAGES_OF):
+            return self._all_pages(run_id, value.decode().removeprefix(PAGES_OF.decode()))
         if not value.startswith(LIST_OF):
             return value
         node, _, count = value.decode().removeprefix(LIST_OF.decode()).rpartition("|")
@@ -274,6 +279,23 @@ class Store:
             indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
             parts += self.client.hmget(self.keys.results(run_id, node), list(map(str, indexes)))
         return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"
+
+    def _all_pages(self, run_id: str, value: str) -> bytes:
+        node, count, total, cursor = value.split("|", 3)
+        parts: list[bytes] = []
+        for first in range(0, int(count), PAGES_AT_ONCE):
+            numbers = range(first, min(first + PAGES_AT_ONCE, int(count)))
+            lists: list[bytes] = self.client.hmget(self.keys.results(run_id, node), list(map(str, numbers)))
+            parts += [items[1:-1] for items in lists if items != b"[]"]
+        told = f'"final_cursor":{cursor},"page_count":{count},"total_items":{total}'
+        return b'{"items":[' + b",".join(parts) + b"]," + told.encode() + b"}"
+
+    def cursor(self, flow: str, source: str) -> str | None:
+        """Where the last successful run of a flow left a source."""
+        with self.guarded():
+            stored: bytes | None = self.client.hget(self.keys.cursors, f"{flow}|{source}")
+        kept: str | None = None if stored is None else json.loads(stored.partition(b" ")[2])
+        return kept
 
     def stage_items(self, run_id: str, token: str, items: Sequence[bytes]) -> None:
         """Write the items of a map beside the run, for the commit with this token to take over."""

@@ -22,6 +22,7 @@ from orchestrator.monitor import Parked
 from orchestrator.plan import node_of
 from orchestrator.saga import BeginSaga, publish_announced
 from orchestrator.schedules import Tick
+from orchestrator.turns import turn_pages
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -71,6 +72,8 @@ class NodeTask(Task):
         follows = in_chord or bool(self.request.chain)
         if plan.nodes[self.node].kind == "item":
             ended = work_through(engine, plan, name, run_id=run_id, epoch=epoch)
+        elif plan.nodes[self.node].paged:
+            ended = turn_pages(engine, plan, name, run_id=run_id, epoch=epoch, follows=follows)
         else:
             ended = Attempt(engine, plan, name, run_id=run_id, epoch=epoch, follows=follows).run()
         if ended.kind == "parked" and ended.error is not None:

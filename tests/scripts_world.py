@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, RetryPolicy, keys, manual
+from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, keys, manual, paginate
 from orchestrator.plan import Plan, make_plan
+from orchestrator.scripts import PageEnd
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
@@ -121,6 +122,19 @@ def mapped_run(world: World, count: int, **options: Any) -> Run:
     return run
 
 
+def fetch(cursor: str | None) -> Page[int]:
+    """The function of every paginated node: no worker ever calls it."""
+    return Page(items=[])
+
+
+def paged(
+    name: str = "sync", *, undone: Literal["succeeded", "started"] | None = None, **options: Any
+) -> Node[Any, Any]:
+    """A paginated node, with the compensation "undo-<name>" if it is undone."""
+    made = paginate(name, fetch, **options).with_retry(RetryPolicy(maximum_attempts=3))
+    return made if undone is None else made.on_error(Node(f"undo-{name}", act), when=undone)
+
+
 def new_token() -> str:
     return secrets.token_hex(16)
 
@@ -174,6 +188,25 @@ class Run:
         if output is None:
             output = b"1" if name in self.plan.nodes and self.plan.nodes[name].key else b""
         return self.scripts.commit(self.id, self.plan.hash, name, token, output=output, choice=choice, follows=follows)
+
+    def turn(
+        self, name: str, token: str, items: str = "[1]", *, count: int = 1, cursor: str = '"c"', goes_on: bool = False
+    ) -> Moved:
+        """Store a page that has more after it."""
+        page = PageEnd(count, cursor)
+        return self.scripts.turn(self.id, self.plan.hash, name, token, items=items.encode(), page=page, goes_on=goes_on)
+
+    def close(self, name: str, token: str, items: str = "[1]", *, count: int = 1, cursor: str = "null") -> Moved:
+        """Store the last page."""
+        return self.scripts.commit(
+            self.id,
+            self.plan.hash,
+            name,
+            token,
+            output=items.encode(),
+            follows=False,
+            page=PageEnd(count, cursor),
+        )
 
     def do(self, name: str, **options: Any) -> Moved:
         """Claim a node and commit it."""

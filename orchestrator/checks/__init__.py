@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.checks import functions, limits, names, reading, structure, triggers
+from orchestrator.checks import functions, limits, names, paging, reading, structure, triggers
 from orchestrator.checks.wording import flow_place
 from orchestrator.errors import Problem
 
@@ -35,6 +35,8 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     limits.check_timeouts,
     limits.check_retries,
     limits.check_rate_limits,
+    paging.check_pages,
+    paging.check_sources,
     functions.check_functions,
     functions.check_callbacks,
     reading.check_reads,

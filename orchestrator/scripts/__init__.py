@@ -78,8 +78,8 @@ class Claimed:
         sleep: With "sleep": microseconds until a token is there.
         arrived: With "sleep": first arrival, to be given back with the next claim.
         bucket: With "no limit": the bucket that nobody announced.
-        index: Of an item of a map: its index.
-        item: Of an item of a map: its JSON.
+        index: Of an item of a map: its index; of a page: its number, from 0.
+        item: Of an item of a map: its JSON; of a page: its cursor as JSON.
     """
 
     outcome: str
@@ -93,6 +93,14 @@ class Claimed:
     bucket: str = ""
     index: int | None = None
     item: bytes = b""
+
+
+@dataclass(frozen=True)
+class PageEnd:
+    """What comes with the items of a page: how many they are, and the next cursor as JSON."""
+
+    count: int
+    cursor: str
 
 
 @dataclass(frozen=True)
@@ -286,10 +294,27 @@ class Scripts:
         output: bytes = b"",
         choice: int | None = None,
         follows: bool,
+        page: PageEnd | None = None,
     ) -> Call[Moved]:
-        """Store what a node returned: commit.lua."""
-        args = [run_id, node, token, output, "" if choice is None else choice, int(follows)]
+        """Store what a node returned: commit.lua; with `page` the output is the items of the last one."""
+        page_args = () if page is None else (page.count, page.cursor)
+        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args]
         return Call("commit", self._keys.of_run(run_id, plan), args, _moved)
+
+    def turn(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
+        """Store a page that has more after it; options as of `turn_call`."""
+        return self.send(self.turn_call(run_id, plan, node, token, **options))
+
+    def turn_call(
+        self, run_id: str, plan: str, node: str, token: str, *, items: bytes, page: PageEnd, goes_on: bool
+    ) -> Call[Moved]:
+        """Store a page that has more after it: turn.lua."""
+        args = [run_id, node, token, items, page.count, page.cursor, int(goes_on)]
+        return Call("turn", self._keys.of_run(run_id, plan), args, _moved)
+
+    def set_cursor(self, flow: str, source: str, cursor: str) -> None:
+        """Say where a source is to be read from: set_cursor.lua; the cursor is JSON."""
+        self._call("set_cursor", [self._keys.cursors], [f"{flow}|{source}", cursor])
 
     def fail(
         self,

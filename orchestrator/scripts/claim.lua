@@ -1,10 +1,10 @@
 -- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
--- needs: run.lua, bucket.lua
+-- needs: run.lua, bucket.lua, pages.lua
 -- KEYS    as run.lua
 -- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
 --         8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
 -- Returns {'run', attempt, generation, deadline in ms, scheduled instant, index, item, values...} (the item of a map, with
---         its index, else ''), {'sleep', us, first arrival},
+--         its index; the number of the page to be fetched, with its cursor as JSON; else ''), {'sleep', us, first arrival},
 --         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
 local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
@@ -17,6 +17,9 @@ local function granted()
   local values = #ARGV > 8 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 9)) or {}
   local index = facts.kind == 'item' and index_of(node)
   local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
+  if facts.paged then
+    index, item = next_page(node, facts)
+  end
   return {'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline), run.scheduled or '', index or '',
     item or '', unpack(values)}
 end
@@ -157,7 +160,7 @@ end
 set_run({running = run.running + 1})
 if is_pulled then
   take_item(node)
-else
+elseif rec.attempt > 1 or not facts.paged or next_page(node, facts) == '0' then
   note('started', node, rec.attempt)
 end
 touch()

@@ -1,10 +1,12 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
--- needs: run.lua
+-- needs: run.lua, pages.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
 --         (that the caller has written to RUN:staged:<token>), or '',
 --         6 '1' if Celery publishes what comes next (the message carries the rest of its chain or belongs to a chord)
---         or, of an item, if the caller asks for the next one itself
+--         or, of an item, if the caller asks for the next one itself,
+--         7 and 8 of a paginated node, whose output is the JSON list of its last page's items: how many they are, and the
+--         cursor that came with them (JSON)
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
 --         ready and unclaimed.
@@ -31,6 +33,9 @@ if facts.kind == 'expand' and tonumber(choice) > 0 and redis.call('EXISTS', stag
 end
 if facts.kind == 'item' then
   redis.call('HSET', results_of(node), index, output)
+elseif facts.paged then
+  store_page(node, output, ARGV[7], ARGV[8], token)
+  redis.call('HSET', OUTPUTS, facts.key, all_pages(node))
 elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end

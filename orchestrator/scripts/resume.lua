@@ -53,6 +53,9 @@ for index = 1, #all, 2 do
   elseif rec.state ~= 'succeeded' then
     save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
     redis.call('HDEL', FAILURES, node)
+    if facts.paged and rec.state == 'compensated' then
+      redis.call('DEL', results_of(node))  -- from its first page again; else the pages that are there stay
+    end
     if facts.kind == 'item' then
       redis.call('HDEL', results_of(node), index_of(node))
     end

@@ -5,7 +5,7 @@
 -- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
 local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
-local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE = unpack(KEYS, 9, 15)
+local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE, CURSORS = unpack(KEYS, 9, 16)
 local RUN_ID = ARGV[1]
 local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP, SAGA_AHEAD = -1, 1000, 10000, 50, 20
 local FIELDS = {'status', 'epoch', 'flow', 'position', 'open', 'won', 'running', 'seq', 'detached', 'announced',
@@ -140,13 +140,42 @@ local function own_keys()
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node
   end
+  for _, entry in ipairs(plan_fact('pages')) do
+    keys[#keys + 1] = results_of(entry[1])
+  end
   return keys
+end
+
+-- Version and cursor (JSON) at which the last successful run of the flow left a source.
+local function cursor_of(source)
+  return string.match(redis.call('HGET', CURSORS, run.flow .. '|' .. source) or '0 null', '^(%d+) (.*)$')
+end
+
+-- The run has succeeded: its sources are left where it ended, but for those that were moved since it began.
+local function move_cursors()
+  for _, entry in ipairs(plan_fact('pages')) do
+    local node, source = entry[1], entry[2]
+    local rec = source ~= '' and record(node)
+    if rec and rec.state == 'succeeded' then
+      local version, cursor = cursor_of(source)
+      local base, ended = unpack(redis.call('HMGET', results_of(node), ':base', ':cursor'))
+      if version ~= base then
+        note('cursor-kept', node, 0, source)
+      elseif cursor ~= ended then
+        redis.call('HSET', CURSORS, run.flow .. '|' .. source, string.format('%.0f', version + 1) .. ' ' .. ended)
+        note('cursor-moved', node, 0, source)
+      end
+    end
+  end
 end
 
 -- The run has ended: nothing of it is indexed as live, everything of it gets the retention as its lifetime.
 local function finish(status)
   set_status(status)
   set_run({finished = NOW})
+  if status == 'succeeded' then
+    move_cursors()
+  end
   note('run-' .. status)
   redis.call('ZREM', LIVE, RUN_ID)
   redis.call('ZREM', TIMERS, RUN_ID .. '|')
@@ -333,13 +362,18 @@ local function undoable(node)
   return names
 end
 
+-- Whether an attempt of a node has started; of a paginated one, whether a page is there.
+local function has_begun(node, rec)
+  return rec.attempt > 0 or plan_node(node).paged and redis.call('HEXISTS', results_of(node), '0') == 1
+end
+
 -- The run is ending and nothing of it runs any more: undo what succeeded, last completed first.
 local function begin_saga()
   local undone = {}
   for _, entry in ipairs(plan_fact('sagas')) do
     for _, node in ipairs(undoable(entry[1])) do
       local rec = record(node)
-      local lost = rec and (rec.state == 'failed' or rec.state == 'unknown') and rec.attempt > 0
+      local lost = rec and (rec.state == 'failed' or rec.state == 'unknown') and has_begun(node, rec)
       if rec and (rec.state == 'succeeded' or (entry[3] == 'started' and lost)) then
         undone[#undone + 1] = {node, entry[2] .. suffix_of(node), rec.seq, rec}
       end
@@ -378,7 +412,7 @@ local function begin_ending(verdict, failure)
     if rec and (rec.state == 'ready' or rec.state == 'parked') then
       leave_lines(name)
       redis.call('SREM', OPEN, name)
-      rec.state = rec.attempt == 0 and 'skipped' or (rec.lost and 'unknown' or 'failed')
+      rec.state = not has_begun(name, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
       rec.seq = next_seq()
       save(name, rec)
       note(rec.state, name, rec.attempt)

@@ -1,6 +1,6 @@
 -- Create a run at its first position, at most once for a run id and for an idempotency key.
 -- needs: run.lua
--- KEYS    as run.lua; 16 record of the idempotency key, 17 slots of the schedules
+-- KEYS    as run.lua; 17 record of the idempotency key, 18 slots of the schedules
 -- ARGV    2 flow, 3 plan hash, 4 the plan's fields as a JSON object or '', 5 input (JSON) or '', 6 digest of the input,
 --         7 tags (JSON), 8 retention in ms, 9 history entries, 10 '1' if chords can be used, 11 timeout in ms or 0,
 --         12 '1' with an idempotency key, 13 scheduled instant in ms or '', 14 limits (JSON object: bucket to numbers),
@@ -10,7 +10,7 @@
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
 local run_id, flow, plan_hash, plan_fields = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local digest, retention = ARGV[6], ARGV[8]
-local IDEMPOTENCY = KEYS[16]
+local IDEMPOTENCY = KEYS[17]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', run_id}
 end
@@ -20,7 +20,7 @@ if ARGV[12] == '1' then
     return {first[2] == digest and 'exists' or 'conflict', first[1]}
   end
 end
-local schedule, slot, SLOTS = ARGV[15], tonumber(ARGV[13]), KEYS[17]
+local schedule, slot, SLOTS = ARGV[15], tonumber(ARGV[13]), KEYS[18]
 if schedule ~= '' then
   if tonumber(redis.call('HGET', SLOTS, schedule) or 0) >= slot then
     return {'ticked', run_id}

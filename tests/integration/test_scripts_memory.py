@@ -10,7 +10,7 @@ import redis
 from orchestrator import SharedRateLimiter
 from orchestrator.scripts import Scripts
 from orchestrator.server import EmbeddedServer
-from tests.scripts_world import LEASE_MS, World, always, fan_plan, flow, line_plan, new_token, node, plan_of
+from tests.scripts_world import LEASE_MS, World, always, fan_plan, flow, line_plan, new_token, node, paged, plan_of
 
 LIMITER = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
 
@@ -92,6 +92,28 @@ def commit_of_a_decision(world):
     run = world.run(plan_of(flow().when(always).then(node("a")).end_when()))
     token = run.hold("when-1")
     return lambda: run.commit("when-1", token, choice=0)
+
+
+def turn(world):
+    run = world.run(plan_of(flow().then(paged())))
+    token = run.hold("sync")
+    return lambda: run.turn("sync", token)
+
+
+def commit_of_the_last_page(world):
+    run = world.run(plan_of(flow().then(paged(cursor_source="jira"))))
+    run.turn("sync", run.hold("sync"))
+    token = run.hold("sync")
+    return lambda: run.close("sync", token)
+
+
+def claim_of_a_page(world):
+    run = world.run(plan_of(flow().then(paged(cursor_source="jira"))))
+    return lambda: run.claim("sync")
+
+
+def set_cursor(world):
+    return lambda: world.scripts.set_cursor("f", "jira", "null")
 
 
 def commit_of_a_compensation(world):
@@ -177,7 +199,8 @@ def publish_plan(world):
     [
         start, start_with_a_known_plan, tick_of_a_schedule, claim, claim_that_takes_a_token, claim_that_joins_a_line,
         commit, commit_that_ends_the_run, commit_of_a_decision, commit_of_a_compensation, fail_with_another_attempt,
-        fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan,
+        fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan, turn,
+        commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,
 )  # fmt: skip

@@ -9,8 +9,9 @@ from orchestrator import errors
 
 API = {
     "Event", "Flow", "FlowBuilder", "FlowDefinitionError", "FlowDefinitionWarning", "FlowRun", "FlowState", "Node",
-    "NodeContext", "NodeFailure", "Orchestrator", "Problem", "RateLimit", "RetryLater", "RetryPolicy", "RunStatus",
-    "Settings", "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "manual", "node", "schedule",
+    "NodeContext", "NodeFailure", "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater", "RetryPolicy",
+    "RunStatus", "Settings", "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "manual", "node",
+    "paginate", "schedule",
 }  # fmt: skip
 
 

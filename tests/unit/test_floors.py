@@ -16,7 +16,7 @@ PACKAGE = "orchestrator"
 # A folder is one entry: several implementations of one contract stand on one floor.
 FLOORS: dict[int, set[str]] = {
     0: {"context", "errors", "faults", "policies", "settings", "state", "triggers"},
-    1: {"builder", "checks", "contract", "flow", "node", "plan", "reads", "registry", "values"},
+    1: {"builder", "checks", "contract", "flow", "node", "paging", "plan", "reads", "registry", "values"},
     2: {"keys", "scripts", "store"},
     3: {
         "activity",
@@ -39,6 +39,7 @@ FLOORS: dict[int, set[str]] = {
         "socket_limits",
         "tasks",
         "time_limit",
+        "turns",
     },
     4: {"__init__", "client", "runs", "server", "worker"},
 }

@@ -1,0 +1,33 @@
+-- The pages of a paginated node and where it stands, in one hash, which a retry and a resume find as they were.
+-- It is put in front of the scripts that name it, behind run.lua.
+-- run:<id>:results:<node> has the items of each page by its number and: ':page' number of the next page, ':cursor' its
+-- cursor (JSON), after the last page the last one there was, ':base' version of the source's cursor at the first page,
+-- ':total' items so far, ':turned' token that stored the last page.
+
+-- Number and cursor of the page to be fetched; before the first one, where the source was left is taken down.
+local function next_page(node, facts)
+  local page, cursor = unpack(redis.call('HMGET', results_of(node), ':page', ':cursor'))
+  if not page then
+    local version, left = '0', 'null'
+    if facts.source ~= '' then
+      version, left = cursor_of(facts.source)
+    end
+    page, cursor = '0', left
+    redis.call('HSET', results_of(node), ':page', page, ':cursor', cursor, ':base', version)
+  end
+  return page, cursor
+end
+
+local function store_page(node, items, count, cursor, token)
+  local key = results_of(node)
+  local page, before, total = unpack(redis.call('HMGET', key, ':page', ':cursor', ':total'))
+  redis.call('HSET', key, page, items, ':page', string.format('%.0f', page + 1), ':turned', token,
+    ':cursor', cursor == 'null' and before or cursor, ':total', string.format('%.0f', (total or 0) + count))
+  redis.call('HDEL', FAILURES, node)
+  note('page', node, record(node).attempt, page)
+end
+
+-- What is stored as the output: the pages are read together when it is.
+local function all_pages(node)
+  return '#' .. node .. '|' .. table.concat(redis.call('HMGET', results_of(node), ':page', ':total', ':cursor'), '|')
+end

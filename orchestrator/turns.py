@@ -1,0 +1,97 @@
+"""How one message works through pages: each is an attempt of its own, stored when it was fetched.
+
+The stored state says which page comes next; a message that is lost, or leaves after many pages, loses none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.attempt import Attempt, Ended
+from orchestrator.errors import PaginationError, PayloadTooLarge
+from orchestrator.leases import is_draining
+from orchestrator.paging import PagedNode
+from orchestrator.scripts import PageEnd
+from orchestrator.values import codec_of
+
+if TYPE_CHECKING:
+    from orchestrator.context import NodeContext
+    from orchestrator.engine import Engine
+    from orchestrator.node import Node
+    from orchestrator.plan import Plan
+    from orchestrator.scripts import Moved
+
+PAGES_AT_ONCE = 50
+"""Pages of one message at most, so that other work of the queue gets its turn."""
+GOES_ON = {"run", "sleep", "no limit"}
+
+
+def turn_pages(engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, follows: bool) -> Ended:
+    """Fetch pages until there are no more, or until one has to wait; returns how the last one ended.
+
+    The turn of one page and the claim of the next are one round trip.
+    """
+    make = partial(PageAttempt, engine, plan, node, run_id=run_id, epoch=epoch, follows=follows)
+    attempt, ended = make(), Ended("left")
+    for number in range(1, PAGES_AT_ONCE + 1):
+        following = make() if number < PAGES_AT_ONCE else None
+        attempt.ahead = following
+        ended = attempt.run()
+        if following is None or following.claimed.outcome not in GOES_ON:
+            break
+        attempt = following
+    return ended
+
+
+class PageAttempt(Attempt):
+    """One try at one page."""
+
+    _end = PageEnd(0, "null")
+    _has_more = False
+
+    def _cursor(self) -> tuple[str | None, ...]:
+        return (json.loads(self.claimed.item),)
+
+    @property
+    def _number(self) -> int:
+        return self.claimed.index or 0
+
+    def _context(self, node: Node[Any, Any]) -> NodeContext:
+        context = super()._context(node)
+        size = node.page_size if isinstance(node, PagedNode) else None
+        return replace(context, page_size=size, idempotency_key=f"{context.idempotency_key}/{self._number}")
+
+    def _dump(self, node: Node[Any, Any], result: object) -> bytes:
+        """The items as JSON; the page's end is kept for the commit."""
+        codec = node.contract.page
+        assert codec is not None  # noqa: S101 - `_has_code` looks for it
+        page = codec.load(codec.dump(result))
+        (cursor,) = self._cursor()
+        if page.has_more and page.next_cursor in {None, cursor}:
+            what = "no cursor" if page.next_cursor is None else "the cursor that it was fetched with"
+            message = f"page {self._number} has more after it and comes with {what}; it would be fetched for ever"
+            raise PaginationError(message, **self._where())
+        most = self.facts.max_pages
+        self._has_more = page.has_more and not 0 < most <= self._number + 1
+        self._end = PageEnd(len(page.items), json.dumps(page.next_cursor))
+        items = codec_of(type(page).model_fields["items"].annotation).dump(page.items)
+        size, largest = len(items) + len(self._end.cursor), self.engine.settings.max_payload_bytes
+        if size > largest:
+            raise PayloadTooLarge(f"page {self._number} of node {self.name}", size, largest)
+        return items
+
+    def _commit(self, output: bytes, choice: int | None) -> Moved:
+        """Store the page; if there are more, ask for the next one in the same round trip."""
+        scripts = self.store.scripts
+        place = (*self._node(), self.token)
+        if not self._has_more:
+            return scripts.commit(*place, output=output, choice=choice, follows=self.follows, page=self._end)
+        goes_on = self.ahead is not None and not is_draining()
+        turn = scripts.turn_call(*place, items=output, page=self._end, goes_on=goes_on)
+        if self.ahead is None or not goes_on:
+            return scripts.send(turn)
+        moved, self.ahead.claimed = scripts.send_both(turn, self.ahead.claim_call())
+        return moved

@@ -39,6 +39,20 @@ def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, tm
         check_keys(world.client)
 
 
+@pytest.mark.parametrize("phase", ["after_claim", "before_store", "after_store"])
+def test_a_process_killed_at_a_page_repeats_at_most_that_page(phase, tmp_path):
+    with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@fetch:kill9:3") as world:
+        world.start_workers()
+        run = world.orchestrator().start("pages")
+        assert run.result(int, timeout=30) == sum(range(6)) + 1
+        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
+        check_run(run, "succeeded")
+        calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
+        pages = {f"page-{number}": 1 for number in range(6)} | {"beside": 1, "total": 1}
+        assert calls == pages | {"page-2": 2 if phase == "before_store" else 1}
+        check_keys(world.client)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
     with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@undo-two:kill9:1") as world:

@@ -8,7 +8,18 @@ from datetime import timedelta
 
 from celery import Celery
 
-from orchestrator import Flow, FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, SharedRateLimiter, manual
+from orchestrator import (
+    Flow,
+    FlowBuilder,
+    Node,
+    NodeContext,
+    Orchestrator,
+    Page,
+    RetryPolicy,
+    SharedRateLimiter,
+    manual,
+    paginate,
+)
 from tests.harness import Ledger
 from tests.post import VARIABLE, count_deliveries, open_office
 
@@ -146,5 +157,21 @@ once = (
     .build()
 )
 
-for flow in (chain, ten, fan, saga, pick, again, slow, once):
+
+def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
+    """One of six pages."""
+    number = int(cursor or 0)
+    LEDGER.note("start", f"{ctx.run_id}/page-{number}/{ctx.attempt}")
+    return Page(items=[number], next_cursor=str(number + 1), has_more=number < 5)
+
+
+pages = (
+    FlowBuilder("pages")
+    .triggered_by(manual("load"))
+    .then_parallel("both", paginate("fetch", fetch).with_retry(MANY), Node("beside", act, 0).with_retry(MANY))
+    .then(Node("total", act).with_input_func(lambda state: sum(state.get("fetch", dict)["items"])).with_retry(MANY))
+    .build()
+)
+
+for flow in (chain, ten, fan, saga, pick, again, slow, once, pages):
     orchestrator.register(flow)

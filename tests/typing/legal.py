@@ -21,6 +21,8 @@ from orchestrator import (
     NodeTimeout,
     Orchestrator,
     OrchestratorError,
+    Page,
+    Pages,
     RateLimit,
     RetryLater,
     RetryPolicy,
@@ -32,6 +34,7 @@ from orchestrator import (
     Terminal,
     manual,
     node,
+    paginate,
     schedule,
 )
 
@@ -103,12 +106,31 @@ assert_type(store, Node[Enriched, int])
 assert_type(merge, Node[list[Enriched], Enriched])
 
 
+# Pages are fetched by functions of a cursor.
+
+
+def fetch_page(ctx: NodeContext, cursor: str | None, given: FetchInput) -> Page[Enriched]:
+    return Page(items=[Enriched(source=cursor or "")] * (ctx.page_size or given.count), next_cursor="2", has_more=True)
+
+
+async def fetch_page_later(cursor: str | None) -> Page[int]:
+    return Page(items=[1], next_cursor=cursor)
+
+
+all_issues = paginate("all-issues", fetch_page, max_pages=5, page_size=100, cursor_source="jira").as_("issues")
+all_numbers = paginate("all-numbers", fetch_page_later).with_rate_limit(50, per=timedelta(minutes=1))
+assert_type(all_issues, Node[Any, Pages[Enriched]])
+assert_type(all_numbers, Node[Any, Pages[int]])
+
+
 # The state knows what a node returns, and validates what a key is read as.
 
 
 def read_state(state: FlowState) -> FetchInput:
     assert_type(state.get(fetch), FetchOutput)
     assert_type(state.get(later), FetchOutput)
+    assert_type(state.get(all_issues).items, list[Enriched])
+    assert_type(state.get(all_numbers), Pages[int])
     assert_type(state.get("issues", FetchOutput), FetchOutput)
     assert_type(state.get("count", int), int)
     assert_type(state.get("anything"), Any)

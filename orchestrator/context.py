@@ -38,7 +38,7 @@ class NodeContext:
         node_name: The node.
         attempt: Number of this attempt, from 1.
         idempotency_key: Hand it to the outside world: the same in every attempt, another one after the node was
-            compensated, and a compensation has its own.
+            compensated, and a compensation has its own. Each page of a paginated node has one.
         logger: Adds flow, run, node and attempt to every line.
         scheduled_for: The instant of the schedule that started the run, aware; None when no schedule did.
         page_size: Of a paginated node, what `paginate` was told; else None.

@@ -77,6 +77,8 @@ class _Explainer:
             "parked": self._explain_parked,
             "compensating": self._explain_compensating,
         }[state](name, record)
+        if self.plan.nodes[node_of(name)].paged and (pages := self.store.pages_done(self.run.run_id, name)):
+            reason = f"has {pages} pages; {reason}"
         return Waiting(name, state, reason, until, attempt)
 
     def _explain_map(self, name: str) -> Waiting | None:

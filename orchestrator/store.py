@@ -290,6 +290,11 @@ class Store:
         told = f'"final_cursor":{cursor},"page_count":{count},"total_items":{total}'
         return b'{"items":[' + b",".join(parts) + b"]," + told.encode() + b"}"
 
+    def pages_done(self, run_id: str, node: str) -> int:
+        """How many pages of a node are stored."""
+        with self.guarded():
+            return int(self.client.hget(self.keys.results(run_id, node), ":page") or 0)
+
     def cursor(self, flow: str, source: str) -> str | None:
         """Where the last successful run of a flow left a source."""
         with self.guarded():

@@ -196,7 +196,16 @@ class Run:
         page = PageEnd(count, cursor)
         return self.scripts.turn(self.id, self.plan.hash, name, token, items=items.encode(), page=page, goes_on=goes_on)
 
-    def close(self, name: str, token: str, items: str = "[1]", *, count: int = 1, cursor: str = "null") -> Moved:
+    def close(
+        self,
+        name: str,
+        token: str,
+        items: str = "[1]",
+        *,
+        count: int = 1,
+        cursor: str = "null",
+        follows: bool = False,
+    ) -> Moved:
         """Store the last page."""
         return self.scripts.commit(
             self.id,
@@ -204,7 +213,7 @@ class Run:
             name,
             token,
             output=items.encode(),
-            follows=False,
+            follows=follows,
             page=PageEnd(count, cursor),
         )
 

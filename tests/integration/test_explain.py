@@ -12,7 +12,7 @@ from orchestrator import SharedRateLimiter
 from orchestrator.engine import Engine
 from orchestrator.explain import explain_run
 from orchestrator.registry import Registry
-from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, node, plan_of
+from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, node, paged, plan_of
 
 MINUTE_MS = 60_000
 API = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
@@ -161,3 +161,15 @@ def test_a_map_tells_how_far_it_is_and_what_its_items_wait_for(world, explain):
         attempt=1,
     )
     assert list(told) == ["item", "after", "item[1]"]
+
+
+def test_a_paginated_node_tells_how_many_pages_it_has(world, explain):
+    run = world.run(plan_of(flow().then(paged())))
+    run.turn("sync", run.hold("sync"))
+    run.turn("sync", run.hold("sync"))
+    assert_is(
+        explain(run)["sync"], "ready", "has 2 pages; waits in queue celery of 0 messages, which no worker consumes"
+    )
+    run.fail("sync", run.hold("sync"), delay_ms=MINUTE_MS)
+    reason = r"has 2 pages; waits for attempt 2 of 3, the last one: builtins\.OSError: no"
+    assert_is(explain(run)["sync"], "parked", reason, about_ms=MINUTE_MS, attempt=1)

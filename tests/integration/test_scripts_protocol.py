@@ -21,7 +21,7 @@ import pytest
 from orchestrator import FlowBuilder, SharedRateLimiter
 from orchestrator.compiler import ADVANCE, BEGIN_SAGA, Target, compile_work
 from tests.harness import wait_until
-from tests.scripts_world import ENDED, Run, World, always, flow, new_token, node, plan_of
+from tests.scripts_world import ENDED, Run, World, always, flow, new_token, node, paged, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -200,6 +200,9 @@ class FakeCelery:
             self.zombies.append((name, token))
             self.publish(moved.work)
             return
+        if how == "commit" and self.run.plan.nodes[name].paged:
+            self.end_page(message, name, token)
+            return
         if how == "commit":
             choice = self.choice(name)
             moved = self.answer(lambda: self.run.commit(name, token, choice=choice, follows=message.follows))
@@ -213,6 +216,26 @@ class FakeCelery:
             self.returned(message)
         elif moved.outcome == "failed" and self.run.plan.nodes[name].kind != "compensation":
             self.send(Target(None, self.run.plan, self.run.id, message.args[1]).engine(BEGIN_SAGA))
+
+    def end_page(self, message: Message, name: str, token: str) -> None:
+        """Store a page; the message may ask for the next one itself."""
+        self.done[name] += 1
+        if self.is_luck(0.4):
+            moved = self.answer(lambda: self.run.close(name, token, follows=message.follows))
+            assert moved.outcome == "stored"
+            self.publish(moved.work)
+            self.returned(message)
+            return
+        goes_on = self.is_luck(0.7)
+        moved = self.answer(lambda: self.run.turn(name, token, goes_on=goes_on))
+        assert moved.outcome == "turned"
+        self.publish(moved.work)
+        if goes_on:
+            again = new_token()
+            claimed = self.claim(name, again, message.args[1])
+            if claimed.outcome == "run":
+                self.check_start(name, claimed)
+                self.running.append((message, name, again))
 
     def choice(self, name: str) -> int | None:
         facts = self.run.plan.nodes[name]
@@ -274,6 +297,9 @@ class FakeCelery:
 def draw_node(chance: random.Random, names: Iterator[str]) -> Any:
     options: dict[str, Any] = {"shared_rate_limit": LIMITER} if chance.random() < 0.1 else {}
     undone: Any = chance.choice([None, "succeeded", "started"])
+    if chance.random() < 0.2:
+        made = paged(next(names), undone=undone)
+        return made.with_shared_rate_limit(LIMITER) if options else made
     return node(next(names), attempts=chance.randint(1, 3), undone=undone, **options)
 
 
@@ -312,6 +338,11 @@ def check_end(run: Run, celery: FakeCelery) -> None:
     assert run.field("running") == "0"
     assert not celery.running
     assert run.world.claims() == []
+    outputs = run.outputs()
+    for name, facts in plan.nodes.items():
+        if facts.paged and states.get(name) == "succeeded":
+            pages = json.loads(outputs[facts.key])
+            assert pages["page_count"] == pages["total_items"] == len(pages["items"]) >= 1
     if run.status == "succeeded":
         excused = {name for step in plan.steps if step.go_on for name in step.nodes}
         assert {name for name, state in nodes.items() if state != "succeeded"} <= excused

@@ -53,6 +53,23 @@ def test_a_process_killed_at_a_page_repeats_at_most_that_page(phase, tmp_path):
         check_keys(world.client)
 
 
+def test_a_worker_that_shuts_down_hands_its_pages_on(tmp_path):
+    with World(tmp_path, TEST_WORK_S="0.2") as world:
+        world.start_workers()
+        run = world.orchestrator().start("pages")
+        second = f"{run.id}/page-1/1"
+        world.ledger.wait_for("start", second)
+        at_work = next(pid for _, name, _, pid in world.ledger.lines() if name == second)
+        next(worker for worker in world.workers if at_work in child_pids(worker.pid)).process.terminate()
+        assert run.result(int, timeout=30) == sum(range(6)) + 1
+        check_run(run, "succeeded")
+        fetched = [(name, pid) for _, name, _, pid in world.ledger.lines() if "/page-" in name]
+        assert [name for name, _ in fetched] == [f"{run.id}/page-{number}/1" for number in range(6)]
+        assert len({pid for _, pid in fetched}) > 1, "the worker fetched them all"
+        assert "lost" not in {event.event for event in run.history()}
+        check_keys(world.client)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
     with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@undo-two:kill9:1") as world:

@@ -162,6 +162,7 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
     """One of six pages."""
     number = int(cursor or 0)
     LEDGER.note("start", f"{ctx.run_id}/page-{number}/{ctx.attempt}")
+    time.sleep(WORK_S)
     return Page(items=[number], next_cursor=str(number + 1), has_more=number < 5)
 
 

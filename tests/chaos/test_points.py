@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import World, check_keys, check_run, child_pids
 
 # Point and node, and how often the function of that node may run.
 POINTS = {

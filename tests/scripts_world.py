@@ -142,7 +142,7 @@ class Run:
     id: str
     started: Started
     epoch: int = 1
-    expanded: Moved | None = None  # of a map: what the commit of its items left to publish
+    expanded: Any = None  # of a map: what the commit of its items left to publish
 
     @property
     def scripts(self) -> Scripts:

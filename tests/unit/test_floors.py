@@ -21,7 +21,6 @@ FLOORS: dict[int, set[str]] = {
     3: {
         "activity",
         "attempt",
-        "batch",
         "bootstep",
         "compiler",
         "engine",
@@ -35,6 +34,7 @@ FLOORS: dict[int, set[str]] = {
         "reconciler",
         "saga",
         "schedules",
+        "stretch",
         "tasks",
         "time_limit",
     },

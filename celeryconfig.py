@@ -35,15 +35,16 @@ broker_transport_options = {
     "visibility_timeout": 6 * 3600,
     # A worker killed while it restores messages holds this lock: 15 s instead of 5 min without any restoring.
     "unacked_mutex_expire": 15,
-    # A server that vanished without closing the connection raises instead of hanging; above the 1 s of a blocking pop.
-    "socket_timeout": 10,
+    # A server that vanished without closing the connection raises instead of hanging; above the 1 s of a blocking pop,
+    # and short, as a worker may have to wait for two connections in a row.
+    "socket_timeout": 3,
     # As above, for a server that does not even answer the connection.
     "socket_connect_timeout": 5,
     # A consumer on a half-open connection recovers after 1 s + 2 x this; Celery's default makes it deaf for 51 s.
     "health_check_interval": 5,
 }
 # As the broker's socket_timeout; Celery would let a node that counts itself in a chord wait 120 s.
-redis_socket_timeout = 10
+redis_socket_timeout = 3
 # As the broker's socket_connect_timeout.
 redis_socket_connect_timeout = 5
 

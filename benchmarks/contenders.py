@@ -1,6 +1,6 @@
-"""The same work for everybody who is measured: our flows, one task a node and fused, and raw canvas, plain and hardened.
+"""The same work for everybody who is measured: our flows, one task a node or fused, and raw canvas, plain or hardened.
 
-Each contender is a Celery app on a database of its own of the same server. A step takes about 200 bytes and gives them on.
+Each contender is a Celery app on a database of its own of one server. A step takes about 200 bytes and gives them on.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def map_flow(batch: int) -> Flow:
         FlowBuilder(f"map-{batch}")
         .triggered_by(manual("bench"))
         .then_map("all", item, over=lambda _state: list(range(ITEMS)), batch_size=batch)
-        .then(Node("join", count).with_input_func(lambda state: state.get(item)))
+        .then(Node("join", count).with_input_func(lambda state: state.get("item", list[str])))
         .build()
     )
 
@@ -130,15 +130,15 @@ class Raw:
         self.app = app_on(database, name)
         self.app.conf.update(conf)
 
-        @self.app.task(name="begin", shared=False)
+        @self.app.task(name="begin", shared=False)  # type: ignore[untyped-decorator]
         def begin_task() -> str:
             return PAYLOAD
 
-        @self.app.task(name="step", shared=False)
+        @self.app.task(name="step", shared=False)  # type: ignore[untyped-decorator]
         def step_task(given: Any) -> str:
             return str(given)
 
-        @self.app.task(name="join", shared=False)
+        @self.app.task(name="join", shared=False)  # type: ignore[untyped-decorator]
         def join_task(given: Sequence[str]) -> int:
             return len(given)
 

@@ -19,8 +19,10 @@ from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
 from orchestrator.leases import Heart, name_worker, start_draining
 from orchestrator.monitor import Monitor
+from orchestrator.preflight import warn_of_problems
 from orchestrator.reconciler import Reconciler
 from orchestrator.schedules import remember_slots
+from orchestrator.socket_limits import limit_sockets
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,6 +41,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         name_worker()
         patient_broker.install()
+        limit_sockets(parent.app)
         conf = parent.app.conf
         if not is_chosen(conf, "broker_connection_max_retries"):
             conf.broker_connection_max_retries = None  # Celery gives up on a Redis that is away for 45 minutes
@@ -55,7 +58,9 @@ class OrchestratorStep(bootsteps.StartStopStep):
         """Announce the flows and start the threads."""
         engine = engine_of(parent.app)
         patient_broker.connect_again_when_refused(parent.consumer)
-        if not announce_flows(engine):
+        if announce_flows(engine):
+            warn_of_problems(engine)
+        else:
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
         self.heart = Heart(engine)
         self.heart.start()
@@ -72,6 +77,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
     def _announce_later(self, engine: Engine) -> None:
         while not announce_flows(engine):
             time.sleep(ANNOUNCE_EVERY_S)
+        warn_of_problems(engine)
 
     def _begin_shutdown(self, **_: Any) -> None:
         if self._ending:

@@ -123,9 +123,10 @@ class Engine:
         if pinned is None:
             return Moved("unknown")
         record, plan = pinned
-        moved = self.store.scripts.cancel(
-            run_id, record.plan, verdict=verdict, failure=failure.model_dump_json(), only_late=only_late
-        )
+        with self.store.guarded():
+            moved = self.store.scripts.cancel(
+                run_id, record.plan, verdict=verdict, failure=failure.model_dump_json(), only_late=only_late
+            )
         self.publish(plan, run_id, record.epoch, moved.work)
         return moved
 

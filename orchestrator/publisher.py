@@ -6,15 +6,20 @@ A failure to send is not an error of the run: the reconciler publishes again wha
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 from kombu.exceptions import KombuError, OperationalError
+from kombu.pools import producers
 
 from orchestrator.compiler import ADVANCE, Target, compile_work
+from orchestrator.socket_limits import limited_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
     from celery.canvas import Signature
 
@@ -54,11 +59,26 @@ class Publisher:
         else:
             self.publish(plan, run_id, 1, work)
 
+    @contextmanager
+    def _producer(self) -> Iterator[Any]:
+        """A producer with limits on its socket: the app's own one in a worker, where the app has them."""
+        limited = limited_options(self.app)
+        if limited == self.app.conf.broker_transport_options:
+            with self.app.producer_or_acquire() as producer:
+                yield producer
+            return
+        pool = producers[self.app.connection_for_write(transport_options=limited)]
+        with pool.acquire(block=True, timeout=self.app.conf.broker_pool_acquire_timeout) as producer:
+            yield producer
+
     def _send(self, signatures: list[Signature], plan: Plan, run_id: str) -> None:
         try:
-            with self.app.producer_or_acquire() as producer:
+            with self._producer() as producer:
                 if len(signatures) == 1:
-                    signatures[0].apply_async(producer=producer)
+                    # A chain drops the producer that it is given, and would take a connection without limits.
+                    is_chain = signatures[0].task == "celery.chain"
+                    way = {"connection": producer.connection} if is_chain else {"producer": producer}
+                    signatures[0].apply_async(**way)
                     return
                 with producer.batch(BATCH):
                     for signature in signatures:

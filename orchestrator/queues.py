@@ -63,5 +63,5 @@ def _since(message: bytes) -> int | None:
     try:
         headers: Any = json.loads(message)["headers"]
         return int(headers[SINCE_HEADER])
-    except (ValueError, KeyError, TypeError):
-        return None  # somebody else's message
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None  # somebody else's message, or no message

@@ -6,6 +6,7 @@ Every answer is read from Redis when it is asked for; a notification only makes 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -212,6 +213,7 @@ class FlowRun:
 
         Raises:
             UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; it is safe to try again.
         """
         record = self._record()
         failure = NodeFailure.of(RunCancelled(reason or "the run was cancelled"), flow_name=record.flow)
@@ -226,11 +228,12 @@ class FlowRun:
         Raises:
             RunError: The run has not ended, or it succeeded.
             UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; the status tells whether the run was taken up.
         """
         record, store = self._record(), self._engine.store
         with store.guarded():
             plan = store.plan(record.plan)
-            moved = store.scripts.resume(self.id, record.plan)
+            moved = store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
         if moved.outcome != "resumed" or plan is None:
             message = f"a run that is {self.status} cannot be resumed; only failed, cancelled or compensation_failed"
             raise RunError(message, run_id=self.id, flow_name=record.flow)

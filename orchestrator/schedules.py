@@ -19,6 +19,7 @@ from croniter import croniter
 
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import InvalidInput
+from orchestrator.socket_limits import limit_sockets
 from orchestrator.triggers import ScheduleTrigger
 from orchestrator.values import codec_of
 
@@ -142,8 +143,10 @@ def _entry_name(slot: str) -> str:
 
 @signals.beat_init.connect
 def add_what_is_missing(sender: Any, **_: Any) -> None:
-    """Give a starting beat the entries that an assignment to `app.conf.beat_schedule` has dropped since `register`."""
+    """Give a starting beat limits on its sockets, and the entries that an assignment to its schedule has dropped."""
     engine: Engine | None = getattr(sender.app, Engine.ATTRIBUTE, None)
+    if engine:
+        limit_sockets(sender.app)
     for entry in engine.registry.flows.values() if engine else ():
         missing = [name for name in map(_entry_name, slots_of(entry)) if name not in sender.scheduler.schedule]
         if missing:

@@ -118,13 +118,15 @@ class Store:
         try:
             yield
         except redis.OutOfMemoryError as error:
-            msg = f"Redis at {self._place()} is full: {error}. Nothing was written; free memory or raise maxmemory"
+            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
             raise StoreFull(msg) from error
         except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
-            msg = f"Redis at {self._place()} did not answer: {error}"
+            msg = f"Redis at {self.place} did not answer: {error}"
             raise StoreUnavailable(msg) from error
 
-    def _place(self) -> str:
+    @property
+    def place(self) -> str:
+        """Host, port and database, without any password."""
         where = self.client.connection_pool.connection_kwargs
         return f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}/{where.get('db', 0)}"
 
@@ -132,7 +134,8 @@ class Store:
         """A published plan by its hash; kept at hand once it was read."""
         plan = self._plans.get(plan_hash)
         if plan is None:
-            text = self.client.hget(self.keys.plan(plan_hash), "text")
+            with self.guarded():
+                text = self.client.hget(self.keys.plan(plan_hash), "text")
             if text is None:
                 return None
             plan = self._plans[plan_hash] = Plan.from_text(text)

@@ -6,6 +6,7 @@ that comes back into a named result. What the operations mean for a run is writt
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
-    from redis.commands.core import Script
 
     from orchestrator.keys import Keys
     from orchestrator.plan import Plan
@@ -165,6 +165,11 @@ def script_text(name: str) -> str:
     return "\n".join([*parts, text])
 
 
+@cache
+def _script_sha(name: str) -> str:
+    return hashlib.sha1(script_text(name).encode(), usedforsecurity=False).hexdigest()
+
+
 class Scripts:
     """The operations over one Redis connection and one prefix.
 
@@ -174,16 +179,13 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._registered: dict[str, Script] = {}
-
-    def _script(self, name: str) -> Script:
-        script = self._registered.get(name)
-        if script is None:
-            script = self._registered[name] = self._client.register_script(script_text(name))
-        return script
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self._script(name)(keys=keys, args=args)
+        try:
+            return self._client.evalsha(_script_sha(name), len(keys), *keys, *args)
+        except NoScriptError:
+            # With its text in the call: loaded first, it may have been flushed again before it is called.
+            return self._client.eval(script_text(name), len(keys), *keys, *args)
 
     def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
@@ -196,7 +198,7 @@ class Scripts:
         """Carry out two operations, one after the other, in one round trip; both again if either is refused."""
         pipe = self._client.pipeline(transaction=False)
         for call in (first, second):
-            pipe.evalsha(self._script(call.script).sha, len(call.keys), *call.keys, *call.args)
+            pipe.evalsha(_script_sha(call.script), len(call.keys), *call.keys, *call.args)
         answers = pipe.execute(raise_on_error=False)
         for answer in answers:
             if isinstance(answer, NoScriptError):  # the server was restarted or flushed
@@ -327,9 +329,9 @@ class Scripts:
         """Give a run its verdict from outside: cancel.lua."""
         return _moved(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
-    def resume(self, run_id: str, plan: str) -> Moved:
+    def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
         """Take up an ended run again: resume.lua."""
-        return _moved(self._on_run("resume", run_id, plan))
+        return _moved(self._on_run("resume", run_id, plan, token))
 
     def look(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
         """Find what stands still in a run: look.lua. Returns its epoch and the findings."""

@@ -1,15 +1,21 @@
 -- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
 -- needs: run.lua
 -- KEYS    as run.lua
+-- ARGV    2 token of this call
 -- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.
--- TTL     taken off the run's keys. An identical second call is 'not ended'.
+-- TTL     taken off the run's keys. A second call with the same token answers 'resumed' and leaves what is to be
+--         published to the reconciler; with another token it is 'not ended'.
+local token = ARGV[2]
 if not load_run() then
   return {'unknown'}
+end
+if redis.call('HGET', RUN, 'resumed_by') == token then
+  return {'resumed'}
 end
 if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compensation_failed' then
   return {'not ended', run.status}
 end
-redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1))
+redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1), 'resumed_by', token)
 redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
 run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
 redis.call('PERSIST', PLAN)

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from tests.chaos.world import World, check_keys, check_run
-from tests.harness import wait_until
 
 # Point and node, and how often the function of that node may run.
 POINTS = {
@@ -21,13 +20,15 @@ POINTS = {
     "after_publish@member-5": 1,
     "after_store@join": 1,
 }
+MODES = pytest.mark.parametrize("fused", ["0", "1"], ids=["canvas", "fused"])
 PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_publish")
 
 
+@MODES
 @pytest.mark.parametrize("point", POINTS)
-def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, tmp_path):
+def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, fused, tmp_path):
     node = point.partition("@")[2]
-    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1") as world:
+    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
         world.start_workers()
         orchestrator = world.orchestrator()
         run = orchestrator.start("chain" if node.startswith("link") else "fan")
@@ -54,25 +55,12 @@ def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
         assert acted == {"three": 1, "two": 2 if phase == "before_store" else 1, "one": 1}
 
 
-def test_a_decision_is_recorded_once_and_never_taken_again(tmp_path):
-    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1") as world:
+@MODES
+def test_a_decision_is_recorded_once_and_never_taken_again(fused, tmp_path):
+    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
         world.start_workers()
         run = world.orchestrator().start("pick")
         assert run.wait(timeout=30) == "succeeded"
         assert (tmp_path / "hits").read_bytes(), "the point was not reached"
         assert world.ledger.count(f"asked-{run.id}") == 2  # once by the predicate, once just now
         assert {event.node for event in run.history()} >= {"odd"}
-
-
-def test_every_message_twice_runs_every_node_once(tmp_path):
-    with World(tmp_path, TEST_COPIES="2", TEST_WORK_S="0.02") as world:
-        world.start_workers()
-        orchestrator = world.orchestrator()
-        runs = [orchestrator.start(name) for name in ("chain", "fan") for _ in range(5)]
-        for run in runs:
-            assert run.wait(timeout=60) == "succeeded"
-            check_run(run, "succeeded")
-        calls = Counter(name.rsplit("/", 1)[0] for name in world.ledger.names("start"))
-        assert set(calls.values()) == {1}
-        assert len(calls) == 5 * 5 + 5 * 9
-        wait_until(lambda: not world.client.llen("celery"), "the queue is empty")

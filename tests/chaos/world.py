@@ -16,7 +16,10 @@ from celery import Celery
 
 from orchestrator import Orchestrator
 from orchestrator.server import EmbeddedServer
+from tests.chaos.proxy import Proxy
 from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
+from tests.invariants import check_run as check_run_in
+from tests.invariants import look_at
 
 if TYPE_CHECKING:
     import random
@@ -29,13 +32,24 @@ MODULE = "tests.programs.chaos"
 class World:
     """Everything one chaos test needs; ends what it started."""
 
-    def __init__(self, folder: Path, *, workers: int = 2, concurrency: int = 2, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        concurrency: int = 2,
+        program: str = MODULE,
+        proxied: bool = False,
+        **environment: str,
+    ) -> None:
         self.folder = folder
         self.stack = ExitStack()
         self.server = self.stack.enter_context(EmbeddedServer(folder / "server"))
         self.ledger_server = self.stack.enter_context(EmbeddedServer(folder / "ledger"))
         self.ledger = Ledger(self.ledger_server.url)
-        self.url = self.server.url
+        self.proxy = self.stack.enter_context(Proxy(self.server.port))
+        self.url = self.proxy.url if proxied else self.server.url
+        self.program = program
         self.settings = {"lease": str(LEASE_S), "reconcile_every": str(SWEEP_S)}
         self.environment = {"TEST_LEDGER_URL": self.ledger_server.url, "ORCHESTRATOR_FAULT_COUNT": str(folder / "hits")}
         self.environment |= environment
@@ -59,7 +73,7 @@ class World:
 
     def start_worker(self, name: str, **environment: str) -> WorkerProcess:
         worker = WorkerProcess(
-            MODULE,
+            self.program,
             name,
             self.folder / f"{name}.log",
             environment=environment_for(self.url, **self.settings) | self.environment | environment,
@@ -116,9 +130,10 @@ class World:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.server.url, decode_responses=True, socket_timeout=5)
 
-    def orchestrator(self) -> Orchestrator:
-        """A client without the flows' code, as one in another service is."""
-        return Orchestrator(Celery("client", broker=self.url, backend=self.url, set_as_current=False))
+    def orchestrator(self, url: str = "") -> Orchestrator:
+        """A client without the flows' code, as one in another service is; it connects as the workers do."""
+        url = url or self.url
+        return Orchestrator(Celery("client", broker=url, backend=url, set_as_current=False))
 
 
 def child_pids(pid: int) -> list[int]:
@@ -188,6 +203,10 @@ def check_run(run: Any, expected: str) -> dict[str, int]:
             for event in events
         )
         assert count <= ends, (run.id, node, count, ends, events)
+    store = run._engine.store
+    plan = store.plan(store.run(run.id).plan)
+    view = look_at(store, {run.id: plan})
+    check_run_in(view, view.runs[run.id])
     return dict(starts)
 
 

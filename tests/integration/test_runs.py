@@ -112,6 +112,18 @@ def test_resume_goes_forward_from_what_is_done(sample, ledger):
     assert starts.count("needs-help") == 2
 
 
+def test_a_node_has_one_key_for_all_attempts_and_another_one_after_it_was_undone(sample, ledger):
+    run = sample.orchestrator.start("keyed")
+    assert run.wait(timeout=30) == "failed"
+    ledger.client.set("mended", 1)
+    run.resume()
+    assert run.wait(timeout=30) == "succeeded"
+    first, repeated, *later = ledger.names("key")
+    assert first == repeated
+    assert run.id in first
+    assert len({first, *later}) == 2
+
+
 def test_a_run_that_has_not_ended_cannot_be_resumed(sample, ledger):
     run = sample.orchestrator.start("to-cancel")
     ledger.wait_for("start", "patient")

@@ -224,15 +224,29 @@ def test_a_hundred_resumes_are_one(world):
     run = world.run(line_plan("a", "b"))
     run.do("a")
     run.break_off("b")
-    answers = at_once(lambda _: run.scripts.resume(run.id, run.plan.hash))
+    answers = at_once(lambda number: run.scripts.resume(run.id, run.plan.hash, token=str(number)))
     assert Counter(answer.outcome for answer in answers) == {"resumed": 1, "not ended": 99}
     assert [answer.work.names for answer in answers if answer.work.kind] == [("b",)]
     assert (run.field("epoch"), run.count("resumed")) == ("2", 1)
     assert world.client.hget(world.keys.plan(run.plan.hash), "live") == b"1"
 
 
+def test_a_resume_whose_reply_was_lost_is_repeated_by_its_token(world):
+    run = world.run(line_plan("a", "b"))
+    run.break_off("a")
+    assert run.scripts.resume(run.id, run.plan.hash, token="mine").work.names == ("a",)
+    again = run.scripts.resume(run.id, run.plan.hash, token="mine")
+    assert (again.outcome, again.work.names) == ("resumed", ())
+    assert run.scripts.resume(run.id, run.plan.hash, token="yours").outcome == "not ended"
+    assert (run.field("epoch"), run.count("resumed")) == ("2", 1)
+    run.epoch = 2
+    run.do("a")
+    run.do("b")
+    assert run.status == "succeeded"
+
+
 def test_a_hundred_resumes_of_a_failed_rollback_are_one(world):
     run = failed_rollback(world)
-    answers = at_once(lambda _: run.scripts.resume(run.id, run.plan.hash))
+    answers = at_once(lambda number: run.scripts.resume(run.id, run.plan.hash, token=str(number)))
     assert [answer.work.names for answer in answers if answer.work.kind] == [("undo-b",)]
     assert world.client.lrange(f"{world.keys.run(run.id)}:saga", 0, -1) == [b"undo-b"]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 
 from celery import Celery
-from kombu.transport import redis as redis_transport
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, manual
+from orchestrator import Flow, FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, SharedRateLimiter, manual
 from tests.harness import Ledger
+from tests.post import VARIABLE, count_deliveries, open_office
 
 URL = os.environ["TEST_REDIS_URL"]
 LEDGER = Ledger(os.environ["TEST_LEDGER_URL"])
 WORK_S = float(os.environ.get("TEST_WORK_S", "0.05"))
-COPIES = int(os.environ.get("TEST_COPIES", "1"))
 MANY = RetryPolicy(maximum_attempts=20)
 
 app = Celery("chaos", broker=URL, backend=URL)
@@ -33,19 +33,9 @@ app.conf.update(
 orchestrator = Orchestrator(app)
 
 
-def deliver_copies() -> None:
-    """Let every message that this process sends arrive several times."""
-    put = redis_transport.Channel._put
-
-    def put_copies(self, queue, message, **kwargs):
-        for _ in range(COPIES):
-            put(self, queue, message, **kwargs)
-
-    redis_transport.Channel._put = put_copies  # type: ignore[method-assign]
-
-
-if COPIES > 1:
-    deliver_copies()
+if VARIABLE in os.environ:
+    open_office(LEDGER, os.environ[VARIABLE])
+    count_deliveries(LEDGER)
 
 
 def act(ctx: NodeContext, value: int) -> int:
@@ -61,11 +51,16 @@ def after(key: str):
     return lambda state: state.get(key, int)
 
 
-builder = FlowBuilder("chain").triggered_by(manual("load"))
-builder.then(Node("link-0", act, 0).with_retry(MANY))
-for position in range(1, 5):
-    builder.then(Node(f"link-{position}", act).with_input_func(after(f"link-{position - 1}")).with_retry(MANY))
-chain = builder.build()
+def line(name: str, length: int) -> Flow:
+    """Nodes one after the other."""
+    builder = FlowBuilder(name).triggered_by(manual("load"))
+    builder.then(Node("link-0", act, 0).with_retry(MANY))
+    for position in range(1, length):
+        builder.then(Node(f"link-{position}", act).with_input_func(after(f"link-{position - 1}")).with_retry(MANY))
+    return builder.build()
+
+
+chain, ten = line("chain", 5), line("ten", 10)
 
 fan = (
     FlowBuilder("fan")
@@ -112,5 +107,44 @@ pick = (
     .build()
 )
 
-for flow in (chain, fan, saga, pick):
+
+def stumble(ctx: NodeContext) -> int:
+    """Fail at the first attempt."""
+    if ctx.attempt == 1:
+        raise OSError("not yet")
+    return act(ctx, 0)
+
+
+again = (
+    FlowBuilder("again")
+    .triggered_by(manual("load"))
+    .then(Node("stumble", stumble).with_retry(RetryPolicy(timedelta(milliseconds=500), maximum_attempts=20)))
+    .then(Node("after", act, 1).with_retry(MANY))
+    .build()
+)
+
+slow = (
+    FlowBuilder("slow")
+    .triggered_by(manual("load"))
+    .then_parallel(
+        "members",
+        *[
+            Node(f"member-{n}", act, n)
+            .with_retry(MANY)
+            .with_shared_rate_limit(SharedRateLimiter("slow", 1, per=timedelta(seconds=1)))
+            for n in range(4)
+        ],
+    )
+    .then(Node("after", act, 1).with_retry(MANY))
+    .build()
+)
+
+once = (
+    FlowBuilder("once")
+    .triggered_by(manual("load"))
+    .then(Node("only", act, 0).with_retry(RetryPolicy(maximum_attempts=1)))
+    .build()
+)
+
+for flow in (chain, ten, fan, saga, pick, again, slow, once):
     orchestrator.register(flow)

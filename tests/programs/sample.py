@@ -203,6 +203,23 @@ forward = (
     .build()
 )
 
+
+# --- what a node hands to the outside world as its key ---------------------------------------------
+def key_told(ctx: NodeContext) -> str:
+    """Write the key; fail at the first attempt."""
+    LEDGER.note("key", ctx.idempotency_key)
+    if ctx.attempt == 1:
+        raise ConnectionError("not yet")
+    return ctx.idempotency_key
+
+
+keyed = (
+    flow("keyed")
+    .then(Node("key-told", key_told).with_retry(SOON).on_error(undo("key-told")))
+    .then(Node("help-needed", needs_help))
+    .build()
+)
+
 # --- limits ----------------------------------------------------------------------------------------
 narrow = SharedRateLimiter("narrow", 5, per=timedelta(seconds=1), burst=1)
 limited = (
@@ -234,7 +251,7 @@ asynchronous = flow("asynchronous").then(Node("sleeps", sleeps_async)).build()
 
 FLOWS = (
     line, two_fans, wide, retries, exhausted, later, terminal, cancelled, out_of_time, rollback, forward, limited,
-    uses_task, asynchronous,
+    uses_task, asynchronous, keyed,
 )  # fmt: skip
 for each in FLOWS:
     orchestrator.register(each)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import timedelta
 
 from celery import Celery
+from celery.signals import before_task_publish
 from pydantic import BaseModel
 
 from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, schedule
+from orchestrator.schedules import TICK
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -50,4 +53,13 @@ reports = (
     .build()
 )
 orchestrator.register(reports)
+
+
+def die(**_: object) -> None:
+    """End this process as a host that goes away does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "TEST_BEAT_DIES" in os.environ:  # between the instant at which a tick is due and its message
+    before_task_publish.connect(die, sender=TICK)
 app.conf.beat_schedule = {"own": {"task": "scheduled.own", "schedule": timedelta(seconds=1)}}

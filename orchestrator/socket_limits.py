@@ -1,0 +1,46 @@
+"""How long Celery's own connections to Redis may be mute: none is waited for without an end.
+
+Celery's defaults leave a broker's socket without any limit, a backend's with one of two minutes, and a consumer on a
+connection that vanished deaf for most of a minute. What the app itself sets is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+REDIS_BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+BROKER = {
+    "socket_timeout": 3.0,  # seconds; above the one of a blocking pop, and a worker may wait for two in a row
+    "socket_connect_timeout": 5.0,
+    "socket_keepalive": True,
+    "health_check_interval": 5,  # a consumer without an answer connects anew after 1 s and at most twice this
+}
+BACKEND = {"redis_socket_timeout": 3.0, "redis_socket_connect_timeout": 5.0}
+
+
+def limited_options(app: Celery) -> dict[str, Any]:
+    """The app's transport options for its broker, with the limits that it does not set."""
+    options = dict(app.conf.broker_transport_options or {})
+    return BROKER | options if has_redis_broker(app) else options
+
+
+def limit_sockets(app: Celery) -> None:
+    """Give the broker and backend of a worker or a beat the limits that its app does not set; again changes nothing.
+
+    The app of a client stays as it is: only the engine's own messages have limits there.
+    """
+    conf: Any = app.conf
+    conf.broker_transport_options = limited_options(app)
+    if not any(source is BACKEND for source in conf.maps):
+        for sources in (conf.maps, conf.defaults):
+            sources.insert(-1, BACKEND)  # before Celery's defaults, behind all that is the app's
+
+
+def has_redis_broker(app: Celery) -> bool:
+    """Whether the app's messages go through Redis."""
+    url = app.conf.broker_url
+    first = url[0] if isinstance(url, list | tuple) and url else url
+    return str(first or "").startswith(REDIS_BROKERS)

@@ -1,0 +1,197 @@
+"""The reply to a script is lost after the script has written: the run ends as if nothing had happened.
+
+One world for all: its workers and its client reach the server through a proxy that loses what a test says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import uuid
+from collections import Counter
+from functools import cached_property
+from importlib.resources import files
+
+import pytest
+
+from orchestrator import StoreError
+from orchestrator.keys import Keys
+from orchestrator.scripts import script_text
+from tests.chaos.world import World, check_keys, check_run
+from tests.harness import wait_until
+
+CHAIN = dict.fromkeys([f"link-{n}" for n in range(5)], 1)
+FAN = dict.fromkeys([f"member-{n}" for n in range(8)], 1) | {"join": 1}
+NAPS = {"before": 1, "nap": 1, "afterwards": 1}
+TRIES = 3
+"""So often the engine's client makes a call; when the reply is lost each time, the engine is told of it."""
+
+
+class Network(World):
+    """A world with one client."""
+
+    @cached_property
+    def through(self):
+        return self.orchestrator()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("network")
+    with Network(folder, program="tests.programs.network", proxied=True, TEST_WORK_S="0.02", TEST_NAP_S="1.5") as made:
+        made.start_workers()
+        for name in SCENARIOS:  # so that every call goes by its hash, which is what the proxy looks for
+            made.client.script_load(script_text(name))
+        yield made
+
+
+@pytest.fixture
+def lose(world):
+    """Lose the first replies to a script, from now on."""
+
+    def lose(name, count):
+        sha = hashlib.sha1(script_text(name).encode()).hexdigest()
+        return world.proxy.lose_reply(sha.encode(), range(1, count + 1))
+
+    yield lose
+    world.proxy.lose_nothing()
+
+
+def surely(call):
+    """Call as a careful client does: again until Redis answers."""
+
+    def attempt():
+        try:
+            return [call()]
+        except StoreError:
+            return None
+
+    return wait_until(attempt, "Redis answers", timeout=60)[0]
+
+
+def start(world, name):
+    key = uuid.uuid4().hex
+    return surely(lambda: world.through.start(name, idempotency_key=key))
+
+
+def in_its_nap(world):
+    """A run whose second node works, and the process that it works in."""
+    run = start(world, "naps")
+    name = f"{run.id}/nap/1"
+    world.ledger.wait_for("start", name)
+    (pid,) = [pid for event, other, _, pid in world.ledger.lines() if (event, other) == ("start", name)]
+    return run, pid
+
+
+def runs_a_chain(world):
+    return start(world, "chain"), CHAIN
+
+
+def runs_a_fan(world):
+    return start(world, "fan"), FAN
+
+
+def takes_a_nap(world):
+    return in_its_nap(world)[0], NAPS
+
+
+def is_killed(world):
+    run, pid = in_its_nap(world)
+    os.kill(pid, signal.SIGKILL)
+    return run, NAPS | {"nap": 2}
+
+
+def stumbles(world):
+    return start(world, "shaky"), {"shaky": 2, "afterwards": 1}
+
+
+def tells_how_far_it_is(world):
+    return start(world, "telling"), {"tells": 1}
+
+
+def waits_in_line(world):
+    return start(world, "limited"), dict.fromkeys([f"call-{n}" for n in range(6)], 1)
+
+
+def is_cancelled(world):
+    run, _ = in_its_nap(world)
+    surely(lambda: run.cancel("enough"))
+    return run, {"before": 1, "nap": 1}
+
+
+def is_mended(world):
+    world.ledger.client.delete("mended")
+    run = start(world, "mendable")
+    assert run.wait(timeout=30) == "failed"
+    world.ledger.client.set("mended", 1)
+    run.resume()
+    return run, {"kept": 1, "helped": 2, "afterwards": 1}
+
+
+def is_announced_again(world):
+    world.client.hdel(Keys("orchestrator").flows, "chain")
+    wait_until(lambda: "chain" in world.client.hkeys(Keys("orchestrator").flows), "the flow is announced")
+    return runs_a_chain(world)
+
+
+SCENARIOS = {
+    "start": runs_a_chain,
+    "claim": runs_a_chain,
+    "commit": runs_a_fan,
+    "fail": stumbles,
+    "lose": is_killed,
+    "report": tells_how_far_it_is,
+    "wake": stumbles,
+    "release": waits_in_line,
+    "announce": runs_a_fan,
+    "cancel": is_cancelled,
+    "resume": is_mended,
+    "republish": runs_a_chain,
+    "publish_plan": is_announced_again,
+    "renew": takes_a_nap,
+    "forget_holder": is_killed,
+    "tick": takes_a_nap,
+    "due": stumbles,
+    "look": takes_a_nap,
+}
+
+
+def check(world, name, count, lose):
+    """Run the scenario of a script while replies to it are lost."""
+    rule = lose(name, count)
+    if name == "republish":  # the client takes the run for one that somebody else has published
+        lose("start", 1)
+    run, expected = SCENARIOS[name](world)
+    status = "cancelled" if name == "cancel" else "succeeded"
+    assert run.wait(timeout=60) == status
+    wait_until(lambda: rule.lost >= min(count, TRIES), f"replies to {name} are lost")
+    world.proxy.lose_nothing()
+    calls = [line.split("/") for line in world.ledger.names("start")]
+    assert Counter(node for run_id, node, _ in calls if run_id == run.id) == expected
+    check_run(run, status)
+    undone = [line for line in world.ledger.names("undo") if line.startswith(run.id)]
+    assert len(undone) == (name == "cancel")
+    assert world.client.zcard("orchestrator:live") == 0
+    check_keys(world.client)
+    assert world.deaths == 0
+
+
+def test_every_script_is_tried():
+    scripts = {
+        path.name.removesuffix(".lua") for path in files("orchestrator.scripts").iterdir() if path.name.endswith(".lua")
+    }
+    assert scripts - {"run", "bucket"} == SCENARIOS.keys()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_lost_reply_has_no_second_effect(name, world, lose):
+    check(world, name, 1, lose)
+
+
+@pytest.mark.chaos_long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "resume"])
+def test_lost_replies_in_a_row_have_no_second_effect(name, world, lose):
+    check(world, name, TRIES + 1, lose)

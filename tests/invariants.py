@@ -1,0 +1,448 @@
+"""What must hold of runs at every instant: read from Redis at once, told again from their history, and compared.
+
+`look_at` reads; `check_run` checks one run, `check_all` all that were read. A `Story` repeats a run from the events of
+its history and fails at an event that must not have happened there; what it comes to has to be what the records say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.plan import END, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from redis.client import Pipeline
+
+    from orchestrator.store import Store
+
+ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
+LIVE = ("pending", "running", "compensating")
+
+
+@dataclass
+class RunView:
+    """One run as Redis holds it."""
+
+    id: str
+    plan: Plan
+    fields: dict[str, str]
+    nodes: dict[str, dict[str, Any]]
+    outputs: dict[str, bytes]
+    events: list[tuple[str, str, int, str]]
+    lifetimes: dict[str, int]
+
+    @property
+    def status(self) -> str:
+        return self.fields["status"]
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDED
+
+    def number(self, name: str) -> int:
+        return int(self.fields[name])
+
+    def in_state(self, *states: str) -> list[str]:
+        return [name for name, record in self.nodes.items() if record["state"] in states]
+
+    def members(self) -> list[dict[str, Any]]:
+        """Records of the nodes at the run's position."""
+        step = self.plan.steps[self.number("position")]
+        return [self.nodes[name] for name in step.nodes]
+
+
+@dataclass
+class View:
+    """Runs and everything that they share, read in one transaction."""
+
+    runs: dict[str, RunView]
+    live: set[str]
+    timers: set[str]
+    expiring: set[str]
+    holders: set[str]
+    claims: dict[tuple[str, str], tuple[str, str]]  # run and node to holder and token
+    lines: dict[str, set[str]]
+    released: dict[str, set[str]]
+    by_status: dict[str, set[str]]
+    by_flow: dict[str, set[str]]
+    plans: dict[str, tuple[int, int]]  # live runs that pin it, and milliseconds left
+
+
+def _texts(members: Any) -> set[str]:
+    return {member.decode() for member in members}
+
+
+def _pairs(found: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def look_at(store: Store, plans: Mapping[str, Plan]) -> View:
+    """Read the runs whose ids and plans are given."""
+    keys = store.keys
+    buckets = sorted({bucket for plan in plans.values() for bucket in plan.limits})
+    flows = sorted({plan.flow for plan in plans.values()})
+    hashes = sorted({plan.hash for plan in plans.values()})
+    holders = sorted(_texts(store.client.zrange(keys.holders, 0, -1)))
+    pipe = store.client.pipeline(transaction=True)
+    for run_id in plans:
+        _ask_for_run(store, run_id, pipe)
+    for key in (keys.live, keys.timers, keys.expiring, keys.holders):
+        pipe.zrange(key, 0, -1)
+    for holder in holders:
+        pipe.hgetall(keys.holder(holder))
+    for part in (1, 2):
+        for bucket in buckets:
+            pipe.zrange(keys.bucket(bucket)[part], 0, -1)
+    for status in (*LIVE, *ENDED):
+        pipe.zrange(keys.by_status(status), 0, -1)
+    for name in flows:
+        pipe.zrange(keys.by_flow(name), 0, -1)
+    for plan_hash in hashes:
+        pipe.hget(keys.plan(plan_hash), "live")
+        pipe.pttl(keys.plan(plan_hash))
+    answers = iter(pipe.execute())
+    runs = {run_id: _read_run(store, run_id, plan, answers) for run_id, plan in plans.items()}
+    live, timers, expiring, known = (_texts(next(answers)) for _ in range(4))
+    return View(
+        runs,
+        live,
+        timers,
+        expiring,
+        known,
+        dict(claim for holder in holders for claim in _claims(holder, next(answers))),
+        {bucket: _texts(next(answers)) for bucket in buckets},
+        {bucket: _texts(next(answers)) for bucket in buckets},
+        {status: _texts(next(answers)) for status in (*LIVE, *ENDED)},
+        {name: _texts(next(answers)) for name in flows},
+        {plan_hash: (int(next(answers) or 0), next(answers)) for plan_hash in hashes},
+    )
+
+
+def _keys_of(store: Store, run_id: str) -> list[str]:
+    keys = store.keys
+    return [keys.run(run_id), keys.nodes(run_id), keys.outputs(run_id), keys.failures(run_id), keys.history(run_id)]
+
+
+def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
+    own = _keys_of(store, run_id)
+    for name in own[:3]:
+        pipe.hgetall(name)
+    pipe.xrange(own[4])
+    for name in own:
+        pipe.pttl(name)
+
+
+def _read_run(store: Store, run_id: str, plan: Plan, answers: Iterator[Any]) -> RunView:
+    fields, nodes = _pairs(next(answers)), _pairs(next(answers))
+    outputs = {name.decode(): value for name, value in next(answers).items()}
+    rows = [_pairs(row) for _, row in next(answers)]
+    events = [(row["event"], row["node"], int(row["attempt"]), row["detail"]) for row in rows]
+    lifetimes = {name: next(answers) for name in _keys_of(store, run_id)}
+    return RunView(
+        run_id, plan, fields, {name: json.loads(text) for name, text in nodes.items()}, outputs, events, lifetimes
+    )
+
+
+def _claims(holder: str, found: Mapping[bytes, bytes]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    for member, value in _pairs(found).items():
+        run_id, _, node = member.partition("|")
+        yield (run_id, node), (holder, value.partition("|")[0])
+
+
+@dataclass
+class Story:
+    """A run told again from its history.
+
+    Attributes:
+        final: Nodes that ended for good and how, in the order in which they did.
+        results: How often each node was recorded as succeeded, by generation.
+        saga: Compensations in the order in which they must run, once it is known.
+    """
+
+    plan: Plan
+    choices: Mapping[str, int]
+    verdict: str = ""
+    ended: str = ""
+    must_end: bool = False
+    running: set[str] = field(default_factory=set)
+    final: dict[str, str] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    generations: Counter[str] = field(default_factory=Counter)
+    results: Counter[tuple[str, int]] = field(default_factory=Counter)
+    was_lost: dict[str, bool] = field(default_factory=dict)
+    undone: dict[str, str] = field(default_factory=dict)
+    saga: list[str] | None = None
+    done: int = 0
+
+    def tell(self, event: str, node: str, attempt: int, detail: str) -> None:
+        """Go on by one event."""
+        assert not self.must_end or event == "run-ending", f"{event} {node} after a failure that ends the run"
+        assert not self.ended or event == "resumed", f"{event} {node} after the end"
+        if event == "started":
+            self._start(node, attempt)
+        elif event == "succeeded":
+            self._succeed(node)
+        elif event in {"retrying", "lost", "timed-out"}:
+            assert node in self.running, f"{event} {node}: no attempt of it runs"
+            self.running.remove(node)
+            self.was_lost[node] = event == "lost"
+        elif event in {"failed", "unknown", "skipped"}:
+            self._miss(node, event)
+        elif event == "waiting":
+            assert node not in self.running, f"{node} waits while it runs"
+            assert node not in self.final, f"{node} waits although it is {self.final.get(node)}"
+        elif event == "run-ending":
+            assert not self.verdict, f"a second verdict: {self.verdict}, {detail}"
+            self.verdict, self.must_end = detail, False
+        elif event == "resumed":
+            self._resume()
+        elif event not in {"run-started", "republished"}:
+            self._end(event.removeprefix("run-"))
+
+    def is_compensation(self, node: str) -> bool:
+        return self.plan.nodes[node].kind == "compensation"
+
+    def path(self) -> Iterator[int]:
+        """The positions from the first on, as far as decisions have been taken."""
+        position = 0
+        while position != END:
+            yield position
+            step = self.plan.steps[position]
+            if step.kind == "branch":
+                if step.name not in self.choices:
+                    return
+                position = step.branches[self.choices[step.name]]
+            else:
+                position = step.next
+
+    def is_settled(self, position: int) -> bool:
+        """Whether every member of a position has ended in a way after which the flow goes on."""
+        step = self.plan.steps[position]
+        return all(
+            self.final.get(name) == "succeeded" or (step.go_on and self.final.get(name) in {"failed", "unknown"})
+            for name in step.nodes
+        )
+
+    def _start(self, node: str, attempt: int) -> None:
+        facts = self.plan.nodes[node]
+        assert node not in self.running, f"{node} is started while it runs"
+        assert node not in self.final, f"{node} is started although it is {self.final.get(node)}"
+        if self.is_compensation(node):
+            assert self.verdict, f"{node} is started in a run that is not ending"
+            assert not self.running, f"{node} is started while {self.running} run"
+            assert self.expected_saga()[self.done] == node, f"{node} is not next in {self.saga}"
+        else:
+            assert not self.verdict, f"{node} is started in a run that is ending"
+            before = list(self.path())
+            assert facts.step in before, f"{node} is not on the branches that were taken"
+            early = [each for each in before[: before.index(facts.step)] if not self.is_settled(each)]
+            assert not early, f"{node} is started before positions {early} are done"
+        self.attempts[node] += 1
+        assert attempt == self.attempts[node], f"{node} says attempt {attempt}, it is number {self.attempts[node]}"
+        assert attempt <= facts.attempts, f"{node} is started {attempt} times, {facts.attempts} at most"
+        self.running.add(node)
+
+    def _succeed(self, node: str) -> None:
+        assert node in self.running, f"{node} succeeds without an attempt"
+        self.running.remove(node)
+        self.final[node] = "succeeded"
+        subject = self.plan.nodes[node].undoes or node
+        self.results[node, self.generations[subject]] += 1
+        assert self.results[node, self.generations[subject]] == 1, f"{node} has two results"
+        if self.is_compensation(node):
+            self.undone[subject] = "compensated"
+            self.generations[subject] += 1
+            self.done += 1
+
+    def _miss(self, node: str, how: str) -> None:
+        assert node not in self.final, f"{node} is {how} although it is {self.final.get(node)}"
+        self.running.discard(node)
+        if how == "skipped":
+            assert (bool(self.verdict), self.attempts[node]) == (True, 0), f"{node} is skipped"
+        else:
+            assert self.attempts[node], f"{node} is {how} without an attempt"
+        if how == "unknown":
+            assert self.was_lost.get(node), f"{node} is unknown although its last attempt was not lost"
+        self.final[node] = how
+        if self.is_compensation(node):
+            self.undone[self.plan.nodes[node].undoes] = "compensation_failed"
+            self.done += 1
+        elif not self.verdict:
+            self.must_end = not self.plan.steps[self.plan.nodes[node].step].go_on
+
+    def expected_saga(self) -> list[str]:
+        """What has to be undone, last completed first; fixed when it is first asked for."""
+        if self.saga is None:
+            compensations = {node: (undo, when) for node, undo, when in self.plan.sagas}
+            self.saga = [
+                compensations[node][0]
+                for node, how in reversed(self.final.items())
+                if node in compensations
+                and (how == "succeeded" or (compensations[node][1] == "started" and self.attempts[node] > 0))
+            ]
+        return self.saga
+
+    def _end(self, status: str) -> None:
+        assert not self.running, f"the run is {status} while {self.running} run"
+        if status == "succeeded":
+            assert not self.verdict, f"a run with the verdict {self.verdict} succeeded"
+            assert all(map(self.is_settled, self.path())), "the run succeeded before its last node"
+        else:
+            missed = "compensation_failed" in self.undone.values()
+            assert status == ("compensation_failed" if missed else self.verdict)
+            assert self.done == len(self.expected_saga()), f"{self.saga} ended after {self.done}"
+        self.ended = status
+
+    def _resume(self) -> None:
+        assert self.ended in ENDED[1:], f"resumed although the run is {self.ended or 'live'}"
+        if self.ended == "compensation_failed":
+            assert self.saga is not None
+            self.saga = [undo for undo in self.saga if self.final[undo] != "succeeded"]
+            again = list(self.saga)
+            self.undone = {node: state for node, state in self.undone.items() if state == "compensated"}
+        else:
+            again = [node for node, how in self.final.items() if how != "succeeded" or self.is_compensation(node)]
+            again += self.undone
+            self.verdict, self.saga, self.undone = "", None, {}
+        for node in again:
+            self.final.pop(node, None)
+            self.attempts.pop(node, None)
+        self.done, self.ended = 0, ""
+
+
+def story_of(run: RunView) -> Story:
+    """Tell a run again; its decisions are read from their records."""
+    choices = {name: record["choice"] for name, record in run.nodes.items() if "choice" in record}
+    story = Story(run.plan, choices)
+    for event in run.events:
+        story.tell(*event)
+    return story
+
+
+def check_records(run: RunView) -> None:
+    """I2, I4, I5: the records are what the history comes to, and nothing happened that must not have."""
+    story = story_of(run)
+    assert not story.must_end
+    was_started = any(event in {"started", "resumed"} for event, *_ in run.events)
+    status = story.ended or ("compensating" if story.verdict else "running" if was_started else "pending")
+    assert run.status == status
+    assert set(run.in_state("running")) == story.running
+    assert run.number("running") == len(story.running)
+    undoing = ("compensating", "compensated", "compensation_failed")
+    waiting = (story.saga or [])[story.done + 1 :]  # after a resume they keep their records until it is their turn
+    nodes = {name: record for name, record in run.nodes.items() if name not in waiting}
+    states = {name: record["ended_as" if record["state"] in undoing else "state"] for name, record in nodes.items()}
+    assert {name: state for name, state in states.items() if state in story.final.values()} == story.final
+    for name, record in nodes.items():
+        assert record["attempt"] == story.attempts[name], name
+        assert record["attempt"] < run.plan.nodes[name].attempts or record["state"] not in {"ready", "parked"}, name
+        subject = run.plan.nodes[name].undoes
+        assert record.get("generation", 0) == story.generations[subject or name] - (
+            1 if subject and record["state"] == "succeeded" else 0
+        ), name
+    _check_order(run, story)
+    _check_saga(run, story)
+    keys = {run.plan.nodes[name].key for name, how in story.final.items() if how == "succeeded"}
+    assert set(run.outputs) == {":input"} | keys - {""}
+
+
+def _check_order(run: RunView, story: Story) -> None:
+    numbers = [run.nodes[name]["seq"] for name in story.final if name in run.nodes]
+    assert numbers == sorted(set(numbers)), "the order of completion"
+    assert max(numbers, default=0) <= run.number("seq")
+
+
+def _check_saga(run: RunView, story: Story) -> None:
+    if not story.verdict or story.running - {undo for _, undo, _ in run.plan.sagas}:
+        assert not run.in_state("compensating", "compensated", "compensation_failed")
+        return
+    saga = story.expected_saga()
+    states = {run.plan.nodes[undo].undoes: "compensating" for undo in saga} | story.undone
+    shown = run.in_state("compensating", "compensated", "compensation_failed")
+    assert {name: run.nodes[name]["state"] for name in shown} == states
+    if not story.ended:
+        assert run.nodes[saga[story.done]]["state"] in {"ready", "running", "parked"}
+
+
+def check_join(run: RunView) -> None:
+    """I3: the counters of the join are what the records of its members say."""
+    if run.has_ended or run.fields.get("verdict"):
+        return
+    states = [record["state"] for record in run.members()]
+    assert run.number("open") == sum(state in {"ready", "running", "parked"} for state in states) > 0
+    assert run.number("won") == states.count("succeeded")
+    assert set(run.in_state("ready", "running", "parked")) <= set(run.plan.steps[run.number("position")].nodes)
+
+
+def check_claims(view: View, run: RunView) -> None:
+    """Every running node is the open claim of one holder, and no other claim is open."""
+    claims = {node: claim for (run_id, node), claim in view.claims.items() if run_id == run.id}
+    running = {name: run.nodes[name] for name in run.in_state("running")}
+    assert claims == {name: (record["holder"], record["token"]) for name, record in running.items()}
+
+
+def check_waits(view: View, run: RunView) -> None:
+    """Who waits has a timer or a place in the line of its bucket, or was let go; and nobody else has."""
+    parked = {name: run.nodes[name].get("bucket") for name in run.in_state("parked")}
+    timed = {f"{run.id}|{name}" for name, bucket in parked.items() if bucket is None}
+    timers = {member for member in view.timers if member.startswith(f"{run.id}|")}
+    if "deadline" in run.fields and not run.has_ended:
+        timed.add(f"{run.id}|")
+        if run.fields.get("verdict"):  # it says nothing any more: it may stay until it is due
+            timers.add(f"{run.id}|")
+    assert timers == timed
+    waiting = {(bucket, f"{run.id}|{name}") for name, bucket in parked.items() if bucket}
+    for bucket, members in view.lines.items():
+        assert {(bucket, member) for member in members if member.startswith(run.id)} <= waiting
+    let_go = {member for members in view.released.values() for member in members if member.startswith(run.id)}
+    assert let_go <= {f"{run.id}|{name}" for name in run.in_state("parked", "ready")}
+
+
+def check_life(view: View, run: RunView) -> None:
+    """I7: an ended run expires and is nowhere live; a live one lasts, and something will move it."""
+    lasting = [name for name, left in run.lifetimes.items() if left == -1]
+    assert {status for status, members in view.by_status.items() if run.id in members} == {run.status}
+    assert run.id in view.by_flow[run.plan.flow]
+    expiring = f"{run.status}|{run.plan.flow}|{run.id}"
+    assert {member for member in view.expiring if run.id in member} == ({expiring} if run.has_ended else set())
+    assert (run.id in view.live) == (not run.has_ended)
+    if run.has_ended:
+        assert not lasting, "a run that has ended has keys without a TTL"
+        assert not run.in_state("ready", "running", "parked")
+        return
+    assert not [name for name, left in run.lifetimes.items() if left >= 0], "a live run has keys with a TTL"
+    held = [name for name in run.in_state("running") if run.nodes[name]["holder"] in view.holders]
+    assert held or run.in_state("ready", "parked"), "nothing will move this run"
+
+
+def check_plans(view: View) -> None:
+    """A plan knows how many live runs pin it, and expires only without them."""
+    for plan_hash, (live, left) in view.plans.items():
+        assert live == sum(run.plan.hash == plan_hash and not run.has_ended for run in view.runs.values())
+        assert (left == -1) == (live > 0)
+
+
+def check_run(view: View, run: RunView) -> None:
+    """Every invariant of one run; a failure tells the whole run."""
+    try:
+        check_records(run)
+        check_join(run)
+        check_claims(view, run)
+        check_waits(view, run)
+        check_life(view, run)
+    except AssertionError as error:
+        story = "\n".join(" ".join(map(str, event)) for event in run.events)
+        error.add_note(f"run {run.id}: {run.fields}\n{run.nodes}\n{story}")
+        raise
+
+
+def check_all(view: View) -> None:
+    """Every invariant of every run that was read."""
+    for run in view.runs.values():
+        check_run(view, run)
+    check_plans(view)

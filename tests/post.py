@@ -1,0 +1,81 @@
+"""A post office that loses, copies and misorders messages: asked for by `TEST_POST`, put between Celery and the broker.
+
+`TEST_POST` is a list of what to do, separated by commas: `copies=<n>` delivers every message n times, `lose=<n>` loses
+every nth, `order=reverse` or `order=random` lets later messages overtake earlier ones, `keep` keeps a copy of each.
+What it did is counted in the ledger's server, over all processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from celery.signals import task_received
+from kombu.transport import redis as redis_transport
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.harness import Ledger
+
+VARIABLE = "TEST_POST"
+KEPT = "post:kept"
+
+
+def counted(ledger: Ledger) -> dict[str, int]:
+    """How many messages were sent, put, lost, turned and delivered."""
+    names = ("sent", "put", "lost", "turned", "delivered")
+    return {name: int(ledger.client.hget("counts", f"post:{name}") or 0) for name in names}
+
+
+def kept(ledger: Ledger) -> list[tuple[str, str]]:
+    """Every message that was sent, with its queue, oldest first."""
+    return [tuple(json.loads(entry)) for entry in ledger.client.lrange(KEPT, 0, -1)]
+
+
+def deliver_again(client: redis.Redis, entries: list[tuple[str, str]]) -> None:
+    """Put kept messages into their queues as new deliveries."""
+    for queue, text in entries:
+        client.lpush(queue, json.dumps(_copy(json.loads(text))))
+
+
+def _copy(message: dict[str, Any]) -> dict[str, Any]:
+    """The same message under a delivery tag of its own: an acknowledgement is of one delivery."""
+    return message | {"properties": message["properties"] | {"delivery_tag": str(uuid.uuid4())}}
+
+
+def open_office(ledger: Ledger, orders: str) -> None:
+    """Let every message that this process sends go through the office."""
+    asked = dict(each.partition("=")[::2] for each in orders.split(","))
+    copies, nth, order = int(asked.get("copies", "1")), int(asked.get("lose", "0")), asked.get("order", "")
+    dice = random.Random(os.getpid())
+
+    def put(channel: Any, queue: str, message: dict[str, Any], **_options: Any) -> None:
+        number = ledger.count("post:sent")
+        text = json.dumps(message)
+        if "keep" in asked:
+            ledger.client.rpush(KEPT, json.dumps([queue, text]))
+        if nth and number % nth == nth // 2:
+            ledger.count("post:lost")
+            return
+        with channel.conn_or_acquire() as client:
+            for _ in range(copies):
+                ledger.count("post:put")
+                if order == "reverse" or (order == "random" and dice.random() < 0.5):
+                    ledger.count("post:turned")
+                    client.rpush(queue, json.dumps(_copy(message)))  # it is the next to be read
+                else:
+                    client.lpush(queue, json.dumps(_copy(message)))
+
+    redis_transport.Channel._put = put  # type: ignore[assignment, method-assign]
+
+
+def count_deliveries(ledger: Ledger) -> None:
+    """Let this worker count the messages that it gets."""
+
+    @task_received.connect(weak=False)
+    def count(**_: Any) -> None:
+        ledger.count("post:delivered")

@@ -14,7 +14,7 @@ from celery import Celery, chain, chord, group
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Orchestrator, manual
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestrator import Flow, FlowState
 
@@ -66,15 +66,16 @@ def one_of(_item: int) -> str:
     return PAYLOAD
 
 
+def reader(key: str) -> Callable[[FlowState], str]:
+    """An input function that takes the output of another node."""
+    return lambda state: state.get(key, str)
+
+
 def chain_flow(length: int, *, fused: bool) -> Flow:
     """Nodes one after the other, each with the output of the one before."""
     builder = FlowBuilder(f"chain-{length}").triggered_by(manual("bench")).then(Node("n-0", begin))
     for number in range(1, length):
-
-        def before(state: FlowState, key: str = f"n-{number - 1}") -> str:
-            return state.get(key, str)
-
-        builder.then(Node(f"n-{number}", step).with_input_func(before))
+        builder.then(Node(f"n-{number}", step).with_input_func(reader(f"n-{number - 1}")))
     return (builder.fused() if fused else builder).build()
 
 

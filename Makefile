@@ -5,7 +5,7 @@ READY := .venv/.ready
 EXTRAS := .[embedded,flower,dev]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check coverage format format-check lint types constraints clean
+.PHONY: help demo bench test chaos check coverage format format-check lint types constraints clean
 
 help:  ## print these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
@@ -21,6 +21,9 @@ chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> s
 	SEED=$(SEED) $(BIN)/python -m pytest -m chaos_long
 
 check: format-check lint types test  ## all that CI runs: format, lint, types, tests
+
+bench: $(READY)  ## measure beside raw canvas, about 15 minutes
+	@$(BIN)/python -m benchmarks
 
 coverage: $(READY)  ## run every test and report branches that none of them takes
 	$(BIN)/python -m pytest --cov --cov-report=term-missing

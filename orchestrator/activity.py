@@ -10,33 +10,55 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from billiard.process import current_process
 from celery.signals import worker_process_init
 
-from orchestrator.time_limit import in_pool_process
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TOKEN_BYTES = 16
 SLOTS = 4096
+LIMIT = struct.Struct("d")  # on the clock that all processes of a machine share
 BORN = struct.Struct("ii")  # process id, place in the pool
 # Shared with the pool processes, which are forked after this.
 _slots = mmap.mmap(-1, SLOTS * TOKEN_BYTES)
+_limits = mmap.mmap(-1, SLOTS * LIMIT.size)
 _births, _birth = os.pipe()
 os.set_blocking(_births, False)
 os.set_blocking(_birth, False)
 _inline: set[str] = set()
+_state: dict[str, int | None] = {"place": None}
 
 
 @worker_process_init.connect
 def _tell_birth(**_: object) -> None:
-    if hasattr(current_process(), "index"):  # solo sends this in the worker's main process too
+    place = getattr(current_process(), "index", None)
+    _state["place"] = place
+    if place is not None:  # solo sends this in the worker's main process too
+        set_limit(0)  # of who had the place before
         with suppress(BlockingIOError):  # thousands that nobody looked at: its lease will end this one's claims
-            os.write(_birth, BORN.pack(os.getpid(), current_process().index))
+            os.write(_birth, BORN.pack(os.getpid(), place))
+
+
+def in_pool_process() -> bool:
+    """Whether this process is a child of a prefork pool."""
+    return _state["place"] is not None
+
+
+def set_limit(instant: float) -> None:
+    """Let this process be killed if it does not set another limit until then (monotonic clock); 0 is no limit."""
+    if (place := _state["place"]) is not None:
+        LIMIT.pack_into(_limits, place % SLOTS * LIMIT.size, instant)
+
+
+def is_overdue(place: int) -> bool:
+    """Whether the pool process at a place is past its limit."""
+    (instant,) = LIMIT.unpack_from(_limits, place % SLOTS * LIMIT.size)
+    return bool(instant and time.monotonic() > instant)
 
 
 def new_processes() -> dict[int, int]:
@@ -56,7 +78,7 @@ def working_on(token: str) -> Iterator[None]:
         finally:
             _inline.discard(token)
         return
-    start = _start_of(getattr(current_process(), "index", 0))
+    start = _start_of(_state["place"] or 0)
     _slots[start : start + TOKEN_BYTES] = bytes.fromhex(token)
     try:
         yield

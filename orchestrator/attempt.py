@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from celery.exceptions import TaskPredicate
 
@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
 MOST_ITEMS = 100_000
+GoOn: TypeAlias = "Callable[[Attempt, int | None], Attempt | None]"
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
 TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, Terminal)
@@ -86,7 +87,7 @@ class Ended:
 class Attempt:
     """One try at one node; at a map's node, at whichever item is next."""
 
-    def __init__(self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, follows: bool) -> None:
+    def __init__(self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, go_on: GoOn) -> None:
         self.engine = engine
         self.store = engine.store
         self.plan = plan
@@ -94,10 +95,11 @@ class Attempt:
         self.facts: NodePlan = plan.nodes[node_of(node)]
         self.run_id = run_id
         self.epoch = epoch
-        self.follows = follows
+        self.follows = False  # Celery goes on behind this message
+        self.go_on = go_on
         self.token = secrets.token_hex(16)
         self.claimed = Claimed("")
-        self.ahead: Attempt | None = None  # to follow in the same message: claimed together with this one's commit
+        self.ahead: Attempt | None = None  # what follows in the same message, claimed together with this one's commit
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
         self._is_final = False  # an exception of an input function or predicate ends the node
@@ -105,7 +107,7 @@ class Attempt:
     def run(self) -> Ended:
         """Do the attempt, if there is one to do."""
         entry = self.engine.registry.flows.get(self.plan.flow)
-        if entry is None or not self._has_code(entry):
+        if entry is None or not self.has_code():
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
         if is_draining() and self.claimed.outcome != "run":
@@ -142,14 +144,19 @@ class Attempt:
     def _commit(self, output: bytes, choice: int | None) -> Moved:
         """Store the output, and ask for what follows in the same round trip."""
         scripts = self.store.scripts
-        call = scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=self.follows)
+        self.ahead = self.ahead or self.go_on(self, choice)
+        follows = self.follows or self.ahead is not None
+        call = scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=follows)
         if self.ahead is None:
             return scripts.send(call)
         moved, self.ahead.claimed = scripts.send_both(call, self.ahead.claim_call())
         return moved
 
-    def _has_code(self, entry: Registered) -> bool:
+    def has_code(self) -> bool:
         """Whether the code here is for this node of the run's plan; a changed flow may use its name otherwise."""
+        entry = self.engine.registry.flows.get(self.plan.flow)
+        if entry is None:
+            return False
         if self.facts.kind == "expand":
             return self.facts.name in entry.sources
         if self.facts.kind != "branch":
@@ -421,6 +428,8 @@ class Attempt:
         delay = self._delay(error, node)
         longest = self.engine.settings.max_throttle
         throttled = isinstance(error, RetryLater) and error.freeze and delay != NO_FURTHER
+        if self.facts.kind == "item":
+            self.ahead = self.ahead or self.go_on(self, None)
         reach("before_fail", self.facts.name)
         moved = self._surely(
             lambda: self.store.scripts.fail(
@@ -428,7 +437,7 @@ class Attempt:
                 self.token,
                 failure=failure.model_dump_json(),
                 delay_ms=delay,
-                follows=self.follows,
+                follows=self.follows or self.ahead is not None,
                 max_throttle_ms=milliseconds(longest) if throttled else None,
             )
         )

@@ -49,6 +49,7 @@ class FlowBuilder:
         self._returns: str | None = None
         self._queue: str | None = None
         self._timeout: timedelta | None = None
+        self._fused = False
 
     def takes(self, input_type: Any) -> Self:
         """Declare the run's input.
@@ -76,6 +77,15 @@ class FlowBuilder:
     def with_timeout(self, timeout: timedelta) -> Self:
         """Limit a whole run, counted from its start, without compensations."""
         self._timeout = timeout
+        return self
+
+    def fused(self) -> Self:
+        """Let steps that follow each other on one queue run in one Celery task, without a message in between.
+
+        Each node is still claimed, stored, timed out, retried, rate limited, cancelled and compensated on its own, and
+        a crash repeats only the node that was running.
+        """
+        self._fused = True
         return self
 
     def triggered_by(self, *triggers: Trigger) -> Self:
@@ -200,6 +210,7 @@ class FlowBuilder:
             returns=self._returns,
             queue=self._queue,
             timeout=self._timeout,
+            fused=self._fused,
         )
         unclosed = [
             Stray(f"step {call(block.name)}", "unclosed-when", "the block is never closed; end it with end_when()")

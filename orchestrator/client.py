@@ -208,7 +208,7 @@ class Orchestrator:
 
 
 def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
-    engine = Engine(app, settings, Registry(app.conf.task_default_queue), Store(url, settings))
+    engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), Store(url, settings))
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)

@@ -97,6 +97,8 @@ def _segment(plan: Plan, position: int) -> list[str]:
         if step.kind in {"parallel", "map"}:
             break
         names.append(step.nodes[0])
+        if plan.fused:  # whoever does it goes on by itself
+            break
         position = END if step.kind == "branch" else step.next
     return names
 

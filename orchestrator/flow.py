@@ -139,6 +139,7 @@ class Flow:
         returns: Output key of the run's result when one was named.
         queue: Celery queue of the nodes that name none; None: the app's default queue.
         timeout: Limit of a whole run, without compensations; None: no limit.
+        fused: Whether consecutive steps on one queue run in one Celery task.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Flow:
     returns: str | None = None
     queue: str | None = None
     timeout: timedelta | None = None
+    fused: bool = False
 
     _compile: ClassVar[Callable[[Flow, str], Any] | None] = None
 

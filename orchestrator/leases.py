@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orchestrator.activity import new_processes, tokens_of
+from orchestrator.activity import in_pool_process, is_overdue, new_processes, tokens_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
 from orchestrator.faults import reach
 from orchestrator.plan import node_of
-from orchestrator.time_limit import in_pool_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,6 +142,9 @@ class Heart(threading.Thread):
     def beat(self) -> None:
         """Renew what is due, and end the claims of children that died and those that no process works on."""
         self.known |= new_processes()
+        for pid in [pid for pid, place in self.known.items() if is_overdue(place) and is_running(pid)]:
+            logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+            os.kill(pid, signal.SIGKILL)
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
             del self.known[pid]

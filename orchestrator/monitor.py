@@ -7,12 +7,17 @@ monitor wants any. Nothing else depends on it, and what nobody watched is not to
 from __future__ import annotations
 
 import logging
+import mmap
 import time
+import traceback
+import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
+from celery.app import trace
 from celery.exceptions import Ignore
+from celery.signals import task_failure
 from celery.worker.request import Request
 
 from orchestrator.errors import UnknownRun
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from celery.events import EventDispatcher
 
+    from orchestrator.attempt import Attempt, Ended
     from orchestrator.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -31,6 +37,7 @@ AT_ONCE = 500
 HOSTNAME = "flows@orchestrator"
 """Who sends the events of runs, whichever worker leads: a monitor shows it as a worker that counts runs."""
 ALIVE_EVERY_S = 30
+_watched = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
 NO_ENTRY = b"0"
 
 
@@ -59,6 +66,10 @@ class Monitor:
                     self._send_live(sender)
         except BROKER_ERRORS as error:
             logger.warning("events of runs are not sent: %s", error)
+
+    def note_watching(self) -> None:
+        """Let the pool processes know whether a monitor wants to hear of nodes that have no message of their own."""
+        _watched[0] = self._is_watched()
 
     def _is_watched(self) -> bool:
         # The dispatcher itself is always on, for heartbeats; a monitor adds the group of task events to its groups.
@@ -150,6 +161,67 @@ def _facts(run_id: str, flow: str) -> dict[str, Any]:
         "retries": 0,
         "root_id": run_id,
     }
+
+
+class Followers:
+    """Nodes that are worked on in another node's message, told to monitors as tasks of their own."""
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self._id = ""
+        self._began = 0.0
+
+    def tell(self, attempt: Attempt, ended: Ended | None) -> None:
+        """Tell that a node starts, or how it ended; a failure for good is told to Celery's handlers too."""
+        error = ended.error if ended else None
+        if ended is None:
+            self._id, self._began = str(uuid.uuid4()), time.monotonic()
+        elif ended.kind == "failed" and error is not None:
+            self._report_failure(attempt, error)
+        if not _watched[0]:
+            return
+        try:
+            with self.task.app.events.default_dispatcher(hostname=self.task.request.hostname) as sender:
+                if ended is None:
+                    sender.send("task-received", **self._facts(attempt), args=repr((attempt.run_id,)), kwargs="{}")
+                    sender.send("task-started", **self._facts(attempt))
+                elif ended.kind == "stored":
+                    sender.send(
+                        "task-succeeded", result="None", runtime=time.monotonic() - self._began, **self._facts(attempt)
+                    )
+                elif error is None:
+                    sender.send("task-ignored", result=ended.kind, **self._facts(attempt))
+                else:
+                    kind = "task-retried" if ended.kind == "parked" else "task-failed"
+                    lines = "".join(traceback.format_exception(error))
+                    sender.send(kind, exception=repr(error), traceback=lines, **self._facts(attempt))
+        except BROKER_ERRORS as problem:
+            logger.warning("events of node %s are not sent: %s", attempt.name, problem)
+
+    def _facts(self, attempt: Attempt) -> dict[str, Any]:
+        run_id = attempt.run_id
+        return {"uuid": self._id, "name": attempt.facts.task, "root_id": run_id, "parent_id": run_id, "retries": 0}
+
+    def _report_failure(self, attempt: Attempt, error: BaseException) -> None:
+        """Do what Celery does for the failure of a task."""
+        task = self.task.app.tasks[attempt.facts.task]
+        told = {"name": task.name, "exc": repr(error), "traceback": "".join(traceback.format_exception(error))}
+        context = {"id": self._id, "args": (), "kwargs": {}, "hostname": self.task.request.hostname} | told
+        trace.logger.error(
+            "Task %(name)s[%(id)s] raised unexpected: %(exc)s",
+            context,
+            exc_info=(type(error), error, error.__traceback__),
+            extra={"data": context},
+        )
+        task_failure.send(
+            sender=task,
+            task_id=self._id,
+            exception=error,
+            args=(),
+            kwargs={},
+            traceback=error.__traceback__,
+            einfo=None,
+        )
 
 
 class Parked(Ignore):

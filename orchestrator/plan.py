@@ -125,6 +125,7 @@ class Plan:
         sagas: (node, compensation, when) of every node that has a compensation.
         limits: Bucket name to (microseconds per token, burst).
         input_schema: JSON schema of the run's input; None where any JSON will do.
+        fused: Whether one message works through the nodes that follow each other on one queue.
     """
 
     flow: str
@@ -136,6 +137,7 @@ class Plan:
     sagas: tuple[tuple[str, str, str], ...] = ()
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     input_schema: Mapping[str, Any] | None = None
+    fused: bool = False
 
     @cached_property
     def text(self) -> str:
@@ -262,8 +264,8 @@ class Siblings(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
-def make_plan(flow: Flow, default_queue: str) -> Plan:
-    """Flatten a built flow; nodes and flows without a queue of their own get `default_queue`."""
+def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
+    """Flatten a built flow; what names no queue gets `default_queue`; `fused` holds for every flow."""
     queue = flow.queue or default_queue
     order = list(flow.all_steps())
     position: dict[int, int] = {}
@@ -302,6 +304,7 @@ def make_plan(flow: Flow, default_queue: str) -> Plan:
         sagas=tuple(sagas),
         limits=limits,
         input_schema=flow.input_codec.schema() if flow.input_codec else None,
+        fused=flow.fused or fused,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -52,22 +53,27 @@ class Publisher:
         """Send the start of a run from a client: one plain message.
 
         A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to
-        a worker, which announces it.
+        a worker, which announces it. Making a chain takes longer than everything else in a start, so of a chain only
+        the first node is sent, and whoever stores it sends the rest.
         """
-        if work.names and plan.steps[work.position].kind == "parallel":
-            self._send([Target(self.app, plan, run_id, 1).engine(ADVANCE, work.position)], plan, run_id)
-        else:
-            self.publish(plan, run_id, 1, work)
+        if not work.names:
+            return
+        target = Target(self.app, plan, run_id, 1)
+        is_parallel = plan.steps[work.position].kind == "parallel"
+        first = target.engine(ADVANCE, work.position) if is_parallel else target.node(work.names[0], work.since)
+        self._send([first], plan, run_id)
+
+    @cached_property
+    def _limited(self) -> Any:
+        """A connection with limits on its socket, where the app's own ones have none; a worker's app has them."""
+        limited = limited_options(self.app)
+        has_limits = limited == self.app.conf.broker_transport_options
+        return None if has_limits else self.app.connection_for_write(transport_options=limited)
 
     @contextmanager
     def _producer(self) -> Iterator[Any]:
-        """A producer with limits on its socket: the app's own one in a worker, where the app has them."""
-        limited = limited_options(self.app)
-        if limited == self.app.conf.broker_transport_options:
-            with self.app.producer_or_acquire() as producer:
-                yield producer
-            return
-        pool = producers[self.app.connection_for_write(transport_options=limited)]
+        # Asked for anew each time: a process that was forked has other pools.
+        pool = self.app.amqp.producer_pool if self._limited is None else producers[self._limited]
         with pool.acquire(block=True, timeout=self.app.conf.broker_pool_acquire_timeout) as producer:
             yield producer
 

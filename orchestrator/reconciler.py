@@ -64,6 +64,7 @@ class Reconciler:
 
     def _sweep_loop(self) -> None:
         while not self._stopped.is_set():
+            self.monitor.note_watching()
             self._guarded(self._sweep_if_leader)
             self._stopped.wait(self._period_s)
 

@@ -43,9 +43,11 @@ class Registry:
 
     Attributes:
         queue: Queue of the flows that name none.
+        fused: Whether all flows are fused.
     """
 
     queue: str
+    fused: bool = False
     flows: dict[str, Registered] = field(default_factory=dict)
 
     def add(self, flow: Flow) -> Registered | None:
@@ -60,7 +62,7 @@ class Registry:
                 return None
             msg = f"flow {flow.name}: another flow is registered under this name; rename one of them"
             raise RegistrationError(msg)
-        plan = make_plan(flow, self.queue)
+        plan = make_plan(flow, self.queue, fused=self.fused)
         self._refuse_other_numbers(plan)
         nodes = {node.name: node for node in (*flow.nodes(), *(undo for _, undo in flow.compensations()))}
         decisions = {block.name: block for block in flow.blocks()}
@@ -74,7 +76,7 @@ class Registry:
         Returns the plan from now on; None when that is another flow than the one here.
         """
         entry = self.flows.get(announced.flow)
-        if entry is None or make_plan(entry.flow, announced.queue) != announced:
+        if entry is None or make_plan(entry.flow, announced.queue, fused=self.fused) != announced:
             return None
         self.flows[announced.flow] = replace(entry, plan=announced)
         return announced

@@ -34,6 +34,7 @@ class Settings:
         max_throttle: Longest that `RetryLater(freeze=True)` may hold back one node in all. Default 24 h.
         claim_patience: How long a message waits for Redis before it leaves its node to the reconciler. Default 10 s.
         socket_timeout: Limit of one call to Redis. Default 5 s.
+        fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
     """
 
     lease: timedelta = timedelta(seconds=30)
@@ -46,6 +47,7 @@ class Settings:
     max_throttle: timedelta = timedelta(hours=24)
     claim_patience: timedelta = timedelta(seconds=10)
     socket_timeout: timedelta = timedelta(seconds=5)
+    fused: bool = False
 
     def __post_init__(self) -> None:
         """Read the environment and refuse what cannot work.
@@ -77,12 +79,16 @@ class Settings:
 def _parse(text: str, kind: type) -> object:
     if kind is timedelta:
         return timedelta(seconds=float(text))
+    if kind is bool:
+        if text not in {"0", "1"}:
+            raise ValueError("must be 1 or 0")
+        return text == "1"
     return int(text) if kind is int else text
 
 
 def _require(value: object, kind: type) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = "a timedelta, such as timedelta(seconds=30)" if kind is timedelta else f"of type {kind.__name__}"
-        raise ValueError(f"must be {wanted}, not {type(value).__name__}")  # noqa: TRY004 - reported with the others
-    if (isinstance(value, timedelta) and value <= timedelta(0)) or (isinstance(value, int) and value <= 0):
+        raise ValueError(f"must be {wanted}, not {type(value).__name__}")
+    if (isinstance(value, timedelta) and value <= timedelta(0)) or (type(value) is int and value <= 0):
         raise ValueError("must be more than 0")

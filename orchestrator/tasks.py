@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from orchestrator.attempt import Attempt
-from orchestrator.batch import work_through
 from orchestrator.compiler import ADVANCE
 from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
-from orchestrator.monitor import Parked
+from orchestrator.monitor import Followers, Parked
 from orchestrator.plan import node_of
 from orchestrator.saga import BeginSaga, publish_announced
 from orchestrator.schedules import Tick
-from orchestrator.turns import turn_pages
+from orchestrator.stretch import Stretch
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -70,12 +68,8 @@ class NodeTask(Task):
             raise Ignore("the run is gone, or its plan does not have this node")
         in_chord = bool(self.request.chord)
         follows = in_chord or bool(self.request.chain)
-        if plan.nodes[self.node].kind == "item":
-            ended = work_through(engine, plan, name, run_id=run_id, epoch=epoch)
-        elif plan.nodes[self.node].paged:
-            ended = turn_pages(engine, plan, name, run_id=run_id, epoch=epoch, follows=follows)
-        else:
-            ended = Attempt(engine, plan, name, run_id=run_id, epoch=epoch, follows=follows).run()
+        stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch)
+        ended = stretch.work_through(name, follows=follows, tell=Followers(self).tell)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:

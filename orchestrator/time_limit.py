@@ -1,43 +1,31 @@
 """How long a function may run in this process: an exception at the limit, the end of a process that cannot raise it.
 
-Only the main thread of a process can be interrupted; for other pools the reconciler ends the attempt from outside.
+Only the main thread of a process can be interrupted; for other pools the reconciler ends the attempt from outside. A
+pool process that does not stop is killed by the worker's main process, which sees the limit in shared memory.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from billiard.process import current_process
-from celery.signals import worker_process_init
+from orchestrator.activity import set_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
 HARD_AFTER_S = 3.0
-_state = {"may_exit": False}
-
-
-@worker_process_init.connect
-def _enter_child(**_: object) -> None:
-    # A pool process may die for a stuck function; a worker's main process, for which solo sends this too, may not.
-    _state["may_exit"] = hasattr(current_process(), "index")
-
-
-def in_pool_process() -> bool:
-    """Whether this process is a child of a prefork pool."""
-    return _state["may_exit"]
 
 
 @contextmanager
 def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator[None]:
-    """Raise `expired()` in the block after `seconds`; in a pool process, kill it 3 s later if it still runs.
+    """Raise `expired()` in the block after `seconds`; a pool process is killed 3 s later if it still runs it.
 
-    The kill needs no Python code to run, so it works while a function in C holds the interpreter.
+    The kill comes from another process, so it works while a function in C holds the interpreter.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -47,8 +35,7 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
         raise expired()
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    if in_pool_process():
-        faulthandler.dump_traceback_later(seconds + HARD_AFTER_S, exit=True, file=2)
+    set_limit(time.monotonic() + seconds + HARD_AFTER_S)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
@@ -56,6 +43,5 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:  # also when the limit is reached just now, in the line above
-        if in_pool_process():
-            faulthandler.cancel_dump_traceback_later()
+        set_limit(0)
         signal.signal(signal.SIGALRM, before)

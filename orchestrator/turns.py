@@ -1,4 +1,4 @@
-"""How one message works through pages: each is an attempt of its own, stored when it was fetched.
+"""One page of a paginated node: an attempt of its own, stored when it was fetched, with the cursor of the next.
 
 The stored state says which page comes next; a message that is lost, or leaves after many pages, loses none.
 """
@@ -7,43 +7,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.attempt import Attempt, Ended
+from orchestrator.attempt import Attempt
 from orchestrator.errors import PaginationError, PayloadTooLarge
-from orchestrator.leases import is_draining
 from orchestrator.paging import PagedNode
 from orchestrator.scripts import PageEnd
 from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
     from orchestrator.context import NodeContext
-    from orchestrator.engine import Engine
     from orchestrator.node import Node
-    from orchestrator.plan import Plan
     from orchestrator.scripts import Moved
-
-PAGES_AT_ONCE = 50
-"""Pages of one message at most, so that other work of the queue gets its turn."""
-GOES_ON = {"run", "sleep", "no limit"}
-
-
-def turn_pages(engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, follows: bool) -> Ended:
-    """Fetch pages until there are no more, or until one has to wait; returns how the last one ended.
-
-    The turn of one page and the claim of the next are one round trip.
-    """
-    make = partial(PageAttempt, engine, plan, node, run_id=run_id, epoch=epoch, follows=follows)
-    attempt, ended = make(), Ended("left")
-    for number in range(1, PAGES_AT_ONCE + 1):
-        following = make() if number < PAGES_AT_ONCE else None
-        attempt.ahead = following
-        ended = attempt.run()
-        if following is None or following.claimed.outcome not in GOES_ON:
-            break
-        attempt = following
-    return ended
 
 
 class PageAttempt(Attempt):
@@ -89,9 +64,9 @@ class PageAttempt(Attempt):
         place = (*self._node(), self.token)
         if not self._has_more:
             return scripts.commit(*place, output=output, choice=choice, follows=self.follows, page=self._end)
-        goes_on = self.ahead is not None and not is_draining()
-        turn = scripts.turn_call(*place, items=output, page=self._end, goes_on=goes_on)
-        if self.ahead is None or not goes_on:
+        self.ahead = self.ahead or self.go_on(self, choice)
+        turn = scripts.turn_call(*place, items=output, page=self._end, goes_on=self.ahead is not None)
+        if self.ahead is None:
             return scripts.send(turn)
         moved, self.ahead.claimed = scripts.send_both(turn, self.ahead.claim_call())
         return moved

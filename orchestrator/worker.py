@@ -107,7 +107,7 @@ class Worker:
         registry.queue = self._config.task_queue or registry.queue
         for flow in self._flows:
             orchestrator.register(flow)
-            plan = make_plan(flow, registry.queue)
+            plan = make_plan(flow, registry.queue, fused=registry.fused)
             if plan != registry.flows[flow.name].plan:
                 # It was registered before, for the app's default queue.
                 registry.flows[flow.name] = replace(registry.flows[flow.name], plan=plan)

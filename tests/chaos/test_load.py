@@ -28,10 +28,14 @@ def start_surely(orchestrator, name, number):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", [*FAULTS, *MORE_FAULTS])
-def test_no_run_is_lost_and_nothing_is_counted_twice(name, tmp_path):
-    fault = (FAULTS | MORE_FAULTS)[name]
-    with World(tmp_path, proxied=fault.is_between) as world, staged(world, "7") as scene:
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, "canvas") for name in [*FAULTS, *MORE_FAULTS]]
+    + [(name, "fused") for name in ("pool process killed", "server killed", "power lost")],
+)
+def test_no_run_is_lost_and_nothing_is_counted_twice(name, mode, tmp_path):
+    fault, fused = (FAULTS | MORE_FAULTS)[name], str(int(mode == "fused"))
+    with World(tmp_path, proxied=fault.is_between, ORCHESTRATOR_FUSED=fused) as world, staged(world, "7") as scene:
         world.start_workers()
         orchestrator = world.orchestrator()
         runs = [start_surely(orchestrator, "fan" if number % 3 == 0 else "chain", number) for number in range(RUNS)]

@@ -20,13 +20,15 @@ POINTS = {
     "after_publish@member-5": 1,
     "after_store@join": 1,
 }
+MODES = pytest.mark.parametrize("fused", ["0", "1"], ids=["canvas", "fused"])
 PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_publish")
 
 
+@MODES
 @pytest.mark.parametrize("point", POINTS)
-def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, tmp_path):
+def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, fused, tmp_path):
     node = point.partition("@")[2]
-    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1") as world:
+    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
         world.start_workers()
         orchestrator = world.orchestrator()
         run = orchestrator.start("chain" if node.startswith("link") else "fan")
@@ -84,8 +86,9 @@ def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
         assert acted == {"three": 1, "two": 2 if phase == "before_store" else 1, "one": 1}
 
 
-def test_a_decision_is_recorded_once_and_never_taken_again(tmp_path):
-    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1") as world:
+@MODES
+def test_a_decision_is_recorded_once_and_never_taken_again(fused, tmp_path):
+    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
         world.start_workers()
         run = world.orchestrator().start("pick")
         assert run.wait(timeout=30) == "succeeded"

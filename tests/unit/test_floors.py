@@ -21,7 +21,6 @@ FLOORS: dict[int, set[str]] = {
     3: {
         "activity",
         "attempt",
-        "batch",
         "bootstep",
         "compiler",
         "engine",
@@ -37,6 +36,7 @@ FLOORS: dict[int, set[str]] = {
         "saga",
         "schedules",
         "socket_limits",
+        "stretch",
         "tasks",
         "time_limit",
         "turns",

@@ -75,6 +75,15 @@ def test_a_bad_prefix_is_refused(prefix):
         Settings(prefix=prefix)
 
 
+@pytest.mark.parametrize(("text", "fused"), [("1", True), ("0", False), ("", False)])
+def test_a_yes_or_no_is_one_or_zero_in_the_environment(monkeypatch, text, fused):
+    monkeypatch.setenv("ORCHESTRATOR_FUSED", text)
+    assert Settings().fused is fused
+    monkeypatch.setenv("ORCHESTRATOR_FUSED", "yes")
+    with pytest.raises(ConfigurationError, match="ORCHESTRATOR_FUSED='yes': must be 1 or 0"):
+        Settings()
+
+
 @pytest.mark.parametrize("prefix", ["a", "A-b_c.9", "x" * 50])
 def test_a_good_prefix_is_taken(prefix):
     assert Settings(prefix=prefix).prefix == prefix
@@ -83,6 +92,9 @@ def test_a_good_prefix_is_taken(prefix):
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
 @pytest.mark.parametrize("value", [None, True, 0, -1, "", [], timedelta(0), timedelta(seconds=-1), float("nan")])
 def test_a_value_of_a_wrong_kind_is_refused(field, value):
+    if (field, value) == ("fused", True):
+        assert Settings(fused=value).fused
+        return
     with pytest.raises(ConfigurationError, match=field):
         Settings(**{field: value})
 

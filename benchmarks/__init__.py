@@ -1,0 +1,1 @@
+"""Measurements beside raw Celery canvas: `make bench`."""

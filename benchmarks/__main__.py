@@ -1,0 +1,152 @@
+"""How fast flows run, as ratios to raw Celery canvas on the same server in the same rounds: `python -m benchmarks`.
+
+Every round runs every workload on every contender, one after the other; a figure is the median over the rounds of the
+ratio within a round, with the lowest and highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from orchestrator.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROCESSES = 2
+CONCURRENCY = 2
+READY_S = 60
+WORKER = [sys.executable, "-m", "celery", "-A", "benchmarks.contenders", "worker", "-l", "info"]
+WORKER += ["--without-gossip", "--without-mingle"]
+Figures = dict[str, float]
+
+
+def run_all(contender: Any, work: str, count: int) -> tuple[float, float]:
+    """Start so many flows and wait for all; seconds of it all, and of the starts."""
+    began = time.perf_counter()
+    started = [contender.start(work) for _ in range(count)]
+    client = time.perf_counter() - began
+    for each in started:
+        contender.wait(each)
+    return time.perf_counter() - began, client
+
+
+def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
+    """Every workload on one contender, in seconds or bytes."""
+    flows = 40 if quick else 200
+    before = client.info("memory")["used_memory"]
+    chains, starts = run_all(contender, "chain-10", flows)
+    figures = {"W1 chain of 10": chains, "W4 client time per start": starts / flows}
+    figures["W5 bytes left per flow"] = (client.info("memory")["used_memory"] - before) / flows
+    figures["W2 fan-out of 10"] = run_all(contender, "fan", flows // 2)[0]
+    is_ours = hasattr(contender, "orchestrator")
+    for batch in (1, 100):
+        figures[f"W3 1000 items, batches of {batch}"] = run_all(contender, f"map-{batch}" if is_ours else "map", 1)[0]
+    for work in ("chain-10", "fan"):
+        figures[f"W6 idle latency {work}"] = statistics.median(run_all(contender, work, 1)[0] for _ in range(5))
+    for length in (10, 100) if quick else (10, 100, 1000):
+        figures[f"W7 per step, chain of {length}"] = run_all(contender, f"chain-{length}", 1)[0] / length
+    return figures
+
+
+@contextlib.contextmanager
+def workers(name: str, url: str, folder: Path) -> Iterator[None]:
+    """The worker processes of one contender."""
+    environment = os.environ | {"BENCH_REDIS_URL": url, "BENCH_CONTENDER": name}
+    log = folder / f"{name}.log"
+    with log.open("w") as out:
+        started = [
+            subprocess.Popen(
+                [*WORKER, "-n", f"{name}-{number}@%h", "-c", str(CONCURRENCY)],
+                env=environment,
+                stdout=out,
+                stderr=out,
+            )
+            for number in range(PROCESSES)
+        ]
+        try:
+            wait_for(lambda: log.read_text().count(" ready.") == PROCESSES, f"workers of {name}: {log}")
+            yield
+        finally:
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.wait(60)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Poll for a condition, bounded."""
+    deadline = time.monotonic() + READY_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.1)
+
+
+def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iterator[str]:
+    """Lines of the table: for each workload, how much each contender takes of what the base takes."""
+    ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for each in rounds:
+        for name in names:
+            for work, value in each[name].items():
+                ratios[work, name].append(value / each[base][work] if each[base][work] else float("nan"))
+    yield f"| time or bytes, {base} = 1 | " + " | ".join(names) + " |"
+    yield "|---|" + "---|" * len(names)
+    for work in rounds[0][names[0]]:
+        cells = []
+        for name in names:
+            values = sorted(ratios[work, name])
+            cells.append(f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})")
+        yield f"| {work} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="fewer flows, for a look")
+    parser.add_argument("--only", default="raw,hardened,ours,fused", help="contenders, separated by commas")
+    parser.add_argument("--json", type=Path, help="also write the figures of each round here")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(EmbeddedServer(folder / "server"))
+        url = server.url.rsplit("/", 1)[0]
+        os.environ["BENCH_REDIS_URL"] = url
+        from benchmarks.contenders import contender  # noqa: PLC0415 - it reads where the server is
+
+        contenders = {name: contender(name) for name in names}
+        for name in names:
+            stack.enter_context(workers(name, url, folder))
+        client = redis.Redis.from_url(server.url)
+        for each in contenders.values():
+            run_all(each, "chain-10", 3)
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append({name: measure(each, client, quick=options.quick) for name, each in contenders.items()})
+            sys.stdout.write(f"round {number + 1} of {options.rounds}\n")
+            sys.stdout.flush()
+        if options.json:
+            options.json.write_text(json.dumps(rounds))
+        gc.collect()  # canvas unsubscribes from its results while the server is there
+        for base in names[:2]:
+            sys.stdout.write("\n" + "\n".join(table(rounds, names, base)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

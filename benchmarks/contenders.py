@@ -1,0 +1,178 @@
+"""The same work for everybody who is measured: our flows, one task a node or fused, and raw canvas, plain or hardened.
+
+Each contender is a Celery app on a database of its own of one server. A step takes about 200 bytes and gives them on.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery import Celery, chain, chord, group
+
+from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Orchestrator, manual
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator import Flow, FlowState
+
+URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379").rstrip("/")
+PAYLOAD = "x" * 200
+LENGTHS = (10, 100, 1000)
+WIDTH = 10
+ITEMS = 1000
+BATCHES = (1, 100)
+TIMEOUT_S = 300
+
+
+class Contender(Protocol):
+    """Starts flows and waits for them."""
+
+    def start(self, work: str) -> Any:
+        """Start one flow of a kind: "chain-<n>", "fan" or "map"."""
+
+    def wait(self, started: Any) -> None:
+        """Wait until it has ended well."""
+
+
+def app_on(database: int, name: str) -> Celery:
+    """An app on a database of its own."""
+    url = f"{URL}/{database}"
+    made = Celery(name, broker=url, backend=url, set_as_current=False)
+    made.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=4)
+    return made
+
+
+# --- ours --------------------------------------------------------------------------------------------
+def step(given: str) -> str:
+    """Take what came before."""
+    return given
+
+
+def begin() -> str:
+    """Make what is taken."""
+    return PAYLOAD
+
+
+def count(given: list[str]) -> int:
+    """Join."""
+    return len(given)
+
+
+def one_of(_item: int) -> str:
+    """Work on an item."""
+    return PAYLOAD
+
+
+def reader(key: str) -> Callable[[FlowState], str]:
+    """An input function that takes the output of another node."""
+    return lambda state: state.get(key, str)
+
+
+def chain_flow(length: int, *, fused: bool) -> Flow:
+    """Nodes one after the other, each with the output of the one before."""
+    builder = FlowBuilder(f"chain-{length}").triggered_by(manual("bench")).then(Node("n-0", begin))
+    for number in range(1, length):
+        builder.then(Node(f"n-{number}", step).with_input_func(reader(f"n-{number - 1}")))
+    return (builder.fused() if fused else builder).build()
+
+
+def fan_flow(*, fused: bool) -> Flow:
+    """One, ten at once, and their join."""
+    first = Node("first", begin)
+    members = [Node(f"m-{number}", step).with_input_func(lambda state: state.get(first)) for number in range(WIDTH)]
+    builder = FlowBuilder("fan").triggered_by(manual("bench")).then(first).then_parallel("all", *members)
+    builder.then(
+        Node("join", count).with_input_func(lambda state: [state.get(f"m-{number}", str) for number in range(WIDTH)])
+    )
+    return (builder.fused() if fused else builder).build()
+
+
+def map_flow(batch: int) -> Flow:
+    """A thousand items of a list, and their join."""
+    item = Node("item", one_of)
+    return (
+        FlowBuilder(f"map-{batch}")
+        .triggered_by(manual("bench"))
+        .then_map("all", item, over=lambda _state: list(range(ITEMS)), batch_size=batch)
+        .then(Node("join", count).with_input_func(lambda state: state.get("item", list[str])))
+        .build()
+    )
+
+
+class Ours:
+    """Flows on the engine."""
+
+    def __init__(self, database: int, name: str, *, fused: bool) -> None:
+        self.app = app_on(database, name)
+        self.orchestrator = Orchestrator(self.app)
+        with warnings.catch_warnings(category=FlowDefinitionWarning, action="ignore"):
+            flows = [*(chain_flow(length, fused=fused) for length in LENGTHS), fan_flow(fused=fused)]
+            flows += [map_flow(batch) for batch in BATCHES]
+        for flow in flows:
+            self.orchestrator.register(flow)
+
+    def start(self, work: str) -> Any:
+        """Start a run."""
+        return self.orchestrator.start(work)
+
+    def wait(self, started: Any) -> None:
+        """Wait for the run."""
+        started.result(timeout=TIMEOUT_S)
+
+
+# --- raw canvas --------------------------------------------------------------------------------------
+class Raw:
+    """The same on Celery canvas, results stored."""
+
+    def __init__(self, database: int, name: str, **conf: Any) -> None:
+        self.app = app_on(database, name)
+        self.app.conf.update(conf)
+
+        @self.app.task(name="begin", shared=False)  # type: ignore[untyped-decorator]
+        def begin_task() -> str:
+            return PAYLOAD
+
+        @self.app.task(name="step", shared=False)  # type: ignore[untyped-decorator]
+        def step_task(given: Any) -> str:
+            return str(given)
+
+        @self.app.task(name="join", shared=False)  # type: ignore[untyped-decorator]
+        def join_task(given: Sequence[str]) -> int:
+            return len(given)
+
+        self.begin, self.step, self.join = begin_task, step_task, join_task
+
+    def start(self, work: str) -> Any:
+        """Send a canvas."""
+        kind, _, size = work.partition("-")
+        if kind == "chain":
+            return chain(self.begin.s(), *[self.step.s() for _ in range(int(size) - 1)]).apply_async()
+        if kind == "fan":
+            return chain(self.begin.s(), group(self.step.s() for _ in range(WIDTH)), self.join.s()).apply_async()
+        return chord([self.step.s(PAYLOAD) for _ in range(ITEMS)])(self.join.s())
+
+    def wait(self, started: Any) -> None:
+        """Wait for the last result."""
+        started.get(timeout=TIMEOUT_S)
+
+
+HARDENED = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "broker_transport_options": {"visibility_timeout": 60},
+}
+NAMES = ("raw", "hardened", "ours", "fused")
+
+
+def contender(name: str) -> Ours | Raw:
+    """One of `NAMES`."""
+    database = NAMES.index(name) + 1
+    if name in {"raw", "hardened"}:
+        return Raw(database, name, **(HARDENED if name == "hardened" else {}))
+    return Ours(database, name, fused=name == "fused")
+
+
+app = contender(os.environ["BENCH_CONTENDER"]).app if "BENCH_CONTENDER" in os.environ else None

@@ -37,7 +37,7 @@ from orchestrator.explain import Waiting
 from orchestrator.flow import Flow
 from orchestrator.node import Node, node
 from orchestrator.paging import Page, Pages, paginate
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 from orchestrator.runs import Event, FlowRun
 from orchestrator.settings import Settings
 from orchestrator.state import FlowState, RunStatus
@@ -45,6 +45,7 @@ from orchestrator.triggers import manual, schedule
 from orchestrator.worker import Worker, WorkerConfig
 
 __all__ = [
+    "Adaptive",
     "ConfigurationError",
     "Event",
     "Flow",
@@ -81,6 +82,7 @@ __all__ = [
     "RunStatus",
     "RunTimeout",
     "Settings",
+    "SharedConcurrency",
     "SharedRateLimiter",
     "StoreError",
     "StoreFull",

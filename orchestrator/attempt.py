@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from celery.exceptions import TaskPredicate
 
 from orchestrator.activity import working_on
+from orchestrator.admission import Input, Tokens, admit, buckets_of, key_functions
 from orchestrator.context import NodeContext, running_attempt
 from orchestrator.contract import MISSING
 from orchestrator.errors import (
@@ -36,31 +37,28 @@ from orchestrator.errors import (
     RunError,
     StoreError,
     Terminal,
-    type_name,
 )
+from orchestrator.expansion import items_of
 from orchestrator.faults import reach
 from orchestrator.leases import holder_name, is_draining
 from orchestrator.plan import node_of
-from orchestrator.scripts import Claimed
+from orchestrator.scripts import Claimed, Moved
 from orchestrator.state import FlowState
 from orchestrator.store import INPUT, instant, milliseconds
 from orchestrator.time_limit import time_limit
-from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from orchestrator.engine import Engine
     from orchestrator.node import Node
     from orchestrator.plan import NodePlan, Plan
     from orchestrator.registry import Registered
-    from orchestrator.scripts import Call, Moved
-    from orchestrator.values import Codec
+    from orchestrator.scripts import Call
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
-MOST_ITEMS = 100_000
 GoOn: TypeAlias = "Callable[[Attempt, int | None], Attempt | None]"
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
@@ -102,6 +100,8 @@ class Attempt:
         self.ahead: Attempt | None = None  # what follows in the same message, claimed together with this one's commit
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
+        self._input: Input | None = None
+        self._buckets: Sequence[str] = ()  # that depend on the input, and others
         self._is_final = False  # an exception of an input function or predicate ends the node
 
     def run(self) -> Ended:
@@ -110,7 +110,7 @@ class Attempt:
         if entry is None or not self.has_code():
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
-        if is_draining() and self.claimed.outcome != "run":
+        if is_draining() and not self.claimed.is_held:
             return Ended("back")
         with working_on(self.token):
             return self._try(entry)
@@ -123,13 +123,15 @@ class Attempt:
             except StoreError as error:
                 logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
                 return Ended("left")
-        if self.claimed.outcome != "run":
+        if not self.claimed.is_held:
             return Ended("done" if self.claimed.outcome == "done" else "left")
         if self.facts.kind == "item":
             self.name = f"{self.facts.name}[{self.claimed.index}]"
         reach("after_claim", self.facts.name)
         token = running_attempt.set((self.run_id, self.name))
         try:
+            if self.claimed.outcome == "admit" and (turned_away := self._admit(entry)):
+                return turned_away
             output, choice = self._execute(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
             return self._fail(error, entry.nodes.get(self.facts.name))
@@ -161,7 +163,9 @@ class Attempt:
             return self.facts.name in entry.sources
         if self.facts.kind != "branch":
             node = entry.nodes.get(self.facts.name)
-            return node is not None and (node.contract.page is not None) == self.facts.paged
+            if node is None or (node.contract.page is not None) != self.facts.paged:
+                return False
+            return key_functions(node, self.plan.flow).keys() >= set(self.facts.keyed)
         block = entry.decisions.get(self.facts.name)
         # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
         return block is not None and len(block.predicates) + 1 == len(self.plan.steps[self.facts.step].branches)
@@ -238,12 +242,8 @@ class Attempt:
 
     def _execute(self, entry: Registered) -> tuple[bytes, int | None]:
         """Run the function under its time limit; returns the output to store, or the choice of a decision."""
-        limit = self.facts.timeout_ms / 1000
-
-        def expired() -> NodeTimeout:
-            return NodeTimeout(f"the attempt took longer than its timeout of {limit:g} s", **self._where())
-
-        state = None if self.facts.kind == "item" else self._state(entry)
+        limit, expired = self.facts.timeout_ms / 1000, self._expired
+        state = None if self.facts.kind == "item" or self._input else self._state(entry)
         with time_limit(limit, expired):
             if self.facts.kind == "branch":
                 return b"", self._decide(entry, state)
@@ -264,31 +264,34 @@ class Attempt:
     def _dump(self, node: Node[Any, Any], result: object) -> bytes:
         return node.contract.output.dump(result)
 
+    def _expired(self) -> NodeTimeout:
+        limit = self.facts.timeout_ms / 1000
+        return NodeTimeout(f"the attempt took longer than its timeout of {limit:g} s", **self._where())
+
+    def _admit(self, entry: Registered) -> Ended | None:
+        """Compute the input and its buckets, and take their tokens; None when the attempt may start."""
+        node = entry.nodes[self.facts.name]
+        state = None if self.facts.kind == "item" else self._state(entry)
+        with time_limit(self.facts.timeout_ms / 1000, self._expired), self._located():
+            given = self._given(node, state)
+            with self._final_errors():
+                self._buckets = buckets = buckets_of(
+                    self.facts, node, self.plan.flow, state if given is MISSING else given
+                )
+        self._input = Input(given)
+        claim = (*self._node(), self.token)
+        admitted = self._surely(lambda: admit(self.store, self.plan, claim, buckets=buckets, follows=self.follows))
+        if admitted.outcome == "run":
+            return None
+        return self._leave(Moved(admitted.outcome, admitted.work), Ended("parked"))
+
     def _expand(self, entry: Registered, state: Any) -> list[bytes]:
-        """Compute the items of a map as JSON, each as the map's node takes it."""
+        """Compute the items of a map as JSON."""
         step = entry.sources[self.facts.name]
-        codec = step.node.contract.input
-        assert codec is not None  # noqa: S101 - `build()` refuses a node without a parameter
-        as_given = codec_of(Any) if step.node.contract.style == "fields" else codec
         with self._located():
             with self._final_errors():
                 items = step.over(state)
-            if not isinstance(items, list | tuple):
-                raise InvalidOutput(f"over of {step.name} returned {type_name(type(items))}; return a list")
-            if len(items) > MOST_ITEMS:
-                raise InvalidOutput(f"over of {step.name} returned {len(items)} items; at most {MOST_ITEMS} can be")
-            return [self._item(index, item, codec, as_given) for index, item in enumerate(items)]
-
-    def _item(self, index: int, item: object, codec: Codec[Any], as_given: Codec[Any]) -> bytes:
-        try:
-            codec.check(item)
-            data = as_given.dump(item, error=InvalidInput)
-        except InvalidInput as error:
-            raise InvalidInput(f"item {index}: {error.message}") from None
-        largest = self.engine.settings.max_payload_bytes
-        if len(data) > largest:
-            raise PayloadTooLarge(f"item {index} of {self.facts.name}", len(data), largest)
-        return data
+            return items_of(step, items, largest=self.engine.settings.max_payload_bytes)
 
     def _decide(self, entry: Registered, state: Any) -> int:
         block = entry.decisions[self.facts.name]
@@ -299,7 +302,7 @@ class Attempt:
     def _call(self, node: Node[Any, Any], state: Any, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
         contract = node.contract
         with self._located():
-            given = self._given(node, state)
+            given = self._input.value if self._input else self._given(node, state)
         result = contract.invoke(self._context(node), given, *self._cursor())
         if not inspect.isawaitable(result):
             return result
@@ -375,6 +378,7 @@ class Attempt:
             logger=logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
             ask_cancelled=self._is_cancelled,
             report=self._report,
+            take=Tokens(self.store, self.plan, (*self._node(), self.token), self._buckets).take,
         )
 
     def _is_cancelled(self) -> bool:

@@ -28,6 +28,10 @@ def _ignore(_detail: object) -> None:
     return None
 
 
+def _ignore_limit(_name: str, _key: str | None) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContext:
     """The attempt that a node function runs in.
@@ -44,6 +48,7 @@ class NodeContext:
         page_size: Of a paginated node, what `paginate` was told; else None.
         ask_cancelled: How `is_cancelled` finds out.
         report: What `heartbeat` calls.
+        take: What `limit` calls.
     """
 
     run_id: str
@@ -56,6 +61,7 @@ class NodeContext:
     page_size: int | None = None
     ask_cancelled: Callable[[], bool] = field(default=_is_never, repr=False)
     report: Callable[[object], None] = field(default=_ignore, repr=False)
+    take: Callable[[str, str | None], None] = field(default=_ignore_limit, repr=False)
 
     def is_cancelled(self) -> bool:
         """Return whether the run is ending, so that a long function can stop early."""
@@ -64,3 +70,18 @@ class NodeContext:
     def heartbeat(self, detail: object = None) -> None:
         """Tell whoever watches the run how far this attempt is; `detail` is any JSON value."""
         self.report(detail)
+
+    def limit(self, name: str, key: str | None = None) -> None:
+        """Wait until a shared limiter grants a token, for each of the calls that a node makes in a loop.
+
+        It blocks, within the node's time limit, and keeps its worker; who stands in the limiter's line is served after
+        it. A `RetryLater(freeze=True)` of this attempt freezes this limiter too.
+
+        Args:
+            name: A limiter of this node, or of any node of the flow.
+            key: Of a limiter with a key function: the key. Without it, the one that this attempt started with.
+
+        Raises:
+            Terminal: The flow has no such limiter, or a key is missing or too much.
+        """
+        self.take(name, key)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.plan import node_of
+from orchestrator.keys import limit_of
+from orchestrator.plan import limit_title, node_of
 from orchestrator.queues import look_at_queue
 from orchestrator.store import instant
 
@@ -128,9 +129,12 @@ class _Explainer:
             told = f", the last one: {error.type}: {error.message}" if error else ""
             return f"waits for attempt {record['attempt'] + 1} of {attempts}{told}", instant(record["due"])
         place, due = self.store.place_in_line(bucket, self.run.run_id, name)
+        limiter = limit_title(limit_of(bucket)) + (" for its key" if bucket != limit_of(bucket) else "")
         if place is None:
-            return f"was let go from the line of limiter {bucket}", None
-        return f"is number {place + 1} in the line of limiter {bucket}", instant(due)
+            return f"was let go from the line of {limiter}", None
+        pace = self.store.pace(bucket)
+        limiter += "" if pace is None else f", which allows {pace:.3g} starts a second now"
+        return f"is number {place + 1} in the line of {limiter}", instant(due)
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))

@@ -18,11 +18,14 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | idem:<flow>:<sha256 of the key> | hash: run id and digest of the input | as the run |
 | plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |
 | flows | hash: flow name to its announced plan hash | for ever, one field a flow |
-| limits | hash: bucket name to interval and burst | for ever, one field a bucket |
+| limits | hash: limit to interval, burst, bounds; slots to 0 and number | for ever, a field a limit and none a key |
 | limits:tat:<bucket> | string: theoretical arrival time of GCRA, microseconds | until the bucket is full again |
 | limits:line:<bucket> | sorted set: run and node that wait, by first arrival | while somebody waits |
 | limits:released:<bucket> | sorted set: run and node let go from the line | while one of them has not claimed |
 | limits:frozen:<bucket> | string: frozen until, microseconds | until then |
+| limits:asking:<bucket> | sorted set: run, node and token of attempts that ask within, by last time | two seconds |
+| limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
+| limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
 | lines | sorted set: buckets whose line has somebody, by next look | while somebody waits |
 | index:flow:<flow>, index:status:<status> | sorted set: run ids by creation | entries until the run's keys are gone |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
@@ -45,6 +48,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+
+
+def bucket_of(limit: str, key: str) -> str:
+    """The bucket that a limit has for a key; nothing of the key is in its name but a hash."""
+    return f"{limit}#{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+def limit_of(bucket: str) -> str:
+    """The limit whose numbers a bucket has."""
+    return bucket.partition("#")[0]
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,14 @@ class Keys:
     def bucket(self, name: str) -> list[str]:
         """Arrival time, line, released and frozen mark of a bucket."""
         return [self._named("limits", part, name) for part in ("tat", "line", "released", "frozen")]
+
+    def pace(self, bucket: str) -> str:
+        """What an adaptive bucket has found."""
+        return self._named("limits", "pace", bucket)
+
+    def held(self, slots: str) -> str:
+        """Claims that hold one of some slots."""
+        return self._named("limits", "held", slots)
 
     @cached_property
     def index(self) -> str:

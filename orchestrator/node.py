@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Typed
 
 from orchestrator.contract import MISSING, BadFunction, Contract, read_contract
 from orchestrator.errors import text_of, type_name
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.policies import RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,6 +31,7 @@ Out = TypeVar("Out")
 
 Limiters: typing.TypeAlias = "SharedRateLimiter | Sequence[SharedRateLimiter] | None"
 Classifier: typing.TypeAlias = "Callable[[Any], str]"
+Key: typing.TypeAlias = "Callable[[Any], str]"
 When: typing.TypeAlias = Literal["succeeded", "started"]
 
 
@@ -43,6 +44,7 @@ class NodeOptions(TypedDict, total=False):
     retry: RetryPolicy
     rate_limit: RateLimit | None
     shared_rate_limit: Limiters
+    concurrency: SharedConcurrency | None
     queue: str | None
     on_error: Node[Any, Any] | None
     error_classifier: Classifier | None
@@ -64,6 +66,7 @@ class Node(Generic[In, Out]):
         retry: When a failed attempt is made again.
         rate_limit: Limit of this node in this flow.
         shared_rate_limits: Limits that it shares with other nodes; all of them hold.
+        concurrency: Slots that it shares with other nodes.
         queue: Celery queue; None is the flow's.
         compensation: The node that undoes this one.
         compensation_when: `succeeded`, or `started`: also after a failed or unknown outcome.
@@ -79,6 +82,7 @@ class Node(Generic[In, Out]):
     retry: RetryPolicy
     rate_limit: RateLimit | None
     shared_rate_limits: tuple[SharedRateLimiter, ...]
+    concurrency: SharedConcurrency | None
     queue: str | None
     compensation: Node[Any, Any] | None
     compensation_when: When
@@ -128,6 +132,7 @@ class Node(Generic[In, Out]):
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
         rate_limit: RateLimit | None = None,
         shared_rate_limit: Limiters = None,
+        concurrency: SharedConcurrency | None = None,
         queue: str | None = None,
         on_error: Node[Any, Any] | None = None,
         error_classifier: Classifier | None = None,
@@ -145,6 +150,7 @@ class Node(Generic[In, Out]):
             retry=retry,
             rate_limit=rate_limit,
             shared_rate_limits=tuple(limiters) if type(limiters) in (list, tuple) else (limiters,),
+            concurrency=concurrency,
             queue=queue,
             compensation=on_error,
             compensation_when="succeeded",
@@ -199,9 +205,18 @@ class Node(Generic[In, Out]):
         """Return a copy with another retry policy."""
         return self._changed(retry=policy)
 
-    def with_rate_limit(self, limit: int, per: timedelta, burst: int | None = None) -> Node[In, Out]:
-        """Return a copy that starts at most `limit` times in each `per`, over all workers."""
-        return self._changed(rate_limit=RateLimit(limit, per, burst))
+    def with_rate_limit(
+        self, limit: int, per: timedelta, burst: int | None = None, key: Key | None = None
+    ) -> Node[In, Out]:
+        """Return a copy that starts at most `limit` times in each `per`, over all workers.
+
+        Args:
+            limit: Starts allowed in each `per`.
+            per: The window.
+            burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
+            key: `key(input)`, or `key(state)` of a node without input: the limit holds for each key on its own.
+        """
+        return self._changed(rate_limit=RateLimit(limit, per, burst, key=key))
 
     def with_shared_rate_limit(self, limiter: SharedRateLimiter) -> Node[In, Out]:
         """Return a copy that also takes its tokens from a shared bucket; one of the same name is replaced."""
@@ -211,6 +226,10 @@ class Node(Generic[In, Out]):
             if not (type(each) is type(limiter) is SharedRateLimiter and each.name == limiter.name)
         )
         return self._changed(shared_rate_limits=(*others, limiter))
+
+    def with_concurrency(self, slots: SharedConcurrency) -> Node[In, Out]:
+        """Return a copy of which, and of all other nodes with these slots, only so many attempts run at once."""
+        return self._changed(concurrency=slots)
 
     def with_queue(self, name: str) -> Node[In, Out]:
         """Return a copy that runs on this Celery queue."""

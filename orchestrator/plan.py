@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.flow import Flow, Map, Parallel, Step, Then, When
 from orchestrator.paging import PagedNode
-from orchestrator.policies import RetryPolicy
+from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
 from orchestrator.reads import known_reads
 
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ BRANCH_TIMEOUT_MS = 60_000
 BRANCH_ATTEMPTS = 3
 WIDTH = 256
 """Items of a map at work at once where the flow names no number: messages in the queue, whatever the map's length."""
+
+
+SLOTS = "@"
+"""Begins the name of slots among the limits."""
+
+
+def limit_title(name: str) -> str:
+    """What a limit of a plan is called to a user."""
+    return f"concurrency {name[1:]}" if name.startswith(SLOTS) else f"limiter {name}"
 
 
 def node_of(name: str) -> str:
@@ -86,7 +95,8 @@ class NodePlan:
         timeout_ms: Limit of one attempt.
         attempts: Attempts at most.
         retry: First delay in ms, factor, longest delay in ms, and whether the delay is spread.
-        limits: Buckets that an attempt takes a token of, all or none.
+        limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
+        keyed: Those of them that have a bucket for each key of the input; the other ones are a bucket themselves.
         reads: Output keys its input function is known to read.
         undoes: Of a compensation: the node it undoes.
         paged: Whether it fetches page after page.
@@ -109,6 +119,7 @@ class NodePlan:
     paged: bool = False
     max_pages: int = 0
     source: str = ""
+    keyed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,8 @@ class Plan:
         steps: By position.
         nodes: By name: nodes, decisions and compensations.
         sagas: (node, compensation, when) of every node that has a compensation.
-        limits: Bucket name to (microseconds per token, burst).
+        limits: Limit to (microseconds per token, burst), of an adaptive one with the most and the fewest microseconds
+            behind them; of slots, to (0, slots).
         input_schema: JSON schema of the run's input; None where any JSON will do.
         fused: Whether one message works through the nodes that follow each other on one queue.
     """
@@ -135,7 +147,7 @@ class Plan:
     steps: tuple[StepPlan, ...]
     nodes: Mapping[str, NodePlan]
     sagas: tuple[tuple[str, str, str], ...] = ()
-    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     input_schema: Mapping[str, Any] | None = None
     fused: bool = False
 
@@ -158,11 +170,13 @@ class Plan:
             for step in raw["steps"]
         )
         raw["nodes"] = {
-            name: NodePlan(**node | {fact: tuple(node[fact]) for fact in ("retry", "limits", "reads")})
+            name: NodePlan(
+                **node | {fact: tuple(node[fact]) for fact in ("retry", "limits", "reads", "keyed") if fact in node}
+            )
             for name, node in raw["nodes"].items()
         }
         raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
-        raw["limits"] = {name: (interval, burst) for name, (interval, burst) in raw["limits"].items()}
+        raw["limits"] = {name: tuple(numbers) for name, numbers in raw["limits"].items()}
         return cls(**raw)
 
     def fields(self) -> dict[str, str]:
@@ -172,6 +186,8 @@ class Plan:
         for name, node in self.nodes.items():
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             told = {fact: value for fact, value in asdict(node).items() if fact in wanted}
+            slots = [name for name in node.limits if name.startswith(SLOTS)]
+            told |= {fact: names for fact, names in (("keyed", node.keyed), ("slots", slots)) if names}
             facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
         return facts | {
             "maps": _dense(self.maps),
@@ -277,7 +293,7 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
     steps = tuple(each for step in order for each in _step_plans(step, following[id(step)], position))
     nodes: dict[str, NodePlan] = {}
     sagas = []
-    limits: dict[str, tuple[int, int]] = {}
+    limits: dict[str, tuple[int, ...]] = {}
     for step in order:
         index = position[id(step)]
         if isinstance(step, When):
@@ -362,17 +378,13 @@ def _own_plan(flow: Flow, name: str, kind: str, position: int, queue: str, *func
 
 
 def _node_plan(
-    flow: Flow, node: Node[Any, Any], position: int, queue: str, limits: dict[str, tuple[int, int]], *, undoes: str = ""
+    flow: Flow, node: Node[Any, Any], position: int, queue: str, limits: dict[str, tuple[int, ...]], *, undoes: str = ""
 ) -> NodePlan:
     retry = node.retry
-    buckets = []
-    if node.rate_limit is not None:
-        limit = node.rate_limit
-        buckets.append(f"{flow.name}.{node.name}")
-        limits[buckets[0]] = _bucket(limit.limit, limit.per, limit.burst)
-    for shared in node.shared_rate_limits:
-        buckets.append(shared.name)
-        limits[shared.name] = _bucket(shared.limit, shared.per, shared.burst)
+    own = limits_of(node, flow.name)
+    limits |= {name: _bucket(limit) for name, limit in own.items()}
+    slots = {} if node.concurrency is None else {f"{SLOTS}{node.concurrency.name}": (0, node.concurrency.limit)}
+    limits |= slots
     return NodePlan(
         name=node.name,
         kind="compensation" if undoes else "node",
@@ -388,7 +400,8 @@ def _node_plan(
             in_milliseconds(retry.maximum_interval),
             retry.jitter,
         ),
-        limits=tuple(buckets),
+        limits=(*own, *slots),
+        keyed=tuple(name for name, limit in own.items() if limit.key is not None),
         reads=tuple(sorted(_reads(node.input_func))) if node.input_func else (),
         undoes=undoes,
         paged=isinstance(node, PagedNode),
@@ -397,8 +410,17 @@ def _node_plan(
     )
 
 
-def _bucket(limit: int, per: timedelta, burst: int | None) -> tuple[int, int]:
-    return max(1, round(per.total_seconds() * MICROSECONDS / limit)), burst or limit
+def limits_of(node: Node[Any, Any], flow: str) -> dict[str, RateLimit | SharedRateLimiter]:
+    """The rate limits of a node by the names that the plan gives them."""
+    own = {} if node.rate_limit is None else {f"{flow}.{node.name}": node.rate_limit}
+    return {**own, **{shared.name: shared for shared in node.shared_rate_limits}}
+
+
+def _bucket(limit: RateLimit | SharedRateLimiter) -> tuple[int, ...]:
+    adaptive = limit.adaptive if isinstance(limit, SharedRateLimiter) else None
+    rates = (limit.limit,) if adaptive is None else (limit.limit, adaptive.floor, adaptive.ceiling)
+    interval, *bounds = (max(1, round(limit.per.total_seconds() * MICROSECONDS / rate)) for rate in rates)
+    return interval, limit.capacity, *bounds
 
 
 def _reads(function: object) -> AbstractSet[str]:

@@ -4,8 +4,10 @@ A constructor takes whatever it is given; `build()` is what refuses numbers that
 limiter's, waiting for a retry the engine's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,52 @@ class RateLimit:
         limit: Starts allowed in each `per`.
         per: The window.
         burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
+        key: Gives each key a bucket of its own. Called on the worker with the node's input as its function takes it (of
+            a map's node: the item; of several parameters: the mapping of their names), or with the FlowState where the
+            node has no input; returns a text of at most 1000 characters. It must be pure.
     """
 
     limit: int
     per: timedelta
     burst: int | None = None
+    key: Callable[[Any], str] | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def capacity(self) -> int:
         """Tokens in the full bucket."""
         return self.limit if self.burst is None else self.burst
+
+
+@dataclass(frozen=True, slots=True)
+class SharedConcurrency:
+    """Slots that nodes of any flow have in common: equal names are the same slots in every process.
+
+    An attempt holds a slot from its start to the end of its claim, also when its process dies; who finds none waits in
+    line, in the order of arrival, without a worker.
+
+    Attributes:
+        name: Name of the slots.
+        limit: Attempts that may run at once.
+    """
+
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """How a shared limiter finds the rate that the other side allows, between two bounds.
+
+    It begins with the limiter's own rate. Each second in which somebody had to wait for it makes it faster; each
+    `RetryLater(freeze=True)` of an attempt that started since the last one, at most one a second, halves it.
+
+    Attributes:
+        floor: Fewest starts in each `per`.
+        ceiling: Most starts in each `per`.
+    """
+
+    floor: float
+    ceiling: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +109,16 @@ class SharedRateLimiter:
         limit: Starts allowed in each `per`.
         per: The window.
         burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
+        key: Gives each key a bucket of its own, common to all nodes that come to the same key; as of `RateLimit`.
+        adaptive: Lets the rate follow what the other side allows; None keeps it.
     """
 
     name: str
     limit: int
     per: timedelta
     burst: int | None = None
+    adaptive: Adaptive | None = field(default=None, kw_only=True)
+    key: Callable[[Any], str] | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def capacity(self) -> int:

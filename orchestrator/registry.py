@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import RegistrationError
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, limit_title, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ class Registry:
             for name, numbers in plan.limits.items():
                 if other.plan.limits.get(name, numbers) != numbers:
                     msg = (
-                        f"flow {plan.flow}: limiter {name} has other numbers in flow {other.plan.flow}; "
-                        "use one SharedRateLimiter object in both"
+                        f"flow {plan.flow}: {limit_title(name)} has other numbers in flow {other.plan.flow}; "
+                        "use one object in both"
                     )
                     raise RegistrationError(msg)

@@ -18,9 +18,9 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
-from orchestrator.keys import Keys
-from orchestrator.plan import Plan
-from orchestrator.scripts import Scripts
+from orchestrator.keys import Keys, limit_of
+from orchestrator.plan import MICROSECONDS, Plan
+from orchestrator.scripts import Scripts, numbers_text
 from orchestrator.state import NodeFailure, RunStatus
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ class Store:
 
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets where there are none."""
-        for name, (interval, burst) in plan.limits.items():
-            self.client.hsetnx(self.keys.limits, name, f"{interval} {burst}")
+        for name, numbers in plan.limits.items():
+            self.client.hsetnx(self.keys.limits, name, numbers_text(numbers))
 
     def is_ending(self, run_id: str) -> bool:
         """Whether nothing new starts in a run any more, or it is gone."""
@@ -198,16 +198,27 @@ class Store:
         with self.guarded():
             pipe = self.client.pipeline(transaction=False)
             pipe.zrank(line_key, f"{run_id}|{node}")
-            pipe.hget(self.keys.limits, bucket)
+            pipe.hget(self.keys.limits, limit_of(bucket))
             pipe.get(tat_key)
             pipe.get(frozen_key)
-            rank, numbers, tat, frozen = pipe.execute()
+            pipe.hget(self.keys.pace(bucket), "interval")
+            rank, numbers, tat, frozen, pace = pipe.execute()
             now_us = self.now_ms() * 1000
         if rank is None or numbers is None:
             return None, None
-        interval, burst = map(int, numbers.split())
+        interval, burst, *bounds = map(int, numbers.split())
+        if bounds and pace:
+            interval = round(float(pace))
+        if not interval:  # slots: nobody knows when one is free
+            return rank, None
         free = max(now_us, int(tat or 0) + interval - burst * interval, int(frozen or 0))
         return rank, (free + rank * interval) // 1000
+
+    def pace(self, bucket: str) -> float | None:
+        """Starts a second that an adaptive bucket allows now; None of any other, and of one that nobody waited for."""
+        with self.guarded():
+            interval = self.client.hget(self.keys.pace(bucket), "interval")
+        return MICROSECONDS / float(interval) if interval else None
 
     def announced(self) -> dict[str, str]:
         """Flow names that workers announced, to the hash of the plan."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PAGES_AT_ONCE = 50
 """Pages of one message at most, so that other work of the queue gets its turn."""
-CLAIMED = {"run", "sleep", "no limit"}
+CLAIMED = {"run", "admit", "sleep", "no limit"}
 GOES_ON = {"stored", "turned", "excused", "parked"}
 IN_LINE = {"then", "branch", "expand"}
 

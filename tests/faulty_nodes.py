@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 from orchestrator.state import FlowState
 from tests.faulty import SECOND, Faulty, Order, always, give, node, take, take_both
 
@@ -98,6 +98,73 @@ LIMITS: tuple[Faulty, ...] = (
         "bad-limit",
         "node b",
         "its shared rate limit x has other numbers than another one of its name; use one limiter for both",
+    ),
+    Faulty(
+        "limit-key",
+        lambda b: b.then(node().with_rate_limit(1, per=SECOND, key="tenant")),
+        "bad-function",
+        "node a",
+        "its key function 'tenant' is not a function; use a function or lambda of one argument",
+    ),
+    Faulty(
+        "limit-key-other",
+        lambda b: b.then(node(shared_rate_limit=SharedRateLimiter("x", 1, SECOND))).then(
+            node("b", shared_rate_limit=SharedRateLimiter("x", 1, SECOND, key=str))
+        ),
+        "bad-limit",
+        "node b",
+        "its shared rate limit x has a key function in one node and none in another; give one of them another name",
+    ),
+    Faulty(
+        "adaptive-number",
+        lambda b: b.then(node(shared_rate_limit=SharedRateLimiter("x", 5, SECOND, adaptive=True))),  # type: ignore[arg-type]
+        "bad-limit",
+        "node a",
+        "its shared rate limit x's adaptive is True; give it an Adaptive(floor, ceiling)",
+    ),
+    Faulty(
+        "adaptive-floor",
+        lambda b: b.then(node(shared_rate_limit=SharedRateLimiter("x", 5, SECOND, adaptive=Adaptive(0, 5)))),
+        "bad-limit",
+        "node a",
+        "its shared rate limit x's floor is 0; use a number above 0",
+    ),
+    Faulty(
+        "adaptive-between",
+        lambda b: b.then(node(shared_rate_limit=SharedRateLimiter("x", 5, SECOND, adaptive=Adaptive(6, 8)))),
+        "bad-limit",
+        "node a",
+        "its shared rate limit x's limit 5 is not between its floor 6 and its ceiling 8",
+    ),
+    Faulty(
+        "slots-number",
+        lambda b: b.then(node(concurrency=3)),
+        "bad-limit",
+        "node a",
+        "its concurrency is 3; give it a SharedConcurrency(...)",
+    ),
+    Faulty(
+        "slots-zero",
+        lambda b: b.then(node().with_concurrency(SharedConcurrency("db", 0))),
+        "bad-limit",
+        "node a",
+        "its concurrency db's limit is 0; use a whole number from 1",
+    ),
+    Faulty(
+        "slots-name",
+        lambda b: b.then(node().with_concurrency(SharedConcurrency("a b", 1))),
+        "bad-name",
+        "node a",
+        "the concurrency's name 'a b' cannot be used...",
+    ),
+    Faulty(
+        "slots-other",
+        lambda b: b.then(node(concurrency=SharedConcurrency("db", 1))).then(
+            node("b", concurrency=SharedConcurrency("db", 2))
+        ),
+        "bad-limit",
+        "node b",
+        "its concurrency db has another limit than another one of its name; use one for both",
     ),
     Faulty(
         "timeout-zero",

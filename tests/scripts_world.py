@@ -28,7 +28,7 @@ from orchestrator.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator.scripts import Claimed, Moved, Scripts, Seen, Started
+    from orchestrator.scripts import Admitted, Claimed, Moved, Scripts, Seen, Started
 
 Answer = TypeVar("Answer")
 HOLDER = "worker/1"
@@ -105,9 +105,12 @@ def act_on(item: int) -> int:
     return item
 
 
-def map_plan(*, attempts: int = 3, undone: bool = False, **options: Any) -> Plan:
+def map_plan(
+    *, attempts: int = 3, undone: bool = False, limiter: Any = None, slots: Any = None, **options: Any
+) -> Plan:
     """A map of the node "item" with the node "after" behind it."""
-    item: Node[Any, Any] = Node("item", act_on, retry=RetryPolicy(maximum_attempts=attempts))
+    retry = RetryPolicy(maximum_attempts=attempts)
+    item: Node[Any, Any] = Node("item", act_on, retry=retry, shared_rate_limit=limiter, concurrency=slots)
     if undone:
         item = item.on_error(Node("undo-item", act))
     return plan_of(flow().then_map("all", item, over=lambda _state: [], **options).then(node("after")))
@@ -181,6 +184,17 @@ class Run:
         claimed = self.claim(name, token, **options)
         assert claimed.outcome == "run", f"claim of {name}: {claimed.outcome}"
         return token
+
+    def claim_to_admit(self, name: str) -> str:
+        """Claim a node whose buckets depend on its input; returns the token."""
+        token = new_token()
+        assert self.claim(name, token).outcome == "admit"
+        return token
+
+    def admit(self, name: str, token: str, *buckets: str, may_sleep: bool = False, follows: bool = False) -> Admitted:
+        return self.scripts.admit(
+            self.id, self.plan.hash, name, token, buckets=buckets, may_sleep=may_sleep, follows=follows
+        )
 
     def commit(
         self, name: str, token: str, output: bytes | None = None, *, choice: int | None = None, follows: bool = False
@@ -357,7 +371,8 @@ class World:
             READ[kind](pipe, name)
             pipe.pttl(name)
         answers = pipe.execute()
-        return {name: (answers[2 * index], answers[2 * index + 1] >= 0) for index, name in enumerate(names)}
+        found = zip(names, answers[::2], answers[1::2], strict=True)
+        return {name: (value, ttl >= 0) for name, value, ttl in found if ttl != -2}  # -2: it went away meanwhile
 
     @contextmanager
     def unchanged(self, *, but: Sequence[str] = ()) -> Iterator[None]:

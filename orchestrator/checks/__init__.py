@@ -35,6 +35,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     limits.check_timeouts,
     limits.check_retries,
     limits.check_rate_limits,
+    limits.check_concurrency,
     paging.check_pages,
     paging.check_sources,
     functions.check_functions,

@@ -8,9 +8,10 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checks.places import find_places
-from orchestrator.checks.wording import flow_place, show, step_place
+from orchestrator.checks.wording import flow_place, is_a, show, step_place
 from orchestrator.contract import MISSING, BadFunction, Contract
 from orchestrator.errors import InvalidInput, Problem
+from orchestrator.policies import RateLimit, SharedRateLimiter
 from orchestrator.values import BadType, Codec, codec_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def check_callbacks(flow: Flow) -> Iterator[Problem]:
         for what, function in (
             ("input function", place.node.input_func),
             ("error classifier", place.node.error_classifier),
+            *(("key function", limit.key) for limit in _limits(place.node)),
         ):
             if function is not None and (fault := _callback_fault(function)):
                 yield Problem(place.where, "bad-function", f"its {what} {show(function)} {fault}")
@@ -113,6 +115,12 @@ def _item_fault(node: AnyNode, contract: Contract) -> str | None:
     if node.input is not MISSING or node.input_func is not None:
         return "it is called for each item of a map, which is its input; remove its own"
     return None
+
+
+def _limits(node: AnyNode) -> Iterator[RateLimit | SharedRateLimiter]:
+    if is_a(node.rate_limit, RateLimit):
+        yield node.rate_limit
+    yield from (limiter for limiter in node.shared_rate_limits if is_a(limiter, SharedRateLimiter))
 
 
 def _callback_fault(function: object) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from orchestrator.checks.places import find_places
 from orchestrator.checks.wording import call, flow_place, is_a, is_whole, show
 from orchestrator.errors import Problem
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,31 @@ def check_rate_limits(flow: Flow) -> Iterator[Problem]:
             faults = list(_limit_faults(limiter, SharedRateLimiter))
             if not faults and is_a(limiter.name, str) and known.setdefault(limiter.name, limiter) != limiter:
                 faults = [" has other numbers than another one of its name; use one limiter for both"]
+            elif not faults and (known[limiter.name].key is None) != (limiter.key is None):
+                faults = [" has a key function in one node and none in another; give one of them another name"]
             for fault in faults:
                 name = f" {call(limiter.name)}" if is_a(limiter, SharedRateLimiter) else ""
                 yield Problem(place.where, "bad-limit", f"its shared rate limit{name}{fault}")
+
+
+def check_concurrency(flow: Flow) -> Iterator[Problem]:
+    """Slots are at least one, and those of one name are as many."""
+    known: dict[str, SharedConcurrency] = {}
+    for place in find_places(flow):
+        slots = place.node.concurrency
+        if slots is None:
+            continue
+        if not is_a(slots, SharedConcurrency):
+            yield Problem(
+                place.where, "bad-limit", f"its concurrency is {show(slots)}; give it a SharedConcurrency(...)"
+            )
+        elif fault := _count_fault(slots.limit, "limit"):
+            yield Problem(place.where, "bad-limit", f"its concurrency {call(slots.name)}'s {fault}")
+        elif is_a(slots.name, str) and known.setdefault(slots.name, slots) != slots:
+            told = (
+                f"its concurrency {call(slots.name)} has another limit than another one of its name; use one for both"
+            )
+            yield Problem(place.where, "bad-limit", told)
 
 
 def find_low_caps(flow: Flow) -> Iterator[str]:
@@ -108,10 +130,28 @@ def _limit_faults(limit: object, kind: type[Limit]) -> Iterator[str]:
     yield from (f"'s {fault}" for fault in faults if fault)
     if any(faults):
         return
+    if is_a(limit, SharedRateLimiter) and limit.adaptive is not None and (fault := _adaptive_fault(limit)):
+        yield fault
     if limit.per / FASTEST < limit.limit:
         yield f" lets {limit.limit} start in {limit.per}; use at most one in a microsecond"
     elif limit.capacity > limit.limit * (LONGEST / limit.per):
         yield f"'s burst of {limit.capacity} takes over {LONGEST.days} days to fill; use a smaller one"
+
+
+def _adaptive_fault(limiter: SharedRateLimiter) -> str | None:
+    adaptive = limiter.adaptive
+    if not is_a(adaptive, Adaptive):
+        return f"'s adaptive is {show(adaptive)}; give it an Adaptive(floor, ceiling)"
+    for what, bound in (("floor", adaptive.floor), ("ceiling", adaptive.ceiling)):
+        if not is_a(bound, int, float) or is_a(bound, bool) or not 0 < bound < math.inf:
+            return f"'s {what} is {show(bound)}; use a number above 0"
+    if not adaptive.floor <= limiter.limit <= adaptive.ceiling:
+        return f"'s limit {limiter.limit} is not between its floor {adaptive.floor} and its ceiling {adaptive.ceiling}"
+    if limiter.per / FASTEST < adaptive.ceiling:
+        return f"'s ceiling lets {adaptive.ceiling} start in {limiter.per}; use at most one in a microsecond"
+    if limiter.per / adaptive.floor > LONGEST:
+        return f"'s floor lets one start in more than {LONGEST.days} days; use a higher one"
+    return None
 
 
 def _duration_fault(value: object, what: str, *, is_zero_fine: bool = False) -> str | None:

@@ -9,7 +9,7 @@ from orchestrator.checks.structure import find_steps
 from orchestrator.checks.wording import NAME_RULE, call, flow_place, is_a, is_name, show, step_place
 from orchestrator.errors import Problem
 from orchestrator.flow import Then
-from orchestrator.policies import SharedRateLimiter
+from orchestrator.policies import SharedConcurrency, SharedRateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ def check_names(flow: Flow) -> Iterator[Problem]:
         for limiter in place.node.shared_rate_limits:
             if is_a(limiter, SharedRateLimiter):
                 yield from _check_form(place.where, "shared rate limit's name", limiter.name)
+        if is_a(place.node.concurrency, SharedConcurrency):
+            yield from _check_form(place.where, "concurrency's name", place.node.concurrency.name)
     if flow.returns is not None:
         yield from _check_form(flow_place(flow), "key given to returns()", flow.returns)
 

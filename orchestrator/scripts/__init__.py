@@ -69,7 +69,7 @@ class Claimed:
     """The answer of `claim`.
 
     Attributes:
-        outcome: "run", or why not: see claim.lua.
+        outcome: "run", or "admit" where the buckets depend on the input, or why not: see claim.lua.
         attempt: Number of the attempt, from 1.
         generation: Rises when the node was compensated.
         deadline: End of the attempt's time in ms, on Redis's clock.
@@ -93,6 +93,20 @@ class Claimed:
     bucket: str = ""
     index: int | None = None
     item: bytes = b""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the caller holds the node now."""
+        return self.outcome in {"run", "admit"}
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The answer of `admit`: "run", or why not (see admit.lua); microseconds to sleep; what to publish."""
+
+    outcome: str
+    sleep: int = 0
+    work: Work = Work()
 
 
 @dataclass(frozen=True)
@@ -148,7 +162,7 @@ def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
     outcome = _text(answer[0])
     if outcome == "sleep":
         return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
-    if outcome != "run":
+    if outcome not in {"run", "admit"}:
         return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
     attempt, generation, deadline, scheduled, index, item, *values = answer[1:]
     return Claimed(
@@ -280,6 +294,29 @@ class Scripts:
         args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads]
         return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: _claimed(answer, len(reads)))
 
+    def admit(
+        self,
+        run_id: str,
+        plan: str,
+        node: str,
+        token: str,
+        *,
+        buckets: Sequence[str],
+        may_sleep: bool = True,
+        follows: bool = False,
+    ) -> Admitted:
+        """Let a claimed attempt start whose buckets depend on its input: admit.lua."""
+        answer = self._on_run("admit", run_id, plan, node, token, int(may_sleep), int(follows), *buckets)
+        outcome = _text(answer[0])
+        sleep = int(answer[1]) if outcome == "sleep" else 0
+        return Admitted(outcome, sleep, _work(answer[1:]))
+
+    def take(self, run_id: str, plan: str, node: str, token: str, bucket: str) -> tuple[str, int]:
+        """Take a token for a running attempt: take.lua. Returns the outcome, and with "wait" for how many us."""
+        answer = self._on_run("take", run_id, plan, node, token, bucket)
+        outcome = _text(answer[0])
+        return outcome, int(answer[1]) if outcome == "wait" else 0
+
     def commit(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
         """Store what a node returned; options as of `commit_call`."""
         return self.send(self.commit_call(run_id, plan, node, token, **options))
@@ -403,4 +440,9 @@ class Scripts:
 
 
 def _limits(plan: Plan) -> str:
-    return json.dumps({name: f"{interval} {burst}" for name, (interval, burst) in plan.limits.items()})
+    return json.dumps({name: numbers_text(numbers) for name, numbers in plan.limits.items()})
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """The numbers of a limit as bucket.lua reads them."""
+    return " ".join(map(str, numbers))

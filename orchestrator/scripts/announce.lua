@@ -1,5 +1,5 @@
 -- Answer, once, the nodes of a position (or of the saga) that nobody has published yet.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 epoch, 3 position, or 'saga'
 -- Returns {'announced', what to publish...}, or {'nothing'}, or {'unknown'}.

@@ -1,5 +1,5 @@
 -- Give a run the verdict that nothing new starts: a cancel, or the end of the run's time.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 verdict ('cancelled', or 'failed' for a run out of time), 3 failure (JSON),
 --         4 '1' only if its deadline has passed

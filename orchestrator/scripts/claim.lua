@@ -1,10 +1,11 @@
 -- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
--- needs: run.lua, bucket.lua, pages.lua
+-- needs: run.lua, steps.lua, bucket.lua, line.lua, pages.lua
 -- KEYS    as run.lua
 -- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
 --         8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
 -- Returns {'run', attempt, generation, deadline in ms, scheduled instant, index, item, values...} (the item of a map, with
---         its index; the number of the page to be fetched, with its cursor as JSON; else ''), {'sleep', us, first arrival},
+--         its index; the number of the page to be fetched, with its cursor as JSON; else ''), the same with 'admit' where
+--         admit.lua has to let it start, {'sleep', us, first arrival},
 --         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
 local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
@@ -20,8 +21,8 @@ local function granted()
   if facts.paged then
     index, item = next_page(node, facts)
   end
-  return {'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline), run.scheduled or '', index or '',
-    item or '', unpack(values)}
+  return {rec.admits and 'admit' or 'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline),
+    run.scheduled or '', index or '', item or '', unpack(values)}
 end
 
 -- The item that this token was given before, if there is one: the answer was lost.
@@ -100,43 +101,24 @@ if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) then
   return {'not ready'}
 end
 
--- The buckets: all of them or none.
+-- The buckets: all of them or none. Those that depend on the input are asked by admit.lua, which lets the attempt start.
 first = tonumber(rec.arrived) or (first > 0 and first) or NOW_US
-local buckets, longest, queued, blocked = {}, 0, false, nil
-for index, name in ipairs(facts.limits) do
-  local bucket = read_bucket(LIMITS, name, NOW_US)
-  if not bucket then
-    return {'no limit', name}
-  end
-  local wait = wait_for(bucket)
-  local line = redis.call('ZCARD', bucket.line)
-  if line > 0 and not redis.call('ZSCORE', bucket.released, member) then
-    queued, wait = true, wait + line * bucket.interval
-  end
-  buckets[index] = bucket
-  if wait > longest then
-    longest, blocked = wait, bucket
-  end
+local admits = facts.keyed and true or nil
+if is_in_line(rec, member) then
+  return {'not ready'}
 end
-if longest > 0 then
-  if rec.state == 'parked' and rec.bucket and redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member) then
-    return {'not ready'}
+local asked = ask_buckets(admits and {} or facts.limits, member)
+if asked.missing then
+  return {'no limit', asked.missing}
+end
+if asked.wait > 0 then
+  if may_sleep and not asked.queued and asked.wait <= SLEEP_US then
+    return {'sleep', string.format('%.0f', asked.wait), string.format('%.0f', first)}
   end
-  if may_sleep and not queued and longest <= SLEEP_US then
-    return {'sleep', string.format('%.0f', longest), string.format('%.0f', first)}
-  end
-  rec.state, rec.bucket = 'parked', blocked.name
-  rec.arrived = string.format('%.0f', first)  -- as text: a JSON number keeps 14 digits
-  rec.due = NOW + math.ceil(longest / 1000)
-  save(node, rec)
+  stand_in_line(node, rec, asked, first)
   if is_pulled then
     take_item(node)
   end
-  redis.call('ZREM', TIMERS, member)
-  redis.call('ZREM', blocked.released, member)
-  redis.call('ZADD', blocked.line, first, member)
-  redis.call('ZADD', LINES, 'LT', NOW, blocked.name)
-  note('waiting', node, rec.attempt, blocked.name)
   detach(facts)
   touch()
   return {'parked'}
@@ -144,13 +126,11 @@ end
 
 rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
   holder = holder, deadline = NOW + facts.timeout_ms, started = NOW, throttled = rec.throttled,
-  arrived = #buckets > 0 and string.format('%.0f', first) or nil}
+  arrived = #facts.limits > 0 and string.format('%.0f', first) or nil,
+  admits = admits, lost = admits and rec.lost, buckets = rec.buckets}
 save(node, rec)
-for _, bucket in ipairs(buckets) do
-  take_token(bucket)
-  redis.call('ZREM', bucket.line, member)
-  redis.call('ZREM', bucket.released, member)
-end
+forget_marks(not admits and rec.buckets, member)
+take_tokens(asked, member, token, first < NOW_US)
 redis.call('ZREM', TIMERS, member)
 redis.call('HSET', HOLDERS .. ':' .. holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
 redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
@@ -160,7 +140,7 @@ end
 set_run({running = run.running + 1})
 if is_pulled then
   take_item(node)
-elseif rec.attempt > 1 or not facts.paged or next_page(node, facts) == '0' then
+elseif not admits and (rec.attempt > 1 or not facts.paged or next_page(node, facts) == '0') then
   note('started', node, rec.attempt)
 end
 touch()

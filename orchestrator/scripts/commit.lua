@@ -1,5 +1,5 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
--- needs: run.lua, pages.lua
+-- needs: run.lua, steps.lua, pages.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
 --         (that the caller has written to RUN:staged:<token>), or '',

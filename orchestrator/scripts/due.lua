@@ -13,7 +13,7 @@ for _, key in ipairs({KEYS[1], KEYS[2]}) do
     wait = math.min(wait, tonumber(first[2]) - now)
   end
 end
-if #timers == tonumber(ARGV[2]) then
+if #timers == tonumber(ARGV[2]) or #buckets == tonumber(ARGV[2]) then
   wait = 0
 end
 local answer = {math.max(0, math.ceil(wait)), #timers}

@@ -1,5 +1,5 @@
 -- Record that an attempt failed: park the node until its next attempt, or end it for good.
--- needs: run.lua, bucket.lua
+-- needs: run.lua, steps.lua, bucket.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
 --         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
@@ -11,17 +11,31 @@
 local node, token, failure, delay, follows = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
 local most = tonumber(ARGV[7])
 
--- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line.
-local function hold_back(rec, facts)
+-- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line. Where it has
+-- a bucket of its key, the refusal was for that key: nobody else is held back. Slots are no rate, they do not stand still.
+local function hold_back(rec)
   local till = NOW_US + delay * 1000
-  for _, name in ipairs(facts.limits) do
-    freeze_bucket(read_bucket(LIMITS, name, NOW_US), till)
+  local frozen, keyed = {}, {}
+  for _, name in ipairs(buckets_of(node, rec)) do
+    local bucket = read_bucket(LIMITS, name, NOW_US)
+    if bucket and not bucket.slots then
+      frozen[#frozen + 1] = bucket
+      keyed[#keyed + 1] = is_keyed(name) and bucket or nil
+    end
+  end
+  frozen = #keyed > 0 and keyed or frozen
+  for _, name in ipairs(#keyed > 0 and rec.asked or {}) do
+    frozen[#frozen + 1] = not is_keyed(name) and read_bucket(LIMITS, name, NOW_US) or nil
+  end
+  for _, bucket in ipairs(frozen) do
+    lower_pace(bucket, rec.started * 1000, till)
+    freeze_bucket(bucket, till)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
   note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
-  rec.bucket = facts.limits[1]
+  rec.bucket = frozen[1] and frozen[1].name
   if rec.bucket then
-    redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived, RUN_ID .. '|' .. node)
+    redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
     redis.call('ZADD', LINES, 'LT', NOW, rec.bucket)
   end
 end
@@ -47,7 +61,7 @@ rec.lost, rec.dropped = nil, token
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'
   if most then
-    hold_back(rec, facts)
+    hold_back(rec)
   else
     rec.arrived = nil
     note('retrying', node, rec.attempt, string.format('%.0f', delay))

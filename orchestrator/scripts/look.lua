@@ -1,5 +1,5 @@
 -- Look at an unfinished run: which ready nodes nobody has claimed, which claims have no holder; mend what has no timer.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 the run's next look in ms from now
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'

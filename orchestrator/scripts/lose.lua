@@ -1,5 +1,5 @@
 -- End a claim whose attempt nobody will finish: its process died, its lease ran out, it was given back or hangs.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON) to record, 5 '1' if the attempt was past its deadline (a failed attempt),
 --         6 delay to the next attempt in ms (0: due now)

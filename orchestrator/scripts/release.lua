@@ -1,4 +1,5 @@
--- Let go from the head of a bucket's line what the bucket can grant in the next 250 ms, less what is on its way.
+-- Let go from the head of a bucket's line what the bucket can grant in the next 250 ms, less what is on its way; of slots,
+-- as many as are free.
 -- needs: bucket.lua
 -- KEYS    1 limits, 2 buckets with a line
 -- ARGV    1 bucket
@@ -15,8 +16,9 @@ end
 local wait = wait_for(bucket)
 local answer = {0}
 if wait <= SLEEP_US then
-  local room = math.floor((now + SLEEP_US + bucket.burst * bucket.interval - arrival_time(bucket)) / bucket.interval)
+  local room = bucket.slots and free_slots(bucket) or math.floor((now + SLEEP_US + bucket.burst * bucket.interval - arrival_time(bucket)) / bucket.interval)
   local coming = redis.call('ZCOUNT', bucket.released, now - OUTSTANDING_US, '+inf')
+    + redis.call('ZCOUNT', bucket.asking, now - OUTSTANDING_US, '+inf')
   local members = room > coming and redis.call('ZRANGE', bucket.line, 0, room - coming - 1) or {}
   for _, member in ipairs(members) do
     redis.call('ZADD', bucket.released, now, member)
@@ -28,6 +30,6 @@ if wait <= SLEEP_US then
   end
 end
 local next_look = math.max(20, math.ceil((wait - SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
-answer[1] = math.min(next_look, 1000)
+answer[1] = bucket.slots and 500 or math.min(next_look, 1000)  -- a slot that becomes free makes the line due at once
 redis.call('ZADD', LINES, string.format('%.0f', now / 1000 + answer[1]), name)
 return answer

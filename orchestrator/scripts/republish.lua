@@ -1,5 +1,5 @@
 -- Publish ready nodes of a run once more, each with a back-off of its own: a message may have been lost.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 epoch, 3... nodes
 -- Returns {'again', what to publish...} or {'nothing'} or {'unknown'}.

@@ -1,5 +1,5 @@
 -- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 token of this call
 -- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.

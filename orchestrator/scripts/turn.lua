@@ -1,5 +1,5 @@
 -- Store a page of a paginated node that has more, and make the node ready for the next one, its attempts counted afresh.
--- needs: run.lua, pages.lua
+-- needs: run.lua, steps.lua, pages.lua
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 items (JSON list), 5 how many they are, 6 cursor of the next page (JSON),
 --         7 '1' if the caller asks for the next page itself

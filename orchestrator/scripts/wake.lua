@@ -1,5 +1,5 @@
 -- A parked node may be tried again: its timer is due or the line let it go.
--- needs: run.lua
+-- needs: run.lua, steps.lua
 -- KEYS    as run.lua
 -- ARGV    2 node
 -- Returns {'ready', what to publish...}, or {'asleep'} with nothing to publish, or {'unknown'}.

@@ -7,12 +7,27 @@ from datetime import timedelta
 import pytest
 import redis
 
-from orchestrator import SharedRateLimiter
+from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
+from orchestrator.keys import bucket_of
 from orchestrator.scripts import Scripts
 from orchestrator.server import EmbeddedServer
-from tests.scripts_world import LEASE_MS, World, always, fan_plan, flow, line_plan, new_token, node, paged, plan_of
+from tests.scripts_world import (
+    FAILURE,
+    LEASE_MS,
+    World,
+    always,
+    fan_plan,
+    flow,
+    line_plan,
+    new_token,
+    node,
+    paged,
+    plan_of,
+)
 
 LIMITER = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
+KEYED = SharedRateLimiter("tenant", 1, per=timedelta(minutes=1), key=str)
+RED = bucket_of("tenant", "red")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +89,51 @@ def claim_that_joins_a_line(world):
     run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
     run.hold("m-0")
     return lambda: run.claim("m-1")
+
+
+def claim_to_be_admitted(world):
+    run = world.run(fan_plan(2, shared_rate_limit=KEYED))
+    return lambda: run.claim("m-0")
+
+
+def admission(world):
+    run = world.run(fan_plan(2, shared_rate_limit=KEYED))
+    token = run.claim_to_admit("m-0")
+    return lambda: run.admit("m-0", token, RED)
+
+
+def admission_that_joins_a_line(world):
+    run = world.run(fan_plan(2, shared_rate_limit=KEYED))
+    run.admit("m-0", run.claim_to_admit("m-0"), RED)
+    token = run.claim_to_admit("m-1")
+    return lambda: run.admit("m-1", token, RED)
+
+
+def admission_to_an_ending_run(world):
+    run = world.run(fan_plan(2, shared_rate_limit=KEYED))
+    token = run.claim_to_admit("m-0")
+    run.cancel()
+    return lambda: run.admit("m-0", token, RED)
+
+
+def token_for_a_call(world):
+    run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
+    token = run.hold("m-0")
+    world.client.delete(world.keys.bucket("api")[0])
+    return lambda: run.scripts.take(run.id, run.plan.hash, "m-0", token, "api")
+
+
+def claim_that_takes_a_slot(world):
+    run = world.run(fan_plan(2, concurrency=SharedConcurrency("db", 1)))
+    return lambda: run.claim("m-0")
+
+
+def refusal_by_the_other_side(world):
+    limiter = SharedRateLimiter("api", 1, per=timedelta(minutes=1), adaptive=Adaptive(1, 2))
+    run = world.run(fan_plan(2, shared_rate_limit=limiter))
+    token = run.hold("m-0")
+    options = {"failure": FAILURE, "delay_ms": 1000, "follows": False, "max_throttle_ms": 10**6}
+    return lambda: run.scripts.fail(run.id, run.plan.hash, "m-0", token, **options)
 
 
 def commit(world):
@@ -198,6 +258,8 @@ def publish_plan(world):
     "prepare",
     [
         start, start_with_a_known_plan, tick_of_a_schedule, claim, claim_that_takes_a_token, claim_that_joins_a_line,
+        claim_to_be_admitted, admission, admission_that_joins_a_line, admission_to_an_ending_run,
+        token_for_a_call, claim_that_takes_a_slot, refusal_by_the_other_side,
         commit, commit_that_ends_the_run, commit_of_a_decision, commit_of_a_compensation, fail_with_another_attempt,
         fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan, turn,
         commit_of_the_last_page, claim_of_a_page, set_cursor,

@@ -11,15 +11,17 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from orchestrator import FlowBuilder, SharedRateLimiter
+from orchestrator import FlowBuilder, SharedConcurrency, SharedRateLimiter
 from orchestrator.compiler import ADVANCE, BEGIN_SAGA, Target, compile_work
+from orchestrator.keys import bucket_of
 from tests.harness import wait_until
 from tests.scripts_world import ENDED, Run, World, always, flow, new_token, node, paged, plan_of
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from orchestrator.scripts import Claimed, Moved, Work
 
 LIMITER = SharedRateLimiter("shared", 500, per=timedelta(seconds=1), burst=2)
+KEYED = SharedRateLimiter("keyed", 500, per=timedelta(seconds=1), burst=1, key=str)
+BUCKETS = [bucket_of("keyed", key) for key in "ab"]
+SLOTS = SharedConcurrency("slots", 1)
+LINES = ["shared", "@slots", *BUCKETS]
 RUNS = 40
 STEPS_AT_MOST = 3000
 
@@ -37,7 +43,7 @@ NODE_EDGES = {
     "absent": {"ready"},
     "pending": {"pending", "ready"},
     "ready": {"ready", "running", "parked", "skipped", "failed", "unknown"},
-    "running": {"running", "parked", "ready", "succeeded", "failed", "unknown"},
+    "running": {"running", "parked", "ready", "succeeded", "failed", "unknown", "skipped"},
     "parked": {"parked", "ready", "running", "skipped", "failed", "unknown"},
     "succeeded": {"compensating"},
     "failed": {"compensating", "pending"},
@@ -47,13 +53,13 @@ NODE_EDGES = {
     "compensated": {"pending"},
     "compensation_failed": {"compensating"},
 }
-"""The states of a node and its legal edges; ready to ready is a repeated message, running to running a report,
-pending to pending a second resume before the run came to the node.
+"""The states of a node and its legal edges; ready to ready is a repeated message, running to running a report or an
+admission, running to skipped one that came too late, pending to pending a second resume before the run came to it.
 """
 COMPENSATION_EDGES = {
     "absent": {"ready"},
     "ready": {"ready", "running", "parked"},
-    "running": {"parked", "ready", "succeeded", "failed", "unknown"},
+    "running": {"running", "parked", "ready", "succeeded", "failed", "unknown"},
     "parked": {"parked", "ready", "running"},
     "succeeded": {"absent"},
     "failed": {"ready", "absent"},
@@ -175,7 +181,23 @@ class FakeCelery:
             claimed = self.run.claim(name, token, epoch=epoch, may_sleep=False, arrived=claimed.arrived)
         if self.storm and self.is_luck(0.1):
             assert self.run.claim(name, token, epoch=epoch).outcome in {claimed.outcome, "not ready"}
-        return claimed
+        return self.admit(name, token, claimed) if claimed.outcome == "admit" else claimed
+
+    def admit(self, name: str, token: str, claimed: Claimed) -> Claimed:
+        """Let a node start whose buckets depend on its input, or lose it before."""
+        if self.storm and self.is_luck(0.1):
+            self.publish(self.run.cancel().work if self.is_luck(0.1) else self.run.lose(name, token).work)
+        limits = self.run.plan.nodes[name].limits
+        key = BUCKETS[len(name) % 2 if self.is_luck(0.9) else 0]
+        buckets = [key if limit == "keyed" else limit for limit in limits]
+        call = partial(self.run.admit, name, token, *buckets, may_sleep=self.is_luck(0.5))
+        admitted = call()
+        while admitted.outcome == "sleep":
+            admitted = call()
+        if self.storm and self.is_luck(0.1):
+            assert call().outcome == admitted.outcome
+        self.publish(admitted.work)
+        return replace(claimed, outcome=admitted.outcome)
 
     def check_start(self, name: str, claimed: Claimed) -> None:
         facts = self.run.plan.nodes[name]
@@ -273,7 +295,7 @@ class FakeCelery:
         """Wait for a row that will be due; without one the run stands still for ever."""
         member = f"{self.run.id}|"
         waits = [name for name in self.world.members(self.world.keys.timers) if name.startswith(member)]
-        waits += [name for name in self.world.line("shared") if name.startswith(member)]
+        waits += [name for line in LINES for name in self.world.line(line) if name.startswith(member)]
         assert waits, f"the run stands still: {self.run.states()} {self.run.events()[-8:]}"
         wait_until(self.fire_due, f"one of {waits} is due", timeout=5)
 
@@ -295,12 +317,13 @@ class FakeCelery:
 
 
 def draw_node(chance: random.Random, names: Iterator[str]) -> Any:
-    options: dict[str, Any] = {"shared_rate_limit": LIMITER} if chance.random() < 0.1 else {}
+    limiter = LIMITER if chance.random() < 0.1 else KEYED if chance.random() < 0.1 else None
+    slots = SLOTS if chance.random() < 0.1 else None
     undone: Any = chance.choice([None, "succeeded", "started"])
     if chance.random() < 0.2:
         made = paged(next(names), undone=undone)
-        return made.with_shared_rate_limit(LIMITER) if options else made
-    return node(next(names), attempts=chance.randint(1, 3), undone=undone, **options)
+        return made.with_shared_rate_limit(LIMITER) if limiter is LIMITER else made
+    return node(next(names), attempts=chance.randint(1, 3), undone=undone, shared_rate_limit=limiter, concurrency=slots)
 
 
 def draw_steps(chance: random.Random, builder: FlowBuilder, names: Iterator[str], depth: int = 0) -> None:
@@ -424,6 +447,9 @@ def test_drawn_runs_end_by_their_messages_alone(world, seed, storm):
     occurred = check_edges(plans, seen)
     assert ends.keys() >= {"succeeded", "failed"}
     assert len(occurred) > 8, "the runs were too tame"
-    assert world.members(world.keys.timers) == world.line("shared") == world.released("shared") == []
-    world.scripts.release("shared")
+    assert world.members(world.keys.timers) == []
+    assert world.members(world.keys.held("@slots")) == []
+    for line in LINES:
+        assert world.line(line) == world.released(line) == []
+        world.scripts.release(line)
     assert world.members(world.keys.lines) == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from orchestrator import SharedRateLimiter
 from orchestrator.errors import NodeFailure
 from tests.harness import WorkerProcess, environment_for, load_program, wait_until
+from tests.integration.test_scripts_limits import has_started
 from tests.scripts_world import FAILURE, fan_plan, line_plan
 
 HOUR_MS = 3_600_000
@@ -24,6 +26,12 @@ def throttle(run, name, token, *, delay_ms=HOUR_MS, most_ms=24 * HOUR_MS):
 
 def frozen_until(world, bucket):
     return int(world.client.get(world.keys.bucket(bucket)[3]) or 0) // 1000
+
+
+def let_pass(world, bucket):
+    """As if the freeze were over for long enough to fill the bucket."""
+    tat, _, _, frozen = world.keys.bucket(bucket)
+    world.client.delete(tat, frozen)
 
 
 # --- the script --------------------------------------------------------------------------------------
@@ -56,10 +64,31 @@ def test_after_the_freeze_it_is_let_go_in_order_and_has_its_first_attempt_again(
     throttle(run, "m-1", run.hold("m-1"))
     assert run.claim("m-0").outcome == "parked"
     assert world.scripts.release("api")[1] == []
-    world.client.delete(world.keys.bucket("api")[3])
+    let_pass(world, "api")
     assert world.scripts.release("api")[1] == [f"{run.id}|m-1", f"{run.id}|m-0"]
     assert run.wake("m-1").outcome == "ready"
     assert run.claim("m-1").attempt == 1
+
+
+def test_after_a_freeze_there_is_one_token_and_then_the_rate(world):
+    slow = SharedRateLimiter("slow", 10, per=timedelta(seconds=1), burst=8)
+    run = world.run(fan_plan(9, shared_rate_limit=slow))
+    assert throttle(run, "m-8", run.hold("m-8"), delay_ms=400) == "parked"
+    for number in range(8):
+        assert run.claim(f"m-{number}").outcome == "parked"
+    until = frozen_until(world, "slow")
+
+    def serve():
+        for waiting in world.scripts.release("slow")[1]:
+            name = waiting.split("|")[1]
+            run.wake(name)
+            wait_until(partial(has_started, run, name), "a token")
+        return run.field("running") == "9"
+
+    wait_until(serve, "all have started", timeout=30)
+    starts = sorted(run.node(f"m-{number}")["started"] for number in range(9))
+    assert starts[0] >= until
+    assert all(start - until >= 100 * number - 1 for number, start in enumerate(starts)), "no burst after the freeze"
 
 
 def test_without_a_limit_only_the_node_waits(world):
@@ -82,7 +111,7 @@ def test_what_is_held_back_for_too_long_in_all_is_refused_and_nothing_written(wo
 def test_held_back_time_adds_up_over_attempts(world):
     run = world.run(fan_plan(2, shared_rate_limit=API))
     assert throttle(run, "m-0", run.hold("m-0"), most_ms=2 * HOUR_MS - 1) == "parked"
-    world.client.delete(world.keys.bucket("api")[3])
+    let_pass(world, "api")
     world.scripts.release("api")
     run.wake("m-0")
     assert throttle(run, "m-0", run.hold("m-0"), most_ms=2 * HOUR_MS - 1) == "exhausted"

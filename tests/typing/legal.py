@@ -29,6 +29,7 @@ from orchestrator import (
     RunError,
     RunFailed,
     RunStatus,
+    SharedConcurrency,
     SharedRateLimiter,
     StoreError,
     Terminal,
@@ -168,6 +169,9 @@ enrich_jira = (
     .with_retry(RetryPolicy(initial_interval=timedelta(seconds=2), backoff_coefficient=3, non_retryable=(ValueError,)))
     .with_rate_limit(50, per=timedelta(minutes=1), burst=1)
     .with_shared_rate_limit(api_limiter)
+    .with_shared_rate_limit(
+        SharedRateLimiter("tenants", 5, per=timedelta(seconds=1), key=lambda given: given["tenant"])
+    )
     .with_queue("jira")
     .with_error_classifier(classify)
     .as_("jira-data")
@@ -180,6 +184,7 @@ enrich_slack = Node(
     timeout=timedelta(minutes=1),
     rate_limit=RateLimit(5, timedelta(seconds=1)),
     shared_rate_limit=api_limiter,
+    concurrency=SharedConcurrency("warehouse", 4),
     on_error=Node("undo-slack", ping),
 )
 flow = (

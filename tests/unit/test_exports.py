@@ -8,10 +8,10 @@ import orchestrator
 from orchestrator import errors
 
 API = {
-    "Event", "Flow", "FlowBuilder", "FlowDefinitionError", "FlowDefinitionWarning", "FlowRun", "FlowState", "Node",
-    "NodeContext", "NodeFailure", "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater", "RetryPolicy",
-    "RunStatus", "Settings", "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "manual", "node",
-    "paginate", "schedule",
+    "Adaptive", "Event", "Flow", "FlowBuilder", "FlowDefinitionError", "FlowDefinitionWarning", "FlowRun", "FlowState",
+    "Node", "NodeContext", "NodeFailure", "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater",
+    "RetryPolicy", "RunStatus", "Settings", "SharedConcurrency", "SharedRateLimiter", "Terminal", "Waiting", "Worker",
+    "WorkerConfig", "manual", "node", "paginate", "schedule",
 }  # fmt: skip
 
 

@@ -16,10 +16,11 @@ PACKAGE = "orchestrator"
 # A folder is one entry: several implementations of one contract stand on one floor.
 FLOORS: dict[int, set[str]] = {
     0: {"context", "errors", "faults", "policies", "settings", "state", "triggers"},
-    1: {"builder", "checks", "contract", "flow", "node", "paging", "plan", "reads", "registry", "values"},
+    1: {"builder", "checks", "contract", "expansion", "flow", "node", "paging", "plan", "reads", "registry", "values"},
     2: {"keys", "scripts", "store"},
     3: {
         "activity",
+        "admission",
         "attempt",
         "bootstep",
         "compiler",

@@ -153,7 +153,7 @@ local function own_keys()
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node
   end
-  for _, entry in ipairs(plan_fact('pages')) do
+  for _, entry in ipairs(plan_fact('pages') or {}) do
     keys[#keys + 1] = results_of(entry[1])
   end
   return keys
@@ -166,7 +166,7 @@ end
 
 -- The run has succeeded: its sources are left where it ended, but for those that were moved since it began.
 local function move_cursors()
-  for _, entry in ipairs(plan_fact('pages')) do
+  for _, entry in ipairs(plan_fact('pages') or {}) do
     local node, source = entry[1], entry[2]
     local rec = source ~= '' and record(node)
     if rec and rec.state == 'succeeded' then

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from orchestrator import (
     FlowBuilder,
     FlowDefinitionError,
     FlowState,
+    InvalidInput,
     Node,
     NodeContext,
+    Orchestrator,
     Page,
     Pages,
     manual,
@@ -187,3 +190,10 @@ def test_a_state_reads_all_pages():
         load_failure=lambda _: None,
     )
     assert state.get(made) == Pages[int](items=[1, 2], final_cursor="c", page_count=2, total_items=2)
+
+
+def test_a_cursor_is_text_or_none():
+    url = "redis://127.0.0.1:1/0"  # nobody is asked
+    orchestrator = Orchestrator(Celery("cursors", broker=url, backend=url, set_as_current=False))
+    with pytest.raises(InvalidInput):
+        orchestrator.reset_cursor("f", "jira", 5)  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""What a step costs in Redis, counted exactly: round trips of the client and commands of the server.
+
+Whoever adds one changes a number here. Nothing is timed, and no worker runs: its task is called in this process.
+"""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from celery import Celery
+
+from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator.engine import engine_of
+from orchestrator.server import EmbeddedServer
+
+LENGTH = 10
+# Round trips and commands of one chain of ten nodes, from the first claim to the last commit.
+COSTS = {
+    "one task a node": (2 * LENGTH, 342),
+    "fused": (LENGTH + 1, 333),
+}
+START = (1, 18)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def spent(server, monkeypatch):
+    """Counts what a call costs: round trips, and commands of the server, those of its scripts included."""
+    trips = []
+    send = redis.Connection.send_packed_command
+
+    def counted(self, *args, **options):
+        trips.append(1)
+        return send(self, *args, **options)
+
+    monkeypatch.setattr(redis.Connection, "send_packed_command", counted)
+    with redis.Redis.from_url(server.url) as admin:
+
+        def spent(call):
+            admin.config_resetstat()
+            trips.clear()
+            call()
+            asked = len(trips)
+            stats = admin.info("commandstats")
+            own = {"cmdstat_config|resetstat", "cmdstat_evalsha"}
+            return asked, sum(row["calls"] for name, row in stats.items() if name not in own)
+
+        yield spent
+
+
+@pytest.fixture
+def orchestrator(server):
+    return Orchestrator(Celery("budget", broker="memory://", backend=server.url, set_as_current=False))
+
+
+def after(key):
+    return lambda state: state.get(key, int)
+
+
+def chain(name):
+    builder = FlowBuilder(name).triggered_by(manual("test")).then(Node("n-0", lambda: 1))
+    for number in range(1, LENGTH):
+        builder.then(Node(f"n-{number}", lambda value: value).with_input_func(after(f"n-{number - 1}")))
+    return builder
+
+
+def work_through(orchestrator, run, flow):
+    """Call the tasks of a run one after the other, as its messages would; a fused one does all in the first."""
+    app, plan = orchestrator.app, engine_of(orchestrator.app).registry.flows[flow.name].plan
+    for number in range(1 if plan.fused else LENGTH):
+        app.tasks[f"{flow.name}.n-{number}"].run(run.id, 1, plan.hash)
+
+
+@pytest.mark.parametrize("mode", COSTS)
+def test_a_chain_costs_so_much_and_no_more(mode, orchestrator, spent):
+    builder = chain("budget-fused" if mode == "fused" else "budget")
+    flow = builder.fused().build() if mode == "fused" else builder.build()
+    orchestrator.register(flow)
+    work_through(orchestrator, orchestrator.start(flow), flow)  # loads the scripts and the plan
+    run = orchestrator.start(flow)
+    assert spent(lambda: work_through(orchestrator, run, flow)) == COSTS[mode]
+    assert run.status == "succeeded"
+
+
+def test_a_start_costs_so_much_and_no_more(orchestrator, spent):
+    flow = chain("budget-start").build()
+    orchestrator.start(flow)
+    assert spent(lambda: orchestrator.start(flow)) == START

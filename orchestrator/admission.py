@@ -117,7 +117,7 @@ class Tokens:
         if name not in known:
             there = ", ".join(known) or "none"
             raise Terminal(f"limit({name!r}): flow {self.plan.flow} has no limiter of this name; it has {there}")
-        is_keyed = any(name in facts.keyed for facts in self.plan.nodes.values())
+        is_keyed = name in self.plan.keyed
         if not is_keyed and key is not None:
             raise Terminal(f"limit({name!r}): the limiter has no key function; leave the key out")
         if not is_keyed:

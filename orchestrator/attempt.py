@@ -237,6 +237,7 @@ class Attempt:
             return Ended("left")
         reach("after_store", self.facts.name)
         self.engine.publish(self.plan, self.run_id, self.epoch, moved.work)
+        self.engine.hand_on(self.plan, self.facts.name)
         reach("after_publish", self.facts.name)
         return ended
 

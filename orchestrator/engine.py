@@ -6,11 +6,13 @@ It belongs to a Celery app and is found through it, so that every task of the ap
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.errors import NodeFailure, UnknownRun
+from orchestrator.errors import NodeFailure, StoreError, UnknownRun
 from orchestrator.faults import reach
+from orchestrator.plan import SLOTS
 from orchestrator.publisher import Publisher
 from orchestrator.scripts import Moved, Started, Work
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.registry import Registered, Registry
     from orchestrator.settings import Settings
     from orchestrator.store import RunRecord, Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -111,6 +115,25 @@ class Engine:
         with self.store.guarded():
             announced = self.store.announced_plan(plan.flow)
         return (announced and self.registry.adopt_queue(announced)) or plan
+
+    def wake(self, record: RunRecord, plan: Plan, node: str) -> None:
+        """Let a parked node be tried again, and publish it."""
+        reach("before_wake", node)
+        moved = self.store.scripts.wake(record.run_id, plan.hash, node)
+        reach("after_wake", node)
+        self.publish(plan, record.run_id, record.epoch, moved.work)
+
+    def hand_on(self, plan: Plan, node: str) -> None:
+        """Let go who waits for the slots that an attempt left; without it, the reconciler does so a little later."""
+        for slots in (name for name in plan.nodes[node].limits if name.startswith(SLOTS)):
+            try:
+                with self.store.guarded():
+                    for member in self.store.scripts.release(slots)[1]:
+                        run_id, waiting = member.split("|")
+                        if pinned := self.pinned(run_id):
+                            self.wake(*pinned, waiting)
+            except StoreError as error:
+                logger.warning("flow %s node %s: its slot is left to the reconciler: %s", plan.flow, node, error)
 
     def announce(self, entry: Registered) -> None:
         """Tell every process that this one has the code of a flow."""

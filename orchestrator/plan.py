@@ -199,6 +199,11 @@ class Plan:
         }
 
     @cached_property
+    def keyed(self) -> frozenset[str]:
+        """The limits that have a bucket for each key."""
+        return frozenset(name for node in self.nodes.values() for name in node.keyed)
+
+    @cached_property
     def maps(self) -> tuple[str, ...]:
         """The nodes that maps call."""
         return tuple(node.name for node in self.nodes.values() if node.kind == "item")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from orchestrator.engine import Engine
     from orchestrator.monitor import Monitor
-    from orchestrator.plan import Plan
-    from orchestrator.store import RunRecord
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -143,19 +141,13 @@ class Reconciler:
                 if head.may_have_lost(int(seen.detail)):
                     again.append(seen.node)
             elif seen.kind == "awake":
-                self._wake(record, plan, seen.node)
+                self.engine.wake(record, plan, seen.node)
             else:
                 end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
         if again:
             moved = self.store.scripts.republish(run_id, plan.hash, epoch, again)
             reach("after_republish")
             self.engine.publish(plan, run_id, epoch, moved.work)
-
-    def _wake(self, record: RunRecord, plan: Plan, node: str) -> None:
-        reach("before_wake", node)
-        moved = self.store.scripts.wake(record.run_id, plan.hash, node)
-        reach("after_wake", node)
-        self.engine.publish(plan, record.run_id, record.epoch, moved.work)
 
     def fire_due(self) -> int:
         """Publish what timers and lines let go; returns the milliseconds to the next due instant."""
@@ -177,7 +169,7 @@ class Reconciler:
             return
         record, plan = pinned
         if node:
-            self._wake(record, plan, node)
+            self.engine.wake(record, plan, node)
             return
         error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
         self.engine.end_run(

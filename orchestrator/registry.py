@@ -90,3 +90,9 @@ class Registry:
                         "use one object in both"
                     )
                     raise RegistrationError(msg)
+            for name in (plan.keyed ^ other.plan.keyed) & plan.limits.keys() & other.plan.limits.keys():
+                msg = (
+                    f"flow {plan.flow}: {limit_title(name)} has a key function in one of this flow and flow "
+                    f"{other.plan.flow} and none in the other; give one of them another name"
+                )
+                raise RegistrationError(msg)

@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedRateLimiter
+from orchestrator.errors import RegistrationError
 from orchestrator.keys import bucket_of
+from orchestrator.registry import Registry
 from tests.integration.test_scripts_limits import freeze, member, tat, thaw, within_bound
 from tests.scripts_world import FAILURE, at_once, fan_plan, flow, mapped_run, new_token, node, plan_of
 
@@ -52,6 +54,15 @@ def throttle(run, name, token):
 def test_a_bucket_of_a_key_tells_nothing_of_the_key():
     assert bucket_of("api", "a:b|c") == bucket_of("api", "a:b|c") != bucket_of("api", "other")
     assert len(bucket_of("api", "\ud800" * 1000)) == len("api#") + 32
+
+
+def test_one_registry_refuses_a_name_with_keys_and_without():
+    registry = Registry("celery")
+    registry.add(flow("f").then(node("a", shared_rate_limit=tenant())).build())
+    registry.add(flow("g").then(node("a", shared_rate_limit=tenant())).build())
+    plain = SharedRateLimiter("tenant", 1, per=MINUTE)
+    with pytest.raises(RegistrationError, match="limiter tenant has a key function in one of this flow and flow f"):
+        registry.add(flow("h").then(node("a", shared_rate_limit=plain)).build())
 
 
 def test_each_key_has_its_own_bucket_and_the_definition_one_row(world):

@@ -28,7 +28,7 @@ if run.verdict and facts.kind ~= 'compensation' then
   leave_lines(node, rec)
   rec.admits, rec.dropped, rec.outcome = nil, token, 'ending'
   rec.attempt = rec.attempt - 1
-  rec.state = rec.attempt == 0 and 'skipped' or (rec.lost and 'unknown' or 'failed')
+  rec.state = not has_begun(node, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
   rec.seq = next_seq()
   save(node, rec)
   redis.call('SREM', OPEN, node)

@@ -135,6 +135,24 @@ def is_announced_again(world):
     return runs_a_chain(world)
 
 
+def asks_by_key(world):
+    return start(world, "keyed"), dict.fromkeys([f"call-{n}" for n in range(4)], 1)
+
+
+def asks_in_a_loop(world):
+    return start(world, "looping"), {"loops": 1, "call": 1}
+
+
+def reads_pages(world):
+    world.through.reset_cursor("paged", "origin")
+    return start(world, "paged"), {"page-0": 1, "page-1": 1, "page-2": 1}
+
+
+def begins_elsewhere(world):
+    surely(lambda: world.through.reset_cursor("paged", "origin", "1") or True)
+    return start(world, "paged"), {"page-1": 1, "page-2": 1}
+
+
 SCENARIOS = {
     "start": runs_a_chain,
     "claim": runs_a_chain,
@@ -154,7 +172,12 @@ SCENARIOS = {
     "tick": takes_a_nap,
     "due": stumbles,
     "look": takes_a_nap,
+    "admit": asks_by_key,
+    "take": asks_in_a_loop,
+    "turn": reads_pages,
+    "set_cursor": begins_elsewhere,
 }
+PRELUDES = {"run", "steps", "bucket", "line", "pages"}
 
 
 def check(world, name, count, lose):
@@ -181,7 +204,7 @@ def test_every_script_is_tried():
     scripts = {
         path.name.removesuffix(".lua") for path in files("orchestrator.scripts").iterdir() if path.name.endswith(".lua")
     }
-    assert scripts - {"run", "bucket"} == SCENARIOS.keys()
+    assert scripts - PRELUDES == SCENARIOS.keys()
 
 
 @pytest.mark.timeout(120)

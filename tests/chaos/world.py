@@ -205,8 +205,10 @@ def check_run(run: Any, expected: str) -> dict[str, int]:
         assert count <= ends, (run.id, node, count, ends, events)
     store = run._engine.store
     plan = store.plan(store.run(run.id).plan)
-    view = look_at(store, {run.id: plan})
-    check_run_in(view, view.runs[run.id])
+    if not plan.maps and not any(node.paged for node in plan.nodes.values()):
+        # Items and pages are too many for the history: of them it does not tell every start.
+        view = look_at(store, {run.id: plan})
+        check_run_in(view, view.runs[run.id])
     return dict(starts)
 
 

@@ -174,5 +174,13 @@ pages = (
     .build()
 )
 
-for flow in (chain, ten, fan, saga, pick, again, slow, once, pages):
+items = (
+    FlowBuilder("items")
+    .triggered_by(manual("load"))
+    .then_map("all", Node("item", act).with_retry(MANY), over=lambda _state: list(range(9)), batch_size=3)
+    .then(Node("total", act).with_input_func(lambda state: sum(state.get("item", list[int]))).with_retry(MANY))
+    .build()
+)
+
+for flow in (chain, ten, fan, saga, pick, again, slow, once, pages, items):
     orchestrator.register(flow)

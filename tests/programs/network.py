@@ -11,7 +11,17 @@ from datetime import timedelta
 
 from celery import Celery
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, SharedRateLimiter, manual
+from orchestrator import (
+    FlowBuilder,
+    Node,
+    NodeContext,
+    Orchestrator,
+    Page,
+    RetryPolicy,
+    SharedRateLimiter,
+    manual,
+    paginate,
+)
 from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, undo
 
 app = Celery("network", broker=URL, backend=URL)
@@ -93,5 +103,34 @@ limited = (
     .build()
 )
 
-for each in (chain, fan, naps, shaky, telling, mendable, limited):
+limited_call = Node("call", act, 0).with_shared_rate_limit(narrow).with_retry(MANY)
+tenants = SharedRateLimiter("tenants", 100, per=timedelta(seconds=1), key=lambda value: str(value % 2))
+keyed = (
+    flow("keyed")
+    .then_parallel("calls", *[Node(f"call-{n}", act, n).with_shared_rate_limit(tenants) for n in range(4)])
+    .build()
+)
+
+
+def call_in_a_loop(ctx: NodeContext) -> int:
+    """Take a token for each call."""
+    act(ctx, 0)
+    for _ in range(3):
+        ctx.limit("narrow")
+    return 1
+
+
+looping = flow("looping").then(Node("loops", call_in_a_loop).with_retry(MANY)).then(limited_call).build()
+
+
+def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
+    """One of three pages."""
+    number = int(cursor or 0)
+    LEDGER.note("start", f"{ctx.run_id}/page-{number}/{ctx.attempt}")
+    return Page(items=[number], next_cursor=str(number + 1), has_more=number < 2)
+
+
+paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
+
+for each in (chain, fan, naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

@@ -51,13 +51,18 @@ def check_rate_limits(flow: Flow) -> Iterator[Problem]:
                 yield Problem(place.where, "bad-limit", f"its rate limit{fault}")
         for limiter in place.node.shared_rate_limits:
             faults = list(_limit_faults(limiter, SharedRateLimiter))
-            if not faults and is_a(limiter.name, str) and known.setdefault(limiter.name, limiter) != limiter:
-                faults = [" has other numbers than another one of its name; use one limiter for both"]
-            elif not faults and (known[limiter.name].key is None) != (limiter.key is None):
-                faults = [" has a key function in one node and none in another; give one of them another name"]
+            if not faults and is_a(limiter.name, str):
+                faults = list(_differences(limiter, known.setdefault(limiter.name, limiter)))
             for fault in faults:
                 name = f" {call(limiter.name)}" if is_a(limiter, SharedRateLimiter) else ""
                 yield Problem(place.where, "bad-limit", f"its shared rate limit{name}{fault}")
+
+
+def _differences(limiter: SharedRateLimiter, other: SharedRateLimiter) -> Iterator[str]:
+    if limiter != other:
+        yield " has other numbers than another one of its name; use one limiter for both"
+    elif (limiter.key is None) != (other.key is None):
+        yield " has a key function in one node and none in another; give one of them another name"
 
 
 def check_concurrency(flow: Flow) -> Iterator[Problem]:

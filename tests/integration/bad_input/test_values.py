@@ -16,6 +16,7 @@ from orchestrator import (
     InvalidInput,
     Node,
     PayloadTooLarge,
+    SharedConcurrency,
     SharedRateLimiter,
     UnknownFlow,
     UnknownRun,
@@ -109,6 +110,7 @@ def test_a_hostile_name_is_refused_when_the_flow_is_built(name):
         "key": problem_of(start("fine").then(node.as_(name))),
         "step": problem_of(start("fine").then_parallel(name, node)),
         "limiter": problem_of(start("fine").then(node.with_shared_rate_limit(SharedRateLimiter(name, 1, per=second)))),
+        "slots": problem_of(start("fine").then(node.with_concurrency(SharedConcurrency(name, 1)))),
         "compensation": problem_of(start("fine").then(node.on_error(node.with_name(name)))),
     }
     assert {problem.code for problem in problems.values()} == {"bad-name"}

@@ -177,6 +177,8 @@ def shown(value: object) -> str:
         if value > timedelta(days=1):
             return f"{value.days} days"
         return f"{seconds // 3600} h" if seconds >= 3600 else f"{seconds} s"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return "1 MiB" if value == 1024 * 1024 else str(value)
     return f"`{value}`"

@@ -30,8 +30,10 @@ def start_surely(orchestrator, name, number):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [(name, "canvas") for name in [*FAULTS, *MORE_FAULTS]]
-    + [(name, "fused") for name in ("pool process killed", "server killed", "power lost")],
+    [(name, "canvas") for name in FAULTS]
+    + [(name, "fused") for name in ("pool process killed", "power lost")]
+    + [pytest.param(name, "canvas", marks=pytest.mark.chaos_long) for name in MORE_FAULTS]
+    + [pytest.param(name, "fused", marks=pytest.mark.chaos_long) for name in FAULTS],
 )
 def test_no_run_is_lost_and_nothing_is_counted_twice(name, mode, tmp_path):
     fault, fused = (FAULTS | MORE_FAULTS)[name], str(int(mode == "fused"))

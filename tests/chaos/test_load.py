@@ -27,13 +27,16 @@ def start_surely(orchestrator, name, number):
     return wait_until(attempt, f"run {number} is started", timeout=60)
 
 
+FUSED = ("pool process killed", "power lost")
+LONG = [(name, "canvas") for name in MORE_FAULTS] + [(name, "fused") for name in FAULTS if name not in FUSED]
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("name", "mode"),
     [(name, "canvas") for name in FAULTS]
-    + [(name, "fused") for name in ("pool process killed", "power lost")]
-    + [pytest.param(name, "canvas", marks=pytest.mark.chaos_long) for name in MORE_FAULTS]
-    + [pytest.param(name, "fused", marks=pytest.mark.chaos_long) for name in FAULTS],
+    + [(name, "fused") for name in FUSED]
+    + [pytest.param(*pair, marks=pytest.mark.chaos_long) for pair in LONG],
 )
 def test_no_run_is_lost_and_nothing_is_counted_twice(name, mode, tmp_path):
     fault, fused = (FAULTS | MORE_FAULTS)[name], str(int(mode == "fused"))

@@ -149,7 +149,7 @@ end
 
 local function own_keys()
   local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, SAGA, OPEN, AGAIN}
-  for _, node in ipairs(plan_fact('maps')) do
+  for _, node in ipairs(plan_fact('maps') or {}) do
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node
   end

@@ -22,6 +22,7 @@ POINTS = {
     "after_release": (3, "slow", ""),
     "after_republish": (2, "ten", "lose=7"),
 }
+LONG = ("before_wake", "after_release")
 RUNS = 3
 LEADER = "orchestrator:leader"
 
@@ -30,7 +31,10 @@ def leader(world: World) -> str:
     return str(world.client.get(LEADER) or "")
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(point, marks=pytest.mark.chaos_long) if point in LONG else point for point in POINTS],
+)
 def test_a_leader_killed_at_a_point_is_followed_by_another(point, tmp_path):
     hit, flow, orders = POINTS[point]
     settings: dict[str, Any] = {"ORCHESTRATOR_FAULT": f"{point}:kill9:{hit}", "TEST_WORK_S": "0.3"}

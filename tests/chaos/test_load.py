@@ -28,13 +28,15 @@ def start_surely(orchestrator, name, number):
 
 
 FUSED = ("pool process killed", "power lost")
-LONG = [(name, "canvas") for name in MORE_FAULTS] + [(name, "fused") for name in FAULTS if name not in FUSED]
+LONG = [(name, "canvas") for name in ("server restarted", *MORE_FAULTS)] + [
+    (name, "fused") for name in FAULTS if name not in FUSED
+]
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [(name, "canvas") for name in FAULTS]
+    [(name, "canvas") for name in FAULTS if name != "server restarted"]
     + [(name, "fused") for name in FUSED]
     + [pytest.param(*pair, marks=pytest.mark.chaos_long) for pair in LONG],
 )

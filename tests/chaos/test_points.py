@@ -24,8 +24,9 @@ MODES = pytest.mark.parametrize("fused", ["0", "1"], ids=["canvas", "fused"])
 PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_publish")
 
 
-@MODES
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("point", "fused"), [(point, "0") for point in POINTS] + [(point, "1") for point in POINTS if "link" in point]
+)
 def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, fused, tmp_path):
     node = point.partition("@")[2]
     with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1", ORCHESTRATOR_FUSED=fused) as world:

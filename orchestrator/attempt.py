@@ -304,7 +304,8 @@ class Attempt:
         contract = node.contract
         with self._located():
             given = self._input.value if self._input else self._given(node, state)
-        result = contract.invoke(self._context(node), given, *self._cursor())
+        context = self._context(node) if contract.takes_context else None
+        result = contract.invoke(context, given, *self._cursor())
         if not inspect.isawaitable(result):
             return result
 

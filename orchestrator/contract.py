@@ -97,11 +97,11 @@ class Contract:
         """Return stored JSON as the function takes it; what `read` is for a Python value."""
         return self._checked(data, lambda codec: codec.load(data))
 
-    def invoke(self, ctx: NodeContext, value: Any, *cursor: str | None) -> Any:
+    def invoke(self, ctx: NodeContext | None, value: Any, *cursor: str | None) -> Any:
         """Call the function with what `read` returned; an async one returns its awaitable.
 
         Args:
-            ctx: The attempt; passed to a function that takes it.
+            ctx: The attempt; None for a function that does not take it.
             value: The input.
             cursor: Of a function that fetches pages: where the page begins.
         """

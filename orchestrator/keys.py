@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 
 def bucket_of(limit: str, key: str) -> str:
@@ -207,9 +207,10 @@ class Keys:
         """Starts and ends of runs."""
         return self._named("events")
 
-    def of_run(self, run_id: str, plan_hash: str) -> list[str]:
+    @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes
+    def of_run(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
         """The keys that every transition of a run gets, in the order in which scripts/run.lua binds them."""
-        return [
+        return (
             self.run(run_id),
             self.nodes(run_id),
             self.outputs(run_id),
@@ -226,4 +227,4 @@ class Keys:
             self.lines,
             self.done(run_id),
             self.cursors,
-        ]
+        )

@@ -14,7 +14,7 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.app import trace
 from celery.exceptions import Ignore
 from celery.signals import task_failure
@@ -173,13 +173,18 @@ class Followers:
 
     def tell(self, attempt: Attempt, ended: Ended | None) -> None:
         """Tell that a node starts, or how it ended; a failure for good is told to Celery's handlers too."""
-        error = ended.error if ended else None
         if ended is None:
-            self._id, self._began = str(uuid.uuid4()), time.monotonic()
-        elif ended.kind == "failed" and error is not None:
-            self._report_failure(attempt, error)
-        if not _watched[0]:
-            return
+            self._id, self._began = "", time.monotonic()
+        failed = ended.error if ended and ended.kind == "failed" else None
+        if failed or _watched[0]:
+            self._id = self._id or str(uuid.uuid4())
+        if failed:
+            self._report_failure(attempt, failed)
+        if _watched[0]:
+            self._send(attempt, ended)
+
+    def _send(self, attempt: Attempt, ended: Ended | None) -> None:
+        error = ended.error if ended else None
         try:
             with self.task.app.events.default_dispatcher(hostname=self.task.request.hostname) as sender:
                 if ended is None:
@@ -220,7 +225,7 @@ class Followers:
             args=(),
             kwargs={},
             traceback=error.__traceback__,
-            einfo=None,
+            einfo=ExceptionInfo((type(error), error, error.__traceback__)),
         )
 
 

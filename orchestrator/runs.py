@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.engine import Engine
     from orchestrator.node import Node
-    from orchestrator.store import RunRecord
+    from orchestrator.store import RunRecord, Standing
 
 T = TypeVar("T")
 READ_AGAIN_S = 1.0
@@ -74,12 +74,12 @@ class FlowRun:
     @property
     def status(self) -> RunStatus:
         """Where the run stands now."""
-        return self._record().status
+        return self._engine.store.standing(self.id).status
 
     @property
     def error(self) -> NodeFailure | None:
         """The first failure of the run, or None."""
-        return self._record().error
+        return self._engine.store.standing(self.id).error
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -108,28 +108,33 @@ class FlowRun:
             StoreUnavailable: Redis did not answer up to the timeout, or for a minute if there is none.
             UnknownRun: The run's record is gone.
         """
+        return self._ended(timeout).status
+
+    def _ended(self, timeout: float | timedelta | None) -> Standing:
         _refuse_inside_node(self.id)
         now = time.monotonic()
         deadline = None if timeout is None else now + _seconds(timeout)
         patience = now + OUTAGE_S if deadline is None else deadline
         while True:
             try:
-                return self._wait(deadline, timeout)
+                return self._end(deadline, timeout)
             except StoreUnavailable:
                 if time.monotonic() > patience:
                     raise
                 time.sleep(0.25)
 
-    def _wait(self, deadline: float | None, timeout: float | timedelta | None) -> RunStatus:
+    def _end(self, deadline: float | None, timeout: float | timedelta | None) -> Standing:
         store = self._engine.store
-        with store.guarded(), store.client.pubsub(ignore_subscribe_messages=True) as channel:
-            channel.subscribe(store.keys.done(self.id))
-            while not (status := self.status).is_final:
+        standing = store.standing(self.id)
+        if standing.status.is_final:
+            return standing
+        with store.guarded(), store.listener.subscribed(store.keys.done(self.id), patience=READ_AGAIN_S) as hear:
+            while not (standing := store.standing(self.id)).status.is_final:
                 left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError(f"run {self.id} has not ended within {timeout} s: it is {status}")
-                channel.get_message(timeout=min(left, READ_AGAIN_S))
-        return status
+                    raise TimeoutError(f"run {self.id} has not ended within {timeout} s: it is {standing.status}")
+                hear(min(left, READ_AGAIN_S))
+        return standing
 
     @overload
     def result(self, kind: type[T], timeout: float | timedelta | None = None) -> T: ...
@@ -149,16 +154,16 @@ class FlowRun:
             RunFailed: The run did not succeed; `.error` is its first failure.
             TimeoutError: As `wait`.
         """
-        status = self.wait(timeout)
-        record = self._record()
-        if status is not RunStatus.SUCCEEDED:
-            error = record.error or NodeFailure(
-                flow_name=record.flow, node_name=None, attempt=0, type="RunFailed", message=f"the run ended {status}"
+        ended = self._ended(timeout)
+        if ended.status is not RunStatus.SUCCEEDED:
+            message = f"the run ended {ended.status}"
+            error = ended.error or NodeFailure(
+                flow_name=ended.flow, node_name=None, attempt=0, type="RunFailed", message=message
             )
             raise RunFailed(error, self.id)
-        plan = self._engine.store.plan(record.plan)
+        plan = self._engine.store.plan(ended.plan)
         key = plan.result_key if plan else ""
-        return self.state().get_or(key, kind, None) if key else None
+        return self._state(ended, None).get_or(key, kind, None) if key else None
 
     def output(self, key: str | Node[Any, Any], kind: Any = Any) -> Any:
         """Return one stored output, validated against a type.
@@ -175,13 +180,17 @@ class FlowRun:
 
     def state(self) -> FlowState:
         """Return everything the run has stored by now."""
-        record, store = self._record(), self._engine.store
-        plan = store.plan(record.plan)
-        entry = self._engine.registry.flows.get(record.flow)
+        store = self._engine.store
+        return self._state(store.standing(self.id), store.input(self.id))
+
+    def _state(self, standing: Standing, given: bytes | None) -> FlowState:
+        store = self._engine.store
+        plan = store.plan(standing.plan)
+        entry = self._engine.registry.flows.get(standing.flow)
         return FlowState(
             run_id=self.id,
-            flow_name=record.flow,
-            input=store.input(self.id),
+            flow_name=standing.flow,
+            input=given,
             input_codec=entry.flow.input_codec if entry else None,
             load=lambda keys: store.outputs(self.id, keys),
             load_failure=lambda node: store.failure(self.id, node),

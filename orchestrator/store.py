@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -19,12 +19,13 @@ from redis.retry import Retry
 
 from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
 from orchestrator.keys import Keys, limit_of
+from orchestrator.listener import Listener
 from orchestrator.plan import MICROSECONDS, Plan
 from orchestrator.scripts import Scripts, numbers_text
 from orchestrator.state import NodeFailure, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
     from orchestrator.settings import Settings
@@ -81,6 +82,16 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a run stands, as whoever waits for it asks: its flow, plan and status, and its first failure or None."""
+
+    flow: str
+    plan: str
+    status: RunStatus
+    error: NodeFailure | None
+
+
+@dataclass(frozen=True)
 class Claim:
     """An open claim: the run, the node, the token that fences it, and the end of its time in ms."""
 
@@ -88,6 +99,30 @@ class Claim:
     node: str
     token: str
     deadline: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Gives Redis's errors in a block their meaning. A class, for every call of a node enters one."""
+
+    place: str
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End the block.
+
+        Raises:
+            StoreFull: Redis refused to write.
+            StoreUnavailable: Redis did not answer.
+        """
+        if isinstance(error, redis.OutOfMemoryError):
+            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
+            raise StoreFull(msg) from error
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
+            msg = f"Redis at {self.place} did not answer: {error}"
+            raise StoreUnavailable(msg) from error
 
 
 class Store:
@@ -113,21 +148,14 @@ class Store:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),  # every script may be repeated: see its header
         )
         self.scripts = Scripts(self.client, self.keys)
+        self.listener = Listener(self.client)
         self._plans: dict[str, Plan] = {}
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Turn Redis's errors into StoreFull or StoreUnavailable."""
-        try:
-            yield
-        except redis.OutOfMemoryError as error:
-            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
-            raise StoreFull(msg) from error
-        except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
-            msg = f"Redis at {self.place} did not answer: {error}"
-            raise StoreUnavailable(msg) from error
+    def guarded(self) -> Guard:
+        """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
+        return Guard(self.place)
 
-    @property
+    @cached_property
     def place(self) -> str:
         """Host, port and database, without any password."""
         where = self.client.connection_pool.connection_kwargs
@@ -241,8 +269,7 @@ class Store:
             with self.guarded():
                 raw = self.client.hgetall(self.keys.run(run_id))
         if not raw:
-            msg = f"run {run_id!r} is unknown: it was never started here, or its retention is over"
-            raise UnknownRun(msg, run_id=run_id)
+            raise _unknown(run_id)
         fields = {name.decode(): value.decode() for name, value in raw.items()}
         error = fields.get("error")
         created = instant(fields["created"])
@@ -259,6 +286,18 @@ class Store:
             finished=instant(fields.get("finished")),
             fields=fields,
         )
+
+    def standing(self, run_id: str) -> Standing:
+        """Read as much of a run as its end is told by; raises as `run`."""
+        values: list[bytes | None] = [None]
+        if RUN_ID.fullmatch(str(run_id)):
+            with self.guarded():
+                values = self.client.hmget(self.keys.run(run_id), "flow", "plan", "status", "error")
+        flow, plan, status, error = values if values[0] else (None,) * 4
+        if flow is None or plan is None or status is None:
+            raise _unknown(run_id)
+        failure = NodeFailure.model_validate_json(error) if error else None
+        return Standing(flow.decode(), plan.decode(), RunStatus(status.decode()), failure)
 
     def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Node name to its record, for every node that was ever ready."""
@@ -372,13 +411,11 @@ class Store:
         """What happened to a run, oldest first: instant and event, node, attempt, detail."""
         with self.guarded():
             entries = self.client.xrange(self.keys.history(run_id))
-        return [
-            (
-                datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC),
-                {k.decode(): v.decode() for k, v in row.items()},
-            )
-            for entry, row in entries
-        ]
+        found = []
+        for entry, row in entries:
+            at = datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC)
+            found.append((at, {"detail": ""} | {name.decode(): value.decode() for name, value in row.items()}))
+        return found
 
     def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
         """Runs by flow or status, newest first."""
@@ -396,6 +433,10 @@ class Store:
                 found = {run: score for run, score in found.items() if run in members}
         newest = sorted(found, key=lambda run: (-found[run], run))
         return [run.decode() for run in newest[:limit]]
+
+
+def _unknown(run_id: str) -> UnknownRun:
+    return UnknownRun(f"run {run_id!r} is unknown: it was never started here, or its retention is over", run_id=run_id)
 
 
 def _has_failed(record: Mapping[str, Any]) -> bool:

@@ -69,7 +69,8 @@ class NodeTask(Task):
         in_chord = bool(self.request.chord)
         follows = in_chord or bool(self.request.chain)
         stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch)
-        ended = stretch.work_through(name, follows=follows, tell=Followers(self).tell)
+        with engine.store.scripts.wire.held():
+            ended = stretch.work_through(name, follows=follows, tell=Followers(self).tell)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:

@@ -141,7 +141,7 @@ def _read_run(store: Store, run_id: str, plan: Plan, answers: Iterator[Any]) -> 
     fields, nodes = _pairs(next(answers)), _pairs(next(answers))
     outputs = {name.decode(): value for name, value in next(answers).items()}
     rows = [_pairs(row) for _, row in next(answers)]
-    events = [(row["event"], row["node"], int(row["attempt"]), row["detail"]) for row in rows]
+    events = [(row["event"], row["node"], int(row["attempt"]), row.get("detail", "")) for row in rows]
     lifetimes = {name: next(answers) for name in _keys_of(store, run_id)}
     return RunView(
         run_id, plan, fields, {name: json.loads(text) for name, text in nodes.items()}, outputs, events, lifetimes

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redis.exceptions import NoScriptError
 
+from orchestrator.scripts.wire import Wire
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -72,7 +74,6 @@ class Claimed:
         outcome: "run", or "admit" where the buckets depend on the input, or why not: see claim.lua.
         attempt: Number of the attempt, from 1.
         generation: Rises when the node was compensated.
-        deadline: End of the attempt's time in ms, on Redis's clock.
         scheduled: Nominal instant of the tick that started the run, in ms, or None.
         values: JSON of the outputs asked for; None where there is none.
         sleep: With "sleep": microseconds until a token is there.
@@ -85,7 +86,6 @@ class Claimed:
     outcome: str
     attempt: int = 0
     generation: int = 0
-    deadline: int = 0
     scheduled: int | None = None
     values: tuple[bytes | None, ...] = ()
     sleep: int = 0
@@ -164,12 +164,12 @@ def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
         return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
     if outcome not in {"run", "admit"}:
         return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
-    attempt, generation, deadline, scheduled, index, item, *values = answer[1:]
+    told, item, *values = answer[1:]
+    attempt, generation, index, scheduled = told.decode().split(" ")
     return Claimed(
         outcome,
         int(attempt),
         int(generation),
-        int(deadline),
         int(scheduled) if scheduled else None,
         (*values, *[None] * (reads - len(values))),
         index=int(index) if index else None,
@@ -177,14 +177,32 @@ def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
     )
 
 
+MODULES = ("maps", "pages", "buckets", "line", "again", "ending", "closing")
+"""Parts of the vocabulary that few operations need: a script makes one when it first uses it."""
+ONE = "local answer = operations[1](ARGV)"
+BOTH = """local both = 2 + tonumber(ARGV[2])
+local answer = {operations[1]({RUN_ID, unpack(ARGV, 3, both)}), operations[2]({RUN_ID, unpack(ARGV, both + 1)})}"""
+
+
 @cache
 def script_text(name: str) -> str:
-    """Lua of an operation, with the vocabulary it needs in front of it."""
-    folder = files(__package__)
-    text = (folder / f"{name}.lua").read_text()
-    needs = re.search(r"^-- needs: (.*)$", text, re.MULTILINE)
-    parts = [(folder / part).read_text() for part in needs[1].split(", ")] if needs else []
-    return "\n".join([*parts, text])
+    """Lua of an operation, or of two on one run as "<one>+<other>", with the vocabulary it needs in front of it."""
+    texts = [_lua(part) for part in name.split("+")]
+    needs = re.search(r"^-- needs: (.*)$", texts[0], re.MULTILINE)
+    if needs is None:
+        return texts[0]
+    if needs[1] != "run":
+        return f"local {needs[1]} = (function()\n{_lua(needs[1])}\nend)()\n{texts[0]}"
+    declared = "\n".join(f"local {module} = {{}}" for module in MODULES)
+    modules = "\n".join(f"on_demand({module}, function()\n{_lua(module)}\nend)" for module in MODULES)
+    operations = ",\n".join(f"function(ARGV)\n{text}\nend" for text in texts)
+    ask = ONE if len(texts) == 1 else BOTH
+    parts = (_lua("run"), declared, _lua("steps"), modules, f"local operations = {{{operations}}}", ask, "flush()")
+    return "\n".join((*parts, "return answer"))
+
+
+def _lua(name: str) -> str:
+    return (files(__package__) / f"{name}.lua").read_text()
 
 
 @cache
@@ -199,15 +217,15 @@ class Scripts:
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:
-        self._client = client
+        self.wire = Wire(client)
         self._keys = keys
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
-            return self._client.evalsha(_script_sha(name), len(keys), *keys, *args)
+            return self.wire.ask("EVALSHA", _script_sha(name), tuple(keys), args)
         except NoScriptError:
             # With its text in the call: loaded first, it may have been flushed again before it is called.
-            return self._client.eval(script_text(name), len(keys), *keys, *args)
+            return self.wire.ask("EVAL", script_text(name), tuple(keys), args)
 
     def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
@@ -217,16 +235,9 @@ class Scripts:
         return call.read(self._call(call.script, call.keys, call.args))
 
     def send_both(self, first: Call[Answer], second: Call[Other]) -> tuple[Answer, Other]:
-        """Carry out two operations, one after the other, in one round trip; both again if either is refused."""
-        pipe = self._client.pipeline(transaction=False)
-        for call in (first, second):
-            pipe.evalsha(_script_sha(call.script), len(call.keys), *call.keys, *call.args)
-        answers = pipe.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, NoScriptError):  # the server was restarted or flushed
-                return self.send(first), self.send(second)
-            if isinstance(answer, Exception):
-                raise answer
+        """Carry out two operations on one run, one after the other, as one script."""
+        (run_id, *own), others = first.args, second.args[1:]
+        answers = self._call(f"{first.script}+{second.script}", first.keys, [run_id, len(own), *own, *others])
         return first.read(answers[0]), second.read(answers[1])
 
     def start(

@@ -1,5 +1,5 @@
 -- Let a claimed attempt start whose buckets depend on its input: take a token of each, or stand in line.
--- needs: run.lua, steps.lua, bucket.lua, line.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 '1' if the caller may sleep for a token, 5 '1' if the caller asks for a map's next item itself,
 --         6... buckets
@@ -14,7 +14,7 @@ if not load_run() then
 end
 local rec, facts = record(node), plan_node(node)
 if rec and rec.dropped == token then
-  return reply(rec.outcome, rec.outcome == 'ending' and left_over(facts, false) or next_item(facts, goes_on))
+  return reply(rec.outcome, rec.outcome == 'ending' and again.left_over(facts, false) or maps.next_item(facts, goes_on))
 end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
@@ -25,23 +25,24 @@ end
 
 if run.verdict and facts.kind ~= 'compensation' then
   end_claim(rec, node)
-  leave_lines(node, rec)
+  flush()
+  line.leave(node, rec)
   rec.admits, rec.dropped, rec.outcome = nil, token, 'ending'
   rec.attempt = rec.attempt - 1
-  rec.state = not has_begun(node, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
+  rec.state = not ending.has_begun(node, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
   rec.seq = next_seq()
   save(node, rec)
   redis.call('SREM', OPEN, node)
   note(rec.state, node, rec.attempt)
-  return reply('ending', announced(when_quiet()))
+  return reply('ending', announced(ending.when_quiet()))
 end
 
 local names = {unpack(ARGV, 6)}
-local asked = ask_buckets(names, member)
+local asked = line.ask(names, member)
 if asked.missing then
   return {'no limit', asked.missing}
 end
-if asked.wait > 0 and may_sleep and not asked.queued and asked.wait <= SLEEP_US then
+if asked.wait > 0 and may_sleep and not asked.queued and asked.wait <= buckets.SLEEP_US then
   return {'sleep', string.format('%.0f', asked.wait)}
 end
 local before = rec.buckets
@@ -50,21 +51,21 @@ if asked.wait > 0 then
   end_claim(rec, node)
   rec.admits, rec.dropped, rec.outcome = nil, token, 'parked'
   rec.attempt = rec.attempt - 1
-  stand_in_line(node, rec, asked, tonumber(rec.arrived))
+  line.join(node, rec, asked, tonumber(rec.arrived))
 else
   rec.admits, rec.lost = nil, nil
   rec.started, rec.deadline = NOW, NOW + facts.timeout_ms
   save(node, rec)
-  take_tokens(asked, member, token, before or not may_sleep)
+  line.take_tokens(asked, member, token, before or not may_sleep)
   redis.call('HSET', HOLDERS .. ':' .. rec.holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
 end
 touch()
 if rec.state == 'running' then
-  forget_marks(before, member)  -- also those of another key: a key function may not be pure
+  line.forget_marks(before, member)  -- also those of another key: a key function may not be pure
   if facts.kind ~= 'item' then
     note('started', node, rec.attempt)
   end
   return {'run', string.format('%.0f', rec.deadline)}
 end
 detach(facts)
-return reply('parked', next_item(facts, goes_on))
+return reply('parked', maps.next_item(facts, goes_on))

@@ -1,5 +1,5 @@
 -- Answer, once, the nodes of a position (or of the saga) that nobody has published yet.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 epoch, 3 position, or 'saga'
 -- Returns {'announced', what to publish...}, or {'nothing'}, or {'unknown'}.
@@ -15,11 +15,11 @@ if position == 'saga' then
   if not run.saga or run.running > 0 or run.announced == run.saga_at then
     return {'nothing'}
   end
-  local work = saga_work()
+  local work = ending.saga_work()
   return work.kind == '' and {'nothing'} or reply('announced', announced(work))
 end
 if run.verdict or run.position ~= tonumber(position) or run.announced == run.position then
   return {'nothing'}
 end
-local work = ready_nodes('step', plan_step(run.position))
+local work = again.ready_nodes('step', plan_step(run.position))
 return work.kind == '' and {'nothing'} or reply('announced', announced(work))

@@ -1,5 +1,5 @@
 -- Give a run the verdict that nothing new starts: a cancel, or the end of the run's time.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 verdict ('cancelled', or 'failed' for a run out of time), 3 failure (JSON),
 --         4 '1' only if its deadline has passed
@@ -21,5 +21,5 @@ redis.call('ZREM', TIMERS, RUN_ID .. '|')
 if run.verdict or is_ended() then
   return {'too late'}
 end
-begin_ending(verdict, failure)
-return reply('ending', announced(when_quiet()))
+ending.begin(verdict, failure)
+return reply('ending', announced(ending.when_quiet()))

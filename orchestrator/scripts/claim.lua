@@ -1,11 +1,11 @@
 -- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
--- needs: run.lua, steps.lua, bucket.lua, line.lua, pages.lua
+-- needs: run
 -- KEYS    as run.lua
--- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms, 7 instant of first arrival in us or '0',
---         8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
--- Returns {'run', attempt, generation, deadline in ms, scheduled instant, index, item, values...} (the item of a map, with
---         its index; the number of the page to be fetched, with its cursor as JSON; else ''), the same with 'admit' where
---         admit.lua has to let it start, {'sleep', us, first arrival},
+-- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms,
+--         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
+-- Returns {'run', 'attempt generation index scheduled', item, values...} (the item of a map, with its index; the number of
+--         the page to be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or
+--         ''), the same with 'admit' where admit.lua has to let it start, {'sleep', us, first arrival},
 --         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
 local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
@@ -19,44 +19,10 @@ local function granted()
   local index = facts.kind == 'item' and index_of(node)
   local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
   if facts.paged then
-    index, item = next_page(node, facts)
+    index, item = pages.next_page(node, facts)
   end
-  return {rec.admits and 'admit' or 'run', rec.attempt, rec.generation or 0, string.format('%.0f', rec.deadline),
-    run.scheduled or '', index or '', item or '', unpack(values)}
-end
-
--- The item that this token was given before, if there is one: the answer was lost.
-local function given_before()
-  local claims = redis.call('HGETALL', HOLDERS .. ':' .. holder)
-  for index = 1, #claims, 2 do
-    if string.sub(claims[index + 1], 1, #token) == token and string.sub(claims[index], 1, #RUN_ID) == RUN_ID then
-      return string.sub(claims[index], #RUN_ID + 2)
-    end
-  end
-end
-
--- The next item to be done, and whether it is one to be repeated.
-local function next_of_map()
-  local waiting = redis.call('LINDEX', AGAIN, 0)
-  if waiting then
-    return waiting
-  end
-  for index = run.map_next, run.map_count - 1 do
-    if redis.call('HEXISTS', results_of(node), index) == 0 then
-      return string.format('%s[%d]', node, index)
-    end
-  end
-  set_run({map_next = run.map_count})
-end
-
-local function take_item(item)
-  if redis.call('LINDEX', AGAIN, 0) == item then
-    redis.call('LPOP', AGAIN)
-  else
-    set_run({map_next = tonumber(index_of(item)) + 1})
-  end
-  redis.call('SADD', OPEN, item)
-  set_run({map_pulled = NOW, map_looks = 0})
+  local told = {rec.attempt, rec.generation or 0, index or '', run.scheduled or ''}
+  return {rec.admits and 'admit' or 'run', table.concat(told, ' '), item or '', unpack(values)}
 end
 
 if not load_run() then
@@ -71,11 +37,11 @@ if is_pulled then
   if run.verdict or run.position ~= facts.step then
     return {run.verdict and not is_ended() and 'ending' or 'done'}
   end
-  local item = given_before()
+  local item = maps.given_before(holder, token)
   if not item and run.running >= plan_step(facts.step).width then
     return {'full'}
   end
-  node = item or next_of_map()
+  node = item or maps.pull(node)
   if not node then
     return {'done'}
   end
@@ -104,43 +70,49 @@ end
 -- The buckets: all of them or none. Those that depend on the input are asked by admit.lua, which lets the attempt start.
 first = tonumber(rec.arrived) or (first > 0 and first) or NOW_US
 local admits = facts.keyed and true or nil
-if is_in_line(rec, member) then
+if rec.state == 'parked' and line.has(rec, member) then
   return {'not ready'}
 end
-local asked = ask_buckets(admits and {} or facts.limits, member)
+local is_limited = not admits and #facts.limits > 0
+local asked = is_limited and line.ask(facts.limits, member) or {wait = 0}
 if asked.missing then
   return {'no limit', asked.missing}
 end
 if asked.wait > 0 then
-  if may_sleep and not asked.queued and asked.wait <= SLEEP_US then
+  if may_sleep and not asked.queued and asked.wait <= buckets.SLEEP_US then
     return {'sleep', string.format('%.0f', asked.wait), string.format('%.0f', first)}
   end
-  stand_in_line(node, rec, asked, first)
+  line.join(node, rec, asked, first)
   if is_pulled then
-    take_item(node)
+    maps.take(node)
   end
   detach(facts)
   touch()
   return {'parked'}
 end
 
+local was_parked = rec.state == 'parked'
 rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
   holder = holder, deadline = NOW + facts.timeout_ms, started = NOW, throttled = rec.throttled,
   arrived = #facts.limits > 0 and string.format('%.0f', first) or nil,
   admits = admits, lost = admits and rec.lost, buckets = rec.buckets}
 save(node, rec)
-forget_marks(not admits and rec.buckets, member)
-take_tokens(asked, member, token, first < NOW_US)
-redis.call('ZREM', TIMERS, member)
 redis.call('HSET', HOLDERS .. ':' .. holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
 redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
+if not admits and (is_limited or rec.buckets) then
+  line.forget_marks(rec.buckets, member)
+  line.take_tokens(asked, member, token, first < NOW_US)
+end
+if was_parked then
+  redis.call('ZREM', TIMERS, member)
+end
 if run.status == 'pending' then
   set_status('running')
 end
 set_run({running = run.running + 1})
 if is_pulled then
-  take_item(node)
-elseif not admits and (rec.attempt > 1 or not facts.paged or next_page(node, facts) == '0') then
+  maps.take(node)
+elseif not admits and (rec.attempt > 1 or not facts.paged or pages.next_page(node, facts) == '0') then
   note('started', node, rec.attempt)
 end
 touch()

@@ -1,5 +1,5 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
--- needs: run.lua, steps.lua, pages.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
 --         (that the caller has written to RUN:staged:<token>), or '',
@@ -17,8 +17,8 @@ end
 local rec, facts = record(node), plan_node(node)
 local index = index_of(node)
 if rec and rec.stored == token or not rec and index and redis.call('HEXISTS', results_of(node), index) == 1 then
-  local left = left_over(facts, follows and facts.kind ~= 'item')
-  return reply('stored', left.kind == '' and next_item(facts, follows) or left)
+  local left = again.left_over(facts, follows and facts.kind ~= 'item')
+  return reply('stored', left.kind == '' and maps.next_item(facts, follows) or left)
 end
 if not rec then
   return {'fenced'}
@@ -34,8 +34,8 @@ end
 if facts.kind == 'item' then
   redis.call('HSET', results_of(node), index, output)
 elseif facts.paged then
-  store_page(node, output, ARGV[7], ARGV[8], token)
-  redis.call('HSET', OUTPUTS, facts.key, all_pages(node))
+  pages.store_page(node, output, ARGV[7], ARGV[8], token)
+  redis.call('HSET', OUTPUTS, facts.key, pages.all_pages(node))
 elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end
@@ -43,12 +43,17 @@ end_claim(rec, node)
 rec.state, rec.stored, rec.ended, rec.seq = 'succeeded', token, NOW, run.seq + 1
 rec.choice = choice ~= '' and tonumber(choice) or nil
 if facts.kind == 'item' and not facts.undone then
-  redis.call('HDEL', NODES, node)  -- its output says that it is done
+  erase(node)  -- its output says that it is done
 else
   save(node, rec)
 end
 set_run({seq = rec.seq})
-redis.call('HDEL', FAILURES, node)
+if output == '' then
+  flush()
+end
+if rec.attempt > 1 or rec.throttled or run.epoch ~= '1' then
+  redis.call('HDEL', FAILURES, node)
+end
 if facts.kind == 'item' then
   redis.call('SREM', OPEN, node)
 else
@@ -60,15 +65,15 @@ if facts.kind == 'expand' and tonumber(choice) > 0 then
   redis.call('PERSIST', items)
 end
 if facts.kind == 'compensation' then
-  local work = announced(leave_compensation(node, 'compensated'))  -- also where Celery publishes it
+  local work = announced(ending.leave_compensation(node, 'compensated'))  -- also where Celery publishes it
   return reply('stored', follows and nothing() or work)
 end
 if run.verdict then
-  return reply('stored', announced(when_quiet()))
+  return reply('stored', announced(ending.when_quiet()))
 end
 local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
-if work.kind == '' then
-  work = next_item(facts, follows)
+if work.kind == '' and index then
+  work = maps.next_item(facts, follows)
 end
 return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

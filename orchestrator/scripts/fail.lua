@@ -1,5 +1,5 @@
 -- Record that an attempt failed: park the node until its next attempt, or end it for good.
--- needs: run.lua, steps.lua, bucket.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
 --         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
@@ -16,20 +16,20 @@ local most = tonumber(ARGV[7])
 local function hold_back(rec)
   local till = NOW_US + delay * 1000
   local frozen, keyed = {}, {}
-  for _, name in ipairs(buckets_of(node, rec)) do
-    local bucket = read_bucket(LIMITS, name, NOW_US)
+  for _, name in ipairs(line.buckets_of(node, rec)) do
+    local bucket = buckets.read(LIMITS, name, NOW_US)
     if bucket and not bucket.slots then
       frozen[#frozen + 1] = bucket
-      keyed[#keyed + 1] = is_keyed(name) and bucket or nil
+      keyed[#keyed + 1] = buckets.is_keyed(name) and bucket or nil
     end
   end
   frozen = #keyed > 0 and keyed or frozen
   for _, name in ipairs(#keyed > 0 and rec.asked or {}) do
-    frozen[#frozen + 1] = not is_keyed(name) and read_bucket(LIMITS, name, NOW_US) or nil
+    frozen[#frozen + 1] = not buckets.is_keyed(name) and buckets.read(LIMITS, name, NOW_US) or nil
   end
   for _, bucket in ipairs(frozen) do
-    lower_pace(bucket, rec.started * 1000, till)
-    freeze_bucket(bucket, till)
+    buckets.lower_pace(bucket, rec.started * 1000, till)
+    buckets.freeze(bucket, till)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
   note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
@@ -45,8 +45,8 @@ if not load_run() then
 end
 local rec, facts = record(node), plan_node(node)
 if rec and rec.dropped == token then
-  local left = rec.outcome == 'parked' and nothing() or left_over(facts, follows and facts.kind == 'node')
-  return reply(rec.outcome, left.kind == '' and next_item(facts, follows) or left)
+  local left = rec.outcome == 'parked' and nothing() or again.left_over(facts, follows and facts.kind == 'node')
+  return reply(rec.outcome, left.kind == '' and maps.next_item(facts, follows) or left)
 end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
@@ -72,13 +72,13 @@ if waits then
   end
   detach(facts)
   touch()
-  return reply('parked', next_item(facts, follows))
+  return reply('parked', maps.next_item(facts, follows))
 end
 local was_detached = run.detached == '1'
 local excused = not run.verdict and facts.kind ~= 'compensation' and plan_step(facts.step).go_on
 rec.outcome = excused and 'excused' or 'failed'
-local work = conclude(node, rec, facts, failure, 'failed')
+local work = ending.conclude(node, rec, facts, failure, 'failed')
 if work.kind == '' then
-  work = next_item(facts, follows)
+  work = maps.next_item(facts, follows)
 end
 return reply(rec.outcome, follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

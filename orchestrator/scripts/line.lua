@@ -1,16 +1,26 @@
 -- How an attempt asks its buckets, all at once: it gets a token of each, or a place in the line of the one that blocks.
--- It is put in front of the scripts that name it, behind run.lua and bucket.lua.
+
+-- The buckets of a node; where they depend on its input, those that it was last told.
+local function buckets_of(node, rec) return rec.buckets or plan_node(node).limits end
+
+local function leave_lines(node, rec)
+  for _, bucket in ipairs(buckets_of(node, rec)) do
+    redis.call('ZREM', LIMITS .. ':line:' .. bucket, RUN_ID .. '|' .. node)
+    redis.call('ZREM', LIMITS .. ':released:' .. bucket, RUN_ID .. '|' .. node)
+  end
+  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
+end
 
 -- What the buckets say: `wait` in microseconds until all of them have a token, and the one to `blame` for it; `queued` if
 -- others stand in a line before. `missing` is a bucket without numbers.
 local function ask_buckets(names, member)
   local asked = {wait = 0, queued = false}
   for index, name in ipairs(names) do
-    local bucket = read_bucket(LIMITS, name, NOW_US)
+    local bucket = buckets.read(LIMITS, name, NOW_US)
     if not bucket then
       return {missing = name}
     end
-    local wait = wait_for(bucket)
+    local wait = buckets.wait_for(bucket)
     local line = redis.call('ZCARD', bucket.line)
     if line > 0 and not redis.call('ZSCORE', bucket.released, member) then
       asked.queued, wait = true, wait + line * math.max(1, bucket.interval)
@@ -24,7 +34,7 @@ local function ask_buckets(names, member)
 end
 
 local function is_in_line(rec, member)
-  return rec.state == 'parked' and rec.bucket and redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member)
+  return rec.bucket and redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member)
 end
 
 -- Park a node in the line of the bucket that blocks it, at the place of its first arrival.
@@ -34,9 +44,9 @@ local function stand_in_line(node, rec, asked, first)
   rec.arrived = string.format('%.0f', first)  -- as text: a JSON number keeps 14 digits
   rec.due = NOW + math.ceil(asked.wait / 1000)
   save(node, rec)
+  redis.call('ZADD', blame.line, first, member)
   redis.call('ZREM', TIMERS, member)
   redis.call('ZREM', blame.released, member)
-  redis.call('ZADD', blame.line, first, member)
   redis.call('ZADD', LINES, 'LT', NOW, blame.name)
   note('waiting', node, rec.attempt, blame.name)
 end
@@ -51,11 +61,14 @@ end
 
 local function take_tokens(asked, member, token, has_waited)
   for _, bucket in ipairs(asked) do
-    take_token(bucket, member .. '|' .. token)
+    buckets.take_token(bucket, member .. '|' .. token)
     if has_waited then
-      raise_pace(bucket)
+      buckets.raise_pace(bucket)
     end
     redis.call('ZREM', bucket.line, member)
     redis.call('ZREM', bucket.released, member)
   end
 end
+
+return {buckets_of = buckets_of, leave = leave_lines, ask = ask_buckets, has = is_in_line, join = stand_in_line,
+  forget_marks = forget_marks, take_tokens = take_tokens}

@@ -1,5 +1,5 @@
 -- Look at an unfinished run: which ready nodes nobody has claimed, which claims have no holder; mend what has no timer.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 the run's next look in ms from now
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'
@@ -22,7 +22,7 @@ local function add(kind, node, detail)
   answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = kind, node, detail
 end
 -- While a map gets on, only an empty queue shows that a message is missing.
-if step and step.kind == 'map' and not run.verdict and has_more() and run.running < step.width and NOW >= run.map_again then
+if step and step.kind == 'map' and not run.verdict and maps.has_more() and run.running < step.width and NOW >= run.map_again then
   add('ready', step.nodes[1], string.format('%.0f', NOW - run.map_pulled >= LOOK_AFTER_MS and run.map_pulled or NOW))
 end
 for _, name in ipairs(names) do

@@ -1,5 +1,5 @@
 -- End a claim whose attempt nobody will finish: its process died, its lease ran out, it was given back or hangs.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON) to record, 5 '1' if the attempt was past its deadline (a failed attempt),
 --         6 delay to the next attempt in ms (0: due now)
@@ -25,11 +25,11 @@ if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensat
     rec.state, rec.due = 'parked', NOW + delay
     save(node, rec)
     redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
-    return reply('parked', next_item(facts))
+    return reply('parked', maps.next_item(facts))
   end
   rec.state, rec.since = 'ready', NOW
   save(node, rec)
-  return reply('again', repeated(node, facts))
+  return reply('again', maps.repeated(node, facts))
 end
-local work = announced(conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
-return reply('ended', work.kind == '' and next_item(facts) or work)
+local work = announced(ending.conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
+return reply('ended', work.kind == '' and maps.next_item(facts) or work)

@@ -1,8 +1,30 @@
 -- The pages of a paginated node and where it stands, in one hash, which a retry and a resume find as they were.
--- It is put in front of the scripts that name it, behind run.lua.
 -- run:<id>:results:<node> has the items of each page by its number and: ':page' number of the next page, ':cursor' its
 -- cursor (JSON), after the last page the last one there was, ':base' version of the source's cursor at the first page,
 -- ':total' items so far, ':turned' token that stored the last page.
+
+-- Version and cursor (JSON) at which the last successful run of the flow left a source.
+local function cursor_of(source)
+  return string.match(redis.call('HGET', CURSORS, run.flow .. '|' .. source) or '0 null', '^(%d+) (.*)$')
+end
+
+-- The run has succeeded: its sources are left where it ended, but for those that were moved since it began.
+local function move_cursors()
+  for _, entry in ipairs(plan_fact('pages') or {}) do
+    local node, source = entry[1], entry[2]
+    local rec = source ~= '' and record(node)
+    if rec and rec.state == 'succeeded' then
+      local version, cursor = cursor_of(source)
+      local base, ended = unpack(redis.call('HMGET', results_of(node), ':base', ':cursor'))
+      if version ~= base then
+        note('cursor-kept', node, 0, source)
+      elseif cursor ~= ended then
+        redis.call('HSET', CURSORS, run.flow .. '|' .. source, string.format('%.0f', version + 1) .. ' ' .. ended)
+        note('cursor-moved', node, 0, source)
+      end
+    end
+  end
+end
 
 -- Number and cursor of the page to be fetched; before the first one, where the source was left is taken down.
 local function next_page(node, facts)
@@ -31,3 +53,5 @@ end
 local function all_pages(node)
   return '#' .. node .. '|' .. table.concat(redis.call('HMGET', results_of(node), ':page', ':total', ':cursor'), '|')
 end
+
+return {cursor_of = cursor_of, move_cursors = move_cursors, next_page = next_page, store_page = store_page, all_pages = all_pages}

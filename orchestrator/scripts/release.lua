@@ -1,6 +1,6 @@
 -- Let go from the head of a bucket's line what the bucket can grant in the next 250 ms, less what is on its way; of slots,
 -- as many as are free.
--- needs: bucket.lua
+-- needs: buckets
 -- KEYS    1 limits, 2 buckets with a line
 -- ARGV    1 bucket
 -- Returns {milliseconds to the next look, or -1 if the line is empty; members let go...}.
@@ -8,17 +8,17 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local LIMITS, LINES, name = KEYS[1], KEYS[2], ARGV[1]
-local bucket = read_bucket(LIMITS, name, now)
+local bucket = buckets.read(LIMITS, name, now)
 if not bucket or redis.call('ZCARD', bucket.line) == 0 then
   redis.call('ZREM', LINES, name)
   return {-1}
 end
-local wait = wait_for(bucket)
+local wait = buckets.wait_for(bucket)
 local answer = {0}
-if wait <= SLEEP_US then
-  local room = bucket.slots and free_slots(bucket) or math.floor((now + SLEEP_US + bucket.burst * bucket.interval - arrival_time(bucket)) / bucket.interval)
-  local coming = redis.call('ZCOUNT', bucket.released, now - OUTSTANDING_US, '+inf')
-    + redis.call('ZCOUNT', bucket.asking, now - OUTSTANDING_US, '+inf')
+if wait <= buckets.SLEEP_US then
+  local room = bucket.slots and buckets.free_slots(bucket) or math.floor((now + buckets.SLEEP_US + bucket.burst * bucket.interval - buckets.arrival_time(bucket)) / bucket.interval)
+  local coming = redis.call('ZCOUNT', bucket.released, now - buckets.OUTSTANDING_US, '+inf')
+    + redis.call('ZCOUNT', bucket.asking, now - buckets.OUTSTANDING_US, '+inf')
   local members = room > coming and redis.call('ZRANGE', bucket.line, 0, room - coming - 1) or {}
   for _, member in ipairs(members) do
     redis.call('ZADD', bucket.released, now, member)
@@ -29,7 +29,7 @@ if wait <= SLEEP_US then
     redis.call('PEXPIRE', bucket.released, 86400000)
   end
 end
-local next_look = math.max(20, math.ceil((wait - SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
+local next_look = math.max(20, math.ceil((wait - buckets.SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
 answer[1] = bucket.slots and 500 or math.min(next_look, 1000)  -- a slot that becomes free makes the line due at once
 redis.call('ZADD', LINES, string.format('%.0f', now / 1000 + answer[1]), name)
 return answer

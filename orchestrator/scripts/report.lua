@@ -1,5 +1,5 @@
 -- Store what a running attempt says of its progress.
--- needs: run.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 detail (JSON)
 -- Returns {'stored'}, or {'ending'} when the run is ending, or {'fenced'} or {'unknown'}.

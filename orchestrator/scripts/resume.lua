@@ -1,5 +1,5 @@
 -- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 token of this call
 -- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.
@@ -22,18 +22,18 @@ redis.call('PERSIST', PLAN)
 if run.idem ~= '' then
   redis.call('PERSIST', run.idem)
 end
-for _, key in ipairs(own_keys()) do
+for _, key in ipairs(closing.own_keys()) do
   redis.call('PERSIST', key)
 end
 redis.call('HINCRBY', PLAN, 'live', 1)
 redis.call('HDEL', RUN, 'finished')
 note('resumed')
-event('resumed')
+closing.event('resumed')
 if run.status == 'compensation_failed' then
   set_status('compensating')
   local missing = {}
   for _, undo in ipairs(redis.call('LRANGE', SAGA, 0, -1)) do
-    local node = undone_by(undo)
+    local node = ending.undone_by(undo)
     local rec = record(node)
     if rec.state == 'compensation_failed' then
       rec.state = 'compensating'
@@ -41,7 +41,7 @@ if run.status == 'compensation_failed' then
       missing[#missing + 1] = undo
     end
   end
-  return reply('resumed', announced(set_saga(missing)))
+  return reply('resumed', announced(ending.set_saga(missing)))
 end
 
 local all = redis.call('HGETALL', NODES)
@@ -49,7 +49,7 @@ for index = 1, #all, 2 do
   local node, rec = all[index], cjson.decode(all[index + 1])
   local facts = plan_node(node)
   if facts.kind == 'compensation' then
-    redis.call('HDEL', NODES, node)
+    erase(node)
   elseif rec.state ~= 'succeeded' then
     save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
     redis.call('HDEL', FAILURES, node)
@@ -66,7 +66,7 @@ for index = 1, #all, 2 do
 end
 redis.call('HDEL', RUN, 'verdict', 'error', 'saga')
 redis.call('DEL', SAGA)
-run.verdict, run.saga = nil, nil
+run.verdict, run.saga = false, false
 local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
 if timeout > 0 then
   set_run({deadline = NOW + timeout})

@@ -1,5 +1,5 @@
 -- The vocabulary of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
--- It is put in front of the scripts that name it. KEYS and the first ARGV are the same for all of them:
+-- It is put in front of the scripts that name it, with steps.lua and the modules. KEYS and the first ARGV are the same for all of them:
 -- KEYS    see keys.py, Keys.of_run.   ARGV[1] run id
 -- Three kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
 -- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).
@@ -7,45 +7,59 @@
 local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
 local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE, CURSORS = unpack(KEYS, 9, 16)
 local RUN_ID = ARGV[1]
-local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP, SAGA_AHEAD = -1, 1000, 10000, 50, 20
-local FIELDS = {'status', 'epoch', 'flow', 'position', 'open', 'won', 'running', 'seq', 'detached', 'announced',
-  'verdict', 'saga', 'saga_at', 'saga_failed', 'retention', 'history_limit', 'chords', 'created', 'scheduled', 'idem',
-  'plan', 'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks'}
-local NUMBERS = {position = true, open = true, won = true, running = true, seq = true, announced = true, saga_at = true,
-  retention = true, history_limit = true, created = true, map_count = true, map_next = true, map_pulled = true,
-  map_again = true, map_looks = true}
-
+local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 10000, 50, 20, 1000
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
 local NOW_US = clock[1] * 1000000 + clock[2]
 
 local run = nil
-local plan_cache = {}
+local plan_cache, records = {}, {}
+local changed, saved, dropped, is_touched = {}, {}, {}, false  -- what flush has to write
+
+-- Fields of the run that few transitions ask for are read when one does.
+local function read_more(_, field)
+  local of_map = string.sub(field, 1, 4) == 'map_'
+  local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks'}
+    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed'}
+  local values = redis.call('HMGET', RUN, unpack(names))
+  for index, name in ipairs(names) do
+    if rawget(run, name) == nil then
+      run[name] = (of_map or index <= 3) and tonumber(values[index]) or values[index]
+    end
+  end
+  return rawget(run, field)
+end
 
 -- False when there is no such run, or when the caller's plan is not the one that the run pins: a forged message.
 local function load_run()
-  local values = redis.call('HMGET', RUN, unpack(FIELDS))
-  if not values[1] then
+  if run then
+    return true
+  end
+  local values = redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'open', 'won', 'running', 'seq', 'detached',
+    'announced', 'verdict', 'scheduled', 'history_limit')
+  if not values[1] or string.sub(PLAN, -#values[2]) ~= values[2] then
     return false
   end
-  run = {}
-  for index, field in ipairs(FIELDS) do
-    local value = values[index]
-    if value then
-      run[field] = NUMBERS[field] and tonumber(value) or value
-    end
-  end
-  return string.sub(PLAN, -#run.plan) == run.plan
+  run = setmetatable({status = values[1], epoch = values[3], position = tonumber(values[4]), open = tonumber(values[5]),
+    won = tonumber(values[6]), running = tonumber(values[7]), seq = tonumber(values[8]), detached = values[9],
+    announced = tonumber(values[10]) or END, verdict = values[11], scheduled = values[12], history_limit = values[13]},
+    {__index = read_more})
+  return true
 end
 
 local function set_run(fields)
-  local flat = {}
   for field, value in pairs(fields) do
-    run[field] = value
-    flat[#flat + 1] = field
-    flat[#flat + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+    run[field], changed[field] = value, value
   end
-  redis.call('HSET', RUN, unpack(flat))
+end
+
+-- A module of the vocabulary, made when it is first used: making a function costs as much as calling one.
+local function on_demand(module, make)
+  setmetatable(module, {__index = function(_, name)
+    local made = make()
+    setmetatable(module, {__index = made})
+    return made[name]
+  end})
 end
 
 local function is_ended()
@@ -78,35 +92,78 @@ local function results_of(node) return RUN .. ':results:' .. base_of(node) end
 local OPEN, AGAIN, SAGA = RUN .. ':open', RUN .. ':again', RUN .. ':saga'
 
 local function record(node)
-  local text = redis.call('HGET', NODES, node)
-  return text and cjson.decode(text)
+  if records[node] == nil then
+    local text = redis.call('HGET', NODES, node)
+    records[node] = text and cjson.decode(text) or false
+  end
+  return records[node]
 end
 
-local function save(node, rec) redis.call('HSET', NODES, node, cjson.encode(rec)) end
+local function save(node, rec) records[node], saved[node] = rec, true end
+
+local function erase(node)
+  records[node], saved[node] = false, nil
+  redis.call('HDEL', NODES, node)
+end
 
 local function note(event, node, attempt, detail)
-  redis.call('XADD', HISTORY, 'MAXLEN', '~', run.history_limit, '*', 'event', event, 'node', node or '',
-    'attempt', attempt or 0, 'detail', detail or '')
+  local entry = {'event', event, 'node', node or '', 'attempt', attempt or 0}
+  if detail then
+    entry[7], entry[8] = 'detail', detail
+  end
+  redis.call('XADD', HISTORY, 'MAXLEN', '~', run.history_limit, '*', unpack(entry))
 end
 
-local function touch() redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID) end
+local function touch() is_touched = true end
+
+-- HSET with any number of fields and values in turn.
+local function write(key, flat)
+  for first = 1, #flat, WRITE_AT_ONCE do
+    redis.call('HSET', key, unpack(flat, first, math.min(first + WRITE_AT_ONCE - 1, #flat)))
+  end
+end
+
+-- Write what was changed so far. It is done once, at the end of every operation, and also in front of what a full Redis
+-- would let pass, so that the operation is refused whole.
+local function flush()
+  local fields, rows = {}, {}
+  for field, value in pairs(changed) do
+    fields[#fields + 1], fields[#fields + 2] = field, value
+  end
+  for node in pairs(saved) do
+    rows[#rows + 1], rows[#rows + 2] = node, cjson.encode(records[node])
+  end
+  write(RUN, fields)
+  write(NODES, rows)
+  for _, claim in ipairs(dropped) do
+    redis.call('HDEL', claim[1], claim[2])
+  end
+  if is_touched then
+    redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
+  end
+  changed, saved, dropped, is_touched = {}, {}, {}, false
+end
 
 local function next_seq()
-  run.seq = run.seq + 1
-  redis.call('HSET', RUN, 'seq', run.seq)
+  set_run({seq = run.seq + 1})
   return run.seq
 end
 
 local function set_status(status)
-  redis.call('ZREM', INDEX .. ':status:' .. run.status, RUN_ID)
-  redis.call('ZADD', INDEX .. ':status:' .. status, run.created, RUN_ID)
+  local before = run.status
   set_run({status = status})
+  flush()
+  redis.call('ZREM', INDEX .. ':status:' .. before, RUN_ID)
+  redis.call('ZADD', INDEX .. ':status:' .. status, run.created, RUN_ID)
 end
 
 -- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.
 local function nothing() return {kind = '', names = {}} end
 
 local function reply(outcome, work)
+  if work.kind == '' then
+    return {outcome}
+  end
   local answer = {outcome, work.kind, work.position or END, string.format('%.0f', work.since or NOW), run.detached or '0'}
   for _, name in ipairs(work.names) do
     answer[#answer + 1] = name
@@ -117,6 +174,7 @@ end
 -- The claim's slots are free, and who stands in line for one is due now.
 local function leave_slots(rec, node)
   for _, bucket in ipairs(plan_node(node).slots or {}) do
+    flush()
     redis.call('ZREM', LIMITS .. ':held:' .. bucket, RUN_ID .. '|' .. node .. '|' .. rec.token)
     if redis.call('EXISTS', LIMITS .. ':line:' .. bucket) == 1 then
       redis.call('ZADD', LINES, NOW, bucket)
@@ -126,85 +184,7 @@ end
 
 local function end_claim(rec, node)
   set_run({running = run.running - 1})
-  redis.call('HDEL', HOLDERS .. ':' .. rec.holder, RUN_ID .. '|' .. node)
+  dropped[#dropped + 1] = {HOLDERS .. ':' .. rec.holder, RUN_ID .. '|' .. node}
   leave_slots(rec, node)
   rec.token, rec.holder, rec.deadline = nil, nil, nil
-end
-
--- The buckets of a node; where they depend on its input, those that it was last told.
-local function buckets_of(node, rec) return rec.buckets or plan_node(node).limits end
-
-local function leave_lines(node, rec)
-  for _, bucket in ipairs(buckets_of(node, rec)) do
-    redis.call('ZREM', LIMITS .. ':line:' .. bucket, RUN_ID .. '|' .. node)
-    redis.call('ZREM', LIMITS .. ':released:' .. bucket, RUN_ID .. '|' .. node)
-  end
-  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
-end
-
-local function event(kind, detail)
-  redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', kind, 'run', RUN_ID, 'flow', run.flow,
-    'detail', detail or '')
-end
-
-local function own_keys()
-  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, SAGA, OPEN, AGAIN}
-  for _, node in ipairs(plan_fact('maps') or {}) do
-    keys[#keys + 1] = results_of(node)
-    keys[#keys + 1] = RUN .. ':items:' .. node
-  end
-  for _, entry in ipairs(plan_fact('pages') or {}) do
-    keys[#keys + 1] = results_of(entry[1])
-  end
-  return keys
-end
-
--- Version and cursor (JSON) at which the last successful run of the flow left a source.
-local function cursor_of(source)
-  return string.match(redis.call('HGET', CURSORS, run.flow .. '|' .. source) or '0 null', '^(%d+) (.*)$')
-end
-
--- The run has succeeded: its sources are left where it ended, but for those that were moved since it began.
-local function move_cursors()
-  for _, entry in ipairs(plan_fact('pages') or {}) do
-    local node, source = entry[1], entry[2]
-    local rec = source ~= '' and record(node)
-    if rec and rec.state == 'succeeded' then
-      local version, cursor = cursor_of(source)
-      local base, ended = unpack(redis.call('HMGET', results_of(node), ':base', ':cursor'))
-      if version ~= base then
-        note('cursor-kept', node, 0, source)
-      elseif cursor ~= ended then
-        redis.call('HSET', CURSORS, run.flow .. '|' .. source, string.format('%.0f', version + 1) .. ' ' .. ended)
-        note('cursor-moved', node, 0, source)
-      end
-    end
-  end
-end
-
--- The run has ended: nothing of it is indexed as live, everything of it gets the retention as its lifetime.
-local function finish(status)
-  set_status(status)
-  set_run({finished = NOW})
-  if status == 'succeeded' then
-    move_cursors()
-  end
-  note('run-' .. status)
-  redis.call('ZREM', LIVE, RUN_ID)
-  redis.call('ZREM', TIMERS, RUN_ID .. '|')
-  for _, key in ipairs(own_keys()) do
-    redis.call('PEXPIRE', key, run.retention)
-  end
-  if run.idem and run.idem ~= '' then
-    redis.call('PEXPIRE', run.idem, run.retention)
-  end
-  redis.call('ZADD', EXPIRING, NOW + run.retention, status .. '|' .. run.flow .. '|' .. RUN_ID)
-  -- An earlier run may have had a longer retention: the plan lives as long as the last of its runs.
-  local kept = math.max(tonumber(redis.call('HGET', PLAN, 'kept') or 0), NOW + run.retention)
-  redis.call('HSET', PLAN, 'kept', string.format('%.0f', kept))
-  if redis.call('HINCRBY', PLAN, 'live', -1) <= 0 and redis.call('HEXISTS', PLAN, 'announced') == 0 then
-    redis.call('PEXPIREAT', PLAN, string.format('%.0f', kept))
-  end
-  event(status, string.format('%.0f', NOW - run.created))
-  redis.call('PUBLISH', DONE, status)
 end

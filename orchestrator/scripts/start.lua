@@ -1,5 +1,5 @@
 -- Create a run at its first position, at most once for a run id and for an idempotency key.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua; 17 record of the idempotency key, 18 slots of the schedules
 -- ARGV    2 flow, 3 plan hash, 4 the plan's fields as a JSON object or '', 5 input (JSON) or '', 6 digest of the input,
 --         7 tags (JSON), 8 retention in ms, 9 history entries, 10 '1' if chords can be used, 11 timeout in ms or 0,
@@ -63,7 +63,7 @@ if schedule ~= '' then
   redis.call('HSET', SLOTS, schedule, ARGV[13], schedule .. '|run', run_id)
 end
 note('run-started')
-event('started')
+closing.event('started')
 local work = enter(0)
 if work.kind ~= '' and plan_step(work.position).kind ~= 'parallel' then
   announced(work)  -- a parallel step is announced by the worker that the client's message reaches

@@ -1,5 +1,5 @@
 -- Take one token of a bucket for a running attempt, before those who stand in its line: the attempt holds a worker.
--- needs: run.lua, bucket.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 bucket
 -- Returns {'taken'}, {'wait', us}, {'no limit', bucket}, {'fenced'} or {'unknown'}.
@@ -12,30 +12,30 @@ local rec = record(node)
 if not rec or rec.state ~= 'running' or rec.token ~= token or rec.admits then
   return {'fenced'}
 end
-local bucket = read_bucket(LIMITS, name, NOW_US)
+local bucket = buckets.read(LIMITS, name, NOW_US)
 if not bucket or bucket.slots then
   return {'no limit', name}
 end
 local is_known = false
-for _, other in ipairs(buckets_of(node, rec)) do
+for _, other in ipairs(line.buckets_of(node, rec)) do
   is_known = is_known or other == name
 end
 if not is_known then  -- a freeze that the attempt tells of is this bucket's too
-  rec.buckets = {unpack(buckets_of(node, rec))}
+  rec.buckets = {unpack(line.buckets_of(node, rec))}
   table.insert(rec.buckets, name)
   rec.asked = rec.asked or {}
   table.insert(rec.asked, name)
   save(node, rec)
 end
 local asker = RUN_ID .. '|' .. node .. '|' .. token
-local wait = wait_for(bucket)
+local wait = buckets.wait_for(bucket)
 if wait > 0 then
   redis.call('ZADD', bucket.asking, NOW_US, asker)
-  redis.call('PEXPIRE', bucket.asking, OUTSTANDING_US / 1000)
+  redis.call('PEXPIRE', bucket.asking, buckets.OUTSTANDING_US / 1000)
   return {'wait', string.format('%.0f', wait)}
 end
-take_token(bucket)
+buckets.take_token(bucket)
 if redis.call('ZREM', bucket.asking, asker) == 1 then
-  raise_pace(bucket)
+  buckets.raise_pace(bucket)
 end
 return {'taken'}

@@ -1,5 +1,5 @@
 -- Store a page of a paginated node that has more, and make the node ready for the next one, its attempts counted afresh.
--- needs: run.lua, steps.lua, pages.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node, 3 token, 4 items (JSON list), 5 how many they are, 6 cursor of the next page (JSON),
 --         7 '1' if the caller asks for the next page itself
@@ -14,7 +14,7 @@ local rec, facts = record(node), plan_node(node)
 local next_message = goes_on and nothing() or {kind = 'nodes', position = run.position, names = {node}}
 if rec and redis.call('HGET', results_of(node), ':turned') == token then
   if run.verdict then
-    return reply('turned', left_over(facts, false))
+    return reply('turned', again.left_over(facts, false))
   end
   next_message.since = rec.since
   return reply('turned', rec.state == 'ready' and next_message or nothing())
@@ -22,12 +22,12 @@ end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
 end
-store_page(node, ARGV[4], ARGV[5], ARGV[6], token)
+pages.store_page(node, ARGV[4], ARGV[5], ARGV[6], token)
 end_claim(rec, node)
 if run.verdict then
-  local failure = failure_of('orchestrator.errors.RunError', 'the run ended before the next page', node, rec.attempt)
+  local failure = ending.failure_of('orchestrator.errors.RunError', 'the run ended before the next page', node, rec.attempt)
   redis.call('HSET', FAILURES, node, failure)
-  return reply('turned', announced(conclude(node, rec, facts, failure, 'failed')))
+  return reply('turned', announced(ending.conclude(node, rec, facts, failure, 'failed')))
 end
 save(node, {state = 'ready', attempt = 0, since = NOW, generation = rec.generation, throttled = rec.throttled})
 if not goes_on then

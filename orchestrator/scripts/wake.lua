@@ -1,5 +1,5 @@
 -- A parked node may be tried again: its timer is due or the line let it go.
--- needs: run.lua, steps.lua
+-- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node
 -- Returns {'ready', what to publish...}, or {'asleep'} with nothing to publish, or {'unknown'}.
@@ -24,6 +24,7 @@ end
 rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
 rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
 save(node, rec)
+flush()
 redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
 touch()
-return reply('ready', repeated(node, plan_node(node)))
+return reply('ready', maps.repeated(node, plan_node(node)))

@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator import StoreError
 from orchestrator.keys import Keys
-from orchestrator.scripts import script_text
+from orchestrator.scripts import MODULES, script_text
 from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
@@ -92,6 +92,10 @@ def runs_a_fan(world):
     return start(world, "fan"), FAN
 
 
+def runs_a_fused_chain(world):
+    return start(world, "fused"), CHAIN
+
+
 def takes_a_nap(world):
     return in_its_nap(world)[0], NAPS
 
@@ -157,6 +161,7 @@ SCENARIOS = {
     "start": runs_a_chain,
     "claim": runs_a_chain,
     "commit": runs_a_fan,
+    "commit+claim": runs_a_fused_chain,
     "fail": stumbles,
     "lose": is_killed,
     "report": tells_how_far_it_is,
@@ -174,10 +179,10 @@ SCENARIOS = {
     "look": takes_a_nap,
     "admit": asks_by_key,
     "take": asks_in_a_loop,
-    "turn": reads_pages,
+    "turn+claim": reads_pages,
     "set_cursor": begins_elsewhere,
 }
-PRELUDES = {"run", "steps", "bucket", "line", "pages"}
+VOCABULARY = {"run", "steps", *MODULES}
 
 
 def check(world, name, count, lose):
@@ -204,7 +209,7 @@ def test_every_script_is_tried():
     scripts = {
         path.name.removesuffix(".lua") for path in files("orchestrator.scripts").iterdir() if path.name.endswith(".lua")
     }
-    assert scripts - PRELUDES == SCENARIOS.keys()
+    assert scripts - VOCABULARY == {part for name in SCENARIOS for part in name.split("+")}
 
 
 @pytest.mark.timeout(120)

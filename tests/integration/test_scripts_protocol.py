@@ -403,9 +403,15 @@ class Edges:
         self.world.client.echo(mark)
         found: dict[tuple[str, str], list[str]] = defaultdict(lambda: ["absent"])
         while mark not in (command := self.monitor.next_command()["command"]):
-            if told := re.fullmatch(rf"(HSET|HDEL) {self.world.prefix}:run:(\w+):nodes (\S+) ?(.*)", command):
-                verb, run_id, name, record = told.groups()
-                found[run_id, name].append(json.loads(record)["state"] if verb == "HSET" else "absent")
+            if told := re.fullmatch(rf"(HSET|HDEL) {self.world.prefix}:run:(\w+):nodes (.*)", command):
+                verb, run_id, rest = told.groups()
+                while rest:
+                    name, _, rest = rest.partition(" ")
+                    state = "absent"
+                    if verb == "HSET":
+                        record, end = json.JSONDecoder().raw_decode(rest)
+                        state, rest = record["state"], rest[end:].lstrip()
+                    found[run_id, name].append(state)
         return found
 
 

@@ -62,13 +62,13 @@ def after(key: str):
     return lambda state: state.get(key, int)
 
 
-def line(name: str, length: int) -> Flow:
+def line(name: str, length: int, *, fused: bool = False) -> Flow:
     """Nodes one after the other."""
     builder = FlowBuilder(name).triggered_by(manual("load"))
     builder.then(Node("link-0", act, 0).with_retry(MANY))
     for position in range(1, length):
         builder.then(Node(f"link-{position}", act).with_input_func(after(f"link-{position - 1}")).with_retry(MANY))
-    return builder.build()
+    return (builder.fused() if fused else builder).build()
 
 
 chain, ten = line("chain", 5), line("ten", 10)

@@ -22,7 +22,7 @@ from orchestrator import (
     manual,
     paginate,
 )
-from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, undo
+from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, line, undo
 
 app = Celery("network", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
@@ -132,5 +132,5 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
-for each in (chain, fan, naps, shaky, telling, mendable, limited, keyed, looping, paged):
+for each in (chain, fan, line("fused", 5, fused=True), naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

@@ -17,7 +17,7 @@ PACKAGE = "orchestrator"
 FLOORS: dict[int, set[str]] = {
     0: {"context", "errors", "faults", "policies", "settings", "state", "triggers"},
     1: {"builder", "checks", "contract", "expansion", "flow", "node", "paging", "plan", "reads", "registry", "values"},
-    2: {"keys", "scripts", "store"},
+    2: {"keys", "listener", "scripts", "store"},
     3: {
         "activity",
         "admission",

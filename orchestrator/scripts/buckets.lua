@@ -1,6 +1,6 @@
 -- Token buckets as GCRA on Redis's clock, in microseconds: a bucket holds `burst` tokens and gains one per `interval`.
 -- One without an interval has `burst` slots instead, each held by one claim until it ends.
--- It is put in front of the scripts that name it. A claim takes tokens; nothing is reserved ahead.
+-- A claim takes tokens; nothing is reserved ahead.
 local SLEEP_US, OUTSTANDING_US, SECOND_US = 250000, 2000000, 1000000
 local SLOT_US = 1000000  -- when a slot is free nobody knows: longer than anybody sleeps for
 local PACE_MS = 86400000  -- a pace that nobody used for a day is forgotten
@@ -118,3 +118,7 @@ local function freeze_bucket(bucket, till)
     set_arrival(bucket, math.max(arrival_time(bucket), till + (bucket.burst - 1) * bucket.interval))
   end
 end
+
+return {SLEEP_US = SLEEP_US, OUTSTANDING_US = OUTSTANDING_US, is_keyed = is_keyed, read = read_bucket, wait_for = wait_for,
+  free_slots = free_slots, arrival_time = arrival_time, take_token = take_token, raise_pace = raise_pace,
+  lower_pace = lower_pace, freeze = freeze_bucket}

@@ -1,0 +1,84 @@
+-- The map that a run stands at: one node for many items.
+
+-- Whether an item of the map is there for whoever asks for one.
+local function has_more()
+  return run.map_next < run.map_count or redis.call('LLEN', AGAIN) > 0
+end
+
+-- Messages that ask for an item, so many that the map is worked on at its full width; each goes on by itself.
+local function map_work(step, busy)
+  local left = math.ceil((run.map_count - run.map_next + redis.call('LLEN', AGAIN)) / step.batch)
+  local work = {kind = 'nodes', position = run.position, names = {}}
+  for number = 1, math.min(left, step.width - busy) do
+    work.names[number] = step.nodes[1]
+  end
+  return #work.names > 0 and work or nothing()
+end
+
+-- One more message for a map, from an attempt that will not ask for another item itself.
+local function next_item(facts, goes_on)
+  if goes_on or facts.kind ~= 'item' or run.verdict or run.position ~= facts.step or not has_more() then
+    return nothing()
+  end
+  return {kind = 'nodes', position = run.position, names = {plan_step(facts.step).nodes[1]}}
+end
+
+-- What to publish for a node that is ready again; an item is repeated by whoever asks for one first.
+local function repeated(node, facts)
+  if facts.kind == 'item' then
+    redis.call('RPUSH', AGAIN, node)
+  end
+  return {kind = 'nodes', position = run.position, names = {facts.kind == 'item' and base_of(node) or node}}
+end
+
+-- Begin to work on the items whose output is not there yet.
+local function enter_map(position, step)
+  local count, won = record(step.source).choice, redis.call('HLEN', results_of(step.nodes[1]))
+  set_run({position = position, open = count - won, won = won, announced = END, detached = '1', map_count = count,
+    map_next = 0, map_pulled = NOW, map_again = 0, map_looks = 0})
+  touch()
+  return run.open > 0 and map_work(step, 0) or nothing()
+end
+
+-- All items have ended: their outputs are read together, as one list.
+local function leave_map(step)
+  local node = step.nodes[1]
+  redis.call('HSET', OUTPUTS, plan_node(node).key, '@' .. node .. '|' .. string.format('%.0f', run.map_count))
+end
+
+-- The item that this token was given before, if there is one: the answer was lost.
+local function given_before(holder, token)
+  local claims = redis.call('HGETALL', HOLDERS .. ':' .. holder)
+  for index = 1, #claims, 2 do
+    if string.sub(claims[index + 1], 1, #token) == token and string.sub(claims[index], 1, #RUN_ID) == RUN_ID then
+      return string.sub(claims[index], #RUN_ID + 2)
+    end
+  end
+end
+
+-- The next item to be done, and whether it is one to be repeated.
+local function pull(node)
+  local waiting = redis.call('LINDEX', AGAIN, 0)
+  if waiting then
+    return waiting
+  end
+  for index = run.map_next, run.map_count - 1 do
+    if redis.call('HEXISTS', results_of(node), index) == 0 then
+      return string.format('%s[%d]', node, index)
+    end
+  end
+  set_run({map_next = run.map_count})
+end
+
+local function take_item(item)
+  if redis.call('LINDEX', AGAIN, 0) == item then
+    redis.call('LPOP', AGAIN)
+  else
+    set_run({map_next = tonumber(index_of(item)) + 1})
+  end
+  redis.call('SADD', OPEN, item)
+  set_run({map_pulled = NOW, map_looks = 0})
+end
+
+return {has_more = has_more, work = map_work, next_item = next_item, repeated = repeated, enter = enter_map,
+  leave = leave_map, given_before = given_before, pull = pull, take = take_item}

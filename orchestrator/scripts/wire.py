@@ -1,0 +1,64 @@
+"""How script calls travel: packed once, sent and answered on a connection of the client's pool.
+
+The client's own way for any command costs more than the rest of a node's commit. What it does for a script call is done
+here: repeats by the connection's own policy, and a connection that failed is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from redis import Redis
+
+
+def packed(arguments: Iterable[bytes | str | int]) -> bytes:
+    """Arguments of a command as the server reads them."""
+    found = [each if isinstance(each, bytes) else str(each).encode() for each in arguments]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in found])
+
+
+_packed_keys = lru_cache(maxsize=256)(packed)
+
+
+class Wire:
+    """Script calls over one client's pool; safe to use after a fork and from several threads."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._held = threading.local()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep one connection for the calls that this thread makes in the block."""
+        pool = self._client.connection_pool
+        connection = self._held.connection = pool.get_connection()
+        try:
+            yield
+        finally:
+            self._held.connection = None
+            pool.release(connection)
+
+    def ask(self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
+        """Send EVALSHA or EVAL and return the answer as it came: numbers, bytes, lists of them.
+
+        Raises:
+            redis.RedisError: The server refused it, or did not answer within the tries of the client's retry policy.
+        """
+        if getattr(self._held, "connection", None) is None:
+            with self.held():
+                return self.ask(command, script, keys, args)
+        connection = self._held.connection
+        head = b"*%d\r\n" % (3 + len(keys) + len(args)) + packed((command, script, len(keys)))
+        message = head + _packed_keys(keys) + packed(args)
+
+        def exchange() -> Any:
+            connection.send_packed_command([message])
+            return connection.read_response()
+
+        return connection.retry.call_with_retry(exchange, lambda _error: connection.disconnect())

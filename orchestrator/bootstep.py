@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
 
-from orchestrator import patient_broker
+from orchestrator import lean_broker, patient_broker
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
 from orchestrator.leases import Heart, name_worker, start_draining
@@ -41,6 +41,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         name_worker()
         patient_broker.install()
+        lean_broker.install()
         limit_sockets(parent.app)
         conf = parent.app.conf
         if not is_chosen(conf, "broker_connection_max_retries"):

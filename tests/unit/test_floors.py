@@ -27,6 +27,7 @@ FLOORS: dict[int, set[str]] = {
         "engine",
         "explain",
         "late_handlers",
+        "lean_broker",
         "leases",
         "monitor",
         "patient_broker",

@@ -57,7 +57,7 @@ else
   rec.started, rec.deadline = NOW, NOW + facts.timeout_ms
   save(node, rec)
   line.take_tokens(asked, member, token, before or not may_sleep)
-  redis.call('HSET', HOLDERS .. ':' .. rec.holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
+  note_claim(rec.holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
 end
 touch()
 if rec.state == 'running' then

@@ -97,7 +97,7 @@ rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation
   arrived = #facts.limits > 0 and string.format('%.0f', first) or nil,
   admits = admits, lost = admits and rec.lost, buckets = rec.buckets}
 save(node, rec)
-redis.call('HSET', HOLDERS .. ':' .. holder, member, token .. '|' .. string.format('%.0f', rec.deadline))
+note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
 redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
 if not admits and (is_limited or rec.buckets) then
   line.forget_marks(rec.buckets, member)

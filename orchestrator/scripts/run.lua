@@ -14,7 +14,7 @@ local NOW_US = clock[1] * 1000000 + clock[2]
 
 local run = nil
 local plan_cache, records = {}, {}
-local changed, saved, dropped, is_touched = {}, {}, {}, false  -- what flush has to write
+local changed, saved, claims, is_touched = {}, {}, {}, false  -- what flush has to write
 
 -- Fields of the run that few transitions ask for are read when one does.
 local function read_more(_, field)
@@ -135,13 +135,17 @@ local function flush()
   end
   write(RUN, fields)
   write(NODES, rows)
-  for _, claim in ipairs(dropped) do
-    redis.call('HDEL', claim[1], claim[2])
+  for _, claim in pairs(claims) do
+    if claim.text then
+      redis.call('HSET', claim.key, claim.member, claim.text)
+    else
+      redis.call('HDEL', claim.key, claim.member)
+    end
   end
   if is_touched then
     redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
   end
-  changed, saved, dropped, is_touched = {}, {}, {}, false
+  changed, saved, claims, is_touched = {}, {}, {}, false
 end
 
 local function next_seq()
@@ -171,6 +175,12 @@ local function reply(outcome, work)
   return answer
 end
 
+-- Note in the record of a process that a claim is open, or, without its token and deadline, that it is not.
+local function note_claim(holder, node, text)
+  local key, member = HOLDERS .. ':' .. holder, RUN_ID .. '|' .. node
+  claims[key .. ' ' .. member] = {key = key, member = member, text = text}
+end
+
 -- The claim's slots are free, and who stands in line for one is due now.
 local function leave_slots(rec, node)
   for _, bucket in ipairs(plan_node(node).slots or {}) do
@@ -184,7 +194,7 @@ end
 
 local function end_claim(rec, node)
   set_run({running = run.running - 1})
-  dropped[#dropped + 1] = {HOLDERS .. ':' .. rec.holder, RUN_ID .. '|' .. node}
+  note_claim(rec.holder, node, nil)
   leave_slots(rec, node)
   rec.token, rec.holder, rec.deadline = nil, nil, nil
 end

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -61,4 +63,10 @@ class Wire:
             connection.send_packed_command([message])
             return connection.read_response()
 
-        return connection.retry.call_with_retry(exchange, lambda _error: connection.disconnect())
+        try:
+            return connection.retry.call_with_retry(exchange, lambda _error: connection.disconnect())
+        except ResponseError:
+            raise
+        except BaseException:  # a time limit may strike in the middle: the next call would read this one's answer
+            connection.disconnect()
+            raise

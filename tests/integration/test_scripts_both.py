@@ -1,0 +1,112 @@
+"""Two operations in one script: what one writes the other sees, and a call that is repeated has no second effect."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from orchestrator import SharedConcurrency
+from orchestrator.scripts import PageEnd
+from tests.scripts_world import HOLDER, LEASE_MS, flow, line_plan, mapped_run, new_token, node, paged, plan_of
+
+SLOTS = SharedConcurrency("one", 1)
+
+
+def commit_call(run, name, token, output=b"1"):
+    return run.scripts.commit_call(run.id, run.plan.hash, name, token, output=output, follows=True)
+
+
+def turn_call(run, name, token):
+    return run.scripts.turn_call(run.id, run.plan.hash, name, token, items=b"[1]", page=PageEnd(1, '"c"'), goes_on=True)
+
+
+def claim_call(run, name, token, **options):
+    return run.scripts.claim_call(
+        run.id, run.plan.hash, name, epoch=1, token=token, holder=HOLDER, lease_ms=LEASE_MS, **options
+    )
+
+
+def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world):
+    run = world.run(line_plan("a", "b"))
+    first, second = run.hold("a"), new_token()
+    calls = commit_call(run, "a", first, b'"x"'), claim_call(run, "b", second, reads=("a",))
+    moved, claimed = run.scripts.send_both(*calls)
+    assert (moved.outcome, moved.work.kind, claimed.outcome, claimed.values) == ("stored", "", "run", (b'"x"',))
+    assert world.claims() == [(run.id, "b")]
+    assert (run.node("a")["state"], run.node("b")["token"]) == ("succeeded", second)
+    with world.unchanged():
+        moved, claimed = run.scripts.send_both(*calls)
+        assert (moved.outcome, claimed.outcome, claimed.attempt) == ("stored", "run", 1)
+    assert run.commit("b", second).outcome == "stored"
+    assert run.status == "succeeded"
+
+
+def test_a_commit_that_is_fenced_off_leaves_the_next_node_alone(world):
+    run = world.run(line_plan("a", "b"))
+    run.hold("a")
+    moved, claimed = run.scripts.send_both(commit_call(run, "a", new_token()), claim_call(run, "b", new_token()))
+    assert (moved.outcome, claimed.outcome) == ("fenced", "not ready")
+    assert world.claims() == [(run.id, "a")]
+
+
+def test_the_next_page_of_a_node_is_an_open_claim_of_its_holder(world):
+    run = world.run(plan_of(flow().then(paged())))
+    token = run.hold("sync")
+    for _ in range(3):
+        later = new_token()
+        calls = turn_call(run, "sync", token), claim_call(run, "sync", later)
+        moved, claimed = run.scripts.send_both(*calls)
+        assert (moved.outcome, claimed.outcome) == ("turned", "run")
+        assert world.claims() == [(run.id, "sync")]
+        with world.unchanged():
+            moved, claimed = run.scripts.send_both(*calls)
+            assert (moved.outcome, claimed.outcome) == ("turned", "run")
+        token = later
+    run.close("sync", token)
+    assert world.claims() == []
+    assert run.status == "succeeded"
+
+
+def test_the_next_item_of_a_map_is_claimed_with_the_commit_of_the_one_before(world):
+    run = mapped_run(world, 3)
+    token = run.hold("item")
+    for index in range(2):
+        later = new_token()
+        name = f"item[{index}]"
+        calls = commit_call(run, name, token), claim_call(run, "item", later)
+        moved, claimed = run.scripts.send_both(*calls)
+        assert (moved.outcome, claimed.outcome, claimed.index) == ("stored", "run", index + 1)
+        assert world.claims() == [(run.id, f"item[{index + 1}]")]
+        with world.unchanged():
+            moved, claimed = run.scripts.send_both(*calls)
+            assert (moved.outcome, claimed.outcome, claimed.index) == ("stored", "run", index + 1)
+        token = later
+    assert run.commit("item[2]", token).outcome == "stored"
+    assert world.claims() == []
+
+
+def test_a_slot_that_is_left_is_free_for_the_claim_that_comes_with_it(world):
+    run = world.run(plan_of(flow().then(node("a", concurrency=SLOTS)).then(node("b", concurrency=SLOTS))))
+    token = run.hold("a")
+    moved, claimed = run.scripts.send_both(commit_call(run, "a", token), claim_call(run, "b", new_token()))
+    assert (moved.outcome, claimed.outcome) == ("stored", "run")
+
+
+def test_an_answer_that_nobody_read_is_not_taken_for_the_next_one(world):
+    """A time limit strikes between question and answer, in an attempt that keeps its connection."""
+    run = world.run(line_plan("a", "b"))
+    wire = run.scripts.wire
+
+    class Limit(BaseException):
+        pass
+
+    def strike(*_args, **_options):
+        raise Limit
+
+    with wire.held():
+        run.hold("a")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(redis.Connection, "read_response", strike)
+            with pytest.raises(Limit):
+                run.claim("a")
+        assert run.claim("b").outcome == "not ready"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from billiard.process import current_process
 from celery.signals import worker_process_init
@@ -20,18 +21,22 @@ from celery.signals import worker_process_init
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TOKEN_BYTES = 16
-SLOTS = 4096
+AT_ONCE = 32
+"""Attempts that one pool process works on at the same time, at most."""
+PLACES = 4096
+TOKEN = struct.Struct("16s")
 LIMIT = struct.Struct("d")  # on the clock that all processes of a machine share
 BORN = struct.Struct("ii")  # process id, place in the pool
-# Shared with the pool processes, which are forked after this.
-_slots = mmap.mmap(-1, SLOTS * TOKEN_BYTES)
-_limits = mmap.mmap(-1, SLOTS * LIMIT.size)
+# Shared with the pool processes, which are forked after this; of each place as many as it may work on at once.
+_tokens = mmap.mmap(-1, PLACES * AT_ONCE * TOKEN.size)
+_limits = mmap.mmap(-1, PLACES * AT_ONCE * LIMIT.size)
 _births, _birth = os.pipe()
 os.set_blocking(_births, False)
 os.set_blocking(_birth, False)
 _inline: set[str] = set()
 _state: dict[str, int | None] = {"place": None}
+_free = list(range(AT_ONCE))
+_thread = threading.local()
 
 
 @worker_process_init.connect
@@ -39,7 +44,9 @@ def _tell_birth(**_: object) -> None:
     place = getattr(current_process(), "index", None)
     _state["place"] = place
     if place is not None:  # solo sends this in the worker's main process too
-        set_limit(0)  # of who had the place before
+        for memory, kind in ((_tokens, TOKEN), (_limits, LIMIT)):  # of who had the place before
+            start, size = _start_of(place, kind), AT_ONCE * kind.size
+            memory[start : start + size] = bytes(size)
         with suppress(BlockingIOError):  # thousands that nobody looked at: its lease will end this one's claims
             os.write(_birth, BORN.pack(os.getpid(), place))
 
@@ -50,15 +57,15 @@ def in_pool_process() -> bool:
 
 
 def set_limit(instant: float) -> None:
-    """Let this process be killed if it does not set another limit until then (monotonic clock); 0 is no limit."""
+    """Let this process be killed if this thread's attempt sets no other limit until then (monotonic clock); 0: none."""
     if (place := _state["place"]) is not None:
-        LIMIT.pack_into(_limits, place % SLOTS * LIMIT.size, instant)
+        LIMIT.pack_into(_limits, _start_of(place, LIMIT) + _thread.index * LIMIT.size, instant)
 
 
 def is_overdue(place: int) -> bool:
-    """Whether the pool process at a place is past its limit."""
-    (instant,) = LIMIT.unpack_from(_limits, place % SLOTS * LIMIT.size)
-    return bool(instant and time.monotonic() > instant)
+    """Whether an attempt of the pool process at a place is past its limit."""
+    now = time.monotonic()
+    return any(instant and now > instant for instant in _read(_limits, LIMIT, place))
 
 
 def new_processes() -> dict[int, int]:
@@ -78,21 +85,27 @@ def working_on(token: str) -> Iterator[None]:
         finally:
             _inline.discard(token)
         return
-    start = _start_of(_state["place"] or 0)
-    _slots[start : start + TOKEN_BYTES] = bytes.fromhex(token)
+    index = _thread.index = _free.pop()
+    start = _start_of(_state["place"] or 0, TOKEN) + index * TOKEN.size
+    TOKEN.pack_into(_tokens, start, bytes.fromhex(token))
     try:
         yield
     finally:
-        _slots[start : start + TOKEN_BYTES] = bytes(TOKEN_BYTES)
+        TOKEN.pack_into(_tokens, start, b"")
+        _free.append(index)
 
 
 def tokens_of(index: int | None) -> frozenset[str]:
     """Tokens that a pool process, by its place in the pool, works on; None asks for this process itself."""
     if index is None:
         return frozenset(_inline)
-    start = _start_of(index)
-    return frozenset({_slots[start : start + TOKEN_BYTES].hex()})
+    return frozenset(token.hex() for token in _read(_tokens, TOKEN, index))
 
 
-def _start_of(index: int) -> int:
-    return index % SLOTS * TOKEN_BYTES
+def _start_of(place: int, kind: struct.Struct) -> int:
+    return place % PLACES * AT_ONCE * kind.size
+
+
+def _read(memory: mmap.mmap, kind: struct.Struct, place: int) -> Iterator[Any]:
+    start = _start_of(place, kind)
+    return (value for (value,) in kind.iter_unpack(memory[start : start + AT_ONCE * kind.size]))

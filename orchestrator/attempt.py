@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from celery.exceptions import TaskPredicate
 
-from orchestrator.activity import working_on
+from orchestrator.activity import AT_ONCE, working_on
 from orchestrator.admission import Input, Tokens, admit, buckets_of, key_functions
 from orchestrator.context import NodeContext, running_attempt
 from orchestrator.contract import MISSING
@@ -54,12 +54,12 @@ if TYPE_CHECKING:
     from orchestrator.node import Node
     from orchestrator.plan import NodePlan, Plan
     from orchestrator.registry import Registered
-    from orchestrator.scripts import Call
+    from orchestrator.scripts import Call, Work
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
-GoOn: TypeAlias = "Callable[[Attempt, int | None], Attempt | None]"
+GoOn: TypeAlias = "Callable[[Attempt, int | None], tuple[Attempt, ...]]"
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
 TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, Terminal)
@@ -97,7 +97,8 @@ class Attempt:
         self.go_on = go_on
         self.token = secrets.token_hex(16)
         self.claimed = Claimed("")
-        self.ahead: Attempt | None = None  # what follows in the same message, claimed together with this one's commit
+        self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
+        self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
         self._input: Input | None = None
@@ -147,11 +148,17 @@ class Attempt:
         """Store the output, and ask for what follows in the same round trip."""
         scripts = self.store.scripts
         self.ahead = self.ahead or self.go_on(self, choice)
-        follows = self.follows or self.ahead is not None
-        call = scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=follows)
-        if self.ahead is None:
+        follows = self.follows or bool(self.ahead)
+        return self._send(scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=follows))
+
+    def _send(self, call: Call[Moved]) -> Moved:
+        """Store what this attempt did, and claim what is ahead, as far as one process works on it at once."""
+        scripts, ahead = self.store.scripts, self.ahead[:AT_ONCE]
+        if not ahead:
             return scripts.send(call)
-        moved, self.ahead.claimed = scripts.send_both(call, self.ahead.claim_call())
+        moved, claimed = scripts.send_with_claims(call, [attempt.claim_call() for attempt in ahead])
+        for attempt, answer in zip(ahead, claimed, strict=True):
+            attempt.claimed = answer
         return moved
 
     def has_code(self) -> bool:
@@ -236,7 +243,7 @@ class Attempt:
             logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *self._place())
             return Ended("left")
         reach("after_store", self.facts.name)
-        self.engine.publish(self.plan, self.run_id, self.epoch, moved.work)
+        self.publish(moved.work)
         self.engine.hand_on(self.plan, self.facts.name)
         reach("after_publish", self.facts.name)
         return ended
@@ -443,7 +450,7 @@ class Attempt:
                 self.token,
                 failure=failure.model_dump_json(),
                 delay_ms=delay,
-                follows=self.follows or self.ahead is not None,
+                follows=self.follows or bool(self.ahead),
                 max_throttle_ms=milliseconds(longest) if throttled else None,
             )
         )

@@ -17,7 +17,7 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from orchestrator import lean_broker, patient_broker
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
-from orchestrator.leases import Heart, name_worker, start_draining
+from orchestrator.leases import Heart, Watchdog, name_worker, start_draining
 from orchestrator.monitor import Monitor
 from orchestrator.preflight import warn_of_problems
 from orchestrator.reconciler import Reconciler
@@ -65,6 +65,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
         self.heart = Heart(engine)
         self.heart.start()
+        Watchdog(self.heart).start()
         self.reconciler = Reconciler(engine, Monitor(engine, parent))
         self.reconciler.start()
         worker_shutting_down.connect(self._begin_shutdown, weak=False)

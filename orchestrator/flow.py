@@ -55,12 +55,14 @@ class Parallel:
         members: The nodes, in the order in which they were given.
         on_failure: "fail": the first failure fails the run; "continue": a failed member leaves no output.
         require: With "continue": how many members have to succeed; None asks for none.
+        local: Whether a fused flow works on all of them in one process.
     """
 
     name: str
     members: tuple[AnyNode, ...]
     on_failure: str = "fail"
     require: int | None = None
+    local: bool = False
 
     def nodes(self) -> tuple[AnyNode, ...]:
         """The members."""

@@ -1,8 +1,8 @@
 """What a worker's transport need not do for a message of a node.
 
-Kombu keeps a copy of every delivered message in Redis until it is acknowledged, so that another worker can give it back
-hours later: two transactions a message. A node's message is only a hint: what a lost one would have done is in the run's
-state, and the reconciler sends another one within seconds. So it is kept in memory, for a shutdown to give back.
+Kombu keeps a copy of every delivered message in Redis until it is acknowledged, so that another worker can give it
+back hours later: two transactions a message. A node's message is only a hint: what a lost one would have done is in the
+run's state, and the reconciler sends another one within seconds. So it is kept in memory, for a shutdown to give back.
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ class LeanQoS(PatientQoS):
     def _push(self, message: Any, *, leftmost: bool) -> None:
         place = message.delivery_info
         with self.pipe_or_acquire() as pipe:
-            self.channel._do_restore_message(  # noqa: SLF001 - what kombu itself does with the copy in Redis
-                message._raw, place["exchange"], place["routing_key"], pipe, leftmost
-            )
+            raw = message._raw  # noqa: SLF001 - what kombu itself does with the copy in Redis
+            self.channel._do_restore_message(raw, place["exchange"], place["routing_key"], pipe, leftmost)  # noqa: SLF001
             pipe.execute()
 
 

@@ -113,6 +113,23 @@ def is_running(pid: int) -> bool:
         return False
 
 
+class Watchdog(threading.Thread):
+    """Kills the processes of a worker that do not stop at a node's timeout, in a thread that waits for nothing else."""
+
+    def __init__(self, heart: Heart) -> None:
+        super().__init__(name="orchestrator-watchdog", daemon=True)
+        self.heart = heart
+
+    def run(self) -> None:
+        """Watch until the process ends."""
+        while True:
+            for pid, place in list(self.heart.known.items()):
+                if is_overdue(place) and is_running(pid):
+                    logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(WATCH_EVERY_S)
+
+
 class Heart(threading.Thread):
     """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
 
@@ -142,9 +159,6 @@ class Heart(threading.Thread):
     def beat(self) -> None:
         """Renew what is due, and end the claims of children that died and those that no process works on."""
         self.known |= new_processes()
-        for pid in [pid for pid, place in self.known.items() if is_overdue(place) and is_running(pid)]:
-            logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
-            os.kill(pid, signal.SIGKILL)
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
             del self.known[pid]

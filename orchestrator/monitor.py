@@ -168,20 +168,20 @@ class Followers:
 
     def __init__(self, task: Any) -> None:
         self.task = task
-        self._id = ""
-        self._began = 0.0
+        self._began: dict[Attempt, tuple[str, float]] = {}
 
     def tell(self, attempt: Attempt, ended: Ended | None) -> None:
         """Tell that a node starts, or how it ended; a failure for good is told to Celery's handlers too."""
-        if ended is None:
-            self._id, self._began = "", time.monotonic()
         failed = ended.error if ended and ended.kind == "failed" else None
-        if failed or _watched[0]:
-            self._id = self._id or str(uuid.uuid4())
+        if not failed and not _watched[0]:
+            return
+        self._began.setdefault(attempt, (str(uuid.uuid4()), time.monotonic()))
         if failed:
             self._report_failure(attempt, failed)
         if _watched[0]:
             self._send(attempt, ended)
+        if ended:
+            del self._began[attempt]
 
     def _send(self, attempt: Attempt, ended: Ended | None) -> None:
         error = ended.error if ended else None
@@ -191,9 +191,8 @@ class Followers:
                     sender.send("task-received", **self._facts(attempt), args=repr((attempt.run_id,)), kwargs="{}")
                     sender.send("task-started", **self._facts(attempt))
                 elif ended.kind == "stored":
-                    sender.send(
-                        "task-succeeded", result="None", runtime=time.monotonic() - self._began, **self._facts(attempt)
-                    )
+                    runtime = time.monotonic() - self._began[attempt][1]
+                    sender.send("task-succeeded", result="None", runtime=runtime, **self._facts(attempt))
                 elif error is None:
                     sender.send("task-ignored", result=ended.kind, **self._facts(attempt))
                 else:
@@ -204,14 +203,15 @@ class Followers:
             logger.warning("events of node %s are not sent: %s", attempt.name, problem)
 
     def _facts(self, attempt: Attempt) -> dict[str, Any]:
-        run_id = attempt.run_id
-        return {"uuid": self._id, "name": attempt.facts.task, "root_id": run_id, "parent_id": run_id, "retries": 0}
+        run_id, task_id = attempt.run_id, self._began[attempt][0]
+        return {"uuid": task_id, "name": attempt.facts.task, "root_id": run_id, "parent_id": run_id, "retries": 0}
 
     def _report_failure(self, attempt: Attempt, error: BaseException) -> None:
         """Do what Celery does for the failure of a task."""
         task = self.task.app.tasks[attempt.facts.task]
         told = {"name": task.name, "exc": repr(error), "traceback": "".join(traceback.format_exception(error))}
-        context = {"id": self._id, "args": (), "kwargs": {}, "hostname": self.task.request.hostname} | told
+        task_id = self._began[attempt][0]
+        context = {"id": task_id, "args": (), "kwargs": {}, "hostname": self.task.request.hostname} | told
         trace.logger.error(
             "Task %(name)s[%(id)s] raised unexpected: %(exc)s",
             context,
@@ -220,7 +220,7 @@ class Followers:
         )
         task_failure.send(
             sender=task,
-            task_id=self._id,
+            task_id=task_id,
             exception=error,
             args=(),
             kwargs={},

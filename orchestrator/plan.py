@@ -67,6 +67,7 @@ class StepPlan:
         source: Of a map: the node that computes its items.
         width: Of a map: items at work at once.
         batch: Of a map: items that one message works through.
+        local: Of a parallel step of a fused flow: whether one process works on all of it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class StepPlan:
     source: str = ""
     width: int = 0
     batch: int = 0
+    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,8 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         places += 2 if isinstance(step, Map) else 1  # a map computes its items first
     following = dict(_following(flow.steps, END, position))
     steps = tuple(each for step in order for each in _step_plans(step, following[id(step)], position))
+    if not (fused := fused or flow.fused):
+        steps = tuple(replace(step, local=False) for step in steps)
     nodes: dict[str, NodePlan] = {}
     sagas = []
     limits: dict[str, tuple[int, ...]] = {}
@@ -325,7 +329,7 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         sagas=tuple(sagas),
         limits=limits,
         input_schema=flow.input_codec.schema() if flow.input_codec else None,
-        fused=flow.fused or fused,
+        fused=fused,
     )
 
 
@@ -354,6 +358,7 @@ def _step_plans(step: Step, following: int, position: Mapping[int, int]) -> Iter
             following,
             go_on=step.on_failure == "continue",
             require=step.require or 0,
+            local=isinstance(step, Parallel) and bool(step.local),
         )
         if isinstance(step, Map):
             yield StepPlan(step.source, "expand", (step.source,), position[id(step)] + 1)

@@ -6,13 +6,17 @@ every compensation that ends.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Task
 
 from orchestrator.compiler import BEGIN_SAGA
 from orchestrator.engine import engine_of
 from orchestrator.faults import reach
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.scripts import Work
 
 
 class BeginSaga(Task):
@@ -25,16 +29,19 @@ class BeginSaga(Task):
 
     def run(self, run_id: str, epoch: int, plan_hash: str) -> None:
         """Ask for the saga and publish it; does nothing for any other state of the run."""
-        publish_announced(self.app, run_id, epoch, plan_hash, "saga")
+        found = announced(self.app, run_id, epoch, plan_hash, "saga")
+        if found is not None:
+            plan, work = found
+            engine_of(self.app).publish(plan, run_id, epoch, work)
 
 
-def publish_announced(app: Any, run_id: str, epoch: int, plan_hash: str, position: int | str) -> None:
-    """Publish what nobody has published of a position, or of the saga."""
+def announced(app: Any, run_id: str, epoch: int, plan_hash: str, position: int | str) -> tuple[Plan, Work] | None:
+    """Take over what nobody has published of a position, or of the saga; None when the plan is gone."""
     engine = engine_of(app)
     with engine.store.guarded():
         plan = engine.store.plan(plan_hash)
         if plan is None:
-            return
+            return None
         moved = engine.store.scripts.announce(run_id, plan_hash, epoch, position)
     reach("after_announce")
-    engine.publish(plan, run_id, epoch, moved.work)
+    return plan, moved.work

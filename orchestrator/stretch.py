@@ -6,8 +6,12 @@ a message carries neither, so a lost one loses nothing.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
 from orchestrator.plan import node_of
@@ -18,10 +22,13 @@ if TYPE_CHECKING:
 
     from orchestrator.engine import Engine
     from orchestrator.plan import Plan
+    from orchestrator.scripts import Work
 
-PAGES_AT_ONCE = 50
-"""Pages of one message at most, so that other work of the queue gets its turn."""
-CLAIMED = {"run", "admit", "sleep", "no limit"}
+    Tell = Callable[[Attempt, Ended | None], None]
+
+PAGES_IN_A_MESSAGE = 50
+"""At most, so that other work of the queue gets its turn."""
+MAY_RUN = {"", "run", "admit", "sleep", "no limit"}
 GOES_ON = {"stored", "turned", "excused", "parked"}
 IN_LINE = {"then", "branch", "expand"}
 
@@ -29,62 +36,126 @@ IN_LINE = {"then", "branch", "expand"}
 class Stretch:
     """One message of a run."""
 
-    def __init__(self, engine: Engine, plan: Plan, *, run_id: str, epoch: int) -> None:
+    def __init__(self, engine: Engine, plan: Plan, *, run_id: str, epoch: int, tell: Tell) -> None:
+        """Take the run.
+
+        Args:
+            engine: The engine.
+            plan: The plan that the run pins.
+            run_id: The run.
+            epoch: Its epoch in the message.
+            tell: Called for every node but the message's own before it starts, and with how it ended.
+        """
         self.engine = engine
         self.plan = plan
         self.run_id = run_id
         self.epoch = epoch
+        self.tell = tell
         self._left = 0  # items or pages that may still follow
+        self._joined: tuple[Attempt, ...] = ()  # what follows the local step that is worked on
 
-    def work_through(self, node: str, *, follows: bool, tell: Callable[[Attempt, Ended | None], None]) -> Ended:
+    def work_through(self, node: str, *, follows: bool) -> Ended:
         """Do a node and what follows it in this message.
 
         Args:
             node: The message's own node.
             follows: Whether Celery goes on behind the message.
-            tell: Called for every other node before it starts, and with how it ended.
 
         Returns:
             How the message's own node ended; of a map, its last item.
         """
         facts = self.plan.nodes[node_of(node)]
         of_map = facts.kind == "item"
-        self._left = self.plan.steps[facts.step].batch if of_map else PAGES_AT_ONCE
+        self._left = self.plan.steps[facts.step].batch if of_map else PAGES_IN_A_MESSAGE
         attempt = self._attempt(node)
         attempt.follows = follows
         own = attempt.run()
-        while (ahead := attempt.ahead) is not None:
-            if ahead.claimed.outcome not in CLAIMED and not (of_map and ahead.claimed.outcome == ""):
+        while ahead := attempt.ahead:
+            attempt = ahead[0]
+            if attempt.facts is not facts:
+                self._follow(ahead)
                 break
-            is_own, attempt = ahead.facts is facts, ahead
-            if is_own:
-                attempt.follows = follows
-                ended = attempt.run()
-                own = ended if ended.kind in GOES_ON or ended.error is not None else own
-            else:
-                tell(attempt, None)
-                tell(attempt, attempt.run())
+            if attempt.claimed.outcome not in MAY_RUN or (attempt.claimed.outcome == "" and not of_map):
+                break
+            attempt.follows = follows
+            ended = attempt.run()
+            own = ended if ended.kind in GOES_ON or ended.error is not None else own
         return own
+
+    def work_through_step(self, work: Work) -> None:
+        """Do the members of a local step and what follows it in this message, or publish them."""
+        ahead = self._at(work.position, self.plan.queue) if work.names and work.kind == "step" else ()
+        if ahead and self.plan.steps[work.position].local:
+            self._follow(ahead)
+        else:
+            self.engine.publish(self.plan, self.run_id, self.epoch, work)
+
+    def _follow(self, ahead: tuple[Attempt, ...]) -> None:
+        """Do other nodes than the message's own, for as long as they follow each other."""
+        while ahead:
+            if self.plan.steps[ahead[0].facts.step].local:
+                ahead = self._work_together(ahead)
+                continue
+            (attempt,) = ahead
+            if attempt.claimed.outcome not in MAY_RUN:
+                return
+            self.tell(attempt, None)
+            self.tell(attempt, attempt.run())
+            ahead = attempt.ahead
+
+    def _work_together(self, members: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+        """Do the members of a local step in threads; returns what follows it, if the last of them ended here."""
+        self._joined = ()
+        begun = {}
+        for member in members:
+            if member.claimed.outcome in MAY_RUN:
+                member.publish = self._keep
+                self.tell(member, None)
+                begun[_threads(os.getpid()).submit(self._work_on, member)] = member
+        for future in as_completed(begun):
+            self.tell(begun[future], future.result())
+        return self._joined
+
+    def _work_on(self, member: Attempt) -> Ended:
+        with self.engine.store.scripts.wire.held():
+            return member.run()
+
+    def _keep(self, work: Work) -> None:
+        """Go on here with what a member of a local step left to publish, if it can be done here."""
+        queue = self.plan.queue if work.kind != "step" else self.plan.nodes[work.names[0]].queue
+        if work.kind == "step" and (ahead := self._at(work.position, queue)):
+            self._joined = ahead
+        else:
+            self.engine.publish(self.plan, self.run_id, self.epoch, work)
 
     def _attempt(self, node: str) -> Attempt:
         kind = PageAttempt if self.plan.nodes[node_of(node)].paged else Attempt
         return kind(self.engine, self.plan, node, run_id=self.run_id, epoch=self.epoch, go_on=self._following)
 
-    def _following(self, attempt: Attempt, choice: int | None) -> Attempt | None:
+    def _following(self, attempt: Attempt, choice: int | None) -> tuple[Attempt, ...]:
         """What comes after an attempt in this message, if anything."""
         if is_draining():
-            return None
+            return ()
         facts = attempt.facts
         if facts.kind == "item" or facts.paged:
             self._left -= 1
-            return self._attempt(facts.name) if self._left > 0 else None
+            return (self._attempt(facts.name),) if self._left > 0 else ()
         step = self.plan.steps[facts.step]
-        if not self.plan.fused or facts.kind == "compensation" or step.kind not in IN_LINE:
-            return None
-        position = step.next if step.kind != "branch" else step.branches[choice or 0]
-        following = self.plan.steps[position] if position >= 0 else None
-        if following is None or following.kind not in IN_LINE:
-            return None
-        ahead = self._attempt(following.nodes[0])
-        fits = ahead.facts.queue == facts.queue and not ahead.facts.paged
-        return ahead if fits and ahead.has_code() else None
+        if facts.kind == "compensation" or step.kind not in IN_LINE:
+            return ()
+        return self._at(step.next if step.kind != "branch" else step.branches[choice or 0], facts.queue)
+
+    def _at(self, position: int, queue: str) -> tuple[Attempt, ...]:
+        """The attempts at a position of a fused flow, if this process can make them all."""
+        step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
+        if step is None or not (step.kind in IN_LINE or step.local):
+            return ()
+        ahead = tuple(self._attempt(name) for name in step.nodes)
+        fit = all(each.facts.queue == queue and not each.facts.paged and each.has_code() for each in ahead)
+        return ahead if fit else ()
+
+
+@lru_cache(maxsize=1)
+def _threads(_process: int) -> ThreadPoolExecutor:
+    """The threads of this process for members of local steps; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="orchestrator-member")

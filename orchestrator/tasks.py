@@ -18,7 +18,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
 from orchestrator.monitor import Followers, Parked
 from orchestrator.plan import node_of
-from orchestrator.saga import BeginSaga, publish_announced
+from orchestrator.saga import BeginSaga, announced
 from orchestrator.schedules import Tick
 from orchestrator.stretch import Stretch
 
@@ -68,9 +68,9 @@ class NodeTask(Task):
             raise Ignore("the run is gone, or its plan does not have this node")
         in_chord = bool(self.request.chord)
         follows = in_chord or bool(self.request.chain)
-        stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch)
+        stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
         with engine.store.scripts.wire.held():
-            ended = stretch.work_through(name, follows=follows, tell=Followers(self).tell)
+            ended = stretch.work_through(name, follows=follows)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:
@@ -85,7 +85,7 @@ class NodeTask(Task):
 
 
 class Advance(Task):
-    """The body of a chord that another parallel step follows: publishes that step, once."""
+    """A message for a parallel step, the first or behind another one: publishes it, once, or does a local one."""
 
     name = ADVANCE
     ignore_result = True
@@ -94,7 +94,11 @@ class Advance(Task):
 
     def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
         """Ask for the position and publish it."""
-        publish_announced(self.app, run_id, epoch, plan_hash, position)
+        found = announced(self.app, run_id, epoch, plan_hash, position)
+        if found is not None:
+            plan, work = found
+            stretch = Stretch(engine_of(self.app), plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
+            stretch.work_through_step(work)
 
 
 class QuotedErrors(logging.Filter):

@@ -65,8 +65,4 @@ class PageAttempt(Attempt):
         if not self._has_more:
             return scripts.commit(*place, output=output, choice=choice, follows=self.follows, page=self._end)
         self.ahead = self.ahead or self.go_on(self, choice)
-        turn = scripts.turn_call(*place, items=output, page=self._end, goes_on=self.ahead is not None)
-        if self.ahead is None:
-            return scripts.send(turn)
-        moved, self.ahead.claimed = scripts.send_both(turn, self.ahead.claim_call())
-        return moved
+        return self._send(scripts.turn_call(*place, items=output, page=self._end, goes_on=bool(self.ahead)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.checks.places import Place, find_places, find_writers, is_exclusive
-from orchestrator.checks.structure import find_steps
 from orchestrator.checks.wording import NAME_RULE, call, flow_place, is_a, is_name, show, step_place
 from orchestrator.errors import Problem
 from orchestrator.flow import Then
@@ -22,7 +21,7 @@ LONGEST_QUEUE: Final = 255
 def check_names(flow: Flow) -> Iterator[Problem]:
     """Names and output keys are made of the letters that every place they go to can hold."""
     yield from _check_form(flow_place(flow), "name", flow.name)
-    for step in find_steps(flow):
+    for step in flow.all_steps():
         if not isinstance(step, Then):
             yield from _check_form(step_place(flow, step), "name", step.name)
     for place in find_places(flow):

@@ -13,7 +13,7 @@ from orchestrator.flow import Map, Parallel, When
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.flow import Flow, Step
+    from orchestrator.flow import Flow
 
 MOST_ITEMS: Final = 100_000
 AT_ONCE: Final = 50
@@ -28,7 +28,7 @@ def check_steps(flow: Flow) -> Iterator[Problem]:
 
 def check_nodes(flow: Flow) -> Iterator[Problem]:
     """What stands where a node belongs is a node, compensations included."""
-    for step in find_steps(flow):
+    for step in flow.all_steps():
         for node in () if isinstance(step, When) else step.nodes():
             if not is_node(node):
                 yield Problem(step_place(flow, step), "not-a-node", _no_node(node))
@@ -51,7 +51,7 @@ def check_compensations(flow: Flow) -> Iterator[Problem]:
 
 def check_parallel(flow: Flow) -> Iterator[Problem]:
     """A parallel step has nodes, and it or a map asks for successes that it can have."""
-    for step in find_steps(flow):
+    for step in flow.all_steps():
         if not isinstance(step, Parallel | Map):
             continue
         where = step_place(flow, step)
@@ -87,20 +87,12 @@ def check_branches(flow: Flow) -> Iterator[Problem]:
 
 def find_crowds(flow: Flow) -> Iterator[str]:
     """Soft findings: parallel steps so wide that batches serve better."""
-    for step in find_steps(flow):
+    for step in flow.all_steps():
         if isinstance(step, Parallel) and len(step.members) > AT_ONCE:
             yield (
                 f"{step_place(flow, step)}: {len(step.members)} nodes at once; over {AT_ONCE} are better written as "
                 "then_map(...) with max_concurrency, which runs them in batches"
             )
-
-
-def find_steps(flow: Flow) -> Iterator[Step]:
-    """Every step of every branch, blocks included."""
-    yield from flow.steps
-    for block in flow.blocks():
-        for way in block.ways():
-            yield from way
 
 
 def _check_require(where: str, step: Parallel | Map) -> Iterator[Problem]:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
 
 Answer = TypeVar("Answer")
-Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -180,8 +179,12 @@ def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
 MODULES = ("maps", "pages", "buckets", "line", "again", "ending", "closing")
 """Parts of the vocabulary that few operations need: a script makes one when it first uses it."""
 ONE = "local answer = operations[1](ARGV)"
-BOTH = """local both = 2 + tonumber(ARGV[2])
-local answer = {operations[1]({RUN_ID, unpack(ARGV, 3, both)}), operations[2]({RUN_ID, unpack(ARGV, both + 1)})}"""
+MANY = """local answer, at = {}, 2
+while at <= #ARGV do
+  local last = at + 1 + tonumber(ARGV[at + 1])
+  answer[#answer + 1] = operations[tonumber(ARGV[at])]({RUN_ID, unpack(ARGV, at + 2, last)})
+  at = last + 1
+end"""
 
 
 @cache
@@ -196,7 +199,7 @@ def script_text(name: str) -> str:
     declared = "\n".join(f"local {module} = {{}}" for module in MODULES)
     modules = "\n".join(f"on_demand({module}, function()\n{_lua(module)}\nend)" for module in MODULES)
     operations = ",\n".join(f"function(ARGV)\n{text}\nend" for text in texts)
-    ask = ONE if len(texts) == 1 else BOTH
+    ask = ONE if len(texts) == 1 else MANY
     parts = (_lua("run"), declared, _lua("steps"), modules, f"local operations = {{{operations}}}", ask, "flush()")
     return "\n".join((*parts, "return answer"))
 
@@ -234,11 +237,14 @@ class Scripts:
         """Carry out one operation."""
         return call.read(self._call(call.script, call.keys, call.args))
 
-    def send_both(self, first: Call[Answer], second: Call[Other]) -> tuple[Answer, Other]:
-        """Carry out two operations on one run, one after the other, as one script."""
-        (run_id, *own), others = first.args, second.args[1:]
-        answers = self._call(f"{first.script}+{second.script}", first.keys, [run_id, len(own), *own, *others])
-        return first.read(answers[0]), second.read(answers[1])
+    def send_with_claims(self, first: Call[Answer], claims: Sequence[Call[Claimed]]) -> tuple[Answer, list[Claimed]]:
+        """Carry out an operation and then claims on the same run, as one script."""
+        run_id, *own = first.args
+        args = [run_id, 1, len(own), *own]
+        for claim in claims:
+            args += [2, len(claim.args) - 1, *claim.args[1:]]
+        answer, *answers = self._call(f"{first.script}+claim", first.keys, args)
+        return first.read(answer), [claim.read(each) for claim, each in zip(claims, answers, strict=True)]
 
     def start(
         self,

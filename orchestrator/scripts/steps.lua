@@ -33,7 +33,7 @@ local function enter(position)
     end
     if open > 0 then
       local singles = step.kind == 'parallel'
-        and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1')
+        and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'])
       set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
       touch()
       return {kind = 'step', position = position, names = names}

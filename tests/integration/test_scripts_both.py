@@ -12,6 +12,11 @@ from tests.scripts_world import HOLDER, LEASE_MS, flow, line_plan, mapped_run, n
 SLOTS = SharedConcurrency("one", 1)
 
 
+def send_both(run, call, claim):
+    moved, (claimed,) = run.scripts.send_with_claims(call, [claim])
+    return moved, claimed
+
+
 def commit_call(run, name, token, output=b"1"):
     return run.scripts.commit_call(run.id, run.plan.hash, name, token, output=output, follows=True)
 
@@ -30,12 +35,12 @@ def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world)
     run = world.run(line_plan("a", "b"))
     first, second = run.hold("a"), new_token()
     calls = commit_call(run, "a", first, b'"x"'), claim_call(run, "b", second, reads=("a",))
-    moved, claimed = run.scripts.send_both(*calls)
+    moved, claimed = send_both(run, *calls)
     assert (moved.outcome, moved.work.kind, claimed.outcome, claimed.values) == ("stored", "", "run", (b'"x"',))
     assert world.claims() == [(run.id, "b")]
     assert (run.node("a")["state"], run.node("b")["token"]) == ("succeeded", second)
     with world.unchanged():
-        moved, claimed = run.scripts.send_both(*calls)
+        moved, claimed = send_both(run, *calls)
         assert (moved.outcome, claimed.outcome, claimed.attempt) == ("stored", "run", 1)
     assert run.commit("b", second).outcome == "stored"
     assert run.status == "succeeded"
@@ -44,7 +49,7 @@ def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world)
 def test_a_commit_that_is_fenced_off_leaves_the_next_node_alone(world):
     run = world.run(line_plan("a", "b"))
     run.hold("a")
-    moved, claimed = run.scripts.send_both(commit_call(run, "a", new_token()), claim_call(run, "b", new_token()))
+    moved, claimed = send_both(run, commit_call(run, "a", new_token()), claim_call(run, "b", new_token()))
     assert (moved.outcome, claimed.outcome) == ("fenced", "not ready")
     assert world.claims() == [(run.id, "a")]
 
@@ -55,11 +60,11 @@ def test_the_next_page_of_a_node_is_an_open_claim_of_its_holder(world):
     for _ in range(3):
         later = new_token()
         calls = turn_call(run, "sync", token), claim_call(run, "sync", later)
-        moved, claimed = run.scripts.send_both(*calls)
+        moved, claimed = send_both(run, *calls)
         assert (moved.outcome, claimed.outcome) == ("turned", "run")
         assert world.claims() == [(run.id, "sync")]
         with world.unchanged():
-            moved, claimed = run.scripts.send_both(*calls)
+            moved, claimed = send_both(run, *calls)
             assert (moved.outcome, claimed.outcome) == ("turned", "run")
         token = later
     run.close("sync", token)
@@ -74,11 +79,11 @@ def test_the_next_item_of_a_map_is_claimed_with_the_commit_of_the_one_before(wor
         later = new_token()
         name = f"item[{index}]"
         calls = commit_call(run, name, token), claim_call(run, "item", later)
-        moved, claimed = run.scripts.send_both(*calls)
+        moved, claimed = send_both(run, *calls)
         assert (moved.outcome, claimed.outcome, claimed.index) == ("stored", "run", index + 1)
         assert world.claims() == [(run.id, f"item[{index + 1}]")]
         with world.unchanged():
-            moved, claimed = run.scripts.send_both(*calls)
+            moved, claimed = send_both(run, *calls)
             assert (moved.outcome, claimed.outcome, claimed.index) == ("stored", "run", index + 1)
         token = later
     assert run.commit("item[2]", token).outcome == "stored"
@@ -88,7 +93,7 @@ def test_the_next_item_of_a_map_is_claimed_with_the_commit_of_the_one_before(wor
 def test_a_slot_that_is_left_is_free_for_the_claim_that_comes_with_it(world):
     run = world.run(plan_of(flow().then(node("a", concurrency=SLOTS)).then(node("b", concurrency=SLOTS))))
     token = run.hold("a")
-    moved, claimed = run.scripts.send_both(commit_call(run, "a", token), claim_call(run, "b", new_token()))
+    moved, claimed = send_both(run, commit_call(run, "a", token), claim_call(run, "b", new_token()))
     assert (moved.outcome, claimed.outcome) == ("stored", "run")
 
 

@@ -52,6 +52,7 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
     figures = {"W1 chain of 10": chains, "W4 client time per start": starts / flows}
     figures["W5 bytes left per flow"] = (client.info("memory")["used_memory"] - before) / flows
     figures["W2 fan-out of 10"] = run_all(contender, "fan", flows // 2)[0]
+    figures["W2 fan-out of 10, local"] = run_all(contender, "fan-local", flows // 2)[0]
     is_ours = hasattr(contender, "orchestrator")
     for batch in (1, 100):
         figures[f"W3 1000 items, batches of {batch}"] = run_all(contender, f"map-{batch}" if is_ours else "map", 1)[0]

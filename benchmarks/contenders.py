@@ -79,11 +79,12 @@ def chain_flow(length: int, *, fused: bool) -> Flow:
     return (builder.fused() if fused else builder).build()
 
 
-def fan_flow(*, fused: bool) -> Flow:
+def fan_flow(name: str, *, fused: bool, local: bool) -> Flow:
     """One, ten at once, and their join."""
     first = Node("first", begin)
     members = [Node(f"m-{number}", step).with_input_func(lambda state: state.get(first)) for number in range(WIDTH)]
-    builder = FlowBuilder("fan").triggered_by(manual("bench")).then(first).then_parallel("all", *members)
+    builder = FlowBuilder(name).triggered_by(manual("bench")).then(first)
+    builder.then_parallel("all", *members, local=local)
     builder.then(
         Node("join", count).with_input_func(lambda state: [state.get(f"m-{number}", str) for number in range(WIDTH)])
     )
@@ -109,7 +110,8 @@ class Ours:
         self.app = app_on(database, name)
         self.orchestrator = Orchestrator(self.app)
         with warnings.catch_warnings(category=FlowDefinitionWarning, action="ignore"):
-            flows = [*(chain_flow(length, fused=fused) for length in LENGTHS), fan_flow(fused=fused)]
+            flows = [chain_flow(length, fused=fused) for length in LENGTHS]
+            flows += [fan_flow("fan", fused=fused, local=False), fan_flow("fan-local", fused=fused, local=True)]
             flows += [map_flow(batch) for batch in BATCHES]
         for flow in flows:
             self.orchestrator.register(flow)

@@ -51,7 +51,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         """Make the publisher of the app."""
-        self.publisher = Publisher(self.app)
+        self.publisher = Publisher(self.app, self.store.client.connection_pool.connection_kwargs)
 
     def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
         """A run with the plan it pins; None when either is gone."""
@@ -85,6 +85,7 @@ class Engine:
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
         reach("before_start")
+        message = self.publisher.first_message(plan, run_id)
         for send_plan in (False, True):
             with self.store.guarded():
                 started = self.store.scripts.start(
@@ -101,6 +102,7 @@ class Engine:
                     schedule=schedule,
                     scheduled_ms=scheduled_ms,
                     overlap=overlap,
+                    message=message,
                 )
             if started.outcome != "no plan":
                 break

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.pools import producers
 
 from orchestrator.compiler import ADVANCE, Target, compile_work
+from orchestrator.envelope import RUN, SINCE, Envelope, is_unobserved, take_envelope
 from orchestrator.socket_limits import limited_options
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Publisher:
     """Sends the work of runs through one Celery app."""
 
     app: Celery
+    store_place: dict[str, Any]
+    _envelopes: dict[str, Envelope | None] = field(default_factory=dict)
 
     @property
     def has_chords(self) -> bool:
@@ -58,10 +61,29 @@ class Publisher:
         """
         if not work.names:
             return
+        self._send([self._first(plan, run_id, work.since)], plan, run_id)
+
+    def _first(self, plan: Plan, run_id: str, since: int) -> Signature:
         target = Target(self.app, plan, run_id, 1)
-        is_parallel = plan.steps[work.position].kind == "parallel"
-        first = target.engine(ADVANCE, work.position) if is_parallel else target.node(work.names[0], work.since)
-        self._send([first], plan, run_id)
+        step = plan.steps[0]
+        return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
+
+    def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
+        """The start of a run as a message for the start script to push, and the list that it is pushed to.
+
+        Both are empty where only Celery can send it; `publish_first` does so then.
+        """
+        if not is_unobserved(self.app):
+            return "", ""
+        if plan.hash not in self._envelopes:
+            try:
+                with self._producer() as producer:
+                    taken = take_envelope(self._first(plan, RUN, SINCE), producer, self.store_place)
+            except BROKER_ERRORS:
+                return "", ""
+            self._envelopes[plan.hash] = taken
+        envelope = self._envelopes[plan.hash]
+        return (envelope.key, envelope.addressed(run_id)) if envelope else ("", "")
 
     @cached_property
     def _limited(self) -> Any:

@@ -262,12 +262,18 @@ class Scripts:
         scheduled_ms: int | None = None,
         schedule: str = "",
         overlap: str = "allow",
+        message: tuple[str, str] = ("", ""),
     ) -> Started:
-        """Create a run: start.lua."""
+        """Create a run: start.lua; `message` is the list to push to and what is pushed."""
         keys = self._keys
         answer = self._call(
             "start",
-            [*keys.of_run(run_id, plan.hash), keys.idempotency(plan.flow, idempotency_key or ""), keys.slots],
+            [
+                *keys.of_run(run_id, plan.hash),
+                keys.idempotency(plan.flow, idempotency_key or ""),
+                keys.slots,
+                message[0],
+            ],
             [
                 run_id,
                 plan.flow,
@@ -285,6 +291,7 @@ class Scripts:
                 _limits(plan),
                 schedule,
                 overlap,
+                message[1],
             ],
         )
         return Started(_text(answer[0]), _text(answer[1]), _work(answer[2:]))

@@ -1,10 +1,11 @@
 -- Create a run at its first position, at most once for a run id and for an idempotency key.
 -- needs: run
--- KEYS    as run.lua; 17 record of the idempotency key, 18 slots of the schedules
+-- KEYS    as run.lua; 17 record of the idempotency key, 18 slots of the schedules, 19 queue of the first message or ''
 -- ARGV    2 flow, 3 plan hash, 4 the plan's fields as a JSON object or '', 5 input (JSON) or '', 6 digest of the input,
 --         7 tags (JSON), 8 retention in ms, 9 history entries, 10 '1' if chords can be used, 11 timeout in ms or 0,
 --         12 '1' with an idempotency key, 13 scheduled instant in ms or '', 14 limits (JSON object: bucket to numbers),
---         15 schedule or '' (13 is then its slot), 16 what to do while its last run lives: 'skip' or 'allow'
+--         15 schedule or '' (13 is then its slot), 16 what to do while its last run lives: 'skip' or 'allow',
+--         17 the first message, with '@since@' for the instant, to be pushed here; or '' if the caller sends it
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         and of a schedule 'ticked' (the slot is not new) or 'skipped' (its last run lives).
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
@@ -67,6 +68,10 @@ closing.event('started')
 local work = enter(0)
 if work.kind ~= '' and plan_step(work.position).kind ~= 'parallel' then
   announced(work)  -- a parallel step is announced by the worker that the client's message reaches
+end
+if ARGV[17] ~= '' then
+  redis.call('LPUSH', KEYS[19], (string.gsub(ARGV[17], '@since@', string.format('%.0f', NOW))))
+  work = nothing()
 end
 local answer = reply('started', work)
 table.insert(answer, 2, run_id)

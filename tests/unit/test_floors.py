@@ -25,6 +25,7 @@ FLOORS: dict[int, set[str]] = {
         "bootstep",
         "compiler",
         "engine",
+        "envelope",
         "explain",
         "late_handlers",
         "lean_broker",

@@ -149,7 +149,14 @@ class Attempt:
         scripts = self.store.scripts
         self.ahead = self.ahead or self.go_on(self, choice)
         follows = self.follows or bool(self.ahead)
-        return self._send(scripts.commit_call(*self._node(), self.token, output=output, choice=choice, follows=follows))
+        message = ("", "")
+        if self.facts.kind == "item" and not self.ahead:
+            message = self.engine.publisher.message(self.plan, self.run_id, node=self.facts.name, epoch=self.epoch)
+        return self._send(
+            scripts.commit_call(
+                *self._node(), self.token, output=output, choice=choice, follows=follows, message=message
+            )
+        )
 
     def _send(self, call: Call[Moved]) -> Moved:
         """Store what this attempt did, and claim what is ahead, as far as one process works on it at once."""
@@ -373,7 +380,8 @@ class Attempt:
         return state
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
-        return self._surely(lambda: self.store.outputs(self.run_id, keys))
+        wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
+        return self._surely(lambda: self.store.outputs(self.run_id, wanted))
 
     def _context(self, _node: Node[Any, Any]) -> NodeContext:
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}

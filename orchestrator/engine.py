@@ -85,7 +85,7 @@ class Engine:
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
         reach("before_start")
-        message = self.publisher.first_message(plan, run_id)
+        message = self.publisher.message(plan, run_id)
         for send_plan in (False, True):
             with self.store.guarded():
                 started = self.store.scripts.start(

@@ -29,6 +29,7 @@ END = -1
 MICROSECONDS = 1_000_000
 BRANCH_TIMEOUT_MS = 60_000
 BRANCH_ATTEMPTS = 3
+READ_TOGETHER = 32
 WIDTH = 256
 """Items of a map at work at once where the flow names no number: messages in the queue, whatever the map's length."""
 
@@ -229,6 +230,13 @@ class Plan:
         """(position, output key or node name) to the node there: what makes siblings recognisable."""
         named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
         return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
+
+    def beside(self, key: str) -> tuple[str, ...]:
+        """An output key, and those that the same parallel step writes: who reads one mostly reads them all."""
+        step = self.steps[self.writers[key]] if key in self.writers else None
+        if step is None or step.kind != "parallel" or len(step.nodes) > READ_TOGETHER:
+            return (key,)
+        return tuple(dict.fromkeys((key, *(self.nodes[name].key for name in step.nodes))))
 
     def delay_ms(self, name: str, attempt: int) -> int:
         """Milliseconds from the failure of an attempt, counted from 1, to the next one."""

@@ -39,7 +39,7 @@ class Publisher:
 
     app: Celery
     store_place: dict[str, Any]
-    _envelopes: dict[str, Envelope | None] = field(default_factory=dict)
+    _envelopes: dict[tuple[str, str, int], Envelope | None] = field(default_factory=dict)
 
     @property
     def has_chords(self) -> bool:
@@ -68,21 +68,27 @@ class Publisher:
         step = plan.steps[0]
         return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
 
-    def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
-        """The start of a run as a message for the start script to push, and the list that it is pushed to.
+    def message(self, plan: Plan, run_id: str, *, node: str = "", epoch: int = 1) -> tuple[str, str]:
+        """A message for a script to push, and the list that it is pushed to; both empty where only Celery can send it.
 
-        Both are empty where only Celery can send it; `publish_first` does so then.
+        Args:
+            plan: The plan that the run pins.
+            run_id: The run.
+            node: The message is this node's; "" is the first message of a run.
+            epoch: The run's epoch.
         """
         if not is_unobserved(self.app):
             return "", ""
-        if plan.hash not in self._envelopes:
+        kind = (plan.hash, node, epoch)
+        if kind not in self._envelopes:
+            target = Target(self.app, plan, RUN, epoch)
+            signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
             try:
                 with self._producer() as producer:
-                    taken = take_envelope(self._first(plan, RUN, SINCE), producer, self.store_place)
+                    self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
             except BROKER_ERRORS:
                 return "", ""
-            self._envelopes[plan.hash] = taken
-        envelope = self._envelopes[plan.hash]
+        envelope = self._envelopes[kind]
         return (envelope.key, envelope.addressed(run_id)) if envelope else ("", "")
 
     @cached_property

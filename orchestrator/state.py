@@ -281,7 +281,7 @@ class FlowState:
         if self._visible is not None and key not in self._visible:
             return None
         if key not in self._loaded and not self._is_complete:
-            self._loaded[key] = self._load((key,)).get(key)
+            self._loaded.update({key: None, **self._load((key,))})
         return self._loaded.get(key)
 
     def _codec_for(self, key: str | NodeOutput[Any], annotation: Any) -> Codec[Any]:

@@ -182,6 +182,7 @@ ONE = "local answer = operations[1](ARGV)"
 MANY = """local answer, at = {}, 2
 while at <= #ARGV do
   local last = at + 1 + tonumber(ARGV[at + 1])
+  operation = #answer + 1
   answer[#answer + 1] = operations[tonumber(ARGV[at])]({RUN_ID, unpack(ARGV, at + 2, last)})
   at = last + 1
 end"""
@@ -356,11 +357,16 @@ class Scripts:
         choice: int | None = None,
         follows: bool,
         page: PageEnd | None = None,
+        message: tuple[str, str] = ("", ""),
     ) -> Call[Moved]:
-        """Store what a node returned: commit.lua; with `page` the output is the items of the last one."""
-        page_args = () if page is None else (page.count, page.cursor)
-        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args]
-        return Call("commit", self._keys.of_run(run_id, plan), args, _moved)
+        """Store what a node returned: commit.lua; with `page` the output is the items of the last one.
+
+        `message` is for the next item of a map: the list to push to, and what is pushed if there is one.
+        """
+        queue, text = message
+        page_args = ("", "") if page is None else (page.count, page.cursor)
+        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text]
+        return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, _moved)
 
     def turn(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
         """Store a page that has more after it; options as of `turn_call`."""

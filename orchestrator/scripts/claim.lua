@@ -84,7 +84,7 @@ if asked.wait > 0 then
   end
   line.join(node, rec, asked, first)
   if is_pulled then
-    maps.take(node)
+    maps.take(node, operation > 1)
   end
   detach(facts)
   touch()
@@ -111,7 +111,7 @@ if run.status == 'pending' then
 end
 set_run({running = run.running + 1})
 if is_pulled then
-  maps.take(node)
+  maps.take(node, operation > 1)
 elseif not admits and (rec.attempt > 1 or not facts.paged or pages.next_page(node, facts) == '0') then
   note('started', node, rec.attempt)
 end

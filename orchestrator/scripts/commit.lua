@@ -1,12 +1,14 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
 -- needs: run
--- KEYS    as run.lua
+-- KEYS    as run.lua; 17 queue of the message, or ''
 -- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
 --         (that the caller has written to RUN:staged:<token>), or '',
 --         6 '1' if Celery publishes what comes next (the message carries the rest of its chain or belongs to a chord)
 --         or, of an item, if the caller asks for the next one itself,
 --         7 and 8 of a paginated node, whose output is the JSON list of its last page's items: how many they are, and the
---         cursor that came with them (JSON)
+--         cursor that came with them (JSON); else '',
+--         9 of an item: the message for the next one, with '@since@' for the instant, to be pushed here if there is one;
+--         or '' if the caller sends it
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
 --         ready and unclaimed.
@@ -75,5 +77,9 @@ local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
 if work.kind == '' and index then
   work = maps.next_item(facts, follows)
+  if work.kind ~= '' and ARGV[9] ~= '' then
+    redis.call('LPUSH', KEYS[17], (string.gsub(ARGV[9], '@since@', string.format('%.0f', NOW))))
+    work = nothing()
+  end
 end
 return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

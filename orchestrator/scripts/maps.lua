@@ -1,25 +1,32 @@
 -- The map that a run stands at: one node for many items.
 
+-- Items that nobody works on yet.
+local function left() return run.map_count - run.map_next + redis.call('LLEN', AGAIN) end
+
 -- Whether an item of the map is there for whoever asks for one.
-local function has_more()
-  return run.map_next < run.map_count or redis.call('LLEN', AGAIN) > 0
-end
+local function has_more() return left() > 0 end
 
 -- Messages that ask for an item, so many that the map is worked on at its full width; each goes on by itself.
 local function map_work(step, busy)
-  local left = math.ceil((run.map_count - run.map_next + redis.call('LLEN', AGAIN)) / step.batch)
   local work = {kind = 'nodes', position = run.position, names = {}}
-  for number = 1, math.min(left, step.width - busy) do
+  for number = 1, math.min(math.ceil(left() / step.batch), step.width - busy) do
     work.names[number] = step.nodes[1]
   end
+  set_run({map_asked = #work.names})
   return #work.names > 0 and work or nothing()
 end
 
--- One more message for a map, from an attempt that will not ask for another item itself.
+-- One more message for a map, from an attempt that will not ask for another item itself, unless as many as there are
+-- batches are on their way; if one of those is lost, the reconciler sends the last ones.
 local function next_item(facts, goes_on)
-  if goes_on or facts.kind ~= 'item' or run.verdict or run.position ~= facts.step or not has_more() then
+  if goes_on or facts.kind ~= 'item' or run.verdict or run.position ~= facts.step then
     return nothing()
   end
+  local asked = run.map_asked or 0
+  if math.ceil(left() / plan_step(facts.step).batch) <= asked then
+    return nothing()
+  end
+  set_run({map_asked = asked + 1})
   return {kind = 'nodes', position = run.position, names = {plan_step(facts.step).nodes[1]}}
 end
 
@@ -70,14 +77,15 @@ local function pull(node)
   set_run({map_next = run.map_count})
 end
 
-local function take_item(item)
+-- The item is this attempt's; `is_ahead` if the attempt is not the first of its message.
+local function take_item(item, is_ahead)
   if redis.call('LINDEX', AGAIN, 0) == item then
     redis.call('LPOP', AGAIN)
   else
     set_run({map_next = tonumber(index_of(item)) + 1})
   end
   redis.call('SADD', OPEN, item)
-  set_run({map_pulled = NOW, map_looks = 0})
+  set_run({map_pulled = NOW, map_looks = 0, map_asked = math.max(0, (run.map_asked or 0) - (is_ahead and 0 or 1))})
 end
 
 return {has_more = has_more, work = map_work, next_item = next_item, repeated = repeated, enter = enter_map,

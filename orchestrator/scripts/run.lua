@@ -12,6 +12,7 @@ local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
 local NOW_US = clock[1] * 1000000 + clock[2]
 
+local operation = 1  -- which one this is of those that one script carries out
 local run = nil
 local plan_cache, records = {}, {}
 local changed, saved, claims, is_touched = {}, {}, {}, false  -- what flush has to write
@@ -19,7 +20,7 @@ local changed, saved, claims, is_touched = {}, {}, {}, false  -- what flush has 
 -- Fields of the run that few transitions ask for are read when one does.
 local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
-  local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks'}
+  local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked'}
     or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do

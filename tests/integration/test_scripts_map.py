@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.scripts_world import at_once, map_plan, mapped_run, new_token
+from tests.scripts_world import HOLDER, LEASE_MS, at_once, map_plan, mapped_run, new_token
 
 
 def pull(run, token="", **options):
@@ -68,10 +68,41 @@ def test_no_more_than_the_width_are_at_work(world):
 
 
 def test_whoever_asks_for_the_next_item_itself_gets_no_message_for_it(world):
-    run = mapped_run(world, 3)
+    run = mapped_run(world, 3, max_concurrency=1)
     assert do_next(run, follows=True).work.names == ()
     assert do_next(run).work.names == ("item",)
     assert do_next(run, follows=True).work.names == ("after",), "the last one goes on to the next step"
+
+
+def work_through(run, batch):
+    """What one message does; returns how many messages it left to be sent for the map."""
+    place = (run.id, run.plan.hash)
+    claim = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS}
+    token = new_token()
+    claimed = pull(run, token)
+    for number in range(1, batch + 1):
+        assert claimed.outcome == "run", "a message found no item"
+        goes_on, later = number < batch, new_token()
+        commit = run.scripts.commit_call(*place, f"item[{claimed.index}]", token, output=b"1", follows=goes_on)
+        if not goes_on:
+            return run.scripts.send(commit).work.names.count("item")
+        asked = [run.scripts.claim_call(*place, "item", token=later, **claim)]
+        _, (claimed,) = run.scripts.send_with_claims(commit, asked)
+        if claimed.outcome == "done":
+            return 0
+        token = later
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("count", "width", "batch"), [(10, 4, 1), (4, 10, 1), (10, 4, 3), (7, 1, 2), (1, 1, 1)])
+def test_there_are_as_many_messages_as_batches(world, count, width, batch):
+    run = mapped_run(world, count, max_concurrency=width, batch_size=batch)
+    waiting = sent = len(run.expanded.work.names)
+    while waiting:
+        more = work_through(run, batch)
+        waiting, sent = waiting - 1 + more, sent + more
+    assert len(results(run)) == count
+    assert sent == -(-count // batch)
 
 
 def test_a_repeated_claim_gets_the_same_item(world):
@@ -116,7 +147,7 @@ def test_an_item_that_waits_for_its_retry_is_not_given_out_before(world):
     token = new_token()
     pull(run, token)
     moved = run.fail("item[0]", token, delay_ms=60_000)
-    assert (moved.outcome, moved.work.names) == ("parked", ("item",))
+    assert (moved.outcome, moved.work.names) == ("parked", ())
     assert pull(run).index == 1
     assert pull(run).outcome == "done"
     run.world.client.zadd(world.keys.timers, {f"{run.id}|item[0]": 0})

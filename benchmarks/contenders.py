@@ -23,8 +23,8 @@ PAYLOAD = "x" * 200
 LENGTHS = (10, 100, 1000)
 WIDTH = 10
 ITEMS = 1000
-BATCHES = (1, 100)
-TIMEOUT_S = 300
+BATCHES = (1, 10, 100)
+TIMEOUT_S = 1200
 
 
 class Contender(Protocol):
@@ -92,12 +92,13 @@ def fan_flow(name: str, *, fused: bool, local: bool) -> Flow:
 
 
 def map_flow(batch: int) -> Flow:
-    """A thousand items of a list, and their join."""
+    """So many items of a list as the run is told, and their join."""
     item = Node("item", one_of)
     return (
         FlowBuilder(f"map-{batch}")
+        .takes(int)
         .triggered_by(manual("bench"))
-        .then_map("all", item, over=lambda _state: list(range(ITEMS)), batch_size=batch)
+        .then_map("all", item, over=lambda state: list(range(state.input(int))), batch_size=batch)
         .then(Node("join", count).with_input_func(lambda state: state.get("item", list[str])))
         .build()
     )
@@ -118,7 +119,11 @@ class Ours:
 
     def start(self, work: str) -> Any:
         """Start a run."""
-        return self.orchestrator.start(work)
+        return self.orchestrator.start(work, ITEMS if work.startswith("map") else None)
+
+    def start_items(self, count: int, batch: int) -> Any:
+        """Start a run over so many items."""
+        return self.orchestrator.start(f"map-{batch}", count)
 
     def wait(self, started: Any) -> None:
         """Wait for the run."""
@@ -154,7 +159,11 @@ class Raw:
             return chain(self.begin.s(), *[self.step.s() for _ in range(int(size) - 1)]).apply_async()
         if kind == "fan":
             return chain(self.begin.s(), group(self.step.s() for _ in range(WIDTH)), self.join.s()).apply_async()
-        return chord([self.step.s(PAYLOAD) for _ in range(ITEMS)])(self.join.s())
+        return self.start_items(ITEMS, 1)
+
+    def start_items(self, count: int, _batch: int) -> Any:
+        """Send a chord over so many items."""
+        return chord([self.step.s(PAYLOAD) for _ in range(count)])(self.join.s())
 
     def wait(self, started: Any) -> None:
         """Wait for the last result."""

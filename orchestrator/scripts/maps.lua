@@ -70,7 +70,7 @@ local function pull(node)
     return waiting
   end
   for index = run.map_next, run.map_count - 1 do
-    if redis.call('HEXISTS', results_of(node), index) == 0 then
+    if run.epoch == '1' or redis.call('HEXISTS', results_of(node), index) == 0 then  -- only a resume begins again
       return string.format('%s[%d]', node, index)
     end
   end
@@ -79,8 +79,8 @@ end
 
 -- The item is this attempt's; `is_ahead` if the attempt is not the first of its message.
 local function take_item(item, is_ahead)
-  if redis.call('LINDEX', AGAIN, 0) == item then
-    redis.call('LPOP', AGAIN)
+  if tonumber(index_of(item)) < run.map_next then
+    redis.call('LREM', AGAIN, 1, item)
   else
     set_run({map_next = tonumber(index_of(item)) + 1})
   end

@@ -49,15 +49,18 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
     flows = 40 if quick else 200
     before = client.info("memory")["used_memory"]
     chains, starts = run_all(contender, "chain-10", flows)
-    figures = {"W1 chain of 10": chains, "W4 client time per start": starts / flows}
+    figures = {"W1 chain of 10": chains, "W4 client time per start, workers busy": starts / flows}
     figures["W5 bytes left per flow"] = (client.info("memory")["used_memory"] - before) / flows
     figures["W2 fan-out of 10"] = run_all(contender, "fan", flows // 2)[0]
     figures["W2 fan-out of 10, local"] = run_all(contender, "fan-local", flows // 2)[0]
     is_ours = hasattr(contender, "orchestrator")
     for batch in (1, 100):
         figures[f"W3 1000 items, batches of {batch}"] = run_all(contender, f"map-{batch}" if is_ours else "map", 1)[0]
-    for work in ("chain-10", "fan"):
-        figures[f"W6 idle latency {work}"] = statistics.median(run_all(contender, work, 1)[0] for _ in range(5))
+    for work in ("chain-10", "fan", "fan-local"):
+        idle = [run_all(contender, work, 1) for _ in range(9)]
+        figures[f"W6 idle latency {work}"] = statistics.median(total for total, _ in idle)
+        if work == "chain-10":
+            figures["W4 client time per start, workers idle"] = statistics.median(client for _, client in idle)
     for length in (10, 100) if quick else (10, 100, 1000):
         figures[f"W7 per step, chain of {length}"] = run_all(contender, f"chain-{length}", 1)[0] / length
     return figures

@@ -37,7 +37,8 @@ if is_pulled then
   if run.verdict or run.position ~= facts.step then
     return {run.verdict and not is_ended() and 'ending' or 'done'}
   end
-  local item = maps.given_before(holder, token)
+  -- Behind a commit that is no repeat, the token is new.
+  local item = (operation == 1 or is_repeat) and maps.given_before(holder, token)
   if not item and run.running >= plan_step(facts.step).width then
     return {'full'}
   end

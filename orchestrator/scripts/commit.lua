@@ -19,6 +19,7 @@ end
 local rec, facts = record(node), plan_node(node)
 local index = index_of(node)
 if rec and rec.stored == token or not rec and index and redis.call('HEXISTS', results_of(node), index) == 1 then
+  is_repeat = true
   local left = again.left_over(facts, follows and facts.kind ~= 'item')
   return reply('stored', left.kind == '' and maps.next_item(facts, follows) or left)
 end

@@ -13,6 +13,7 @@ local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
 local NOW_US = clock[1] * 1000000 + clock[2]
 
 local operation = 1  -- which one this is of those that one script carries out
+local is_repeat = false  -- whether an earlier one of them was carried out before
 local run = nil
 local plan_cache, records = {}, {}
 local changed, saved, claims, is_touched = {}, {}, {}, false  -- what flush has to write

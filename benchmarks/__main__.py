@@ -67,8 +67,8 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
 
 
 @contextlib.contextmanager
-def workers(name: str, url: str, folder: Path) -> Iterator[None]:
-    """The worker processes of one contender."""
+def workers(name: str, url: str, folder: Path) -> Iterator[list[int]]:
+    """The worker processes of one contender, by their process ids."""
     environment = os.environ | {"BENCH_REDIS_URL": url, "BENCH_CONTENDER": name}
     log = folder / f"{name}.log"
     with log.open("w") as out:
@@ -83,7 +83,7 @@ def workers(name: str, url: str, folder: Path) -> Iterator[None]:
         ]
         try:
             wait_for(lambda: log.read_text().count(" ready.") == PROCESSES, f"workers of {name}: {log}")
-            yield
+            yield [process.pid for process in started]
         finally:
             for process in started:
                 process.terminate()

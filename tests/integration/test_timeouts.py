@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +209,26 @@ def test_after_all_that_every_worker_takes_fresh_work(hanging, pools, runs):
     for pool in hanging.POOLS:
         fresh = [hanging.orchestrator.start(f"hangs-{pool}", "quick") for _ in range(20)]
         assert {run.result(int, timeout=30) for run in fresh} == {1}, "no limit of an earlier node strikes a later one"
+
+
+def is_there(pid):
+    """Whether a process runs; one that ended and was not reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_process_is_killed_at_its_limit_while_redis_does_not_answer(hanging, runs, server):
+    """What renews leases waits for Redis then; what watches limits must not."""
+    run = hanging.orchestrator.start("hangs-prefork", "held")
+    wait_until(lambda: hanging.LEDGER.times("start", run.id), "its node runs")
+    (record,) = hanging.orchestrator._engine.store.nodes(run.id).values()
+    pid = int(record["holder"].split("/")[1])
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: not is_there(pid), "its process is killed", timeout=3 * KILLED_AFTER_S)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert run.wait(timeout=60) == "failed"
+    assert run.error.type == "orchestrator.errors.NodeTimeout"

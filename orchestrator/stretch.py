@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from orchestrator.activity import AT_ONCE
@@ -109,7 +109,7 @@ class Stretch:
         begun = {}
         for member in members:
             if member.claimed.outcome in MAY_RUN:
-                member.publish = self._keep
+                member.publish = partial(self._keep, member.facts.queue)
                 self.tell(member, None)
                 begun[_threads(os.getpid()).submit(self._work_on, member)] = member
         for future in as_completed(begun):
@@ -120,9 +120,8 @@ class Stretch:
         with self.engine.store.scripts.wire.held():
             return member.run()
 
-    def _keep(self, work: Work) -> None:
+    def _keep(self, queue: str, work: Work) -> None:
         """Go on here with what a member of a local step left to publish, if it can be done here."""
-        queue = self.plan.queue if work.kind != "step" else self.plan.nodes[work.names[0]].queue
         if work.kind == "step" and (ahead := self._at(work.position, queue)):
             self._joined = ahead
         else:

@@ -37,14 +37,15 @@ class Wire:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep one connection for the calls that this thread makes in the block."""
-        pool = self._client.connection_pool
-        connection = self._held.connection = pool.get_connection()
+        """Keep one connection for the calls that this thread makes in the block, once it has made the first."""
+        self._held.connection, self._held.is_asked = None, True
         try:
             yield
         finally:
-            self._held.connection = None
-            pool.release(connection)
+            self._held.is_asked = False
+            if self._held.connection is not None:
+                self._client.connection_pool.release(self._held.connection)
+                self._held.connection = None
 
     def ask(self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
         """Send EVALSHA or EVAL and return the answer as it came: numbers, bytes, lists of them.
@@ -52,12 +53,9 @@ class Wire:
         Raises:
             redis.RedisError: The server refused it, or did not answer within the tries of the client's retry policy.
         """
-        if getattr(self._held, "connection", None) is None:
-            with self.held():
-                return self.ask(command, script, keys, args)
-        connection = self._held.connection
         head = b"*%d\r\n" % (3 + len(keys) + len(args)) + packed((command, script, len(keys)))
         message = head + _packed_keys(keys) + packed(args)
+        connection = getattr(self._held, "connection", None) or self._client.connection_pool.get_connection()
 
         def exchange() -> Any:
             connection.send_packed_command([message])
@@ -70,3 +68,8 @@ class Wire:
         except BaseException:  # a time limit may strike in the middle: the next call would read this one's answer
             connection.disconnect()
             raise
+        finally:
+            if getattr(self._held, "is_asked", False):
+                self._held.connection = connection
+            else:
+                self._client.connection_pool.release(connection)

@@ -163,3 +163,11 @@ def test_a_start_with_its_message_is_one_call_of_the_server(post, client):
     calls = {name: row["calls"] for name, row in client.info("commandstats").items()}
     assert calls["cmdstat_evalsha"] == calls["cmdstat_lpush"] == 1
     assert not calls.keys() & {"cmdstat_multi", "cmdstat_ping", "cmdstat_sadd"}
+
+
+def test_messages_of_the_first_protocol_are_left_to_celery(post, client):
+    orchestrator, flow = post(task_protocol=1), line().build()
+    for _ in range(2):
+        orchestrator.start(flow)
+    bodies = [json.loads(b64decode(message["body"])) for message in messages(client)]
+    assert len({body["id"] for body in bodies}) == 2

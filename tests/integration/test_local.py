@@ -134,3 +134,10 @@ def test_members_on_another_queue_get_tasks_of_their_own(local, folder, ledger):
     run = run_to_its_end(local, "local-elsewhere")
     assert starts_of(ledger, run) == {"a": 1, "m-0": 1, "m-1": 1, "b": 1}
     wait_until(lambda: len(tasks_of(folder, "local-elsewhere")) >= 3, "its tasks are in the log")
+
+
+def test_what_follows_on_another_queue_gets_a_task_of_its_own(local, folder, ledger):
+    run = run_to_its_end(local, "local-joins-elsewhere")
+    assert starts_of(ledger, run) == FAN
+    wait_until(lambda: len(tasks_of(folder, "local-joins-elsewhere")) >= 2, "its tasks are in the log")
+    assert tasks_of(folder, "local-joins-elsewhere") == [f"local-joins-elsewhere.{name}" for name in "ab"]

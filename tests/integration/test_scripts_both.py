@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import closing
+
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator import SharedConcurrency
 from orchestrator.scripts import PageEnd
+from orchestrator.scripts.wire import Wire
 from tests.scripts_world import HOLDER, LEASE_MS, flow, line_plan, mapped_run, new_token, node, paged, plan_of
 
 SLOTS = SharedConcurrency("one", 1)
@@ -115,3 +121,14 @@ def test_an_answer_that_nobody_read_is_not_taken_for_the_next_one(world):
             with pytest.raises(Limit):
                 run.claim("a")
         assert run.claim("b").outcome == "not ready"
+
+
+def test_a_connection_is_asked_for_only_when_something_is_asked():
+    """Redis may be away when a message begins: that is for the claim to bear."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        wire = Wire(redis.Redis(port=taken.getsockname()[1], retry=Retry(NoBackoff(), 0)))
+        with wire.held(), pytest.raises(redis.ConnectionError):
+            wire.ask("EVAL", "return 1", (), [])
+        with wire.held():
+            pass

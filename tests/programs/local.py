@@ -139,6 +139,11 @@ for built in (
     .then(node("b"))
     .build(),
     flow("local-waits").then(node("a")).then_parallel("fan", *members(waits), local=True).then(node("b")).build(),
+    flow("local-joins-elsewhere")
+    .then(node("a"))
+    .then_parallel("fan", *members(), local=True)
+    .then(Node("b", noted, queue="local-other"))
+    .build(),
     flow("local-elsewhere")
     .then(node("a"))
     .then_parallel("fan", node("m-0"), Node("m-1", noted, queue="local-other"), local=True)

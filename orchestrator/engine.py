@@ -85,7 +85,6 @@ class Engine:
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
         reach("before_start")
-        message = self.publisher.message(plan, run_id)
         for send_plan in (False, True):
             with self.store.guarded():
                 started = self.store.scripts.start(
@@ -102,7 +101,7 @@ class Engine:
                     schedule=schedule,
                     scheduled_ms=scheduled_ms,
                     overlap=overlap,
-                    message=message,
+                    message=self.publisher.message(plan, run_id),
                 )
             if started.outcome != "no plan":
                 break

@@ -25,7 +25,7 @@ SINCE: Final = 1_111_111_111_111
 SINCE_MARK: Final = "@since@"
 """What the script replaces by that instant."""
 RUN, TASK, BODY = (f"@{uuid.uuid4()}@" for _ in range(3))
-OWN: Final = frozenset({"task", "id", "root_id"})
+OWN: Final = frozenset({"task", "id", "root_id", "eta", "expires"})
 """Headers of a message of Celery's protocol 2, where the body does not have them."""
 HEADERS: Final = frozenset(
     {
@@ -87,8 +87,10 @@ def take_envelope(signature: Signature, producer: Any, store_place: dict[str, An
     if len(kept) != 1 or not is_here or channel.global_keyprefix or channel._expires:  # noqa: SLF001 - as above
         return None
     ((queue, message),) = kept
-    headers = message["headers"].keys()
-    if not OWN <= headers <= HEADERS or message["properties"].get("body_encoding") != "base64":
+    headers = message["headers"]
+    if not OWN <= headers.keys() <= HEADERS or message["properties"].get("body_encoding") != "base64":
+        return None
+    if headers["eta"] or headers["expires"]:  # instants of this one message
         return None
     key = channel._q_for_pri(queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
     body = b64decode(message["body"]).decode()

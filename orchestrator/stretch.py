@@ -113,7 +113,10 @@ class Stretch:
                 self.tell(member, None)
                 begun[_threads(os.getpid()).submit(self._work_on, member)] = member
         for future in as_completed(begun):
-            self.tell(begun[future], future.result())
+            if future.exception() is None:
+                self.tell(begun[future], future.result())
+        for future in begun:
+            future.result()  # what is no failure of a node is this message's: when all of them have ended
         return self._joined
 
     def _work_on(self, member: Attempt) -> Ended:

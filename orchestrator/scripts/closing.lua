@@ -22,7 +22,7 @@ local function finish(status)
   is_touched = false
   set_run({finished = NOW})
   set_status(status)
-  if status == 'succeeded' and #plan_fact('pages') > 0 then
+  if status == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
     pages.move_cursors()
   end
   note('run-' .. status)

@@ -6,6 +6,7 @@ here: repeats by the connection's own policy, and a connection that failed is cl
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -38,14 +39,14 @@ class Wire:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep one connection for the calls that this thread makes in the block, once it has made the first."""
-        self._held.connection, self._held.is_asked = None, True
+        self._held.connection, self._held.process = None, os.getpid()
         try:
             yield
         finally:
-            self._held.is_asked = False
-            if self._held.connection is not None:
-                self._client.connection_pool.release(self._held.connection)
-                self._held.connection = None
+            connection, process = self._held.connection, self._held.process
+            self._held.connection = self._held.process = None
+            if connection is not None and process == os.getpid():
+                self._client.connection_pool.release(connection)
 
     def ask(self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
         """Send EVALSHA or EVAL and return the answer as it came: numbers, bytes, lists of them.
@@ -55,7 +56,8 @@ class Wire:
         """
         head = b"*%d\r\n" % (3 + len(keys) + len(args)) + packed((command, script, len(keys)))
         message = head + _packed_keys(keys) + packed(args)
-        connection = getattr(self._held, "connection", None) or self._client.connection_pool.get_connection()
+        is_held = getattr(self._held, "process", None) == os.getpid()  # a node's function may fork
+        connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection()
 
         def exchange() -> Any:
             connection.send_packed_command([message])
@@ -69,7 +71,7 @@ class Wire:
             connection.disconnect()
             raise
         finally:
-            if getattr(self._held, "is_asked", False):
+            if is_held:
                 self._held.connection = connection
             else:
                 self._client.connection_pool.release(connection)

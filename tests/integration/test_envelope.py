@@ -171,3 +171,24 @@ def test_messages_of_the_first_protocol_are_left_to_celery(post, client):
         orchestrator.start(flow)
     bodies = [json.loads(b64decode(message["body"])) for message in messages(client)]
     assert len({body["id"] for body in bodies}) == 2
+
+
+def test_a_message_that_expires_is_left_to_celery(post, client, monkeypatch):
+    """An instant in a message is not that of the next one."""
+    orchestrator, flow = post(), line().build()
+    send = Celery.send_task
+    monkeypatch.setattr(Celery, "send_task", lambda *args, **options: send(*args, **options | {"expires": 60}))
+    for _ in range(2):
+        orchestrator.start(flow)
+    first, second = (message["headers"]["expires"] for message in messages(client))
+    assert first < second
+
+
+def test_a_client_with_another_default_queue_pushes_to_the_queue_of_the_workers(post, server, client):
+    built = FlowBuilder("announced").triggered_by(manual("test")).then(Node("a", act)).build()
+    workers = post(task_default_queue=QUEUE)
+    workers.register(built)
+    workers._engine.announce(workers._engine.registry.flows["announced"])
+    post(task_default_queue="elsewhere").start(built)
+    assert client.llen("elsewhere") == 0
+    assert [message["headers"]["task"] for message in messages(client)] == ["announced.a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import closing
 
@@ -132,3 +133,15 @@ def test_a_connection_is_asked_for_only_when_something_is_asked():
             wire.ask("EVAL", "return 1", (), [])
         with wire.held():
             pass
+
+
+def test_a_forked_process_has_no_share_in_a_connection_that_is_held(world):
+    run = world.run(line_plan("a", "b"))
+    with run.scripts.wire.held():
+        run.hold("a")
+        if (child := os.fork()) == 0:
+            run.scripts.wire._held.connection.send_packed_command = lambda _: os._exit(1)
+            run.scripts.wire.ask("EVAL", "return 1", (), [])
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert run.claim("b").outcome == "not ready"

@@ -155,3 +155,12 @@ def test_a_hundred_announcements_of_a_saga_are_one(world):
     world.client.hset(world.keys.run(run.id), "announced", -1)
     answers = at_once(lambda _: run.announce("saga"))
     assert [answer.work.names for answer in answers if answer.work.kind] == [("undo-a",)]
+
+
+def test_a_run_ends_whose_plan_was_stored_before_there_were_maps_and_pages(world):
+    run = world.run(line_plan("a"))
+    world.client.hdel(world.keys.plan(run.plan.hash), "maps", "pages")
+    run.do("a")
+    assert run.status == "succeeded"
+    assert world.members(world.keys.live) == []
+    assert world.client.pttl(world.keys.run(run.id)) > 0

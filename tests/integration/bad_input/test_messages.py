@@ -46,7 +46,7 @@ FORGERIES: dict[str, Callable[[str, str], list[Any]]] = {
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_a_forged_message_changes_nothing(client, hold, kind):
     held = hold("holds")
-    with nothing_written_but_errors(client, running=1):
+    with nothing_written_but_errors(client):
         for task, args in FORGERIES[kind](held.run.id, held.plan):
             send(client, task, args)
     held.let_go()
@@ -61,7 +61,7 @@ def test_a_message_with_another_run_s_epoch_or_plan_changes_nothing(hostile, cli
     epoch, plan = 2, client.hget(f"orchestrator:run:{ended.id}", "plan").decode()
     assert int(client.hget(f"orchestrator:run:{ended.id}", "epoch")) == epoch
     held = hold("holds")
-    with nothing_written(client, running=1):
+    with nothing_written(client):
         send(client, "holds.pass-on", [held.run.id, epoch, held.plan])
         send(client, "holds.pass-on", [held.run.id, epoch, plan])
         send(client, "gives.give", [ended.id, 1, plan])
@@ -93,7 +93,7 @@ def test_a_run_is_never_led_along_the_plan_of_another_flow(hostile, client, ledg
     assert other.wait(timeout=30) == "succeeded"
     run = hostile.orchestrator.start("unserved")
     plan = client.hget(f"orchestrator:run:{other.id}", "plan").decode()
-    with nothing_written_but_errors(client, running=0):
+    with nothing_written_but_errors(client):
         send(client, "twin.twin", [run.id, 1, plan])
     assert run.status == "pending"
     run.cancel()

@@ -239,7 +239,7 @@ def test_numbers_that_are_gone_start_nothing(world):
 
 
 def test_an_item_of_a_map_that_waits_lets_the_next_one_be_asked_for(world):
-    run = mapped_run(world, 3, limiter=tenant())
+    run = mapped_run(world, 4, limiter=tenant(), max_concurrency=3)
     for name, bucket, outcome in (("item[0]", RED, "run"), ("item[1]", RED, "parked"), ("item[2]", BLUE, "run")):
         token = new_token()
         claimed = run.claim("item", token)

@@ -153,9 +153,13 @@ class Store:
 
     def guarded(self) -> Guard:
         """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
-        return Guard(self.place)
+        return self._guard
 
     @cached_property
+    def _guard(self) -> Guard:
+        return Guard(self.place)
+
+    @property
     def place(self) -> str:
         """Host, port and database, without any password."""
         where = self.client.connection_pool.connection_kwargs

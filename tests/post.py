@@ -13,7 +13,7 @@ import random
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import before_task_publish, task_received
+from celery.signals import before_task_publish, task_postrun, task_received
 from kombu.transport import redis as redis_transport
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ KEPT = "post:kept"
 
 
 def counted(ledger: Ledger) -> dict[str, int]:
-    """How many messages were sent, put, lost, turned and delivered."""
-    names = ("sent", "put", "lost", "turned", "delivered")
+    """How many messages were sent, put, lost, turned, delivered and handled."""
+    names = ("sent", "put", "lost", "turned", "delivered", "handled")
     return {name: int(ledger.client.hget("counts", f"post:{name}") or 0) for name in names}
 
 
@@ -79,8 +79,12 @@ def _listen(**_: Any) -> None:
 
 
 def count_deliveries(ledger: Ledger) -> None:
-    """Let this worker count the messages that it gets."""
+    """Let this worker count the messages that it gets, and those that it has worked on."""
 
     @task_received.connect(weak=False)
     def count(**_: Any) -> None:
         ledger.count("post:delivered")
+
+    @task_postrun.connect(weak=False)
+    def count_handled(**_: Any) -> None:
+        ledger.count("post:handled")

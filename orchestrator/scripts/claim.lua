@@ -2,7 +2,8 @@
 -- needs: run
 -- KEYS    as run.lua
 -- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms,
---         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token, 9... output keys to send along (':input' is the run's input)
+--         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token,
+--         9... output keys to send along (':input' is the run's input)
 -- Returns {'run', 'attempt generation index scheduled', item, values...} (the item of a map, with its index; the number of
 --         the page to be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or
 --         ''), the same with 'admit' where admit.lua has to let it start, {'sleep', us, first arrival},

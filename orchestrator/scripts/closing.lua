@@ -1,4 +1,4 @@
--- What is kept of a run that ends, and who is told.
+-- What others are told of a run: monitors, who waits for it, workers; and what is kept of it when it ends.
 
 local function event(kind, detail)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'event', kind, 'run', RUN_ID, 'flow', run.flow,
@@ -45,4 +45,9 @@ local function finish(status)
   redis.call('PUBLISH', DONE, status)
 end
 
-return {event = event, own_keys = own_keys, finish = finish}
+-- Push a message of this run that Celery has made, publishable from now on.
+local function push(queue, message)
+  redis.call('LPUSH', queue, (string.gsub(message, '@since@', string.format('%.0f', NOW))))
+end
+
+return {event = event, own_keys = own_keys, finish = finish, push = push}

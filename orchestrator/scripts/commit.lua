@@ -79,7 +79,7 @@ local work = count_join(plan_step(facts.step), true)
 if work.kind == '' and index then
   work = maps.next_item(facts, follows)
   if work.kind ~= '' and ARGV[9] ~= '' then
-    redis.call('LPUSH', KEYS[17], (string.gsub(ARGV[9], '@since@', string.format('%.0f', NOW))))
+    closing.push(KEYS[17], ARGV[9])
     work = nothing()
   end
 end

@@ -149,6 +149,6 @@ local function conclude(node, rec, facts, failure, state)
   return when_quiet()
 end
 
-return {saga_names = saga_names, saga_work = saga_work, undone_by = undone_by, set_saga = set_saga, has_begun = has_begun,
+return {saga_work = saga_work, undone_by = undone_by, set_saga = set_saga, has_begun = has_begun,
   begin = begin_ending, when_quiet = when_quiet, leave_compensation = leave_compensation, failure_of = failure_of,
   conclude = conclude}

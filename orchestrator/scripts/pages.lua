@@ -54,4 +54,4 @@ local function all_pages(node)
   return '#' .. node .. '|' .. table.concat(redis.call('HMGET', results_of(node), ':page', ':total', ':cursor'), '|')
 end
 
-return {cursor_of = cursor_of, move_cursors = move_cursors, next_page = next_page, store_page = store_page, all_pages = all_pages}
+return {move_cursors = move_cursors, next_page = next_page, store_page = store_page, all_pages = all_pages}

@@ -16,7 +16,11 @@ end
 local wait = buckets.wait_for(bucket)
 local answer = {0}
 if wait <= buckets.SLEEP_US then
-  local room = bucket.slots and buckets.free_slots(bucket) or math.floor((now + buckets.SLEEP_US + bucket.burst * bucket.interval - buckets.arrival_time(bucket)) / bucket.interval)
+  local room = bucket.slots and buckets.free_slots(bucket)
+  if not bucket.slots then
+    local till = now + buckets.SLEEP_US + bucket.burst * bucket.interval
+    room = math.floor((till - buckets.arrival_time(bucket)) / bucket.interval)
+  end
   local coming = redis.call('ZCOUNT', bucket.released, now - buckets.OUTSTANDING_US, '+inf')
     + redis.call('ZCOUNT', bucket.asking, now - buckets.OUTSTANDING_US, '+inf')
   local members = room > coming and redis.call('ZRANGE', bucket.line, 0, room - coming - 1) or {}

@@ -1,5 +1,6 @@
 -- The vocabulary of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
--- It is put in front of the scripts that name it, with steps.lua and the modules. KEYS and the first ARGV are the same for all of them:
+-- It is put in front of the scripts that name it, with steps.lua and the modules. KEYS and the first ARGV are the same
+-- for all of them:
 -- KEYS    see keys.py, Keys.of_run.   ARGV[1] run id
 -- Three kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
 -- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).

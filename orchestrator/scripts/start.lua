@@ -70,7 +70,7 @@ if work.kind ~= '' and plan_step(work.position).kind ~= 'parallel' then
   announced(work)  -- a parallel step is announced by the worker that the client's message reaches
 end
 if ARGV[17] ~= '' then
-  redis.call('LPUSH', KEYS[19], (string.gsub(ARGV[17], '@since@', string.format('%.0f', NOW))))
+  closing.push(KEYS[19], ARGV[17])
   work = nothing()
 end
 local answer = reply('started', work)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import pytest
+import redis
+from celery import Celery
 
+from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator.attempt import Attempt
+from orchestrator.engine import engine_of
 from tests.harness import load_program, wait_until, workers
 
 FAN = {"a": 1, "m-0": 1, "m-1": 1, "m-2": 1, "b": 1}
+
+
+def count() -> int:
+    """The function of nodes that no worker calls."""
+    return 1
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +152,28 @@ def test_what_follows_on_another_queue_gets_a_task_of_its_own(local, folder, led
     assert starts_of(ledger, run) == FAN
     wait_until(lambda: len(tasks_of(folder, "local-joins-elsewhere")) >= 2, "its tasks are in the log")
     assert tasks_of(folder, "local-joins-elsewhere") == [f"local-joins-elsewhere.{name}" for name in "ab"]
+
+
+def test_an_error_that_is_no_node_s_is_told_when_every_member_has_ended(server, monkeypatch):
+    """Such as a script that Redis refuses: the message fails, and leaves no thread behind that works for it."""
+    members = [Node(f"m-{number}", count) for number in range(3)]
+    flow = FlowBuilder("local-refused").triggered_by(manual("test")).then(Node("a", count)).fused()
+    orchestrator = Orchestrator(Celery("refused", broker="memory://", backend=server.url, set_as_current=False))
+    built = flow.then_parallel("fan", *members, local=True).build()
+    orchestrator.register(built)
+    run = orchestrator.start(built)
+    try_it, met = Attempt.run, threading.Event()
+
+    def refused(attempt):
+        if attempt.name == "m-0":
+            met.set()
+            raise redis.ResponseError("NOREPLICAS")
+        assert met.wait(10)
+        return try_it(attempt)
+
+    monkeypatch.setattr(Attempt, "run", lambda attempt: (try_it if attempt.name == "a" else refused)(attempt))
+    plan = engine_of(orchestrator.app).registry.flows["local-refused"].plan
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        orchestrator.app.tasks["local-refused.a"].run(run.id, 1, plan.hash)
+    assert run.state().keys() == {"a", "m-1", "m-2"}
+    run.cancel()

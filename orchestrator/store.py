@@ -7,7 +7,9 @@ named values, keeps plans at hand, and gives Redis's errors their meaning.
 from __future__ import annotations
 
 import json
+import os
 import re
+import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -137,19 +139,27 @@ class Store:
         self.keys = Keys(settings.prefix)
         self.retention_ms = milliseconds(settings.retention)
         self.lease_ms = milliseconds(settings.lease)
-        timeout = settings.socket_timeout.total_seconds()
         # Any: redis-py's hints leave open whether an answer is text; without decode_responses it is bytes.
-        self.client: Any = redis.Redis.from_url(
-            url,
+        self.client: Any = redis.Redis(connection_pool=self._new_pool())
+        _stores.add(self)
+        self.scripts = Scripts(self.client, self.keys)
+        self.listener = Listener(self.client)
+        self._plans: dict[str, Plan] = {}
+
+    def _new_pool(self) -> redis.ConnectionPool:
+        timeout = self.settings.socket_timeout.total_seconds()
+        return redis.ConnectionPool.from_url(
+            self.url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             socket_keepalive=True,
             health_check_interval=25,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),  # every script may be repeated: see its header
         )
-        self.scripts = Scripts(self.client, self.keys)
-        self.listener = Listener(self.client)
-        self._plans: dict[str, Plan] = {}
+
+    def begin_in_fork(self) -> None:
+        """Take a new pool: a thread that was not forked may hold a lock of the old one, for ever."""
+        self.client.connection_pool = self._new_pool()
 
     def guarded(self) -> Guard:
         """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
@@ -437,6 +447,17 @@ class Store:
                 found = {run: score for run, score in found.items() if run in members}
         newest = sorted(found, key=lambda run: (-found[run], run))
         return [run.decode() for run in newest[:limit]]
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _begin_in_fork() -> None:
+    for store in list(_stores):
+        store.begin_in_fork()
+
+
+os.register_at_fork(after_in_child=_begin_in_fork)
 
 
 def _unknown(run_id: str) -> UnknownRun:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -145,3 +147,18 @@ def test_a_forked_process_has_no_share_in_a_connection_that_is_held(world):
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert run.claim("b").outcome == "not ready"
+
+
+def test_a_forked_process_waits_for_no_lock_that_a_thread_of_the_other_one_holds(world):
+    """A worker forks its pool processes while its own threads ask Redis."""
+    pool = world.store.client.connection_pool
+    with ThreadPoolExecutor(1) as other:
+        other.submit(pool._lock.acquire).result()
+        try:
+            if (child := os.fork()) == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(10)
+                os._exit(0 if world.store.now_ms() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        finally:
+            other.submit(pool._lock.release).result()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-import json
 import logging
-import secrets
+import os
+import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from celery.exceptions import TaskPredicate
 
 from orchestrator.activity import AT_ONCE, working_on
-from orchestrator.admission import Input, Tokens, admit, buckets_of, key_functions
+from orchestrator.admission import Input, admit, buckets_of
 from orchestrator.context import NodeContext, running_attempt
 from orchestrator.contract import MISSING
 from orchestrator.errors import (
@@ -41,8 +41,9 @@ from orchestrator.errors import (
 from orchestrator.expansion import items_of
 from orchestrator.faults import reach
 from orchestrator.leases import holder_name, is_draining
+from orchestrator.open_claim import OpenClaim
 from orchestrator.plan import node_of
-from orchestrator.scripts import Claimed, Moved
+from orchestrator.scripts.answers import Claimed, Moved
 from orchestrator.state import FlowState
 from orchestrator.store import INPUT, instant, milliseconds
 from orchestrator.time_limit import time_limit
@@ -54,11 +55,13 @@ if TYPE_CHECKING:
     from orchestrator.node import Node
     from orchestrator.plan import NodePlan, Plan
     from orchestrator.registry import Registered
-    from orchestrator.scripts import Call, Work
+    from orchestrator.scripts.answers import Call, Work
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 NO_FURTHER = -1
+_tokens = random.Random()  # noqa: S311 - unique is all that they have to be
+os.register_at_fork(after_in_child=_tokens.seed)
 GoOn: TypeAlias = "Callable[[Attempt, int | None], tuple[Attempt, ...]]"
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
@@ -95,7 +98,7 @@ class Attempt:
         self.epoch = epoch
         self.follows = False  # Celery goes on behind this message
         self.go_on = go_on
-        self.token = secrets.token_hex(16)
+        self.token = f"{_tokens.getrandbits(128):032x}"
         self.claimed = Claimed("")
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
@@ -107,8 +110,8 @@ class Attempt:
 
     def run(self) -> Ended:
         """Do the attempt, if there is one to do."""
-        entry = self.engine.registry.flows.get(self.plan.flow)
-        if entry is None or not self.has_code():
+        entry = self.engine.registry.entry_for(self.plan, self.facts)
+        if entry is None:
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
         if is_draining() and not self.claimed.is_held:
@@ -148,6 +151,8 @@ class Attempt:
         """Store the output, and ask for what follows in the same round trip."""
         scripts = self.store.scripts
         self.ahead = self.ahead or self.go_on(self, choice)
+        if self._goes_onward(output):
+            return Moved("stored")
         follows = self.follows or bool(self.ahead)
         message = ("", "")
         if self.facts.kind == "item" and not self.ahead:
@@ -158,6 +163,27 @@ class Attempt:
             )
         )
 
+    def _goes_onward(self, output: bytes) -> bool:
+        """Whether the plain case was all that had to be done."""
+        if len(self.ahead) != 1 or self.epoch != 1 or self.claimed.attempt != 1:
+            return False
+        (behind,) = self.ahead
+        if not self.plan.plain.issuperset((self.facts.name, behind.facts.name)):
+            return False
+        claimed = self.store.scripts.onward(
+            self.run_id,
+            self.plan,
+            self.name,
+            self.token,
+            output=output,
+            behind=behind.facts.name,
+            follower=behind.token,
+            holder=holder_name(),
+            reads=behind.reads,
+        )
+        behind.claimed = claimed or behind.claimed
+        return claimed is not None
+
     def _send(self, call: Call[Moved]) -> Moved:
         """Store what this attempt did, and claim what is ahead, as far as one process works on it at once."""
         scripts, ahead = self.store.scripts, self.ahead[:AT_ONCE]
@@ -167,22 +193,6 @@ class Attempt:
         for attempt, answer in zip(ahead, claimed, strict=True):
             attempt.claimed = answer
         return moved
-
-    def has_code(self) -> bool:
-        """Whether the code here is for this node of the run's plan; a changed flow may use its name otherwise."""
-        entry = self.engine.registry.flows.get(self.plan.flow)
-        if entry is None:
-            return False
-        if self.facts.kind == "expand":
-            return self.facts.name in entry.sources
-        if self.facts.kind != "branch":
-            node = entry.nodes.get(self.facts.name)
-            if node is None or (node.contract.page is not None) != self.facts.paged:
-                return False
-            return key_functions(node, self.plan.flow).keys() >= set(self.facts.keyed)
-        block = entry.decisions.get(self.facts.name)
-        # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
-        return block is not None and len(block.predicates) + 1 == len(self.plan.steps[self.facts.step].branches)
 
     def _place(self) -> tuple[str, str, str]:
         return self.plan.flow, self.run_id, self.name
@@ -212,12 +222,13 @@ class Attempt:
             token=self.token,
             holder=holder_name(),
             lease_ms=self.store.lease_ms,
-            reads=self._reads,
+            reads=self.reads,
             **options,
         )
 
     @cached_property
-    def _reads(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
+        """Output keys that are sent along with the claim."""
         if self.facts.kind == "item":
             return ()
         undone = self.plan.nodes.get(self.facts.undoes)
@@ -354,7 +365,7 @@ class Attempt:
         return contract.read(MISSING)
 
     def _state(self, entry: Registered) -> FlowState:
-        found = zip(self._reads, self.claimed.values, strict=True)
+        found = zip(self.reads, self.claimed.values, strict=True)
         values = {key: value and self._surely(partial(self.store.whole, self.run_id, value)) for key, value in found}
         if self.name != self.facts.name:
             index = int(self.name.partition("[")[2].rstrip("]"))
@@ -385,6 +396,8 @@ class Attempt:
 
     def _context(self, _node: Node[Any, Any]) -> NodeContext:
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
+        is_undo = self.facts.kind == "compensation"
+        claim = OpenClaim(self.store, self.plan, self.run_id, self.name, self.token, self._buckets, undoes=is_undo)
         return NodeContext(
             run_id=self.run_id,
             flow_name=self.plan.flow,
@@ -393,27 +406,10 @@ class Attempt:
             scheduled_for=instant(self.claimed.scheduled),
             idempotency_key=f"{self.run_id}/{self.name}/{self.claimed.generation}",
             logger=logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
-            ask_cancelled=self._is_cancelled,
-            report=self._report,
-            take=Tokens(self.store, self.plan, (*self._node(), self.token), self._buckets).take,
+            ask_cancelled=claim.is_cancelled,
+            report=claim.report,
+            take=claim.take,
         )
-
-    def _is_cancelled(self) -> bool:
-        if self.facts.kind == "compensation":
-            return False
-        try:
-            with self.store.guarded():
-                return self.store.is_ending(self.run_id)
-        except StoreError:
-            return False  # Redis is away: not known now, and no failure of the node
-
-    def _report(self, detail: object) -> None:
-        told = json.dumps(detail, allow_nan=False)
-        try:
-            with self.store.guarded():
-                self.store.scripts.report(*self._node(), self.token, told)
-        except StoreError as error:
-            logger.warning("flow %s run %s node %s: its heartbeat is lost: %s", *self._place(), error)
 
     def _where(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from celery.canvas import Signature, chain, chord, group
 
 from orchestrator.flow import Flow
 from orchestrator.plan import END, Plan, make_plan, node_of
-from orchestrator.scripts import Work
+from orchestrator.scripts.answers import Work
 
 if TYPE_CHECKING:
     from celery import Celery

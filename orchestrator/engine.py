@@ -14,7 +14,7 @@ from orchestrator.errors import NodeFailure, StoreError, UnknownRun
 from orchestrator.faults import reach
 from orchestrator.plan import SLOTS
 from orchestrator.publisher import Publisher
-from orchestrator.scripts import Moved, Started, Work
+from orchestrator.scripts.answers import Moved, Started, Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import uuid
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -41,6 +42,7 @@ _draining = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked
 def name_worker() -> None:
     """Give this worker an identity that its pool processes inherit and that no later worker has."""
     os.environ[WORKER_VARIABLE] = uuid.uuid4().hex
+    holder_name.cache_clear()
 
 
 def holder_of(pid: int) -> str:
@@ -48,9 +50,13 @@ def holder_of(pid: int) -> str:
     return f"{os.environ.get(WORKER_VARIABLE, 'none')}/{pid}"
 
 
+@cache
 def holder_name() -> str:
     """The holder that this process is."""
     return holder_of(os.getpid()) if in_pool_process() else f"{holder_of(os.getpid())}/{INLINE}"
+
+
+os.register_at_fork(after_in_child=holder_name.cache_clear)
 
 
 def start_draining() -> None:

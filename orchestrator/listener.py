@@ -5,7 +5,6 @@ What it hears is a hint; whoever waits reads the run's status all the same.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import contextmanager
@@ -20,6 +19,10 @@ class Listener:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self.begin()
+
+    def begin(self) -> None:
+        """Keep no subscription, as a process that was just forked: it may not share a connection."""
         self._kept = threading.local()
 
     @contextmanager
@@ -50,7 +53,6 @@ class Listener:
 
     def _subscription(self) -> Any:
         kept = getattr(self._kept, "subscription", None)
-        if kept is None or self._kept.process != os.getpid():  # a forked process may not share its connection
+        if kept is None:
             kept = self._kept.subscription = self._client.pubsub()
-            self._kept.process = os.getpid()
         return kept

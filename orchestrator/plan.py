@@ -202,6 +202,18 @@ class Plan:
         }
 
     @cached_property
+    def plain(self) -> frozenset[str]:
+        """The nodes of whom two that follow each other are what onward.lua is for."""
+        undone = {node for node, _, _ in self.sagas}
+        return frozenset(
+            node.name
+            for node in self.nodes.values()
+            if (node.kind == "node" and self.steps[node.step].kind == "then" and not node.paged)
+            or (node.kind == "item" and node.name not in undone)
+            if not node.limits
+        )
+
+    @cached_property
     def keyed(self) -> frozenset[str]:
         """The limits that have a bucket for each key."""
         return frozenset(name for node in self.nodes.values() for name in node.keyed)

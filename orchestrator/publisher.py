@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
 
     from orchestrator.plan import Plan
-    from orchestrator.scripts import Work
+    from orchestrator.scripts.answers import Work
 
 logger = logging.getLogger(__name__)
 BATCH = 500

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import RegistrationError
-from orchestrator.plan import Plan, limit_title, make_plan
+from orchestrator.plan import Plan, limit_title, limits_of, make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator.flow import Flow, Map, When
     from orchestrator.node import Node
+    from orchestrator.plan import NodePlan
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Registry:
         self.flows[announced.flow] = replace(entry, plan=announced)
         return announced
 
+    def entry_for(self, plan: Plan, facts: NodePlan) -> Registered | None:
+        """A flow whose code here is for a node of a run's plan; a changed flow may use its name otherwise."""
+        entry = self.flows.get(plan.flow)
+        return entry if entry is not None and _has_code(entry, plan, facts) else None
+
     def _refuse_other_numbers(self, plan: Plan) -> None:
         for other in self.flows.values():
             for name, numbers in plan.limits.items():
@@ -96,3 +102,23 @@ class Registry:
                     f"{other.plan.flow} and none in the other; give one of them another name"
                 )
                 raise RegistrationError(msg)
+
+
+def _has_code(entry: Registered, plan: Plan, facts: NodePlan) -> bool:
+    if facts.kind == "expand":
+        return facts.name in entry.sources
+    if facts.kind != "branch":
+        node = entry.nodes.get(facts.name)
+        if node is None or (node.contract.page is not None) != facts.paged:
+            return False
+        return not facts.keyed or key_functions(node, plan.flow).keys() >= set(facts.keyed)
+    block = entry.decisions.get(facts.name)
+    # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
+    return block is not None and len(block.predicates) + 1 == len(plan.steps[facts.step].branches)
+
+
+def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:
+    """The key functions of a node's limits, by the names that the plan gives the limits."""
+    if node.rate_limit is None and not node.shared_rate_limits:
+        return {}
+    return {name: limit.key for name, limit in limits_of(node, flow).items() if limit.key is not None}

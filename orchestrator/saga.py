@@ -16,7 +16,7 @@ from orchestrator.faults import reach
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
-    from orchestrator.scripts import Work
+    from orchestrator.scripts.answers import Work
 
 
 class BeginSaga(Task):

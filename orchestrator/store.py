@@ -158,8 +158,10 @@ class Store:
         )
 
     def begin_in_fork(self) -> None:
-        """Take a new pool: a thread that was not forked may hold a lock of the old one, for ever."""
+        """Share no connection, and no lock of a pool: the thread that holds it may not have been forked."""
         self.client.connection_pool = self._new_pool()
+        self.scripts.wire.begin()
+        self.listener.begin()
 
     def guarded(self) -> Guard:
         """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""

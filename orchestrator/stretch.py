@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.engine import Engine
     from orchestrator.plan import Plan
-    from orchestrator.scripts import Work
+    from orchestrator.scripts.answers import Work
 
     Tell = Callable[[Attempt, Ended | None], None]
 
@@ -152,9 +152,10 @@ class Stretch:
         step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
         if step is None or not (step.kind in IN_LINE or step.local):
             return ()
-        ahead = tuple(self._attempt(name) for name in step.nodes)
-        fit = all(each.facts.queue == queue and not each.facts.paged and each.has_code() for each in ahead)
-        return ahead if fit else ()
+        nodes = [self.plan.nodes[name] for name in step.nodes]
+        knows = self.engine.registry.entry_for
+        fit = all(node.queue == queue and not node.paged and knows(self.plan, node) for node in nodes)
+        return tuple(self._attempt(node.name) for node in nodes) if fit else ()
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from orchestrator.plan import node_of
 from orchestrator.saga import BeginSaga, announced
 from orchestrator.schedules import Tick
 from orchestrator.stretch import Stretch
+from orchestrator.time_limit import interruptible
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -69,7 +70,7 @@ class NodeTask(Task):
         in_chord = bool(self.request.chord)
         follows = in_chord or bool(self.request.chain)
         stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
-        with engine.store.scripts.wire.held():
+        with engine.store.scripts.wire.held(), interruptible():
             ended = stretch.work_through(name, follows=follows)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
@@ -98,7 +99,8 @@ class Advance(Task):
         if found is not None:
             plan, work = found
             stretch = Stretch(engine_of(self.app), plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
-            stretch.work_through_step(work)
+            with interruptible():
+                stretch.work_through_step(work)
 
 
 class QuotedErrors(logging.Filter):

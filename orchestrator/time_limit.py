@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from orchestrator.activity import set_limit
 
@@ -19,39 +19,45 @@ if TYPE_CHECKING:
     from types import FrameType
 
 HARD_AFTER_S = 3.0
+_errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    for make_error in _errors:
+        raise make_error()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let time limits in the block interrupt it, if this is the main thread: once for all attempts of a message."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
 def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator[None]:
     """Raise `expired()` in the block after `seconds`; a pool process is killed 3 s later if it still runs it.
 
-    The kill comes from another process, so it works while a function in C holds the interpreter.
+    The kill comes from another process, so it works while a function in C holds the interpreter. The timer is left to
+    the next block or to the end of `interruptible`, whichever comes first: outside of a block it does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        with killed_after(seconds + HARD_AFTER_S):
+    set_limit(time.monotonic() + seconds + HARD_AFTER_S)
+    try:
+        if threading.current_thread() is not threading.main_thread():
             yield
-        return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise expired()
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with killed_after(seconds + HARD_AFTER_S):
+            return
+        _errors.append(expired)
+        try:
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
-                yield
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            yield
+        finally:
+            _errors.clear()
     finally:  # also when the limit is reached just now, in the line above
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def killed_after(seconds: float) -> Iterator[None]:
-    """Let the worker's main process kill this pool process if the block takes longer."""
-    set_limit(time.monotonic() + seconds)
-    try:
-        yield
-    finally:
         set_limit(0)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.attempt import Attempt
 from orchestrator.errors import PaginationError, PayloadTooLarge
 from orchestrator.paging import PagedNode
-from orchestrator.scripts import PageEnd
+from orchestrator.scripts.answers import PageEnd
 from orchestrator.values import codec_of
 
 if TYPE_CHECKING:
     from orchestrator.context import NodeContext
     from orchestrator.node import Node
-    from orchestrator.scripts import Moved
+    from orchestrator.scripts.answers import Moved
 
 
 class PageAttempt(Attempt):
@@ -42,7 +42,7 @@ class PageAttempt(Attempt):
     def _dump(self, node: Node[Any, Any], result: object) -> bytes:
         """The items as JSON; the page's end is kept for the commit."""
         codec = node.contract.page
-        assert codec is not None  # noqa: S101 - `_has_code` looks for it
+        assert codec is not None  # noqa: S101 - `Registry.entry_for` looks for it
         page = codec.load(codec.dump(result))
         (cursor,) = self._cursor()
         if page.has_more and page.next_cursor in {None, cursor}:

@@ -19,7 +19,7 @@ from tests.scripts_world import act, always, flow, node, plan_of
 if TYPE_CHECKING:
     from orchestrator import FlowBuilder
     from orchestrator.plan import Plan
-    from orchestrator.scripts import Claimed, Moved
+    from orchestrator.scripts.answers import Claimed, Moved
     from tests.scripts_world import Run, World
 
 API = SharedRateLimiter("api", 2, per=timedelta(minutes=1))
@@ -114,6 +114,28 @@ class Player:
         if facts.key:
             self.stored[facts.key] = output
         return self.promise(moved)
+
+    def go_onward(self, name: str, token: str) -> bool:
+        """Commit a node and claim the one behind it as one plain step; False if that is refused."""
+        behind = self.plan.nodes[self.plan.steps[self.plan.steps[self.plan.nodes[name].step].next].nodes[0]]
+        output, follower = json.dumps(token).encode(), f"next-{len(self.tokens)}-{behind.name}"
+        holder = self.run.node(name).get("holder", "")
+        claimed = self.run.scripts.onward(
+            self.id,
+            self.plan,
+            name,
+            token,
+            output=output,
+            behind=behind.name,
+            follower=follower,
+            holder=holder,
+            reads=(),
+        )
+        if claimed is None:
+            return False
+        self.tokens.append((behind.name, follower))
+        self.stored[self.plan.nodes[name].key] = output
+        return True
 
 
 def rewind(world: World, run: RunView) -> None:

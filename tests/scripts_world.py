@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, keys, manual, paginate
 from orchestrator.plan import Plan, make_plan
-from orchestrator.scripts import PageEnd
+from orchestrator.scripts.answers import PageEnd
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator.scripts import Admitted, Claimed, Moved, Scripts, Seen, Started
+    from orchestrator.scripts import Scripts
+    from orchestrator.scripts.answers import Admitted, Claimed, Moved, Seen, Started
 
 Answer = TypeVar("Answer")
 HOLDER = "worker/1"

@@ -9,172 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from orchestrator.plan import node_of
+from orchestrator.scripts.answers import (
+    Admitted,
+    Answer,
+    Call,
+    Claimed,
+    Moved,
+    PageEnd,
+    Seen,
+    Started,
+    claimed_of,
+    moved_of,
+    number_of,
+    text_of,
+    work_of,
+)
 from orchestrator.scripts.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from redis import Redis
 
     from orchestrator.keys import Keys
     from orchestrator.plan import Plan
-
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the caller of a transition has to publish.
-
-    Attributes:
-        kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), or "" for nothing.
-        position: Position of the step; of a saga, the index of its first compensation.
-        since: Instant in ms at which the nodes became publishable, on Redis's clock.
-        detached: Whether only the stored join says who goes on, so that singles have to be sent.
-        names: Nodes or compensations.
-    """
-
-    kind: str = ""
-    position: int = -1
-    since: int = 0
-    detached: bool = False
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The answer of a transition: its outcome, and what to publish."""
-
-    outcome: str
-    work: Work = Work()
-
-
-@dataclass(frozen=True)
-class Started:
-    """The answer of `start`: the run that holds now, and what to publish."""
-
-    outcome: str
-    run_id: str
-    work: Work = Work()
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """The answer of `claim`.
-
-    Attributes:
-        outcome: "run", or "admit" where the buckets depend on the input, or why not: see claim.lua.
-        attempt: Number of the attempt, from 1.
-        generation: Rises when the node was compensated.
-        scheduled: Nominal instant of the tick that started the run, in ms, or None.
-        values: JSON of the outputs asked for; None where there is none.
-        sleep: With "sleep": microseconds until a token is there.
-        arrived: With "sleep": first arrival, to be given back with the next claim.
-        bucket: With "no limit": the bucket that nobody announced.
-        index: Of an item of a map: its index; of a page: its number, from 0.
-        item: Of an item of a map: its JSON; of a page: its cursor as JSON.
-    """
-
-    outcome: str
-    attempt: int = 0
-    generation: int = 0
-    scheduled: int | None = None
-    values: tuple[bytes | None, ...] = ()
-    sleep: int = 0
-    arrived: int = 0
-    bucket: str = ""
-    index: int | None = None
-    item: bytes = b""
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the caller holds the node now."""
-        return self.outcome in {"run", "admit"}
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """The answer of `admit`: "run", or why not (see admit.lua); microseconds to sleep; what to publish."""
-
-    outcome: str
-    sleep: int = 0
-    work: Work = Work()
-
-
-@dataclass(frozen=True)
-class PageEnd:
-    """What comes with the items of a page: how many they are, and the next cursor as JSON."""
-
-    count: int
-    cursor: str
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One finding of `look`: kind "ready", "orphan" or "awake", the node, and the instant, token or bucket."""
-
-    kind: str
-    node: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Call(Generic[Answer]):
-    """One operation with its arguments, ready to be sent.
-
-    Attributes:
-        script: Name of the script.
-        keys: Its KEYS.
-        args: Its ARGV.
-        read: Turns what it returns into the named result.
-    """
-
-    script: str
-    keys: Sequence[str]
-    args: Sequence[Any]
-    read: Callable[[Sequence[Any]], Answer]
-
-
-def _text(value: bytes | int | None) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _work(parts: Sequence[Any]) -> Work:
-    if len(parts) < 4:  # noqa: PLR2004 - kind, position, since, detached
-        return Work()
-    kind, position, since, detached, *names = parts
-    return Work(_text(kind), int(position), int(since), _text(detached) == "1", tuple(_text(name) for name in names))
-
-
-def _moved(parts: Sequence[Any]) -> Moved:
-    return Moved(_text(parts[0]), _work(parts[1:]))
-
-
-def _claimed(answer: Sequence[Any], reads: int) -> Claimed:
-    outcome = _text(answer[0])
-    if outcome == "sleep":
-        return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
-    if outcome not in {"run", "admit"}:
-        return Claimed(outcome, bucket=_text(answer[1]) if outcome == "no limit" else "")
-    told, item, *values = answer[1:]
-    attempt, generation, index, scheduled = told.decode().split(" ")
-    return Claimed(
-        outcome,
-        int(attempt),
-        int(generation),
-        int(scheduled) if scheduled else None,
-        (*values, *[None] * (reads - len(values))),
-        index=int(index) if index else None,
-        item=item,
-    )
-
 
 MODULES = ("maps", "pages", "buckets", "line", "again", "ending", "closing")
 """Parts of the vocabulary that few operations need: a script makes one when it first uses it."""
@@ -295,7 +160,7 @@ class Scripts:
                 message[1],
             ],
         )
-        return Started(_text(answer[0]), _text(answer[1]), _work(answer[2:]))
+        return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
 
     def claim(self, run_id: str, plan: str, node: str, **options: Any) -> Claimed:
         """Give a node to one attempt; options as of `claim_call`."""
@@ -317,7 +182,7 @@ class Scripts:
     ) -> Call[Claimed]:
         """Give a node to one attempt: claim.lua."""
         args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads]
-        return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: _claimed(answer, len(reads)))
+        return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: claimed_of(answer, len(reads)))
 
     def admit(
         self,
@@ -332,14 +197,14 @@ class Scripts:
     ) -> Admitted:
         """Let a claimed attempt start whose buckets depend on its input: admit.lua."""
         answer = self._on_run("admit", run_id, plan, node, token, int(may_sleep), int(follows), *buckets)
-        outcome = _text(answer[0])
+        outcome = text_of(answer[0])
         sleep = int(answer[1]) if outcome == "sleep" else 0
-        return Admitted(outcome, sleep, _work(answer[1:]))
+        return Admitted(outcome, sleep, work_of(answer[1:]))
 
     def take(self, run_id: str, plan: str, node: str, token: str, bucket: str) -> tuple[str, int]:
         """Take a token for a running attempt: take.lua. Returns the outcome, and with "wait" for how many us."""
         answer = self._on_run("take", run_id, plan, node, token, bucket)
-        outcome = _text(answer[0])
+        outcome = text_of(answer[0])
         return outcome, int(answer[1]) if outcome == "wait" else 0
 
     def commit(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
@@ -366,7 +231,33 @@ class Scripts:
         queue, text = message
         page_args = ("", "") if page is None else (page.count, page.cursor)
         args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text]
-        return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, _moved)
+        return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, moved_of)
+
+    def onward(
+        self,
+        run_id: str,
+        plan: Plan,
+        node: str,
+        token: str,
+        *,
+        output: bytes,
+        behind: str,
+        follower: str,
+        holder: str,
+        reads: Sequence[str],
+    ) -> Claimed | None:
+        """Commit a plain node and claim the plain one behind it with the token `follower`: onward.lua.
+
+        None where it did nothing, and `send_with_claims` has to.
+        """
+        facts, after = plan.nodes[node_of(node)], plan.nodes[behind]
+        args = [run_id, node, token, output, facts.key, facts.step, behind, after.step, follower, holder]
+        width = plan.steps[facts.step].width or ""
+        answer = self._call("onward", self._keys.of_run(run_id, plan.hash), [*args, after.timeout_ms, width, *reads])
+        if answer is None:
+            return None
+        item, index, scheduled, *values = answer
+        return Claimed("run", 1, 0, number_of(scheduled), tuple(values), index=number_of(index), item=item)
 
     def turn(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
         """Store a page that has more after it; options as of `turn_call`."""
@@ -377,7 +268,7 @@ class Scripts:
     ) -> Call[Moved]:
         """Store a page that has more after it: turn.lua."""
         args = [run_id, node, token, items, page.count, page.cursor, int(goes_on)]
-        return Call("turn", self._keys.of_run(run_id, plan), args, _moved)
+        return Call("turn", self._keys.of_run(run_id, plan), args, moved_of)
 
     def set_cursor(self, flow: str, source: str, cursor: str) -> None:
         """Say where a source is to be read from: set_cursor.lua; the cursor is JSON."""
@@ -397,55 +288,55 @@ class Scripts:
     ) -> Moved:
         """Record that an attempt failed: fail.lua; `delay_ms` -1 means no further attempt."""
         most = "" if max_throttle_ms is None else max_throttle_ms
-        return _moved(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows), most))
+        return moved_of(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows), most))
 
     def lose(
         self, run_id: str, plan: str, node: str, token: str, *, failure: str, timed_out: bool = False, delay_ms: int = 0
     ) -> Moved:
         """End a claim that nobody will finish: lose.lua."""
-        return _moved(self._on_run("lose", run_id, plan, node, token, failure, int(timed_out), delay_ms))
+        return moved_of(self._on_run("lose", run_id, plan, node, token, failure, int(timed_out), delay_ms))
 
     def report(self, run_id: str, plan: str, node: str, token: str, detail: str) -> Moved:
         """Store what a running attempt says of its progress: report.lua."""
-        return _moved(self._on_run("report", run_id, plan, node, token, detail))
+        return moved_of(self._on_run("report", run_id, plan, node, token, detail))
 
     def wake(self, run_id: str, plan: str, node: str) -> Moved:
         """Let a parked node be tried again: wake.lua."""
-        return _moved(self._on_run("wake", run_id, plan, node))
+        return moved_of(self._on_run("wake", run_id, plan, node))
 
     def announce(self, run_id: str, plan: str, epoch: int, position: int | str) -> Moved:
         """Ask, once, what nobody has published of a position or of the "saga": announce.lua."""
-        return _moved(self._on_run("announce", run_id, plan, epoch, position))
+        return moved_of(self._on_run("announce", run_id, plan, epoch, position))
 
     def cancel(self, run_id: str, plan: str, *, verdict: str, failure: str, only_late: bool = False) -> Moved:
         """Give a run its verdict from outside: cancel.lua."""
-        return _moved(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
+        return moved_of(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
     def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
         """Take up an ended run again: resume.lua."""
-        return _moved(self._on_run("resume", run_id, plan, token))
+        return moved_of(self._on_run("resume", run_id, plan, token))
 
     def look(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
         """Find what stands still in a run: look.lua. Returns its epoch and the findings."""
         answer = self._on_run("look", run_id, plan, again_ms)
-        if _text(answer[0]) == "unknown":
+        if text_of(answer[0]) == "unknown":
             return 0, []
-        epoch, *parts = [_text(part) for part in answer[1:]]
+        epoch, *parts = [text_of(part) for part in answer[1:]]
         return int(epoch), [Seen(*parts[index : index + 3]) for index in range(0, len(parts), 3)]
 
     def republish(self, run_id: str, plan: str, epoch: int, nodes: Sequence[str]) -> Moved:
         """Publish ready nodes once more, within their back-off: republish.lua."""
-        return _moved(self._on_run("republish", run_id, plan, epoch, *nodes))
+        return moved_of(self._on_run("republish", run_id, plan, epoch, *nodes))
 
     def release(self, bucket: str) -> tuple[int, list[str]]:
         """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""
         answer = self._call("release", [self._keys.limits, self._keys.lines], [bucket])
-        return int(answer[0]), [_text(member) for member in answer[1:]]
+        return int(answer[0]), [text_of(member) for member in answer[1:]]
 
     def due(self, *, at_most_ms: int, count: int) -> tuple[int, list[str], list[str]]:
         """Find what is due: due.lua. Returns ms to the next due instant, timers, and buckets with a line."""
         wait, timers, *members = self._call("due", [self._keys.timers, self._keys.lines], [at_most_ms, count])
-        names = [_text(member) for member in members]
+        names = [text_of(member) for member in members]
         return int(wait), names[: int(timers)], names[int(timers) :]
 
     def renew(self, holders: Sequence[str], *, lease_ms: int) -> None:
@@ -461,7 +352,7 @@ class Scripts:
     def tick(self, *, lease_ms: int) -> tuple[int, bool, bool]:
         """Note a sweep: tick.lua. Returns now in ms, whether leases may be ended, whether time went back."""
         now, may_end, went_back = self._call("tick", [self._keys.sweep], [lease_ms])
-        return int(now), _text(may_end) == "1", _text(went_back) == "1"
+        return int(now), text_of(may_end) == "1", text_of(went_back) == "1"
 
     def publish_plan(self, plan: Plan, *, retention_ms: int) -> None:
         """Announce a flow: publish_plan.lua."""

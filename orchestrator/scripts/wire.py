@@ -6,7 +6,6 @@ here: repeats by the connection's own policy, and a connection that failed is cl
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,18 +33,22 @@ class Wire:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        self.begin()
+
+    def begin(self) -> None:
+        """Hold no connection, as a process that was just forked."""
         self._held = threading.local()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep one connection for the calls that this thread makes in the block, once it has made the first."""
-        self._held.connection, self._held.process = None, os.getpid()
+        self._held.is_wanted, self._held.connection = True, None
         try:
             yield
         finally:
-            connection, process = self._held.connection, self._held.process
-            self._held.connection = self._held.process = None
-            if connection is not None and process == os.getpid():
+            connection = getattr(self._held, "connection", None)
+            self._held.is_wanted, self._held.connection = False, None
+            if connection is not None:
                 self._client.connection_pool.release(connection)
 
     def ask(self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
@@ -56,7 +59,7 @@ class Wire:
         """
         head = b"*%d\r\n" % (3 + len(keys) + len(args)) + packed((command, script, len(keys)))
         message = head + _packed_keys(keys) + packed(args)
-        is_held = getattr(self._held, "process", None) == os.getpid()  # a node's function may fork
+        is_held = getattr(self._held, "is_wanted", False)
         connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection()
 
         def exchange() -> Any:

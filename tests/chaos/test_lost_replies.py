@@ -108,6 +108,10 @@ def runs_a_fused_chain(world):
     return start(world, "fused"), CHAIN
 
 
+def runs_a_fused_chain_with_a_limit(world):
+    return start(world, "joined"), {"first": 1, "call": 1, "last": 1}
+
+
 def takes_a_nap(world):
     return in_its_nap(world)[0], NAPS
 
@@ -173,7 +177,8 @@ SCENARIOS = {
     "start": runs_a_chain,
     "claim": runs_a_chain,
     "commit": runs_a_fan,
-    "commit+claim": runs_a_fused_chain,
+    "commit+claim": runs_a_fused_chain_with_a_limit,
+    "onward": runs_a_fused_chain,
     "fail": stumbles,
     "lose": is_killed,
     "report": tells_how_far_it_is,

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator import SharedConcurrency
-from orchestrator.scripts import PageEnd
+from orchestrator.scripts.answers import PageEnd
 from orchestrator.scripts.wire import Wire
 from tests.scripts_world import HOLDER, LEASE_MS, flow, line_plan, mapped_run, new_token, node, paged, plan_of
 
@@ -141,8 +141,9 @@ def test_a_forked_process_has_no_share_in_a_connection_that_is_held(world):
     run = world.run(line_plan("a", "b"))
     with run.scripts.wire.held():
         run.hold("a")
+        held = run.scripts.wire._held.connection
         if (child := os.fork()) == 0:
-            run.scripts.wire._held.connection.send_packed_command = lambda _: os._exit(1)
+            held.send_packed_command = lambda _: os._exit(1)
             run.scripts.wire.ask("EVAL", "return 1", (), [])
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from orchestrator.plan import Plan
-    from orchestrator.scripts import Claimed, Moved, Work
+    from orchestrator.scripts.answers import Claimed, Moved, Work
 
 LIMITER = SharedRateLimiter("shared", 500, per=timedelta(seconds=1), burst=2)
 KEYED = SharedRateLimiter("keyed", 500, per=timedelta(seconds=1), burst=1, key=str)

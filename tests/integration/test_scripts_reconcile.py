@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 
 from orchestrator import SharedRateLimiter
-from orchestrator.scripts import Seen
+from orchestrator.scripts.answers import Seen
 from tests.harness import wait_until
 from tests.scripts_world import HOLDER, LEASE_MS, at_once, fan_plan, line_plan
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from orchestrator.plan import END
 from tests.invariants import ENDED, RunView, View
 from tests.machine import FAR_MS, SHAPES, Player, check, finish, rewind, view_of
 from tests.scripts_world import LEASE_MS, World, new_token
@@ -148,6 +149,22 @@ class Machine(RuleBasedStateMachine):
         with self.world.unchanged():
             again = player.run.commit(name, record["token"], b'"other"', choice=choice + 1, follows=follows)
         assert again.outcome == "stored"
+
+    @precondition(lambda self: self.players)
+    @rule(which=numbers, pick=numbers, holder=holders)
+    def go_onward(self, which: int, pick: int, holder: int) -> None:
+        if not (found := self.running(which, pick, holder)):
+            return
+        player, name, record = found
+        plan, run = player.plan, self.run_view(player)
+        step = plan.steps[plan.nodes[name].step]
+        if name not in plan.plain or step.next == END or plan.steps[step.next].nodes[0] not in plan.plain:
+            return
+        is_plain = record["attempt"] == 1 and player.run.epoch == 1 and "verdict" not in run.fields
+        assert player.go_onward(name, record["token"]) == is_plain
+        self.seen["onward"] += is_plain
+        with self.world.unchanged():
+            assert not player.go_onward(name, record["token"])
 
     @precondition(lambda self: self.players)
     @rule(which=numbers, pick=numbers, choice=st.integers(0, 2), steps=st.integers(1, 8))
@@ -347,6 +364,7 @@ def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
         seen = played
 
     run_state_machine_as_test(Game, settings=SETTINGS)
+    assert played["onward"]
     assert not {"run-succeeded", "run-failed", "run-cancelled", "run-compensation_failed", "resumed"} - played.keys()
     assert (
         not {"lost", "timed-out", "retrying", "waiting", "skipped", "unknown", "woken", "republished"} - played.keys()

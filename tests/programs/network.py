@@ -104,6 +104,14 @@ limited = (
 )
 
 limited_call = Node("call", act, 0).with_shared_rate_limit(narrow).with_retry(MANY)
+joined = (
+    flow("joined")
+    .fused()
+    .then(Node("first", act, 0).with_retry(MANY))
+    .then(limited_call)
+    .then(Node("last", act, 0).with_retry(MANY))
+    .build()
+)
 tenants = SharedRateLimiter("tenants", 100, per=timedelta(seconds=1), key=lambda value: str(value % 2))
 keyed = (
     flow("keyed")
@@ -132,5 +140,6 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
-for each in (chain, fan, line("fused", 5, fused=True), naps, shaky, telling, mendable, limited, keyed, looping, paged):
+fused = line("fused", 5, fused=True)
+for each in (chain, fan, fused, joined, naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -42,14 +41,14 @@ from orchestrator.expansion import items_of
 from orchestrator.faults import reach
 from orchestrator.leases import holder_name, is_draining
 from orchestrator.open_claim import OpenClaim
-from orchestrator.plan import node_of
+from orchestrator.plan import END, IN_LINE, node_of
 from orchestrator.scripts.answers import Claimed, Moved
 from orchestrator.state import FlowState
-from orchestrator.store import INPUT, instant, milliseconds
+from orchestrator.store import IN_PARTS, INPUT, instant, milliseconds
 from orchestrator.time_limit import time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from orchestrator.engine import Engine
     from orchestrator.node import Node
@@ -106,7 +105,7 @@ class Attempt:
         self._items: list[bytes] = []  # that a map is to be made of
         self._input: Input | None = None
         self._buckets: Sequence[str] = ()  # that depend on the input, and others
-        self._is_final = False  # an exception of an input function or predicate ends the node
+        self._is_pure = False  # what it is doing now
 
     def run(self) -> Ended:
         """Do the attempt, if there is one to do."""
@@ -154,14 +153,23 @@ class Attempt:
         if self._goes_onward(output):
             return Moved("stored")
         follows = self.follows or bool(self.ahead)
+        behind = "" if follows else self._behind(choice)
         message = ("", "")
-        if self.facts.kind == "item" and not self.ahead:
-            message = self.engine.publisher.message(self.plan, self.run_id, node=self.facts.name, epoch=self.epoch)
+        if behind:
+            message = self.engine.publisher.message(self.plan, self.run_id, node=behind, epoch=self.epoch)
         return self._send(
             scripts.commit_call(
-                *self._node(), self.token, output=output, choice=choice, follows=follows, message=message
+                *self._node(), self.token, output=output, choice=choice, follows=follows, message=(behind, *message)
             )
         )
+
+    def _behind(self, choice: int | None) -> str:
+        """The node whose message may go with the commit, if what follows is one node."""
+        if self.facts.kind == "item":
+            return self.facts.name
+        position = self.plan.follower(self.facts, choice)
+        step = self.plan.steps[position] if position != END else None
+        return step.nodes[0] if step is not None and step.kind in IN_LINE else ""
 
     def _goes_onward(self, output: bytes) -> bool:
         """Whether the plain case was all that had to be done."""
@@ -280,8 +288,7 @@ class Attempt:
             result = self._call(node, state, limit, expired)
             if self.facts.kind == "compensation":
                 return b"", None
-            with self._located():
-                output = self._dump(node, result)
+            output = self._dump(node, result)
         largest = self.engine.settings.max_payload_bytes
         if len(output) > largest:
             raise PayloadTooLarge(f"output of node {self.name}", len(output), largest)
@@ -298,12 +305,10 @@ class Attempt:
         """Compute the input and its buckets, and take their tokens; None when the attempt may start."""
         node = entry.nodes[self.facts.name]
         state = None if self.facts.kind == "item" else self._state(entry)
-        with time_limit(self.facts.timeout_ms / 1000, self._expired), self._located():
+        with time_limit(self.facts.timeout_ms / 1000, self._expired):
             given = self._given(node, state)
-            with self._final_errors():
-                self._buckets = buckets = buckets_of(
-                    self.facts, node, self.plan.flow, state if given is MISSING else given
-                )
+            asked = state if given is MISSING else given
+            self._buckets = buckets = self._purely(buckets_of, self.facts, node, self.plan.flow, asked)
         self._input = Input(given)
         claim = (*self._node(), self.token)
         admitted = self._surely(lambda: admit(self.store, self.plan, claim, buckets=buckets, follows=self.follows))
@@ -314,21 +319,16 @@ class Attempt:
     def _expand(self, entry: Registered, state: Any) -> list[bytes]:
         """Compute the items of a map as JSON."""
         step = entry.sources[self.facts.name]
-        with self._located():
-            with self._final_errors():
-                items = step.over(state)
-            return items_of(step, items, largest=self.engine.settings.max_payload_bytes)
+        return items_of(step, self._purely(step.over, state), largest=self.engine.settings.max_payload_bytes)
 
     def _decide(self, entry: Registered, state: Any) -> int:
         block = entry.decisions[self.facts.name]
-        with self._located(), self._final_errors():
-            choices = (index for index, predicate in enumerate(block.predicates) if predicate(state))
-            return next(choices, len(block.predicates))
+        choices = (index for index, predicate in enumerate(block.predicates) if self._purely(predicate, state))
+        return next(choices, len(block.predicates))
 
     def _call(self, node: Node[Any, Any], state: Any, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
         contract = node.contract
-        with self._located():
-            given = self._input.value if self._input else self._given(node, state)
+        given = self._input.value if self._input else self._given(node, state)
         context = self._context(node) if contract.takes_context else None
         result = contract.invoke(context, given, *self._cursor())
         if not inspect.isawaitable(result):
@@ -355,9 +355,7 @@ class Attempt:
         if self.facts.kind == "item":
             return contract.load(self.claimed.item)
         if node.input_func is not None:
-            with self._final_errors():
-                given = node.input_func(state)
-            return contract.read(given)
+            return contract.read(self._purely(node.input_func, state))
         if node.input is not MISSING:
             return contract.read(copy.deepcopy(node.input))  # a function may change what it is given
         if self.facts.undoes and contract.style != "none":
@@ -366,7 +364,7 @@ class Attempt:
 
     def _state(self, entry: Registered) -> FlowState:
         found = zip(self.reads, self.claimed.values, strict=True)
-        values = {key: value and self._surely(partial(self.store.whole, self.run_id, value)) for key, value in found}
+        values = {key: value and self._whole(value) for key, value in found}
         if self.name != self.facts.name:
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))
@@ -386,9 +384,13 @@ class Attempt:
             hidden=self.plan.hidden(self.facts.name),
         )
         if self.facts.step == 0 and entry.flow.input_codec is not None:
-            with self._located():
-                state.input()  # a client without the flow's code could not check it
+            state.input()  # a client without the flow's code could not check it
         return state
+
+    def _whole(self, value: bytes) -> bytes:
+        if not value.startswith(IN_PARTS):
+            return value
+        return self._surely(lambda: self.store.whole(self.run_id, value))
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
@@ -419,28 +421,24 @@ class Attempt:
             "attempt": self.claimed.attempt,
         }
 
-    @contextmanager
-    def _final_errors(self) -> Iterator[None]:
-        """Let what an input function or predicate raises end the node: it is pure, so trying again cannot help."""
-        try:
-            yield
-        except NodeTimeout:
-            raise
-        except BaseException:
-            self._is_final = True
-            raise
+    def _purely(self, function: Callable[..., Answer], *given: Any) -> Answer:
+        """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
+        self._is_pure = True
+        answer = function(*given)
+        self._is_pure = False
+        return answer
 
-    @contextmanager
-    def _located(self) -> Iterator[None]:
-        """Say in an error about a value which flow, run and node it is about."""
-        try:
-            yield
-        except LOCATED as error:
-            if type(error) not in LOCATED:  # a user's own class may take other arguments
-                raise
-            raise type(error)(error.message, **self._where()) from error
+    def _located(self, error: BaseException) -> BaseException:
+        """The same error; one about a value says which flow, run and node it is about."""
+        if type(error) not in LOCATED:  # a user's own class may take other arguments
+            return error
+        assert isinstance(error, LOCATED)  # noqa: S101 - as above
+        located = type(error)(error.message, **self._where())
+        located.__cause__ = error
+        return located.with_traceback(error.__traceback__)
 
     def _fail(self, error: BaseException, node: Node[Any, Any] | None) -> Ended:
+        error = self._located(error)
         failure = NodeFailure.of(error, flow_name=self.plan.flow, node_name=self.name, attempt=self.claimed.attempt)
         delay = self._delay(error, node)
         longest = self.engine.settings.max_throttle
@@ -476,7 +474,7 @@ class Attempt:
 
     def _delay(self, error: BaseException, node: Node[Any, Any] | None) -> int:
         """Milliseconds to the next attempt, or NO_FURTHER: the verdict of a failure."""
-        if self._is_final or isinstance(error, TERMINAL):
+        if isinstance(error, TERMINAL) or (self._is_pure and not isinstance(error, NodeTimeout)):
             return NO_FURTHER
         if node is None:
             return self.plan.delay_ms(self.facts.name, self.claimed.attempt)

@@ -108,7 +108,10 @@ class Contract:
         context = [*([ctx] if self.takes_context else []), *cursor]
         if not self.parameters or value is MISSING:
             return self.fn(*context)
-        named = dict(value) if self.style == "fields" else {self.parameters[0].name: value}
+        first = self.parameters[0]
+        if self.style == "single" and first.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            return self.fn(*context, **{first.name: value})
+        named = dict(value) if self.style == "fields" else {first.name: value}
         only = [each.name for each in self.parameters if each.kind is inspect.Parameter.POSITIONAL_ONLY]
         return self.fn(*context, *(named.pop(name) for name in only if name in named), **named)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 END = -1
 """The position after the last step."""
+IN_LINE = {"then", "branch", "expand"}
+"""The steps of one node."""
 MICROSECONDS = 1_000_000
 BRANCH_TIMEOUT_MS = 60_000
 BRANCH_ATTEMPTS = 3
@@ -200,6 +202,13 @@ class Plan:
             "sagas": _dense(self.sagas),
             "result_key": self.result_key,
         }
+
+    def follower(self, facts: NodePlan, choice: int | None) -> int:
+        """The position behind a node that alone decides when its step is over; END if it is not such a one."""
+        step = self.steps[facts.step]
+        if facts.kind == "compensation" or step.kind not in IN_LINE:
+            return END
+        return step.branches[choice or 0] if step.kind == "branch" else step.next
 
     @cached_property
     def plain(self) -> frozenset[str]:

@@ -37,6 +37,7 @@ LIST_OF = b"@"
 """Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
 PAGES_OF = b"#"
 """Begins the stored value of an output that is all pages of a paginated node."""
+IN_PARTS = (LIST_OF, PAGES_OF)
 ITEMS_AT_ONCE = 1000
 PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
-from orchestrator.plan import node_of
+from orchestrator.plan import IN_LINE, node_of
 from orchestrator.turns import PageAttempt
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ PAGES_IN_A_MESSAGE = 50
 """At most, so that other work of the queue gets its turn."""
 MAY_RUN = {"", "run", "admit", "sleep", "no limit"}
 GOES_ON = {"stored", "turned", "excused", "parked"}
-IN_LINE = {"then", "branch", "expand"}
 
 
 class Stretch:
@@ -142,10 +141,7 @@ class Stretch:
         if facts.kind == "item" or facts.paged:
             self._left -= 1
             return (self._attempt(facts.name),) if self._left > 0 else ()
-        step = self.plan.steps[facts.step]
-        if facts.kind == "compensation" or step.kind not in IN_LINE:
-            return ()
-        return self._at(step.next if step.kind != "branch" else step.branches[choice or 0], facts.queue)
+        return self._at(self.plan.follower(facts, choice), facts.queue)
 
     def _at(self, position: int, queue: str) -> tuple[Attempt, ...]:
         """The attempts at a position of a fused flow, if this process can make them all."""

@@ -222,15 +222,15 @@ class Scripts:
         choice: int | None = None,
         follows: bool,
         page: PageEnd | None = None,
-        message: tuple[str, str] = ("", ""),
+        message: tuple[str, str, str] = ("", "", ""),
     ) -> Call[Moved]:
         """Store what a node returned: commit.lua; with `page` the output is the items of the last one.
 
-        `message` is for the next item of a map: the list to push to, and what is pushed if there is one.
+        `message` is what is pushed if one node is to be published, and it is this one: the node, the list, the text.
         """
-        queue, text = message
+        behind, queue, text = message
         page_args = ("", "") if page is None else (page.count, page.cursor)
-        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text]
+        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text, behind]
         return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, moved_of)
 
     def onward(

@@ -7,8 +7,8 @@
 --         or, of an item, if the caller asks for the next one itself,
 --         7 and 8 of a paginated node, whose output is the JSON list of its last page's items: how many they are, and the
 --         cursor that came with them (JSON); else '',
---         9 of an item: the message for the next one, with '@since@' for the instant, to be pushed here if there is one;
---         or '' if the caller sends it
+--         9 a message, with '@since@' for the instant, that is pushed here if it is for the one node that is to be
+--         published, 10 that node (of an item the map's); or '' if the caller sends it
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
 --         ready and unclaimed.
@@ -78,9 +78,10 @@ local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
 if work.kind == '' and index then
   work = maps.next_item(facts, follows)
-  if work.kind ~= '' and ARGV[9] ~= '' then
-    closing.push(KEYS[17], ARGV[9])
-    work = nothing()
-  end
+end
+if ARGV[9] ~= '' and #work.names == 1 and work.names[1] == ARGV[10] then
+  announced(work)
+  closing.push(KEYS[17], ARGV[9])
+  return reply('stored', nothing())
 end
 return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

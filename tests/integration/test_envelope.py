@@ -8,8 +8,10 @@ from base64 import b64decode
 import pytest
 import redis
 from celery import Celery, signals
+from kombu.transport.redis import Channel
 
 from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
 
 QUEUE = "post"
@@ -192,3 +194,46 @@ def test_a_client_with_another_default_queue_pushes_to_the_queue_of_the_workers(
     post(task_default_queue="elsewhere").start(built)
     assert client.llen("elsewhere") == 0
     assert [message["headers"]["task"] for message in messages(client)] == ["announced.a"]
+
+
+def work_on(orchestrator, run, node):
+    """Call a node's task as its message would."""
+    plan = engine_of(orchestrator.app).registry.flows["line"].plan
+    orchestrator.app.tasks[f"line.{node}"].run(run.id, 1, plan.hash)
+
+
+def test_what_a_commit_pushes_is_what_celery_sends(post, client, request):
+    orchestrator, flow = post(), line().build()
+    runs = [orchestrator.start(flow) for _ in range(3)]
+    for run in runs[:2]:
+        work_on(orchestrator, run, "a")
+    request.getfixturevalue("listener")
+    work_on(orchestrator, runs[2], "a")
+    found = [message for message in messages(client) if message["headers"]["task"] == "line.b"]
+    first, second, third = (told_alike(*pair) for pair in zip(found, runs, strict=True))
+    assert first == second == third
+
+
+def test_a_commit_with_the_message_behind_it_is_one_call_of_the_server(post, client):
+    orchestrator, flow = post(), line().build()
+    run, warm = orchestrator.start(flow), orchestrator.start(flow)
+    work_on(orchestrator, warm, "a")
+    client.config_resetstat()
+    work_on(orchestrator, run, "a")
+    calls = {name: row["calls"] for name, row in client.info("commandstats").items()}
+    assert calls["cmdstat_evalsha"] == 2, "a claim and a commit"
+    assert calls["cmdstat_lpush"] == 1
+    assert not calls.keys() & {"cmdstat_multi", "cmdstat_ping", "cmdstat_sadd"}
+
+
+def test_the_message_of_a_decision_and_of_the_branch_that_it_chose_are_pushed(post, client, monkeypatch):
+    builder = line("choice").when(lambda state: False).then(Node("c", act)).else_when(lambda state: True)
+    orchestrator, flow = post(), builder.then(Node("d", act)).end_when().then(Node("e", act)).build()
+    monkeypatch.setattr(Channel, "_put", lambda *_args, **_options: pytest.fail("Celery sends"))
+    run, done = orchestrator.start(flow), []
+    plan = engine_of(orchestrator.app).registry.flows["choice"].plan
+    while run.status in {"pending", "running"}:
+        done.append(json.loads(client.lpop(QUEUE))["headers"]["task"])
+        orchestrator.app.tasks[done[-1]].run(run.id, 1, plan.hash)
+    assert run.status == "succeeded"
+    assert [task.partition(".")[2] for task in done] == ["a", "b", "when-1", "d", "e"]

@@ -101,6 +101,7 @@ class Attempt:
         self.claimed = Claimed("")
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
+        self.send: Callable[[Call[Moved]], Moved] = engine.store.scripts.send
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
         self._input: Input | None = None
@@ -196,7 +197,7 @@ class Attempt:
         """Store what this attempt did, and claim what is ahead, as far as one process works on it at once."""
         scripts, ahead = self.store.scripts, self.ahead[:AT_ONCE]
         if not ahead:
-            return scripts.send(call)
+            return self.send(call)
         moved, claimed = scripts.send_with_claims(call, [attempt.claim_call() for attempt in ahead])
         for attempt, answer in zip(ahead, claimed, strict=True):
             attempt.claimed = answer

@@ -15,6 +15,7 @@ from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
 from orchestrator.plan import IN_LINE, node_of
+from orchestrator.together import Together
 from orchestrator.turns import PageAttempt
 
 if TYPE_CHECKING:
@@ -106,9 +107,11 @@ class Stretch:
         """Do the members of a local step in threads; returns what follows it, if the last of them ended here."""
         self._joined = ()
         begun = {}
+        together = Together(self.engine.store.scripts)
         for member in members:
             if member.claimed.outcome in MAY_RUN:
                 member.publish = partial(self._keep, member.facts.queue)
+                member.send = together.send
                 self.tell(member, None)
                 begun[_threads(os.getpid()).submit(self._work_on, member)] = member
         for future in as_completed(begun):

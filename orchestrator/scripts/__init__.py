@@ -27,11 +27,11 @@ from orchestrator.scripts.answers import (
     Started,
     claimed_of,
     moved_of,
-    number_of,
+    onward_of,
     text_of,
     work_of,
 )
-from orchestrator.scripts.wire import Wire
+from orchestrator.scripts.wire import NOTHING, Packed, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,13 +88,14 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self.wire = Wire(client)
         self._keys = keys
+        self._pairs: dict[tuple[str, str, str, str], Packed] = {}  # as many as there are neighbours in plans
 
-    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
-            return self.wire.ask("EVALSHA", _script_sha(name), tuple(keys), args)
+            return self.wire.ask("EVALSHA", _script_sha(name), tuple(keys), args, fixed)
         except NoScriptError:
             # With its text in the call: loaded first, it may have been flushed again before it is called.
-            return self.wire.ask("EVAL", script_text(name), tuple(keys), args)
+            return self.wire.ask("EVAL", script_text(name), tuple(keys), args, fixed)
 
     def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
@@ -102,6 +103,16 @@ class Scripts:
     def send(self, call: Call[Answer]) -> Answer:
         """Carry out one operation."""
         return call.read(self._call(call.script, call.keys, call.args))
+
+    def send_all(self, calls: Sequence[Call[Moved]]) -> list[Moved]:
+        """Carry out commits on one run, as one script."""
+        if len(calls) == 1:
+            return [self.send(calls[0])]
+        args = [calls[0].args[0]]
+        for call in calls:
+            args += [1, len(call.args) - 1, *call.args[1:]]
+        answers = self._call(f"{calls[0].script}+claim", calls[0].keys, args)
+        return [call.read(answer) for call, answer in zip(calls, answers, strict=True)]
 
     def send_with_claims(self, first: Call[Answer], claims: Sequence[Call[Claimed]]) -> tuple[Answer, list[Claimed]]:
         """Carry out an operation and then claims on the same run, as one script."""
@@ -250,14 +261,15 @@ class Scripts:
 
         None where it did nothing, and `send_with_claims` has to.
         """
-        facts, after = plan.nodes[node_of(node)], plan.nodes[behind]
-        args = [run_id, node, token, output, facts.key, facts.step, behind, after.step, follower, holder]
-        width = plan.steps[facts.step].width or ""
-        answer = self._call("onward", self._keys.of_run(run_id, plan.hash), [*args, after.timeout_ms, width, *reads])
-        if answer is None:
-            return None
-        item, index, scheduled, *values = answer
-        return Claimed("run", 1, 0, number_of(scheduled), tuple(values), index=number_of(index), item=item)
+        pair = (plan.hash, node_of(node), behind, holder)
+        if pair not in self._pairs:
+            facts, after = plan.nodes[node_of(node)], plan.nodes[behind]
+            width = plan.steps[facts.step].width or ""
+            fixed = [facts.key, facts.step, behind, after.step, holder, after.timeout_ms, width, *reads]
+            self._pairs[pair] = Packed(fixed)
+        keys = self._keys.of_run(run_id, plan.hash)
+        answer = self._call("onward", keys, [run_id, node, token, output, follower], self._pairs[pair])
+        return None if answer is None else onward_of(answer)
 
     def turn(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
         """Store a page that has more after it; options as of `turn_call`."""

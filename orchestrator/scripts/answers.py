@@ -129,6 +129,19 @@ def text_of(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def onward_of(answer: bytes) -> Claimed:
+    """The answer of `onward`: the node behind runs its first attempt."""
+    head, _, rest = answer.partition(b"\n")
+    index, scheduled, *sizes = head.split(b" ")
+    values: list[bytes | None] = []
+    at = 0
+    for size in map(int, sizes):
+        values.append(None if size < 0 else rest[at : at + size])
+        at += max(size, 0)
+    item, *values = values
+    return Claimed("run", 1, 0, number_of(scheduled), tuple(values), index=number_of(index), item=item or b"")
+
+
 def number_of(value: bytes | int) -> int | None:
     """A number, or None for an empty text."""
     return int(value) if value != b"" else None

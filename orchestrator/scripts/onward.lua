@@ -2,13 +2,15 @@
 -- attempt of both, no limits, nothing cancelled, nobody else at the step. What it writes is what commit.lua and claim.lua
 -- write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is theirs.
 -- KEYS    see keys.py, Keys.of_run
--- ARGV    1 run id, 2 node or item, 3 its token, 4 output (JSON), 5 its output key, 6 position of its step,
---         7 the node behind it, 8 that one's position (of items both are the map's), 9 that one's token, 10 holder of both,
---         11 its timeout in ms, 12 of items: how many may run at once, else '', 13... output keys to send along
--- Returns {item, index, scheduled, values...} as claim.lua does, of the node that runs now; or nothing, and nothing is
---         done: it is for commit.lua and claim.lua.
+-- ARGV    1 run id, 2 node or item, 3 its token, 4 output (JSON), 5 token of the one behind it,
+--         6 its output key, 7 position of its step, 8 the node behind it, 9 that one's position (of items both are the
+--         map's), 10 holder of both, 11 that one's timeout in ms, 12 of items: how many may run at once, else '',
+--         13... output keys to send along
+-- Returns what claim.lua does of the node that runs now, as one text, which the client reads fastest: a line of index,
+--         scheduled, the length of the item and of each value (-1: there is none), then these. Or nothing, and nothing
+--         is done: it is for commit.lua and claim.lua.
 -- TTL     none. An identical second call finds the node committed and does nothing.
-local RUN_ID, node, token, position, behind, follower = ARGV[1], ARGV[2], ARGV[3], ARGV[6], ARGV[7], ARGV[9]
+local RUN_ID, node, token, follower, position, behind = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, HOLDERS = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], KEYS[9]
 local width = tonumber(ARGV[12])
 local run = redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'seq', 'detached', 'verdict', 'scheduled',
@@ -42,7 +44,7 @@ local running = string.format('{"state":"running","attempt":1,"generation":0,"si
   .. '"token":"%s","holder":%s}', instant, instant, deadline, follower, cjson.encode(ARGV[10]))
 if width then
   local items = RUN .. ':open'
-  redis.call('HSET', RUN .. ':results:' .. ARGV[7], index, ARGV[4])
+  redis.call('HSET', RUN .. ':results:' .. ARGV[8], index, ARGV[4])
   redis.call('HSET', RUN, 'seq', seq, 'open', open - 1, 'won', run[11] + 1, 'map_next', next_index + 1,
     'map_pulled', instant, 'map_looks', 0)
   redis.call('HSET', NODES, behind, running)
@@ -51,8 +53,8 @@ if width then
   redis.call('SADD', items, behind)
 else
   rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline = 'succeeded', token, now, seq, nil, nil, nil
-  redis.call('HSET', OUTPUTS, ARGV[5], ARGV[4])
-  redis.call('HSET', RUN, 'seq', seq, 'position', ARGV[8], 'open', 1, 'won', 0, 'announced', -1)
+  redis.call('HSET', OUTPUTS, ARGV[6], ARGV[4])
+  redis.call('HSET', RUN, 'seq', seq, 'position', ARGV[9], 'open', 1, 'won', 0, 'announced', -1)
   redis.call('HSET', NODES, node, cjson.encode(rec), behind, running)
   redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', 'succeeded', 'node', node, 'attempt', 1)
   redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', 'started', 'node', behind, 'attempt', 1)
@@ -61,5 +63,11 @@ local claims = HOLDERS .. ':' .. ARGV[10]
 redis.call('HSET', claims, RUN_ID .. '|' .. behind, follower .. '|' .. deadline)
 redis.call('HDEL', claims, RUN_ID .. '|' .. node)
 redis.call('ZADD', LIVE, now + 1000, RUN_ID)
-local item = width and redis.call('HGET', RUN .. ':items:' .. ARGV[7], next_index) or ''
-return {item, width and next_index or '', run[8] or '', unpack(ARGV[13] and redis.call('HMGET', OUTPUTS, unpack(ARGV, 13)) or {})}
+local found = ARGV[13] and redis.call('HMGET', OUTPUTS, unpack(ARGV, 13)) or {}
+table.insert(found, 1, width and redis.call('HGET', RUN .. ':items:' .. ARGV[8], next_index) or '')
+local told = {width and next_index or '', run[8] or ''}
+for number, value in ipairs(found) do
+  told[number + 2] = value and #value or -1
+  found[number] = value or ''
+end
+return table.concat(told, ' ') .. '\n' .. table.concat(found)

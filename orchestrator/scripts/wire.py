@@ -25,7 +25,20 @@ def packed(arguments: Iterable[bytes | str | int]) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in found])
 
 
-_packed_keys = lru_cache(maxsize=256)(packed)
+class Packed:
+    """Arguments that are the same in many calls, packed once; they follow the other ones."""
+
+    def __init__(self, arguments: Sequence[bytes | str | int]) -> None:
+        self.count = len(arguments)
+        self.text = packed(arguments)
+
+
+NOTHING = Packed(())
+
+
+@lru_cache(maxsize=256)
+def _packed_head(command: str, script: str, keys: tuple[str, ...]) -> bytes:
+    return packed((command, script, len(keys), *keys))
 
 
 class Wire:
@@ -51,14 +64,16 @@ class Wire:
             if connection is not None:
                 self._client.connection_pool.release(connection)
 
-    def ask(self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any]) -> Any:
+    def ask(
+        self, command: str, script: str, keys: tuple[str, ...], args: Sequence[Any], fixed: Packed = NOTHING
+    ) -> Any:
         """Send EVALSHA or EVAL and return the answer as it came: numbers, bytes, lists of them.
 
         Raises:
             redis.RedisError: The server refused it, or did not answer within the tries of the client's retry policy.
         """
-        head = b"*%d\r\n" % (3 + len(keys) + len(args)) + packed((command, script, len(keys)))
-        message = head + _packed_keys(keys) + packed(args)
+        count = 3 + len(keys) + len(args) + fixed.count
+        message = b"*%d\r\n" % count + _packed_head(command, script, keys) + packed(args) + fixed.text
         is_held = getattr(self._held, "is_wanted", False)
         connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection()
 

@@ -43,6 +43,7 @@ FLOORS: dict[int, set[str]] = {
         "stretch",
         "tasks",
         "time_limit",
+        "together",
         "turns",
     },
     4: {"__init__", "client", "runs", "server", "worker"},

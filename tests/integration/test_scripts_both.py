@@ -16,7 +16,7 @@ from redis.retry import Retry
 from orchestrator import SharedConcurrency
 from orchestrator.scripts.answers import PageEnd
 from orchestrator.scripts.wire import Wire
-from tests.scripts_world import HOLDER, LEASE_MS, flow, line_plan, mapped_run, new_token, node, paged, plan_of
+from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, new_token, node, paged, plan_of
 
 SLOTS = SharedConcurrency("one", 1)
 
@@ -26,8 +26,8 @@ def send_both(run, call, claim):
     return moved, claimed
 
 
-def commit_call(run, name, token, output=b"1"):
-    return run.scripts.commit_call(run.id, run.plan.hash, name, token, output=output, follows=True)
+def commit_call(run, name, token, output=b"1", *, follows=True):
+    return run.scripts.commit_call(run.id, run.plan.hash, name, token, output=output, follows=follows)
 
 
 def turn_call(run, name, token):
@@ -163,3 +163,25 @@ def test_a_forked_process_waits_for_no_lock_that_a_thread_of_the_other_one_holds
             assert os.waitpid(child, 0)[1] == 0
         finally:
             other.submit(pool._lock.release).result()
+
+
+def test_commits_that_are_sent_together_are_as_good_as_one_by_one(world):
+    run = world.run(fan_plan(3))
+    names = ["m-0", "m-1", "m-2"]
+    calls = [commit_call(run, name, run.hold(name), follows=False) for name in names]
+    moved = run.scripts.send_all(calls)
+    assert [each.outcome for each in moved] == ["stored"] * 3
+    assert [each.work.names for each in moved] == [(), (), ("after",)], "the last of them joins"
+    assert run.outputs() == dict.fromkeys(names, b"1")
+    with world.unchanged():
+        again = run.scripts.send_all(calls)
+    assert [each.outcome for each in again] == ["stored"] * 3
+    assert again[-1].work.names == ("after",)
+
+
+def test_a_commit_that_is_fenced_off_holds_up_no_other_that_is_sent_with_it(world):
+    run = world.run(fan_plan(2))
+    kept = run.hold("m-1")
+    moved = run.scripts.send_all([commit_call(run, "m-0", new_token()), commit_call(run, "m-1", kept)])
+    assert [each.outcome for each in moved] == ["fenced", "stored"]
+    assert run.states()["m-0"] == "ready"

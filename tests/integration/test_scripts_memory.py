@@ -13,12 +13,14 @@ from orchestrator.scripts import Scripts
 from orchestrator.server import EmbeddedServer
 from tests.scripts_world import (
     FAILURE,
+    HOLDER,
     LEASE_MS,
     World,
     always,
     fan_plan,
     flow,
     line_plan,
+    mapped_run,
     new_token,
     node,
     paged,
@@ -148,6 +150,48 @@ def commit_that_ends_the_run(world):
     return lambda: run.commit("a", token)
 
 
+def commit_with_a_message(world):
+    run = world.run(line_plan("a", "b"))
+    call = commit_call(run, "a", message=("b", f"{world.prefix}:line", "since @since@"))
+
+    def commit():
+        assert run.scripts.send(call).outcome == "stored"
+        world.client.delete(f"{world.prefix}:line")
+
+    return commit
+
+
+def commits_that_are_sent_together(world):
+    run = world.run(fan_plan(2))
+    calls = [commit_call(run, "m-0"), commit_call(run, "m-1")]
+    return lambda: run.scripts.send_all(calls)
+
+
+def commit_call(run, name, **options):
+    return run.scripts.commit_call(run.id, run.plan.hash, name, run.hold(name), output=b"1", follows=False, **options)
+
+
+def onward_to_the_next_node(world):
+    run = world.run(line_plan("a", "b"))
+    return going_onward(run, "a", "b", run.hold("a"))
+
+
+def onward_to_the_next_item(world):
+    run = mapped_run(world, 3)
+    return going_onward(run, "item[0]", "item", run.hold("item"))
+
+
+def going_onward(run, name, behind, token):
+    follower = new_token()
+
+    def go():
+        assert run.scripts.onward(
+            run.id, run.plan, name, token, output=b"1", behind=behind, follower=follower, holder=HOLDER, reads=()
+        )
+
+    return go
+
+
 def commit_of_a_decision(world):
     run = world.run(plan_of(flow().when(always).then(node("a")).end_when()))
     token = run.hold("when-1")
@@ -260,8 +304,9 @@ def publish_plan(world):
         start, start_with_a_known_plan, tick_of_a_schedule, claim, claim_that_takes_a_token, claim_that_joins_a_line,
         claim_to_be_admitted, admission, admission_that_joins_a_line, admission_to_an_ending_run,
         token_for_a_call, claim_that_takes_a_slot, refusal_by_the_other_side,
-        commit, commit_that_ends_the_run, commit_of_a_decision, commit_of_a_compensation, fail_with_another_attempt,
-        fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan, turn,
+        commit, commit_that_ends_the_run, commit_with_a_message, commits_that_are_sent_together,
+        onward_to_the_next_node, onward_to_the_next_item, commit_of_a_decision, commit_of_a_compensation,
+        fail_with_another_attempt, fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan, turn,
         commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,

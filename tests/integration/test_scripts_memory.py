@@ -306,8 +306,8 @@ def publish_plan(world):
         token_for_a_call, claim_that_takes_a_slot, refusal_by_the_other_side,
         commit, commit_that_ends_the_run, commit_with_a_message, commits_that_are_sent_together,
         onward_to_the_next_node, onward_to_the_next_item, commit_of_a_decision, commit_of_a_compensation,
-        fail_with_another_attempt, fail_for_good, wake, release, report, announce, resume, look, republish, tick, first_tick, publish_plan, turn,
-        commit_of_the_last_page, claim_of_a_page, set_cursor,
+        fail_with_another_attempt, fail_for_good, wake, release, report, announce, resume, look, republish, tick,
+        first_tick, publish_plan, turn, commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,
 )  # fmt: skip

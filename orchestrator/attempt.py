@@ -62,6 +62,7 @@ NO_FURTHER = -1
 _tokens = random.Random()  # noqa: S311 - unique is all that they have to be
 os.register_at_fork(after_in_child=_tokens.seed)
 GoOn: TypeAlias = "Callable[[Attempt, int | None], tuple[Attempt, ...]]"
+ShortWay: TypeAlias = "Callable[[Attempt, bytes], Moved | None]"
 UNDECIDED = {"", "sleep", "no limit"}
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
 TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, Terminal)
@@ -87,7 +88,9 @@ class Ended:
 class Attempt:
     """One try at one node; at a map's node, at whichever item is next."""
 
-    def __init__(self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, go_on: GoOn) -> None:
+    def __init__(
+        self, engine: Engine, plan: Plan, node: str, *, run_id: str, epoch: int, go_on: GoOn, short_way: ShortWay
+    ) -> None:
         self.engine = engine
         self.store = engine.store
         self.plan = plan
@@ -101,7 +104,7 @@ class Attempt:
         self.claimed = Claimed("")
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
-        self.send: Callable[[Call[Moved]], Moved] = engine.store.scripts.send
+        self.short_way = short_way  # to store what a plain attempt returned; None where it does not do
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
         self._input: Input | None = None
@@ -149,19 +152,18 @@ class Attempt:
 
     def _commit(self, output: bytes, choice: int | None) -> Moved:
         """Store the output, and ask for what follows in the same round trip."""
-        scripts = self.store.scripts
         self.ahead = self.ahead or self.go_on(self, choice)
-        if self._goes_onward(output):
-            return Moved("stored")
+        return self.short_way(self, output) or self._send(self.commit_call(output, choice))
+
+    def commit_call(self, output: bytes, choice: int | None = None) -> Call[Moved]:
+        """The commit of this attempt, with the message of what follows if it can go with it."""
         follows = self.follows or bool(self.ahead)
         behind = "" if follows else self._behind(choice)
         message = ("", "")
         if behind:
             message = self.engine.publisher.message(self.plan, self.run_id, node=behind, epoch=self.epoch)
-        return self._send(
-            scripts.commit_call(
-                *self._node(), self.token, output=output, choice=choice, follows=follows, message=(behind, *message)
-            )
+        return self.store.scripts.commit_call(
+            *self._node(), self.token, output=output, choice=choice, follows=follows, message=(behind, *message)
         )
 
     def _behind(self, choice: int | None) -> str:
@@ -172,32 +174,11 @@ class Attempt:
         step = self.plan.steps[position] if position != END else None
         return step.nodes[0] if step is not None and step.kind in IN_LINE else ""
 
-    def _goes_onward(self, output: bytes) -> bool:
-        """Whether the plain case was all that had to be done."""
-        if len(self.ahead) != 1 or self.epoch != 1 or self.claimed.attempt != 1:
-            return False
-        (behind,) = self.ahead
-        if not self.plan.plain.issuperset((self.facts.name, behind.facts.name)):
-            return False
-        claimed = self.store.scripts.onward(
-            self.run_id,
-            self.plan,
-            self.name,
-            self.token,
-            output=output,
-            behind=behind.facts.name,
-            follower=behind.token,
-            holder=holder_name(),
-            reads=behind.reads,
-        )
-        behind.claimed = claimed or behind.claimed
-        return claimed is not None
-
     def _send(self, call: Call[Moved]) -> Moved:
         """Store what this attempt did, and claim what is ahead, as far as one process works on it at once."""
         scripts, ahead = self.store.scripts, self.ahead[:AT_ONCE]
         if not ahead:
-            return self.send(call)
+            return scripts.send(call)
         moved, claimed = scripts.send_with_claims(call, [attempt.claim_call() for attempt in ahead])
         for attempt, answer in zip(ahead, claimed, strict=True):
             attempt.claimed = answer

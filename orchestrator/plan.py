@@ -217,10 +217,13 @@ class Plan:
         return frozenset(
             node.name
             for node in self.nodes.values()
-            if (node.kind == "node" and self.steps[node.step].kind == "then" and not node.paged)
+            if (node.kind == "node" and not node.paged and self._is_plain(self.steps[node.step]))
             or (node.kind == "item" and node.name not in undone)
             if not node.limits
         )
+
+    def _is_plain(self, step: StepPlan) -> bool:
+        return step.kind == "then" or step.local
 
     @cached_property
     def keyed(self) -> frozenset[str]:

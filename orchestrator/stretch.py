@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
+from orchestrator.onward import goes_onward_alone
 from orchestrator.plan import IN_LINE, node_of
 from orchestrator.together import Together
 from orchestrator.turns import PageAttempt
@@ -107,11 +108,12 @@ class Stretch:
         """Do the members of a local step in threads; returns what follows it, if the last of them ended here."""
         self._joined = ()
         begun = {}
-        together = Together(self.engine.store.scripts)
+        step, queue = self.plan.steps[members[0].facts.step], members[0].facts.queue
+        together = Together(lambda: self._at(step.next, queue))
         for member in members:
             if member.claimed.outcome in MAY_RUN:
-                member.publish = partial(self._keep, member.facts.queue)
-                member.send = together.send
+                member.publish = partial(self._keep, queue)
+                member.short_way = together.commit
                 self.tell(member, None)
                 begun[_threads(os.getpid()).submit(self._work_on, member)] = member
         for future in as_completed(begun):
@@ -119,7 +121,7 @@ class Stretch:
                 self.tell(begun[future], future.result())
         for future in begun:
             future.result()  # what is no failure of a node is this message's: when all of them have ended
-        return self._joined
+        return together.joined or self._joined
 
     def _work_on(self, member: Attempt) -> Ended:
         with self.engine.store.scripts.wire.held():
@@ -134,7 +136,15 @@ class Stretch:
 
     def _attempt(self, node: str) -> Attempt:
         kind = PageAttempt if self.plan.nodes[node_of(node)].paged else Attempt
-        return kind(self.engine, self.plan, node, run_id=self.run_id, epoch=self.epoch, go_on=self._following)
+        return kind(
+            self.engine,
+            self.plan,
+            node,
+            run_id=self.run_id,
+            epoch=self.epoch,
+            go_on=self._following,
+            short_way=goes_onward_alone,
+        )
 
     def _following(self, attempt: Attempt, choice: int | None) -> tuple[Attempt, ...]:
         """What comes after an attempt in this message, if anything."""

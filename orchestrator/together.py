@@ -1,6 +1,7 @@
-"""How commits that are ready at about the same time share a round trip: who gets to send takes all that wait.
+"""How the members of a local step share round trips: who is ready to be stored takes all with it that wait.
 
-Nobody waits for company: the first one goes alone, and what comes while it is under way goes next, as one script.
+Nobody waits for company: the first one goes alone, and what comes while it is under way goes next, as one script. The
+last ones bring back the claims of what is behind the step.
 """
 
 from __future__ import annotations
@@ -9,49 +10,70 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.onward import are_plain, goes_onward
+from orchestrator.scripts.answers import Moved
+
 if TYPE_CHECKING:
-    from orchestrator.scripts import Scripts
-    from orchestrator.scripts.answers import Call, Moved
+    from collections.abc import Callable
+
+    from orchestrator.attempt import Attempt
 
 
 @dataclass
 class _Waiting:
-    call: Call[Moved]
+    attempt: Attempt
+    output: bytes
     answer: Moved | None = None
     error: BaseException | None = None
 
 
 class Together:
-    """Commits on one run from several threads."""
+    """The commits of one local step, from several threads."""
 
-    def __init__(self, scripts: Scripts) -> None:
-        self._scripts = scripts
+    def __init__(self, behind: Callable[[], tuple[Attempt, ...]]) -> None:
+        """Begin.
+
+        Args:
+            behind: Makes the attempts at what is behind the step, if this process can go on with it.
+        """
+        self.joined: tuple[Attempt, ...] = ()
+        self._behind = behind
         self._sends = threading.Lock()
-        self._waiting: list[_Waiting] = []  # appended to and emptied in one step each, so that it needs no lock
+        self._waiting: list[_Waiting] = []  # appended to by all, taken from by who sends
 
-    def send(self, call: Call[Moved]) -> Moved:
-        """Carry out a commit.
+    def commit(self, attempt: Attempt, output: bytes) -> Moved:
+        """Store what a member returned.
 
         Raises:
             redis.RedisError: The call that it was sent with failed; whether it was carried out is not known.
         """
-        mine = _Waiting(call)
+        mine = _Waiting(attempt, output)
         self._waiting.append(mine)
         with self._sends:
             if mine.answer is None and mine.error is None:
                 self._send_all()
         if mine.answer is None:
-            raise mine.error or AssertionError("was sent and has no answer")
+            raise mine.error or AssertionError("it was sent and has no answer")
         return mine.answer
 
     def _send_all(self) -> None:
         company = self._waiting[:]
         del self._waiting[: len(company)]
         try:
-            answers = self._scripts.send_all([each.call for each in company])
+            answers = self._store(company)
         except BaseException as error:
             for each in company:
                 each.error = error
             raise
         for each, answer in zip(company, answers, strict=True):
             each.answer = answer
+
+    def _store(self, company: list[_Waiting]) -> list[Moved]:
+        attempts = [each.attempt for each in company]
+        ahead = self._behind()
+        if not are_plain(ahead):
+            ahead = ()  # the short way is only for those who are not the last
+        if goes_onward(attempts, [each.output for each in company], ahead):
+            self.joined = ahead if ahead and ahead[0].claimed.is_held else ()
+            return [Moved("stored")] * len(company)
+        return attempts[0].store.scripts.send_all([each.attempt.commit_call(each.output) for each in company])

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import Node, RetryPolicy, SharedRateLimiter
+from orchestrator.scripts.answers import Done, Wanted
 from tests.invariants import RunView, View, check_all, look_at
 from tests.scripts_world import act, always, flow, node, plan_of
 
@@ -117,24 +118,15 @@ class Player:
 
     def go_onward(self, name: str, token: str) -> bool:
         """Commit a node and claim the one behind it as one plain step; False if that is refused."""
-        behind = self.plan.nodes[self.plan.steps[self.plan.steps[self.plan.nodes[name].step].next].nodes[0]]
-        output, follower = json.dumps(token).encode(), f"next-{len(self.tokens)}-{behind.name}"
+        (behind,) = self.plan.steps[self.plan.steps[self.plan.nodes[name].step].next].nodes
+        done = Done(name, token, json.dumps(token).encode())
+        wanted = Wanted(behind, f"next-{len(self.tokens)}-{behind}", ())
         holder = self.run.node(name).get("holder", "")
-        claimed = self.run.scripts.onward(
-            self.id,
-            self.plan,
-            name,
-            token,
-            output=output,
-            behind=behind.name,
-            follower=follower,
-            holder=holder,
-            reads=(),
-        )
+        claimed = self.run.scripts.onward(self.id, self.plan, [done], [wanted], holder=holder)
         if claimed is None:
             return False
-        self.tokens.append((behind.name, follower))
-        self.stored[self.plan.nodes[name].key] = output
+        self.tokens.append((behind, wanted.token))
+        self.stored[self.plan.nodes[name].key] = done.output
         return True
 
 

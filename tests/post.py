@@ -74,6 +74,11 @@ def open_office(ledger: Ledger, orders: str) -> None:
     before_task_publish.connect(_listen)  # scripts push nothing themselves while somebody listens
 
 
+def close_office() -> None:
+    """Listen no longer, in a process that goes on to other things."""
+    before_task_publish.disconnect(_listen)
+
+
 def _listen(**_: Any) -> None:
     """Hear of every message."""
 

@@ -21,14 +21,18 @@ from orchestrator.scripts.answers import (
     Answer,
     Call,
     Claimed,
+    Done,
     Moved,
     PageEnd,
     Seen,
     Started,
+    Wanted,
     claimed_of,
     moved_of,
+    number_of,
     onward_of,
     text_of,
+    union,
     work_of,
 )
 from orchestrator.scripts.wire import NOTHING, Packed, Wire
@@ -88,7 +92,7 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self.wire = Wire(client)
         self._keys = keys
-        self._pairs: dict[tuple[str, str, str, str], Packed] = {}  # as many as there are neighbours in plans
+        self._pairs: dict[tuple[str, int, int, str], Packed] = {}  # as many as there are neighbours in plans
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
@@ -245,31 +249,41 @@ class Scripts:
         return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, moved_of)
 
     def onward(
-        self,
-        run_id: str,
-        plan: Plan,
-        node: str,
-        token: str,
-        *,
-        output: bytes,
-        behind: str,
-        follower: str,
-        holder: str,
-        reads: Sequence[str],
-    ) -> Claimed | None:
-        """Commit a plain node and claim the plain one behind it with the token `follower`: onward.lua.
+        self, run_id: str, plan: Plan, done: Sequence[Done], wanted: Sequence[Wanted], *, holder: str
+    ) -> list[Claimed] | None:
+        """Commit plain nodes of one position and, if they were its last, claim all plain ones behind it: onward.lua.
 
-        None where it did nothing, and `send_with_claims` has to.
+        Returns what is claimed. None: nothing was done, it is for `send_all` or `send_with_claims`.
         """
-        pair = (plan.hash, node_of(node), behind, holder)
+        position = plan.nodes[done[0].node].step
+        behind = [plan.nodes[each.node] for each in wanted]
+        pair = (plan.hash, position, behind[0].step if behind else -1, holder)
         if pair not in self._pairs:
-            facts, after = plan.nodes[node_of(node)], plan.nodes[behind]
-            width = plan.steps[facts.step].width or ""
-            fixed = [facts.key, facts.step, behind, after.step, holder, after.timeout_ms, width, *reads]
-            self._pairs[pair] = Packed(fixed)
-        keys = self._keys.of_run(run_id, plan.hash)
-        answer = self._call("onward", keys, [run_id, node, token, output, follower], self._pairs[pair])
-        return None if answer is None else onward_of(answer)
+            is_local = bool(behind) and plan.steps[behind[0].step].local
+            fixed: list[str | int] = [holder, position, len(plan.steps[position].nodes), pair[2], int(is_local)]
+            named = [fact for facts in behind for fact in (facts.name, facts.timeout_ms)]
+            self._pairs[pair] = Packed([*fixed, *named, *union([each.reads for each in wanted])])
+        args = [run_id, len(done), len(wanted)]
+        for each in done:
+            args += (each.node, each.token, plan.nodes[each.node].key, each.output)
+        args += [each.token for each in wanted]
+        answer = self._call("onward", self._keys.of_run(run_id, plan.hash), args, self._pairs[pair])
+        return None if answer is None else onward_of(answer, [each.reads for each in wanted])
+
+    def next_item(self, run_id: str, plan: Plan, done: Done, *, follower: str, holder: str) -> Claimed | None:
+        """Commit a plain item and claim the next one with the token `follower`: next_item.lua.
+
+        None: nothing was done, it is for `send_with_claims`.
+        """
+        facts = plan.nodes[node_of(done.node)]
+        width = plan.steps[facts.step].width
+        args = [run_id, done.node, done.token, done.output, follower]
+        fixed = [holder, facts.step, facts.name, facts.timeout_ms, width]
+        answer = self._call("next_item", self._keys.of_run(run_id, plan.hash), [*args, *fixed])
+        if answer is None:
+            return None
+        index, item, scheduled = answer
+        return Claimed("run", 1, 0, number_of(scheduled), index=int(index), item=item)
 
     def turn(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
         """Store a page that has more after it; options as of `turn_call`."""

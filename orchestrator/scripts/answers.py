@@ -108,6 +108,24 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Done:
+    """What an attempt of a plain node or item returned: its node, its token, and the JSON."""
+
+    node: str
+    token: str
+    output: bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an attempt of a plain node asks for: its node, its token, and the output keys that it reads."""
+
+    node: str
+    token: str
+    reads: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Call(Generic[Answer]):
     """One operation with its arguments, ready to be sent.
 
@@ -129,17 +147,26 @@ def text_of(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def onward_of(answer: bytes) -> Claimed:
-    """The answer of `onward`: the node behind runs its first attempt."""
+def onward_of(answer: bytes, reads: Sequence[Sequence[str]]) -> list[Claimed]:
+    """The answer of `onward`: of each that runs now, with the output keys that it reads; none where others are left."""
+    if not answer:
+        return []
     head, _, rest = answer.partition(b"\n")
-    index, scheduled, *sizes = head.split(b" ")
+    scheduled, *sizes = head.split(b" ")
     values: list[bytes | None] = []
     at = 0
     for size in map(int, sizes):
         values.append(None if size < 0 else rest[at : at + size])
         at += max(size, 0)
-    item, *values = values
-    return Claimed("run", 1, 0, number_of(scheduled), tuple(values), index=number_of(index), item=item or b"")
+    if len(reads) == 1:
+        return [Claimed("run", 1, 0, number_of(scheduled), tuple(values))]
+    by_key = dict(zip(union(reads), values, strict=True))
+    return [Claimed("run", 1, 0, number_of(scheduled), tuple(by_key[key] for key in keys)) for keys in reads]
+
+
+def union(reads: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Each output key that some of several read, once."""
+    return tuple(dict.fromkeys(key for keys in reads for key in keys))
 
 
 def number_of(value: bytes | int) -> int | None:

@@ -1,73 +1,99 @@
--- Commit a node and claim the one behind it, or an item and the next one, where nothing is out of the ordinary: the first
--- attempt of both, no limits, nothing cancelled, nobody else at the step. What it writes is what commit.lua and claim.lua
--- write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is theirs.
+-- Commit nodes of one position and, if they were the last of it, claim all nodes of the one behind, where nothing is out
+-- of the ordinary: first attempts, no limits, no failures, nothing cancelled. What it writes is what commit.lua and
+-- claim.lua write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is
+-- theirs.
 -- KEYS    see keys.py, Keys.of_run
--- ARGV    1 run id, 2 node or item, 3 its token, 4 output (JSON), 5 token of the one behind it,
---         6 its output key, 7 position of its step, 8 the node behind it, 9 that one's position (of items both are the
---         map's), 10 holder of both, 11 that one's timeout in ms, 12 of items: how many may run at once, else '',
---         13... output keys to send along
--- Returns what claim.lua does of the node that runs now, as one text, which the client reads fastest: a line of index,
---         scheduled, the length of the item and of each value (-1: there is none), then these. Or nothing, and nothing
---         is done: it is for commit.lua and claim.lua.
--- TTL     none. An identical second call finds the node committed and does nothing.
-local RUN_ID, node, token, follower, position, behind = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
+-- ARGV    1 run id, 2 how many are committed, 3 how many are claimed; of each that is committed: node, token, output key,
+--         output (JSON); tokens of those that are claimed; then, as the plan has it: holder of all, position, how many
+--         nodes it has, position behind, '1' if one process works on that together, of each that is claimed: node and
+--         timeout in ms; output keys to send along
+-- Returns '' if others are left at the position; else one text, which the client reads fastest: a line of 'scheduled' as
+--         claim.lua has it and the length of each value (-1: there is none), then these. Or nothing, and nothing is done:
+--         it is for commit.lua and claim.lua.
+-- TTL     none. An identical second call finds the nodes committed and does nothing.
+local RUN_ID, commits, claimed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local TOKENS = 3 + 4 * commits
+local FIXED = TOKENS + claimed
+local holder, position, size, behind, is_local = unpack(ARGV, FIXED + 1, FIXED + 5)
+local BEHIND = FIXED + 5
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, HOLDERS = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], KEYS[9]
-local width = tonumber(ARGV[12])
 local run = redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'seq', 'detached', 'verdict', 'scheduled',
-  'history_limit', 'open', 'won', 'running', 'map_count', 'map_next')
+  'history_limit', 'open', 'won', 'running')
 if run[1] ~= 'running' or run[3] ~= '1' or run[4] ~= position or run[7] and run[7] ~= ''
   or string.sub(PLAN, -#run[2]) ~= run[2] then
   return
 end
-local open, next_index, index = tonumber(run[10]), tonumber(run[14]), nil
-if width then
-  if open < 2 or tonumber(run[12]) > width or next_index >= tonumber(run[13])
-    or redis.call('EXISTS', RUN .. ':again') == 1 then
-    return
-  end
-  index = string.match(node, '%[(%d+)%]$')
-  behind = string.format('%s[%.0f]', behind, next_index)
-elseif open ~= 1 or run[6] ~= '0' then
+local open, won = run[10] - commits, run[11] + commits
+if open < 0 or open == 0 and (claimed == 0 or won ~= tonumber(size)) then
   return
 end
-local texts = redis.call('HMGET', NODES, node, behind)
-local rec = texts[1] and not texts[2] and cjson.decode(texts[1])
-if not rec or rec.state ~= 'running' or rec.token ~= token or rec.holder ~= ARGV[10] or rec.attempt ~= 1 or rec.throttled
-  or rec.buckets then
-  return
+claimed = open == 0 and claimed or 0
+
+local names = {}
+for number = 1, commits do
+  names[number] = ARGV[4 * number]
+end
+for number = 1, claimed do
+  names[commits + number] = ARGV[BEHIND + 2 * number - 1]
+end
+local texts, records = redis.call('HMGET', NODES, unpack(names)), {}
+for number = 1, commits do
+  local rec = texts[number] and cjson.decode(texts[number])
+  if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 1] or rec.holder ~= holder or rec.attempt ~= 1
+    or rec.throttled then
+    return
+  end
+  records[number] = rec
+end
+for number = 1, claimed do
+  if texts[commits + number] then
+    return
+  end
 end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local instant, seq, deadline = string.format('%.0f', now), tonumber(run[5]) + 1, string.format('%.0f', now + ARGV[11])
-local running = string.format('{"state":"running","attempt":1,"generation":0,"since":%s,"started":%s,"deadline":%s,'
-  .. '"token":"%s","holder":%s}', instant, instant, deadline, follower, cjson.encode(ARGV[10]))
-if width then
-  local items = RUN .. ':open'
-  redis.call('HSET', RUN .. ':results:' .. ARGV[8], index, ARGV[4])
-  redis.call('HSET', RUN, 'seq', seq, 'open', open - 1, 'won', run[11] + 1, 'map_next', next_index + 1,
-    'map_pulled', instant, 'map_looks', 0)
-  redis.call('HSET', NODES, behind, running)
-  redis.call('HDEL', NODES, node)
-  redis.call('SREM', items, node)
-  redis.call('SADD', items, behind)
+local instant, own_claims = string.format('%.0f', now), HOLDERS .. ':' .. holder
+local outputs, rows, left, begun = {}, {}, {}, {}
+for number, rec in ipairs(records) do
+  local name = names[number]
+  rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline =
+    'succeeded', rec.token, now, run[5] + number, nil, nil, nil
+  outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 2], ARGV[4 * number + 3]
+  rows[2 * number - 1], rows[2 * number] = name, cjson.encode(rec)
+  left[number] = RUN_ID .. '|' .. name
+end
+local written_holder = claimed > 0 and cjson.encode(holder)
+for number = 1, claimed do
+  local name, token = names[commits + number], ARGV[TOKENS + number]
+  local deadline = string.format('%.0f', now + ARGV[BEHIND + 2 * number])
+  rows[#rows + 1] = name
+  rows[#rows + 1] = string.format('{"state":"running","attempt":1,"generation":0,"since":%s,"started":%s,"deadline":%s,'
+    .. '"token":"%s","holder":%s}', instant, instant, deadline, token, written_holder)
+  begun[2 * number - 1], begun[2 * number] = RUN_ID .. '|' .. name, token .. '|' .. deadline
+end
+redis.call('HSET', OUTPUTS, unpack(outputs))
+if claimed > 0 then
+  redis.call('HSET', RUN, 'seq', run[5] + commits, 'running', run[12] - commits + claimed, 'position', behind,
+    'open', claimed, 'won', 0, 'announced', run[6] == '1' and behind or -1, 'detached', is_local)
+  redis.call('HSET', own_claims, unpack(begun))
 else
-  rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline = 'succeeded', token, now, seq, nil, nil, nil
-  redis.call('HSET', OUTPUTS, ARGV[6], ARGV[4])
-  redis.call('HSET', RUN, 'seq', seq, 'position', ARGV[9], 'open', 1, 'won', 0, 'announced', -1)
-  redis.call('HSET', NODES, node, cjson.encode(rec), behind, running)
-  redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', 'succeeded', 'node', node, 'attempt', 1)
-  redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', 'started', 'node', behind, 'attempt', 1)
+  redis.call('HSET', RUN, 'seq', run[5] + commits, 'running', run[12] - commits, 'open', open, 'won', won)
 end
-local claims = HOLDERS .. ':' .. ARGV[10]
-redis.call('HSET', claims, RUN_ID .. '|' .. behind, follower .. '|' .. deadline)
-redis.call('HDEL', claims, RUN_ID .. '|' .. node)
+redis.call('HSET', NODES, unpack(rows))
+redis.call('HDEL', own_claims, unpack(left))
+for number, name in ipairs(names) do
+  redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', number <= commits and 'succeeded' or 'started',
+    'node', name, 'attempt', 1)
+end
 redis.call('ZADD', LIVE, now + 1000, RUN_ID)
-local found = ARGV[13] and redis.call('HMGET', OUTPUTS, unpack(ARGV, 13)) or {}
-table.insert(found, 1, width and redis.call('HGET', RUN .. ':items:' .. ARGV[8], next_index) or '')
-local told = {width and next_index or '', run[8] or ''}
-for number, value in ipairs(found) do
-  told[number + 2] = value and #value or -1
-  found[number] = value or ''
+if claimed == 0 then
+  return ''
 end
-return table.concat(told, ' ') .. '\n' .. table.concat(found)
+local READS = BEHIND + 2 * claimed + 1
+local values, told = ARGV[READS] and redis.call('HMGET', OUTPUTS, unpack(ARGV, READS)) or {}, {run[8] or ''}
+for number, value in ipairs(values) do
+  told[number + 1] = value and #value or -1
+  values[number] = value or ''
+end
+return table.concat(told, ' ') .. '\n' .. table.concat(values)

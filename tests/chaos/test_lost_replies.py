@@ -112,6 +112,10 @@ def runs_a_fused_chain_with_a_limit(world):
     return start(world, "joined"), {"first": 1, "call": 1, "last": 1}
 
 
+def works_on_a_batch(world):
+    return start(world, "batch"), {f"each-{number}": 1 for number in range(5)}
+
+
 def takes_a_nap(world):
     return in_its_nap(world)[0], NAPS
 
@@ -179,6 +183,7 @@ SCENARIOS = {
     "commit": runs_a_fan,
     "commit+claim": runs_a_fused_chain_with_a_limit,
     "onward": runs_a_fused_chain,
+    "next_item": works_on_a_batch,
     "fail": stumbles,
     "lose": is_killed,
     "report": tells_how_far_it_is,

@@ -14,7 +14,7 @@ from kombu.transport import redis as redis_transport
 
 from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
-from tests.post import VARIABLE, counted, deliver_again, kept, open_office
+from tests.post import VARIABLE, close_office, counted, deliver_again, kept, open_office
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +46,11 @@ def office(tmp_path, monkeypatch):
         with World(folder, **settings) as world, monkeypatch.context() as patch:
             patch.setattr(redis_transport.Channel, "_put", redis_transport.Channel._put)  # undone with the context
             open_office(world.ledger, orders)
-            world.start_workers()
-            yield world
+            try:
+                world.start_workers()
+                yield world
+            finally:
+                close_office()
 
     return opened
 

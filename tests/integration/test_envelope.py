@@ -25,6 +25,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def client(server):
+    assert not signals.before_task_publish.receivers, "a test before this one still listens, so nothing is pushed"
     with redis.Redis.from_url(server.url) as made:
         yield made
         for key in made.scan_iter(f"*{QUEUE}"):

@@ -10,6 +10,7 @@ import redis
 from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
 from orchestrator.keys import bucket_of
 from orchestrator.scripts import Scripts
+from orchestrator.scripts.answers import Done, Wanted
 from orchestrator.server import EmbeddedServer
 from tests.scripts_world import (
     FAILURE,
@@ -173,23 +174,18 @@ def commit_call(run, name, **options):
 
 def onward_to_the_next_node(world):
     run = world.run(line_plan("a", "b"))
-    return going_onward(run, "a", "b", run.hold("a"))
+    done, wanted = Done("a", run.hold("a"), b"1"), Wanted("b", new_token(), ())
+    return lambda: check_done(run.scripts.onward(run.id, run.plan, [done], [wanted], holder=HOLDER))
 
 
 def onward_to_the_next_item(world):
     run = mapped_run(world, 3)
-    return going_onward(run, "item[0]", "item", run.hold("item"))
+    done, follower = Done("item[0]", run.hold("item"), b"1"), new_token()
+    return lambda: check_done(run.scripts.next_item(run.id, run.plan, done, follower=follower, holder=HOLDER))
 
 
-def going_onward(run, name, behind, token):
-    follower = new_token()
-
-    def go():
-        assert run.scripts.onward(
-            run.id, run.plan, name, token, output=b"1", behind=behind, follower=follower, holder=HOLDER, reads=()
-        )
-
-    return go
+def check_done(claimed):
+    assert claimed, "it was left to the long way"
 
 
 def commit_of_a_decision(world):

@@ -112,6 +112,16 @@ joined = (
     .then(Node("last", act, 0).with_retry(MANY))
     .build()
 )
+
+
+def act_on(ctx: NodeContext, item: int) -> int:
+    """Note an item."""
+    LEDGER.note("start", f"{ctx.run_id}/each-{item}/{ctx.attempt}")
+    return item
+
+
+each_one: Node[int, int] = Node("each", act_on).with_retry(MANY)
+batch = flow("batch").then_map("all", each_one, over=lambda _state: list(range(5)), batch_size=5).build()
 tenants = SharedRateLimiter("tenants", 100, per=timedelta(seconds=1), key=lambda value: str(value % 2))
 keyed = (
     flow("keyed")
@@ -141,5 +151,5 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
 fused = line("fused", 5, fused=True)
-for each in (chain, fan, fused, joined, naps, shaky, telling, mendable, limited, keyed, looping, paged):
+for each in (chain, fan, fused, joined, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

@@ -31,6 +31,7 @@ FLOORS: dict[int, set[str]] = {
         "lean_broker",
         "leases",
         "monitor",
+        "onward",
         "open_claim",
         "patient_broker",
         "preflight",

@@ -1,0 +1,54 @@
+"""The short way on: plain attempts are stored and what is ahead of them is claimed, by the scripts made for just that.
+
+Whether nothing is out of the ordinary is known here as far as the plan tells it; the scripts look at the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.activity import AT_ONCE
+from orchestrator.leases import holder_name
+from orchestrator.scripts.answers import Done, Moved, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.attempt import Attempt
+
+
+def goes_onward(attempts: Sequence[Attempt], outputs: Sequence[bytes], ahead: Sequence[Attempt]) -> bool:
+    """Store what attempts at one position returned and, behind the last of them, claim what is ahead.
+
+    Returns False, with nothing done, where it is not that plain.
+    """
+    first = attempts[0]
+    if len(ahead) > AT_ONCE or not all(is_plain(attempt) for attempt in attempts) or not are_plain(ahead):
+        return False
+    scripts, run_id, plan = first.store.scripts, first.run_id, first.plan
+    done = [Done(each.name, each.token, output) for each, output in zip(attempts, outputs, strict=True)]
+    if first.facts.kind == "item":
+        claimed = scripts.next_item(run_id, plan, done[0], follower=ahead[0].token, holder=holder_name())
+        answers = None if claimed is None else [claimed]
+    else:
+        wanted = [Wanted(each.name, each.token, each.reads) for each in ahead]
+        answers = scripts.onward(run_id, plan, done, wanted, holder=holder_name())
+    if answers:
+        for attempt, answer in zip(ahead, answers, strict=True):
+            attempt.claimed = answer
+    return answers is not None
+
+
+def goes_onward_alone(attempt: Attempt, output: bytes) -> Moved | None:
+    """Store what one attempt returned; None, with nothing done, where nothing is ahead or it is not that plain."""
+    return Moved("stored") if attempt.ahead and goes_onward((attempt,), (output,), attempt.ahead) else None
+
+
+def is_plain(attempt: Attempt) -> bool:
+    """Whether it is the first attempt of a plain node, in a run that was not resumed."""
+    return attempt.epoch == 1 and attempt.claimed.attempt == 1 and attempt.facts.name in attempt.plan.plain
+
+
+def are_plain(ahead: Sequence[Attempt]) -> bool:
+    """Whether all that is ahead are plain nodes."""
+    return all(attempt.facts.name in attempt.plan.plain for attempt in ahead)

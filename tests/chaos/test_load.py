@@ -10,8 +10,8 @@ from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
 RUNS = 60
-KINDS = ("fan", "chain", "chain", "items", "chain", "pages")
-RESULTS = {"fan": 37, "chain": 5, "items": 46, "pages": 16}
+KINDS = ("fan", "local", "chain", "items", "chain", "pages")
+RESULTS = {"fan": 37, "local": 37, "chain": 5, "items": 46, "pages": 16}
 FAULTY_S = 8.0
 
 

@@ -73,17 +73,17 @@ def line(name: str, length: int, *, fused: bool = False) -> Flow:
 
 chain, ten = line("chain", 5), line("ten", 10)
 
-fan = (
-    FlowBuilder("fan")
-    .triggered_by(manual("load"))
-    .then_parallel("members", *[Node(f"member-{n}", act, n).with_retry(MANY) for n in range(8)])
-    .then(
-        Node("join", act)
-        .with_input_func(lambda state: sum(state.get(f"member-{n}", int) for n in range(8)))
-        .with_retry(MANY)
-    )
-    .build()
-)
+
+def fan_out(name: str, *, local: bool = False) -> Flow:
+    """Eight nodes at once and one that adds up what they returned."""
+    builder = FlowBuilder(name).triggered_by(manual("load"))
+    members = [Node(f"member-{n}", act, n).with_retry(MANY) for n in range(8)]
+    join = Node("join", act).with_input_func(lambda state: sum(state.get(f"member-{n}", int) for n in range(8)))
+    builder.then_parallel("members", *members, local=local).then(join.with_retry(MANY))
+    return (builder.fused() if local else builder).build()
+
+
+fan, local = fan_out("fan"), fan_out("local", local=True)
 
 
 def undo(name: str) -> Node[int, None]:
@@ -182,5 +182,5 @@ items = (
     .build()
 )
 
-for flow in (chain, ten, fan, saga, pick, again, slow, once, pages, items):
+for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, items):
     orchestrator.register(flow)

@@ -13,7 +13,7 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from celery.exceptions import TaskPredicate
@@ -39,6 +39,7 @@ from orchestrator.errors import (
 )
 from orchestrator.expansion import items_of
 from orchestrator.faults import reach
+from orchestrator.lazy import lazy
 from orchestrator.leases import holder_name, is_draining
 from orchestrator.open_claim import OpenClaim
 from orchestrator.plan import END, IN_LINE, node_of
@@ -105,6 +106,7 @@ class Attempt:
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
         self.short_way = short_way  # to store what a plain attempt returned; None where it does not do
+        self._pushed = ""  # the node whose message goes with the commit, where it is known how it looks
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
         self._input: Input | None = None
@@ -158,12 +160,12 @@ class Attempt:
     def commit_call(self, output: bytes, choice: int | None = None) -> Call[Moved]:
         """The commit of this attempt, with the message of what follows if it can go with it."""
         follows = self.follows or bool(self.ahead)
-        behind = "" if follows else self._behind(choice)
+        self._pushed = "" if self.ahead else self._behind(choice)
         message = ("", "")
-        if behind:
-            message = self.engine.publisher.message(self.plan, self.run_id, node=behind, epoch=self.epoch)
+        if self._pushed and not follows:
+            message = self.engine.publisher.known_message(self.plan, self.run_id, self._pushed, self.epoch)
         return self.store.scripts.commit_call(
-            *self._node(), self.token, output=output, choice=choice, follows=follows, message=(behind, *message)
+            *self._node(), self.token, output=output, choice=choice, follows=follows, message=(self._pushed, *message)
         )
 
     def _behind(self, choice: int | None) -> str:
@@ -216,7 +218,7 @@ class Attempt:
             **options,
         )
 
-    @cached_property
+    @lazy
     def reads(self) -> tuple[str, ...]:
         """Output keys that are sent along with the claim."""
         if self.facts.kind == "item":
@@ -252,6 +254,8 @@ class Attempt:
             return Ended("left")
         reach("after_store", self.facts.name)
         self.publish(moved.work)
+        if self._pushed:
+            self.engine.publisher.learn(self.plan, self._pushed, self.epoch)
         self.engine.hand_on(self.plan, self.facts.name)
         reach("after_publish", self.facts.name)
         return ended
@@ -305,8 +309,9 @@ class Attempt:
 
     def _decide(self, entry: Registered, state: Any) -> int:
         block = entry.decisions[self.facts.name]
-        choices = (index for index, predicate in enumerate(block.predicates) if self._purely(predicate, state))
-        return next(choices, len(block.predicates))
+        choices = (index for index, predicate in enumerate(block.predicates) if predicate(state))
+        choice: int = self._purely(next, choices, len(block.predicates))
+        return choice
 
     def _call(self, node: Node[Any, Any], state: Any, limit: float, expired: Callable[[], NodeTimeout]) -> Any:
         contract = node.contract
@@ -412,9 +417,9 @@ class Attempt:
 
     def _located(self, error: BaseException) -> BaseException:
         """The same error; one about a value says which flow, run and node it is about."""
-        if type(error) not in LOCATED:  # a user's own class may take other arguments
+        # A user's own class may take other arguments, and what another run is to blame for says so already.
+        if type(error) not in LOCATED or not isinstance(error, LOCATED) or error.flow_name is not None:
             return error
-        assert isinstance(error, LOCATED)  # noqa: S101 - as above
         located = type(error)(error.message, **self._where())
         located.__cause__ = error
         return located.with_traceback(error.__traceback__)

@@ -101,7 +101,7 @@ class Engine:
                     schedule=schedule,
                     scheduled_ms=scheduled_ms,
                     overlap=overlap,
-                    message=self.publisher.message(plan, run_id),
+                    message=self.publisher.first_message(plan, run_id),
                 )
             if started.outcome != "no plan":
                 break

@@ -47,7 +47,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+
+from orchestrator.lazy import lazy
 
 
 def bucket_of(limit: str, key: str) -> str:
@@ -133,47 +135,47 @@ class Keys:
         """Claims that hold one of some slots."""
         return self._named("limits", "held", slots)
 
-    @cached_property
+    @lazy
     def index(self) -> str:
         """Prefix of the indexes by flow and status."""
         return self._named("index")
 
-    @cached_property
+    @lazy
     def expiring(self) -> str:
         """Ended runs by the end of their retention."""
         return self._named("index", "expiring")
 
-    @cached_property
+    @lazy
     def flows(self) -> str:
         """Announced flows."""
         return self._named("flows")
 
-    @cached_property
+    @lazy
     def limits(self) -> str:
         """Numbers of the buckets."""
         return self._named("limits")
 
-    @cached_property
+    @lazy
     def lines(self) -> str:
         """Buckets with a line."""
         return self._named("lines")
 
-    @cached_property
+    @lazy
     def live(self) -> str:
         """Unfinished runs."""
         return self._named("live")
 
-    @cached_property
+    @lazy
     def timers(self) -> str:
         """Durable timers."""
         return self._named("timers")
 
-    @cached_property
+    @lazy
     def holders(self) -> str:
         """Leases."""
         return self._named("holders")
 
-    @cached_property
+    @lazy
     def workers(self) -> str:
         """Workers that announced themselves."""
         return self._named("workers")
@@ -182,27 +184,27 @@ class Keys:
         """What a worker announced of itself."""
         return self._named("workers", worker)
 
-    @cached_property
+    @lazy
     def sweep(self) -> str:
         """The reconciler's last tick."""
         return self._named("sweep")
 
-    @cached_property
+    @lazy
     def leader(self) -> str:
         """The reconciler's lock."""
         return self._named("leader")
 
-    @cached_property
+    @lazy
     def slots(self) -> str:
         """Last instant of each schedule."""
         return self._named("slots")
 
-    @cached_property
+    @lazy
     def cursors(self) -> str:
         """Where successful runs left their sources."""
         return self._named("cursors")
 
-    @cached_property
+    @lazy
     def events(self) -> str:
         """Starts and ends of runs."""
         return self._named("events")

@@ -11,11 +11,11 @@ import reprlib
 import typing
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestrator.contract import MISSING, BadFunction, Contract, read_contract
 from orchestrator.errors import text_of, type_name
+from orchestrator.lazy import lazy
 from orchestrator.policies import RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Node(Generic[In, Out]):
         """Key of the output in FlowState: the one given, else the name."""
         return self.name if self.key is None else self.key
 
-    @cached_property
+    @lazy
     def contract(self) -> Contract:
         """What the function takes and returns.
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.flow import Flow, Map, Parallel, Step, Then, When
+from orchestrator.lazy import lazy
 from orchestrator.paging import PagedNode
 from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
 from orchestrator.reads import known_reads
@@ -156,12 +156,12 @@ class Plan:
     input_schema: Mapping[str, Any] | None = None
     fused: bool = False
 
-    @cached_property
+    @lazy
     def text(self) -> str:
         """The plan as canonical JSON."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
-    @cached_property
+    @lazy
     def hash(self) -> str:
         """The plan's name: 128 bits of SHA-256 over its JSON, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
@@ -210,7 +210,7 @@ class Plan:
             return END
         return step.branches[choice or 0] if step.kind == "branch" else step.next
 
-    @cached_property
+    @lazy
     def plain(self) -> frozenset[str]:
         """The nodes of whom two that follow each other are what onward.lua is for."""
         undone = {node for node, _, _ in self.sagas}
@@ -225,22 +225,22 @@ class Plan:
     def _is_plain(self, step: StepPlan) -> bool:
         return step.kind == "then" or step.local
 
-    @cached_property
+    @lazy
     def keyed(self) -> frozenset[str]:
         """The limits that have a bucket for each key."""
         return frozenset(name for node in self.nodes.values() for name in node.keyed)
 
-    @cached_property
+    @lazy
     def maps(self) -> tuple[str, ...]:
         """The nodes that maps call."""
         return tuple(node.name for node in self.nodes.values() if node.kind == "item")
 
-    @cached_property
+    @lazy
     def list_keys(self) -> frozenset[str]:
         """Output keys that hold the list of a map's outputs."""
         return frozenset(self.nodes[name].key for name in self.maps)
 
-    @cached_property
+    @lazy
     def writers(self) -> Mapping[str, int]:
         """Output key to the first position that writes it."""
         first: dict[str, int] = {}
@@ -249,7 +249,7 @@ class Plan:
                 first[node.key] = min(node.step, first.get(node.key, node.step))
         return first
 
-    @cached_property
+    @lazy
     def keys(self) -> Mapping[tuple[int, str], str]:
         """(position, output key or node name) to the node there: what makes siblings recognisable."""
         named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}

@@ -6,9 +6,9 @@ A failure to send is not an error of the run: the reconciler publishes again wha
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -17,6 +17,7 @@ from kombu.pools import producers
 
 from orchestrator.compiler import ADVANCE, Target, compile_work
 from orchestrator.envelope import RUN, SINCE, Envelope, is_unobserved, take_envelope
+from orchestrator.lazy import lazy
 from orchestrator.socket_limits import limited_options
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BATCH = 500
+LEARN_AGAIN_S = 10.0
 BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
 
 
@@ -40,6 +42,7 @@ class Publisher:
     app: Celery
     store_place: dict[str, Any]
     _envelopes: dict[tuple[str, str, int], Envelope | None] = field(default_factory=dict)
+    _learns_after: list[float] = field(default_factory=lambda: [0.0])
 
     @property
     def has_chords(self) -> bool:
@@ -68,30 +71,37 @@ class Publisher:
         step = plan.steps[0]
         return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
 
-    def message(self, plan: Plan, run_id: str, *, node: str = "", epoch: int = 1) -> tuple[str, str]:
-        """A message for a script to push, and the list that it is pushed to; both empty where only Celery can send it.
+    def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
+        """The first message of a run for a script to push, and the list that it is pushed to.
 
-        Args:
-            plan: The plan that the run pins.
-            run_id: The run.
-            node: The message is this node's; "" is the first message of a run.
-            epoch: The run's epoch.
+        Both are empty where only Celery can send it.
         """
-        if not is_unobserved(self.app):
-            return "", ""
-        kind = (plan.hash, node, epoch)
-        if kind not in self._envelopes:
-            target = Target(self.app, plan, RUN, epoch)
-            signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
-            try:
-                with self._producer() as producer:
-                    self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
-            except BROKER_ERRORS:
-                return "", ""
-        envelope = self._envelopes[kind]
+        self.learn(plan, "", 1)
+        return self.known_message(plan, run_id, "", 1)
+
+    def known_message(self, plan: Plan, run_id: str, node: str, epoch: int) -> tuple[str, str]:
+        """The message of a node, as `first_message`; also empty where this process has not learned how it looks."""
+        envelope = self._envelopes.get((plan.hash, node, epoch)) if is_unobserved(self.app) else None
         return (envelope.key, envelope.addressed(run_id)) if envelope else ("", "")
 
-    @cached_property
+    def learn(self, plan: Plan, node: str, epoch: int) -> None:
+        """Find out how Celery would send a node's message, "" for the first of a run; asks the broker, once for each.
+
+        Where that fails, nothing is learned for a while: a broker that is away must not be waited for each time.
+        """
+        kind = (plan.hash, node, epoch)
+        if kind in self._envelopes or time.monotonic() < self._learns_after[0] or not is_unobserved(self.app):
+            return
+        target = Target(self.app, plan, RUN, epoch)
+        try:
+            signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
+            with self._producer() as producer:
+                self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
+        except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
+            self._learns_after[0] = time.monotonic() + LEARN_AGAIN_S
+            logger.debug("flow %s: the message of %s is left to Celery: %r", plan.flow, node or "a start", error)
+
+    @lazy
     def _limited(self) -> Any:
         """A connection with limits on its socket, where the app's own ones have none; a worker's app has them."""
         limited = limited_options(self.app)

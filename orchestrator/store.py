@@ -12,7 +12,6 @@ import re
 import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -21,6 +20,7 @@ from redis.retry import Retry
 
 from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
 from orchestrator.keys import Keys, limit_of
+from orchestrator.lazy import lazy
 from orchestrator.listener import Listener
 from orchestrator.plan import MICROSECONDS, Plan
 from orchestrator.scripts import Scripts, numbers_text
@@ -168,7 +168,7 @@ class Store:
         """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
         return self._guard
 
-    @cached_property
+    @lazy
     def _guard(self) -> Guard:
         return Guard(self.place)
 

@@ -27,6 +27,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise make_error()
 
 
+def _take_back() -> None:
+    """Handle the signal again where somebody's function has left it to others: they would be called for our timer."""
+    if signal.getsignal(signal.SIGALRM) is not _interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, _interrupt)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let time limits in the block interrupt it, if this is the main thread: once for all attempts of a message."""
@@ -53,11 +60,14 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        _errors.append(expired)
+        _take_back()
         try:
+            # In this order: what is left of the timer of the block before must not strike this one.
             signal.setitimer(signal.ITIMER_REAL, seconds)
+            _errors.append(expired)
             yield
         finally:
             _errors.clear()
+            _take_back()
     finally:  # also when the limit is reached just now, in the line above
         set_limit(0)

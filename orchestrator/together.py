@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.onward import are_plain, goes_onward
+from orchestrator.onward import are_plain, goes_onward, is_plain
 from orchestrator.scripts.answers import Moved
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Together:
         """
         self.joined: tuple[Attempt, ...] = ()
         self._behind = behind
+        self._ahead: tuple[Attempt, ...] = ()
         self._sends = threading.Lock()
         self._waiting: list[_Waiting] = []  # appended to by all, taken from by who sends
 
@@ -70,10 +71,13 @@ class Together:
 
     def _store(self, company: list[_Waiting]) -> list[Moved]:
         attempts = [each.attempt for each in company]
-        ahead = self._behind()
+        ahead = self._ahead = self._ahead or self._behind()  # the same ones again, if the answer of a call is lost
         if not are_plain(ahead):
             ahead = ()  # the short way is only for those who are not the last
         if goes_onward(attempts, [each.output for each in company], ahead):
             self.joined = ahead if ahead and ahead[0].claimed.is_held else ()
             return [Moved("stored")] * len(company)
-        return attempts[0].store.scripts.send_all([each.attempt.commit_call(each.output) for each in company])
+        answers = attempts[0].store.scripts.send_all([each.attempt.commit_call(each.output) for each in company])
+        if all(is_plain(attempt) for attempt in attempts):
+            self.joined = ahead  # a lost answer may have given them their claims: they ask again
+        return answers

@@ -9,9 +9,10 @@ import pytest
 import redis
 from celery import Celery
 
-from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator import FlowBuilder, Node, Orchestrator, RetryPolicy, manual
 from orchestrator.attempt import Attempt
 from orchestrator.engine import engine_of
+from orchestrator.scripts.wire import Wire
 from tests.harness import load_program, wait_until, workers
 
 FAN = {"a": 1, "m-0": 1, "m-1": 1, "m-2": 1, "b": 1}
@@ -177,3 +178,32 @@ def test_an_error_that_is_no_node_s_is_told_when_every_member_has_ended(server, 
         orchestrator.app.tasks["local-refused.a"].run(run.id, 1, plan.hash)
     assert run.state().keys() == {"a", "m-1", "m-2"}
     run.cancel()
+
+
+def test_a_lost_answer_to_the_last_member_loses_no_claim_of_what_is_behind(server, monkeypatch):
+    """The call is made once more, as the client's retry policy does; what is behind has no second attempt to lose."""
+    once = RetryPolicy(maximum_attempts=1)
+    flow = FlowBuilder("local-lost").triggered_by(manual("test")).then(Node("a", count)).fused()
+    flow.then_parallel("fan", *[Node(f"m-{number}", count) for number in range(3)], local=True)
+    built = flow.then(Node("b", count).with_retry(once)).build()
+    orchestrator = Orchestrator(Celery("lost", broker="memory://", backend=server.url, set_as_current=False))
+    orchestrator.register(built)
+    run = orchestrator.start(built)
+    ask, lost = Wire.ask, []
+
+    def ask_twice(wire, *args):
+        answer = ask(wire, *args)
+        if isinstance(answer, bytes) and answer and _is_at(orchestrator, run, "b"):
+            lost.append(answer)
+            answer = ask(wire, *args)
+        return answer
+
+    monkeypatch.setattr(Wire, "ask", ask_twice)
+    plan = engine_of(orchestrator.app).registry.flows["local-lost"].plan
+    orchestrator.app.tasks["local-lost.a"].run(run.id, 1, plan.hash)
+    assert len(lost) == 1
+    assert run.status == "succeeded"
+
+
+def _is_at(orchestrator, run, node):
+    return engine_of(orchestrator.app).store.nodes(run.id).get(node, {}).get("state") == "running"

@@ -15,7 +15,7 @@ PACKAGE = "orchestrator"
 
 # A folder is one entry: several implementations of one contract stand on one floor.
 FLOORS: dict[int, set[str]] = {
-    0: {"context", "errors", "faults", "policies", "settings", "state", "triggers"},
+    0: {"context", "errors", "faults", "lazy", "policies", "settings", "state", "triggers"},
     1: {"builder", "checks", "contract", "expansion", "flow", "node", "paging", "plan", "reads", "registry", "values"},
     2: {"keys", "listener", "scripts", "store"},
     3: {

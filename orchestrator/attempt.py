@@ -417,8 +417,12 @@ class Attempt:
 
     def _located(self, error: BaseException) -> BaseException:
         """The same error; one about a value says which flow, run and node it is about."""
-        # A user's own class may take other arguments, and what another run is to blame for says so already.
-        if type(error) not in LOCATED or not isinstance(error, LOCATED) or error.flow_name is not None:
+        if type(error) not in LOCATED or not isinstance(error, LOCATED):  # a user's own class may take other arguments
+            return error
+        if error.flow_name not in {None, self.plan.flow} or error.run_id not in {
+            None,
+            self.run_id,
+        }:  # about another run
             return error
         located = type(error)(error.message, **self._where())
         located.__cause__ = error

@@ -18,9 +18,10 @@ from orchestrator.server import BINARY_VARIABLE, EmbeddedServer, find_binary
 
 
 def has_ended(process: int, seconds: float) -> bool:
-    """Whether the process behind this pidfd, anybody's child, ends in time."""
-    readable, _, _ = select.select([process], [], [], seconds)
-    return bool(readable)
+    """Whether the process that a pidfd stands for ends within so many seconds; `select` takes no number over 1023."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def client_of(server: EmbeddedServer) -> "redis.Redis":

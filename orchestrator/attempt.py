@@ -417,7 +417,7 @@ class Attempt:
 
     def _located(self, error: BaseException) -> BaseException:
         """The same error; one about a value says which flow, run and node it is about."""
-        if type(error) not in LOCATED or not isinstance(error, LOCATED):  # a user's own class may take other arguments
+        if not isinstance(error, LOCATED) or type(error) not in LOCATED:  # a user's own class may take other arguments
             return error
         if error.flow_name not in {None, self.plan.flow} or error.run_id not in {
             None,

@@ -1,4 +1,4 @@
-"""The first message of a run as Celery sends it, for the start script to push where broker and run store are one Redis.
+"""A node's message as Celery sends it, for a script to push where broker and run store are one Redis.
 
 One transaction then makes the run and its message. What Celery and kombu make of a message is taken from them once for
 a node; only ids differ from run to run. Whatever may make it differ otherwise (somebody listens to publishing, another

@@ -212,18 +212,15 @@ class Plan:
 
     @lazy
     def plain(self) -> frozenset[str]:
-        """The nodes of whom two that follow each other are what onward.lua is for."""
-        undone = {node for node, _, _ in self.sagas}
+        """The nodes and items that onward.lua and next_item.lua are for: no limits, no pages, not joined by Celery."""
+        step, undone = self.steps, {node for node, _, _ in self.sagas}
         return frozenset(
             node.name
             for node in self.nodes.values()
-            if (node.kind == "node" and not node.paged and self._is_plain(self.steps[node.step]))
+            if (node.kind == "node" and not node.paged and (step[node.step].kind == "then" or step[node.step].local))
             or (node.kind == "item" and node.name not in undone)
             if not node.limits
         )
-
-    def _is_plain(self, step: StepPlan) -> bool:
-        return step.kind == "then" or step.local
 
     @lazy
     def keyed(self) -> frozenset[str]:

@@ -35,14 +35,14 @@ LEARN_AGAIN_S = 10.0
 BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Publisher:
     """Sends the work of runs through one Celery app."""
 
     app: Celery
     store_place: dict[str, Any]
     _envelopes: dict[tuple[str, str, int], Envelope | None] = field(default_factory=dict)
-    _learns_after: list[float] = field(default_factory=lambda: [0.0])
+    _learns_after: float = 0.0
 
     @property
     def has_chords(self) -> bool:
@@ -90,7 +90,7 @@ class Publisher:
         Where that fails, nothing is learned for a while: a broker that is away must not be waited for each time.
         """
         kind = (plan.hash, node, epoch)
-        if kind in self._envelopes or time.monotonic() < self._learns_after[0] or not is_unobserved(self.app):
+        if kind in self._envelopes or time.monotonic() < self._learns_after or not is_unobserved(self.app):
             return
         target = Target(self.app, plan, RUN, epoch)
         try:
@@ -98,7 +98,7 @@ class Publisher:
             with self._producer() as producer:
                 self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
         except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
-            self._learns_after[0] = time.monotonic() + LEARN_AGAIN_S
+            self._learns_after = time.monotonic() + LEARN_AGAIN_S
             logger.debug("flow %s: the message of %s is left to Celery: %r", plan.flow, node or "a start", error)
 
     @lazy

@@ -38,6 +38,7 @@ LIST_OF = b"@"
 PAGES_OF = b"#"
 """Begins the stored value of an output that is all pages of a paginated node."""
 IN_PARTS = (LIST_OF, PAGES_OF)
+"""Begin a stored value that stands for others, which `Store.whole` puts together."""
 ITEMS_AT_ONCE = 1000
 PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000

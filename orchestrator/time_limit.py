@@ -64,7 +64,7 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
         try:
             # In this order: what is left of the timer of the block before must not strike this one.
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            _errors.append(expired)
+            _errors[:] = [expired]
             yield
         finally:
             _errors.clear()

@@ -39,6 +39,5 @@ def _ended_runs_expire(request):
     if "server" not in request.fixturenames:
         return
     client = redis.Redis.from_url(request.getfixturevalue("server").url, decode_responses=True)
-    for key in lasting_keys(client, "orchestrator:run:*"):
-        status = client.hget(":".join(key.split(":")[:3]), "status")
+    for key, status in lasting_keys(client, "orchestrator:run:*").items():
         assert status in {"pending", "running", "compensating"}, f"{key} of a run that is {status!r} has no TTL"

@@ -139,7 +139,20 @@ def load_program(name: str, url: str) -> ModuleType:
     return importlib.import_module(f"tests.programs.{name}")
 
 
-def lasting_keys(client: redis.Redis, pattern: str = "*") -> list[str]:
-    """Keys without a TTL."""
-    keys = [key if isinstance(key, str) else key.decode() for key in client.scan_iter(pattern, count=1000)]
-    return sorted(key for key in keys if client.ttl(key) == -1)
+LASTING = """
+local lasting = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  if redis.call('TTL', key) == -1 then
+    local run = string.match(key, '^orchestrator:run:[^:]+')
+    lasting[#lasting + 1] = {key, run and redis.call('HGET', run, 'status') or ''}
+  end
+end
+return lasting
+"""
+
+
+def lasting_keys(client: redis.Redis, pattern: str = "*") -> dict[str, str]:
+    """Keys without a TTL, in order, and the statuses of their runs ("": of no run), all of one instant."""
+    found = client.eval(LASTING, 0, pattern)
+    texts = [[part if isinstance(part, str) else part.decode() for part in pair] for pair in found]
+    return {pair[0]: pair[1] for pair in sorted(texts)}

@@ -450,6 +450,17 @@ class World:
         self.client.close()
 
 
+@contextmanager
+def opened(url: str) -> Iterator[World]:
+    """A prefix of its own on a server; at the end its keys are checked, then deleted."""
+    made = World(url)
+    try:
+        yield made
+        made.check()
+    finally:
+        made.close()
+
+
 def known_keys(prefix: str) -> list[re.Pattern[str]]:
     """The table in keys.py, as patterns."""
     rows = re.findall(r"^\| ([a-z][^|]*?) \|", keys.__doc__ or "", re.MULTILINE)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scripts_world import World
+from tests.scripts_world import opened
 
 
 @pytest.fixture
 def world(server):
-    """A prefix of its own on the common server; at the end its keys are checked, then deleted."""
-    made = World(server.url)
-    try:
+    """A prefix of its own on the common server."""
+    with opened(server.url) as made:
         yield made
-        made.check()
-    finally:
-        made.close()

@@ -30,7 +30,7 @@ def test_every_item_is_called_and_the_outputs_are_in_order(mapped, flow, count):
     assert run.result(int, timeout=60) == sum(2 * number for number in range(count))
     assert run.output("double", list[int]) == [2 * number for number in range(count)]
     assert run.state().get(mapped.doubles) == [2 * number for number in range(count)]
-    assert lasting_keys(mapped.LEDGER.client, f"*{run.id}*") == []
+    assert lasting_keys(mapped.LEDGER.client, f"*{run.id}*") == {}
 
 
 def test_each_item_starts_once(mapped, ledger):

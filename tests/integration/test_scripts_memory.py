@@ -16,7 +16,6 @@ from tests.scripts_world import (
     FAILURE,
     HOLDER,
     LEASE_MS,
-    World,
     always,
     fan_plan,
     flow,
@@ -24,6 +23,7 @@ from tests.scripts_world import (
     mapped_run,
     new_token,
     node,
+    opened,
     paged,
     plan_of,
 )
@@ -42,13 +42,11 @@ def small_server(tmp_path_factory):
 @pytest.fixture
 def small(small_server):
     """A prefix on a server that can be full."""
-    world = World(small_server.url)
-    try:
-        yield world
-        world.check()
-    finally:
-        free(world)
-        world.close()
+    with opened(small_server.url) as world:
+        try:
+            yield world
+        finally:
+            free(world)
 
 
 def fill(world):

@@ -18,13 +18,13 @@ from orchestrator.scripts.answers import Done, Wanted
 from tests.scripts_world import (
     HOLDER,
     LEASE_MS,
-    World,
     fan_plan,
     flow,
     line_plan,
     mapped_run,
     new_token,
     node,
+    opened,
     plan_of,
 )
 
@@ -109,12 +109,8 @@ def readable(value):
 @pytest.fixture
 def other(world):
     """A second prefix, for the same run on another way."""
-    made = World(world.url)
-    try:
+    with opened(world.url) as made:
         yield made
-        made.check()
-    finally:
-        made.close()
 
 
 @pytest.mark.parametrize("shape", [a_line, a_local_fan])

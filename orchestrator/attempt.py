@@ -106,6 +106,8 @@ class Attempt:
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
         self.short_way = short_way  # to store what a plain attempt returned; None where it does not do
+        self.seen: dict[str, bytes] = {}  # outputs that are known in this message, from what was behind it
+        self._asked: tuple[str, ...] = ()  # what the claim sends along
         self._pushed = ""  # the node whose message goes with the commit, where it is known how it looks
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
@@ -214,13 +216,24 @@ class Attempt:
             token=self.token,
             holder=holder_name(),
             lease_ms=self.store.lease_ms,
-            reads=self.reads,
+            reads=self.to_ask(),
             **options,
         )
 
+    def to_ask(self, seen: Collection[str] = ()) -> tuple[str, ...]:
+        """The output keys that have to be sent along: those that it reads and that nobody in this message has seen."""
+        self._asked = tuple(key for key in self.reads if key not in seen and key not in self.seen)
+        return self._asked
+
+    @property
+    def values(self) -> dict[str, bytes | None]:
+        """Of a claimed attempt: what it reads; None where there is none."""
+        found = self.seen | dict(zip(self._asked, self.claimed.values, strict=True))
+        return {key: found[key] for key in self.reads}
+
     @lazy
     def reads(self) -> tuple[str, ...]:
-        """Output keys that are sent along with the claim."""
+        """Output keys that it reads, as far as the plan knows."""
         if self.facts.kind == "item":
             return ()
         undone = self.plan.nodes.get(self.facts.undoes)
@@ -350,8 +363,7 @@ class Attempt:
         return contract.read(MISSING)
 
     def _state(self, entry: Registered) -> FlowState:
-        found = zip(self.reads, self.claimed.values, strict=True)
-        values = {key: value and self._whole(value) for key, value in found}
+        values = {key: value and self._whole(value) for key, value in self.values.items()}
         if self.name != self.facts.name:
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))

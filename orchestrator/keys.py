@@ -210,6 +210,11 @@ class Keys:
         return self._named("events")
 
     @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes
+    def of_stretch(self, run_id: str) -> tuple[str, ...]:
+        """The keys that onward.lua gets, in the order in which it binds them."""
+        return (self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.holders)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - as above
     def of_run(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
         """The keys that every transition of a run gets, in the order in which scripts/run.lua binds them."""
         return (

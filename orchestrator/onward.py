@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.activity import AT_ONCE
 from orchestrator.leases import holder_name
-from orchestrator.scripts.answers import Done, Moved, Wanted
+from orchestrator.scripts.answers import Claimed, Done, Moved, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +29,19 @@ def goes_onward(attempts: Sequence[Attempt], outputs: Sequence[bytes], ahead: Se
     done = [Done(each.name, each.token, output) for each, output in zip(attempts, outputs, strict=True)]
     if first.facts.kind == "item":
         claimed = scripts.next_item(run_id, plan, done[0], follower=ahead[0].token, holder=holder_name())
-        answers = None if claimed is None else [claimed]
-    else:
-        wanted = [Wanted(each.name, each.token, each.reads) for each in ahead]
-        answers = scripts.onward(run_id, plan, done, wanted, holder=holder_name())
-    if answers:
-        for attempt, answer in zip(ahead, answers, strict=True):
-            attempt.claimed = answer
-    return answers is not None
+        if claimed is not None:
+            ahead[0].claimed = claimed
+        return claimed is not None
+    seen = {key: value for each in attempts for key, value in each.values.items() if value is not None}
+    seen |= {each.facts.key: output for each, output in zip(attempts, outputs, strict=True)}
+    wanted = [Wanted(each.name, each.token, each.to_ask(seen)) for each in ahead]
+    found = scripts.onward(run_id, plan, done, wanted, holder=holder_name())
+    for attempt, values in zip(ahead, found or (), strict=False):
+        attempt.claimed = Claimed("run", 1, 0, first.claimed.scheduled, values)
+    if found is not None:
+        for attempt in ahead:
+            attempt.seen |= seen
+    return found is not None
 
 
 def goes_onward_alone(attempt: Attempt, output: bytes) -> Moved | None:

@@ -71,6 +71,12 @@ class Publisher:
         step = plan.steps[0]
         return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
 
+    def first_queue(self, plan: Plan) -> str:
+        """The Redis list in which the first message of a run waits; empty where it is not in the run store's Redis."""
+        self.learn(plan, "", 1)
+        envelope = self._envelopes.get((plan.hash, "", 1))
+        return envelope.key if envelope else ""
+
     def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
         """The first message of a run for a script to push, and the list that it is pushed to.
 

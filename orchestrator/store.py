@@ -429,11 +429,11 @@ class Store:
         """What happened to a run, oldest first: instant and event, node, attempt, detail."""
         with self.guarded():
             entries = self.client.xrange(self.keys.history(run_id))
-        found = []
-        for entry, row in entries:
-            at = datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC)
-            found.append((at, {"detail": ""} | {name.decode(): value.decode() for name, value in row.items()}))
-        return found
+        return [
+            (datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC), {"detail": ""} | event)
+            for entry, row in entries
+            for event in events_of({name.decode(): value.decode() for name, value in row.items()})
+        ]
 
     def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
         """Runs by flow or status, newest first."""
@@ -466,6 +466,14 @@ os.register_at_fork(after_in_child=_begin_in_fork)
 
 def _unknown(run_id: str) -> UnknownRun:
     return UnknownRun(f"run {run_id!r} is unknown: it was never started here, or its retention is over", run_id=run_id)
+
+
+def events_of(row: dict[str, str]) -> list[dict[str, str]]:
+    """The events of one entry of a run's history: one, or all that onward.lua did."""
+    if "event" in row:
+        return [row]
+    done = [(event, node) for event in ("succeeded", "started") for node in json.loads(row[event])]
+    return [{"event": event, "node": node, "attempt": "1"} for event, node in done]
 
 
 def _has_failed(record: Mapping[str, Any]) -> bool:

@@ -83,6 +83,10 @@ class Stretch:
             own = ended if ended.kind in GOES_ON or ended.error is not None else own
         return own
 
+    def work_through_alone(self, node: str) -> None:
+        """Do a node and what follows it in a message that was another run's."""
+        self._follow((self._attempt(node),))
+
     def work_through_step(self, work: Work) -> None:
         """Do the members of a local step and what follows it in this message, or publish them."""
         ahead = self._at(work.position, self.plan.queue) if work.names and work.kind == "step" else ()

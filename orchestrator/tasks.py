@@ -18,6 +18,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
 from orchestrator.monitor import Followers, Parked
 from orchestrator.plan import node_of
+from orchestrator.pull import pulled
 from orchestrator.saga import BeginSaga, announced
 from orchestrator.schedules import Tick
 from orchestrator.stretch import Stretch
@@ -26,8 +27,11 @@ from orchestrator.time_limit import interruptible
 if TYPE_CHECKING:
     from celery import Celery
 
+    from orchestrator.engine import Engine
+    from orchestrator.plan import Plan
     from orchestrator.registry import Registered
 
+logger = logging.getLogger(__name__)
 SHOWN = 1000
 """Characters that a monitor gets of the error of an attempt that is made again."""
 
@@ -59,19 +63,17 @@ class NodeTask(Task):
     def run(self, run_id: str, epoch: int, plan_hash: str, name: str = "") -> None:
         """Try the node once; of a map, item after item; `name` is the compensation of one item."""
         engine = engine_of(self.app)
-        try:
-            with engine.store.guarded():
-                plan = engine.store.plan(plan_hash)
-        except StoreError as error:
-            raise Ignore(str(error)) from error
         name = name or self.node
-        if plan is None or self.node not in plan.nodes or node_of(name) != self.node:
-            raise Ignore("the run is gone, or its plan does not have this node")
+        plan = self._plan(engine, plan_hash)
+        if node_of(name) != self.node:
+            raise Ignore("the message names another node")
         in_chord = bool(self.request.chord)
         follows = in_chord or bool(self.request.chain)
         stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
         with engine.store.scripts.wire.held(), interruptible():
             ended = stretch.work_through(name, follows=follows)
+            if plan.fused and self.node in plan.steps[0].nodes:
+                self._begin_further(engine, plan)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:
@@ -83,6 +85,29 @@ class NodeTask(Task):
         if ended.kind in {"stored", "excused"} or (ended.kind == "done" and in_chord):
             return
         raise Ignore(ended.kind)
+
+    def _plan(self, engine: Engine, plan_hash: str) -> Plan:
+        try:
+            with engine.store.guarded():
+                plan = engine.store.plan(plan_hash)
+        except StoreError as error:
+            raise Ignore(str(error)) from error
+        if plan is None or self.node not in plan.nodes:
+            raise Ignore("the run is gone, or its plan does not have this node")
+        return plan
+
+    def _begin_further(self, engine: Engine, plan: Plan) -> None:
+        """Work through further runs whose first message waits in the queue: what becomes of them is not this one's."""
+        for run_id, epoch, plan_hash in pulled(engine, plan, self):
+            try:
+                stretch = Stretch(
+                    engine, self._plan(engine, plan_hash), run_id=run_id, epoch=epoch, tell=Followers(self).tell
+                )
+                stretch.work_through_alone(self.node)
+            except Ignore:
+                continue
+            except Exception:
+                logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
 
 
 class Advance(Task):

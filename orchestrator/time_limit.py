@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from orchestrator.activity import set_limit
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 HARD_AFTER_S = 3.0
+# The one of `signal` makes an enum of what it finds, which takes longer than all else here.
+getsignal: Callable[[int], object] = import_module("_signal").getsignal
 _errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
 
 
@@ -29,7 +32,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _take_back() -> None:
     """Handle the signal again where somebody's function has left it to others: they would be called for our timer."""
-    if signal.getsignal(signal.SIGALRM) is not _interrupt:
+    if getsignal(signal.SIGALRM) is not _interrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, _interrupt)
 

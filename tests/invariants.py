@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.plan import END, Plan
+from orchestrator.store import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -140,8 +141,8 @@ def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
 def _read_run(store: Store, run_id: str, plan: Plan, answers: Iterator[Any]) -> RunView:
     fields, nodes = _pairs(next(answers)), _pairs(next(answers))
     outputs = {name.decode(): value for name, value in next(answers).items()}
-    rows = [_pairs(row) for _, row in next(answers)]
-    events = [(row["event"], row["node"], int(row["attempt"]), row.get("detail", "")) for row in rows]
+    told = [event for _, row in next(answers) for event in events_of(_pairs(row))]
+    events = [(event["event"], event["node"], int(event["attempt"]), event.get("detail", "")) for event in told]
     lifetimes = {name: next(answers) for name in _keys_of(store, run_id)}
     return RunView(
         run_id, plan, fields, {name: json.loads(text) for name, text in nodes.items()}, outputs, events, lifetimes

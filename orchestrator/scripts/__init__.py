@@ -26,6 +26,7 @@ from orchestrator.scripts.answers import (
     PageEnd,
     Seen,
     Started,
+    Values,
     Wanted,
     claimed_of,
     moved_of,
@@ -92,7 +93,7 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self.wire = Wire(client)
         self._keys = keys
-        self._pairs: dict[tuple[str, int, int, str], Packed] = {}  # as many as there are neighbours in plans
+        self._pairs: dict[tuple[Any, ...], Packed] = {}  # as many as there are neighbours in plans
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
@@ -250,25 +251,34 @@ class Scripts:
 
     def onward(
         self, run_id: str, plan: Plan, done: Sequence[Done], wanted: Sequence[Wanted], *, holder: str
-    ) -> list[Claimed] | None:
+    ) -> list[Values] | None:
         """Commit plain nodes of one position and, if they were its last, claim all plain ones behind it: onward.lua.
 
-        Returns what is claimed. None: nothing was done, it is for `send_all` or `send_with_claims`.
+        Returns the outputs that each of them asked for, if they are claimed now, else an empty list. None: nothing was
+        done, it is for `send_all` or `send_with_claims`.
         """
         position = plan.nodes[done[0].node].step
         behind = [plan.nodes[each.node] for each in wanted]
-        pair = (plan.hash, position, behind[0].step if behind else -1, holder)
+        reads = tuple(each.reads for each in wanted)
+        pair = (plan.hash, position, behind[0].step if behind else -1, holder, reads)
         if pair not in self._pairs:
             is_local = bool(behind) and plan.steps[behind[0].step].local
-            fixed: list[str | int] = [holder, position, len(plan.steps[position].nodes), pair[2], int(is_local)]
+            fixed: list[str | int] = [
+                plan.hash,
+                holder,
+                position,
+                len(plan.steps[position].nodes),
+                pair[2],
+                int(is_local),
+            ]
             named = [fact for facts in behind for fact in (facts.name, facts.timeout_ms)]
-            self._pairs[pair] = Packed([*fixed, *named, *union([each.reads for each in wanted])])
+            self._pairs[pair] = Packed([*fixed, *named, *union(reads)])
         args = [run_id, len(done), len(wanted)]
         for each in done:
             args += (each.node, each.token, plan.nodes[each.node].key, each.output)
         args += [each.token for each in wanted]
-        answer = self._call("onward", self._keys.of_run(run_id, plan.hash), args, self._pairs[pair])
-        return None if answer is None else onward_of(answer, [each.reads for each in wanted])
+        answer = self._call("onward", self._keys.of_stretch(run_id), args, self._pairs[pair])
+        return None if answer is None else onward_of(answer, reads)
 
     def next_item(self, run_id: str, plan: Plan, done: Done, *, follower: str, holder: str) -> Claimed | None:
         """Commit a plain item and claim the next one with the token `follower`: next_item.lua.
@@ -349,6 +359,11 @@ class Scripts:
             return 0, []
         epoch, *parts = [text_of(part) for part in answer[1:]]
         return int(epoch), [Seen(*parts[index : index + 3]) for index in range(0, len(parts), 3)]
+
+    def pull(self, queue: str, mark: str) -> bytes | None:
+        """Take the oldest message out of a queue, if it has the mark: pull.lua."""
+        text: bytes | None = self._call("pull", [queue], [mark])
+        return text
 
     def republish(self, run_id: str, plan: str, epoch: int, nodes: Sequence[str]) -> Moved:
         """Publish ready nodes once more, within their back-off: republish.lua."""

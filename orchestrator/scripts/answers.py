@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Answer = TypeVar("Answer")
+Values: TypeAlias = tuple[bytes | None, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Claimed:
     attempt: int = 0
     generation: int = 0
     scheduled: int | None = None
-    values: tuple[bytes | None, ...] = ()
+    values: Values = ()
     sleep: int = 0
     arrived: int = 0
     bucket: str = ""
@@ -118,11 +119,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an attempt of a plain node asks for: its node, its token, and the output keys that it reads."""
+    """What an attempt of a plain node asks for: its node, its token, and output keys to send along."""
 
     node: str
     token: str
-    reads: Sequence[str]
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -147,21 +148,19 @@ def text_of(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def onward_of(answer: bytes, reads: Sequence[Sequence[str]]) -> list[Claimed]:
-    """The answer of `onward`: of each that runs now, with the output keys that it reads; none where others are left."""
+def onward_of(answer: bytes, reads: Sequence[Sequence[str]]) -> list[Values]:
+    """The answer of `onward`: of each that runs now, what was asked for; none where others are left."""
     if not answer:
         return []
+    if answer == b"\n":
+        return [()] * len(reads)
     head, _, rest = answer.partition(b"\n")
-    scheduled, *sizes = head.split(b" ")
-    values: list[bytes | None] = []
+    by_key: dict[str, bytes | None] = {}
     at = 0
-    for size in map(int, sizes):
-        values.append(None if size < 0 else rest[at : at + size])
+    for key, size in zip(union(reads), map(int, head.split(b" ")), strict=True):
+        by_key[key] = None if size < 0 else rest[at : at + size]
         at += max(size, 0)
-    if len(reads) == 1:
-        return [Claimed("run", 1, 0, number_of(scheduled), tuple(values))]
-    by_key = dict(zip(union(reads), values, strict=True))
-    return [Claimed("run", 1, 0, number_of(scheduled), tuple(by_key[key] for key in keys)) for keys in reads]
+    return [tuple(by_key[key] for key in keys) for keys in reads]
 
 
 def union(reads: Sequence[Sequence[str]]) -> tuple[str, ...]:

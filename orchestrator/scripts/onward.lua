@@ -1,99 +1,108 @@
 -- Commit nodes of one position and, if they were the last of it, claim all nodes of the one behind, where nothing is out
 -- of the ordinary: first attempts, no limits, no failures, nothing cancelled. What it writes is what commit.lua and
 -- claim.lua write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is
--- theirs.
--- KEYS    see keys.py, Keys.of_run
+-- theirs. It leaves the run's next look as it is: the look finds what is claimed here as well.
+-- KEYS    see keys.py, Keys.of_stretch
 -- ARGV    1 run id, 2 how many are committed, 3 how many are claimed; of each that is committed: node, token, output key,
---         output (JSON); tokens of those that are claimed; then, as the plan has it: holder of all, position, how many
---         nodes it has, position behind, '1' if one process works on that together, of each that is claimed: node and
+--         output (JSON); tokens of those that are claimed; then, as the plan has it: its hash, holder of all, position, how
+--         many nodes it has, position behind, '1' if one process works on that together, of each that is claimed: node and
 --         timeout in ms; output keys to send along
--- Returns '' if others are left at the position; else one text, which the client reads fastest: a line of 'scheduled' as
---         claim.lua has it and the length of each value (-1: there is none), then these. Or nothing, and nothing is done:
---         it is for commit.lua and claim.lua.
+-- Returns '' if others are left at the position; else one text, which the client reads fastest: a line with the length of
+--         each value (-1: there is none), then these. Or nothing, and nothing is done: it is for commit.lua and claim.lua.
 -- TTL     none. An identical second call finds the nodes committed and does nothing.
 local RUN_ID, commits, claimed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local TOKENS = 3 + 4 * commits
 local FIXED = TOKENS + claimed
-local holder, position, size, behind, is_local = unpack(ARGV, FIXED + 1, FIXED + 5)
-local BEHIND = FIXED + 5
-local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, HOLDERS = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[7], KEYS[9]
-local run = redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'seq', 'detached', 'verdict', 'scheduled',
-  'history_limit', 'open', 'won', 'running')
-if run[1] ~= 'running' or run[3] ~= '1' or run[4] ~= position or run[7] and run[7] ~= ''
-  or string.sub(PLAN, -#run[2]) ~= run[2] then
+local BEHIND = FIXED + 6
+local READS = BEHIND + 2 * claimed + 1
+local plan, holder, position, size, behind, is_local = unpack(ARGV, FIXED + 1, BEHIND)
+local RUN, NODES, OUTPUTS, HISTORY, HOLDERS = unpack(KEYS)
+local status, own_plan, epoch, at, seq, open_before, won_before, running, detached, announced, verdict, history_limit =
+  unpack(redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'seq', 'open', 'won', 'running', 'detached',
+    'announced', 'verdict', 'history_limit'))
+if status ~= 'running' or own_plan ~= plan or epoch ~= '1' or at ~= position or verdict and verdict ~= '' then
   return
 end
-local open, won = run[10] - commits, run[11] + commits
+local open, won = open_before - commits, won_before + commits
 if open < 0 or open == 0 and (claimed == 0 or won ~= tonumber(size)) then
   return
 end
 claimed = open == 0 and claimed or 0
 
-local names = {}
+local done, begun = {}, {}
 for number = 1, commits do
-  names[number] = ARGV[4 * number]
+  done[number] = ARGV[4 * number]
 end
 for number = 1, claimed do
-  names[commits + number] = ARGV[BEHIND + 2 * number - 1]
+  begun[number] = ARGV[BEHIND + 2 * number - 1]
 end
-local texts, records = redis.call('HMGET', NODES, unpack(names)), {}
+local records = redis.call('HMGET', NODES, unpack(done))
 for number = 1, commits do
-  local rec = texts[number] and cjson.decode(texts[number])
+  local rec = records[number] and cjson.decode(records[number])
   if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 1] or rec.holder ~= holder or rec.attempt ~= 1
     or rec.throttled then
     return
   end
   records[number] = rec
 end
-for number = 1, claimed do
-  if texts[commits + number] then
+for _, rec in ipairs(claimed > 0 and redis.call('HMGET', NODES, unpack(begun)) or {}) do
+  if rec then
     return
   end
 end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local instant, own_claims = string.format('%.0f', now), HOLDERS .. ':' .. holder
-local outputs, rows, left, begun = {}, {}, {}, {}
+local instant, claims = string.format('%.0f', now), HOLDERS .. ':' .. holder
+local outputs, rows, fields, opened, closed = {}, {}, {'seq', seq + commits}, {}, {}
 for number, rec in ipairs(records) do
-  local name = names[number]
+  local name = done[number]
   rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline =
-    'succeeded', rec.token, now, run[5] + number, nil, nil, nil
+    'succeeded', rec.token, now, seq + number, nil, nil, nil
   outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 2], ARGV[4 * number + 3]
   rows[2 * number - 1], rows[2 * number] = name, cjson.encode(rec)
-  left[number] = RUN_ID .. '|' .. name
+  closed[number] = RUN_ID .. '|' .. name
 end
-local written_holder = claimed > 0 and cjson.encode(holder)
-for number = 1, claimed do
-  local name, token = names[commits + number], ARGV[TOKENS + number]
+for number, name in ipairs(begun) do
+  local token = ARGV[TOKENS + number]
   local deadline = string.format('%.0f', now + ARGV[BEHIND + 2 * number])
   rows[#rows + 1] = name
   rows[#rows + 1] = string.format('{"state":"running","attempt":1,"generation":0,"since":%s,"started":%s,"deadline":%s,'
-    .. '"token":"%s","holder":%s}', instant, instant, deadline, token, written_holder)
-  begun[2 * number - 1], begun[2 * number] = RUN_ID .. '|' .. name, token .. '|' .. deadline
+    .. '"token":"%s","holder":%s}', instant, instant, deadline, token, cjson.encode(holder))
+  opened[2 * number - 1], opened[2 * number] = RUN_ID .. '|' .. name, token .. '|' .. deadline
 end
+local function change(field, before, value)
+  if before ~= value then
+    fields[#fields + 1], fields[#fields + 2] = field, value
+  end
+end
+change('running', tonumber(running), running - commits + claimed)
 redis.call('HSET', OUTPUTS, unpack(outputs))
 if claimed > 0 then
-  redis.call('HSET', RUN, 'seq', run[5] + commits, 'running', run[12] - commits + claimed, 'position', behind,
-    'open', claimed, 'won', 0, 'announced', run[6] == '1' and behind or -1, 'detached', is_local)
-  redis.call('HSET', own_claims, unpack(begun))
+  change('position', position, behind)
+  change('open', tonumber(open_before), claimed)
+  change('won', won_before, '0')
+  change('announced', announced, detached == '1' and behind or '-1')
+  change('detached', detached, is_local)
+  redis.call('HSET', claims, unpack(opened))
 else
-  redis.call('HSET', RUN, 'seq', run[5] + commits, 'running', run[12] - commits, 'open', open, 'won', won)
+  change('open', tonumber(open_before), open)
+  change('won', tonumber(won_before), won)
 end
+redis.call('HSET', RUN, unpack(fields))
 redis.call('HSET', NODES, unpack(rows))
-redis.call('HDEL', own_claims, unpack(left))
-for number, name in ipairs(names) do
-  redis.call('XADD', HISTORY, 'MAXLEN', '~', run[9], '*', 'event', number <= commits and 'succeeded' or 'started',
-    'node', name, 'attempt', 1)
-end
-redis.call('ZADD', LIVE, now + 1000, RUN_ID)
+redis.call('HDEL', claims, unpack(closed))
+redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*', 'succeeded', cjson.encode(done),
+  'started', claimed > 0 and cjson.encode(begun) or '[]')
 if claimed == 0 then
   return ''
 end
-local READS = BEHIND + 2 * claimed + 1
-local values, told = ARGV[READS] and redis.call('HMGET', OUTPUTS, unpack(ARGV, READS)) or {}, {run[8] or ''}
+if not ARGV[READS] then
+  return '\n'
+end
+local values, sizes = redis.call('HMGET', OUTPUTS, unpack(ARGV, READS)), {}
 for number, value in ipairs(values) do
-  told[number + 1] = value and #value or -1
+  sizes[number] = value and #value or -1
   values[number] = value or ''
 end
-return table.concat(told, ' ') .. '\n' .. table.concat(values)
+return table.concat(sizes, ' ') .. '\n' .. table.concat(values)

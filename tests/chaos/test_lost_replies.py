@@ -104,6 +104,12 @@ def runs_a_fan(world):
     return start(world, "fan"), FAN
 
 
+def waits_behind_others(world):
+    *others, last = [start(world, "fused") for _ in range(12)]
+    assert {run.wait(timeout=60) for run in others} == {"succeeded"}
+    return last, CHAIN
+
+
 def runs_a_fused_chain(world):
     return start(world, "fused"), CHAIN
 
@@ -183,6 +189,7 @@ SCENARIOS = {
     "commit": runs_a_fan,
     "commit+claim": runs_a_fused_chain_with_a_limit,
     "onward": runs_a_fused_chain,
+    "pull": waits_behind_others,
     "next_item": works_on_a_batch,
     "fail": stumbles,
     "lose": is_killed,

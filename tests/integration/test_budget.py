@@ -18,7 +18,7 @@ LENGTH = 10
 COSTS = {
     "one task a node": (2 * LENGTH, 265),
     "messages pushed": (2 * LENGTH, 274),
-    "fused": (LENGTH + 1, 157),
+    "fused": (LENGTH + 1, 139),
 }
 START = (1, 18)
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedRateLimiter
-from orchestrator.scripts.answers import Done, Wanted
+from orchestrator.scripts.answers import Claimed, Done, Wanted
 from tests.scripts_world import (
     HOLDER,
     LEASE_MS,
@@ -80,12 +80,15 @@ def claim_call(run, name):
 def onward(run, done, behind, *, plan=None, holder=HOLDER, tokens=None):
     finished = [Done(name, (tokens or {}).get(name, token_of(name)), b'"x"') for name in done.split()]
     wanted = [Wanted(name, token_of(name), READS) for name in behind.split()]
-    return run.scripts.onward(run.id, plan or run.plan, finished, wanted, holder=holder)
+    found = run.scripts.onward(run.id, plan or run.plan, finished, wanted, holder=holder)
+    return None if found is None else [Claimed("run", 1, 0, None, values) for values in found]
 
 
 def stored(world, run):
-    """Everything that is stored, without what differs from run to run."""
-    text = json.dumps(readable(world.dump()), sort_keys=True)
+    """All that is stored but for what differs from run to run; one entry of a history may tell several events."""
+    kept = {key: value for key, value in world.dump().items() if not key.endswith(":history")}
+    told = [event for _, event in run.world.store.history(run.id)]
+    text = json.dumps([readable(kept), told], sort_keys=True)
     varying = ((run.id, "RUN"), (world.prefix, "KEYS"), (r"1\d{12}(-\d+)?", "INSTANT"), (MADE_UP, "TOKEN"))
     for pattern, name in varying:
         text = re.sub(pattern, name, text)

@@ -9,7 +9,8 @@ from datetime import timedelta
 from itertools import repeat
 from typing import Any
 
-from celery import Celery
+from celery import Celery, current_task
+from celery.signals import task_prerun
 
 from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, SharedRateLimiter, manual
 from tests.harness import Ledger
@@ -63,6 +64,22 @@ def waits(ctx: NodeContext) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not ctx.is_cancelled():
         time.sleep(0.05)
+
+
+def behaves(ctx: NodeContext, way: str) -> list[Any]:
+    """Does as the run's input says, and tells which run Celery thinks it is for."""
+    LEDGER.note("start", f"{ctx.run_id}/{ctx.node_name}")
+    if way == "dies" and ctx.attempt == 1:
+        os._exit(1)
+    if way == "fails":
+        raise ValueError("no way")
+    if way == "slow":
+        time.sleep(0.05)
+    return [os.getpid(), current_task.request.root_id]
+
+
+if "TEST_HEARS" in os.environ:
+    task_prerun.connect(lambda **_: None, weak=False)
 
 
 def flow(name: str) -> FlowBuilder:
@@ -120,6 +137,13 @@ for built in (
     .then(node("c").with_shared_rate_limit(spaced))
     .build(),
     flow("fused-cancelled").then(node("a")).then(node("b", waits)).then(node("c")).build(),
+    flow("fused-waiting")
+    .on_queue("fused-waiting")
+    .takes(str)
+    .then(node("a"))
+    .then(node("b", behaves).with_input_func(lambda state: state.input(str)).with_retry(SOON))
+    .build(),
+    flow("fused-between").on_queue("fused-waiting").then(node("a")).build(),
     flow("fused-queues").then(node("a")).then(node("b").with_queue("fused-other")).then(node("c")).build(),
 ):
     orchestrator.register(built)

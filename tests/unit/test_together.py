@@ -48,7 +48,8 @@ class Member:
     def __init__(self, scripts, number):
         self.name = f"m-{number}"
         self.store = SimpleNamespace(scripts=scripts)
-        self.facts = SimpleNamespace(name=self.name, kind="node")
+        self.facts = SimpleNamespace(name=self.name, kind="node", key=self.name)
+        self.values = {}
         self.plan = SimpleNamespace(plain={self.name} if scripts.is_plain else set())
 
     def commit_call(self, output):

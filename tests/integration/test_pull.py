@@ -1,0 +1,215 @@
+"""Runs of a fused flow that wait in the queue: a pool process begins them by itself, each as if it had come alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import redis
+from celery import Celery
+from celery.signals import task_prerun
+
+from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator import pull as pull_module
+from orchestrator.engine import engine_of
+from orchestrator.pull import pulled
+from tests.harness import load_program, wait_until, workers
+
+QUEUE = "fused-waiting"
+FLOW = "fused-waiting"
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Client:
+    """A client and worker in one, with runs that wait in its queue."""
+
+    def __init__(self, url):
+        app = Celery("pulled", broker=url, backend=url, set_as_current=False)
+        app.conf.task_default_queue = "pulled"
+        self.orchestrator = Orchestrator(app)
+        for name in ("pulled", "other"):
+            builder = FlowBuilder(name).triggered_by(manual("test")).then(Node("a", nothing)).then(Node("b", nothing))
+            self.orchestrator.register(builder.fused().build())
+        self.engine = engine_of(app)
+        self.redis = redis.Redis.from_url(url)
+        self.task = app.tasks["pulled.a"]
+
+    def start(self, count=1, *, flow="pulled"):
+        return [self.orchestrator.start(flow).id for _ in range(count)]
+
+    def pull(self, *, routing_key="pulled"):
+        self.task.push_request(delivery_info={"routing_key": routing_key}, hostname="w0@here")
+        try:
+            plan = self.engine.registry.flows["pulled"].plan
+            return [(run_id, self.task.request.root_id) for run_id, _, _ in pulled(self.engine, plan, self.task)]
+        finally:
+            self.task.pop_request()
+
+    def waiting(self):
+        return self.redis.lrange("pulled", 0, -1)[::-1]
+
+    def change_oldest(self, change):
+        message = json.loads(self.waiting()[0])
+        self.redis.rpop("pulled")
+        change(message)
+        self.redis.rpush("pulled", json.dumps(message))
+
+
+@pytest.fixture
+def client(server):
+    made = Client(server.url)
+    yield made
+    made.redis.delete("pulled")
+
+
+def test_messages_are_taken_in_their_order_and_each_is_the_task_s_request(client):
+    runs = client.start(3)
+    assert client.pull() == [(run, run) for run in runs]
+    assert client.waiting() == []
+    assert client.task.request.root_id is None
+
+
+def test_what_is_not_of_the_same_task_stays_and_nothing_passes_it(client):
+    (first,) = client.start()
+    client.start(flow="other")
+    client.start()
+    before = client.waiting()
+    assert client.pull() == [(first, first)]
+    assert client.waiting() == before[1:]
+
+
+def later(message):
+    message["headers"]["eta"] = "2040-01-01T00:00:00+00:00"
+
+
+def limited(message):
+    message["headers"]["timelimit"] = [10, None]
+
+
+def packed_otherwise(message):
+    message["content-type"] = "application/x-msgpack"
+
+
+def damaged(message):
+    message["body"] = "?"
+
+
+def without_headers(message):
+    message["headers"] = {"task": "pulled.a"}
+
+
+@pytest.mark.parametrize("change", [later, limited, packed_otherwise, damaged, without_headers])
+def test_what_celery_has_to_look_at_is_put_back(client, change):
+    client.start(2)
+    client.change_oldest(change)
+    before = client.waiting()
+    assert client.pull() == []
+    assert client.waiting() == before
+
+
+def test_whoever_listens_to_celery_s_signals_gets_a_message_for_each_run(client):
+    client.start()
+
+    def hears(**_):
+        """Take part."""
+
+    task_prerun.connect(hears)
+    try:
+        assert client.pull() == []
+    finally:
+        task_prerun.disconnect(hears)
+    assert len(client.waiting()) == 1
+
+
+def test_nothing_is_taken_from_a_queue_that_the_present_message_did_not_come_from(client):
+    client.start()
+    assert client.pull(routing_key="another") == []
+    assert len(client.waiting()) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("is_draining", lambda: True), ("GOES_ON_FOR_S", 0)])
+def test_nothing_is_taken_at_a_shutdown_or_when_the_time_is_over(client, monkeypatch, name, value):
+    client.start()
+    monkeypatch.setattr(pull_module, name, value)
+    assert client.pull() == []
+    assert len(client.waiting()) == 1
+
+
+def test_a_redis_that_is_away_ends_it(client, monkeypatch, caplog):
+    client.start()
+    client.pull()
+
+    def away(*_):
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(client.engine.store, "scripts", SimpleNamespace(pull=away))
+    assert client.pull() == []
+    assert "flow pulled: no further run is begun here" in caplog.text
+
+
+# --- with a worker ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def fused(server):
+    return load_program("fused", server.url)
+
+
+def a_worker(server, folder):
+    options = ["-c", "1", "-Q", QUEUE]
+    return workers(
+        "tests.programs.fused", server.url, folder, count=1, options=options, lease="3", reconcile_every="0.5"
+    )
+
+
+def received(folder, task=f"{FLOW}.a"):
+    lines = [line for path in folder.glob("*.log") for line in path.read_text().splitlines()]
+    return sum(f"Task {task}[" in line and line.endswith("received") for line in lines)
+
+
+def starts_of(ledger, runs):
+    mine = {run.id: run for run in runs}
+    return Counter(name for name in ledger.names("start") if name.split("/")[0] in mine)
+
+
+def test_runs_that_wait_share_messages_and_end_as_if_each_had_its_own(fused, server, tmp_path, ledger):
+    ways = ["well"] * 15 + ["dies"] + ["well"] * 4 + ["fails"] + ["well"] * 19
+    runs = [fused.orchestrator.start(FLOW, way) for way in ways]
+    between = fused.orchestrator.start("fused-between")
+    runs += [fused.orchestrator.start(FLOW, "well") for _ in range(10)]
+    ways += ["well"] * 10
+    with a_worker(server, tmp_path):
+        ended = [run.wait(timeout=60) for run in runs]
+        assert between.wait(timeout=30) == "succeeded"
+        messages = received(tmp_path)
+    assert ended == ["failed" if way == "fails" else "succeeded" for way in ways]
+    attempts = {"well": 1, "dies": 2, "fails": 3}
+    expected = {f"{run.id}/a": 1 for run in runs}
+    expected |= {f"{run.id}/b": attempts[way] for run, way in zip(runs, ways, strict=True)}
+    assert starts_of(ledger, runs) == expected
+    well = [run for run, way in zip(runs, ways, strict=True) if way == "well"]
+    assert [run.output("b")[1] for run in well] == [run.id for run in well], "each is its task's request"
+    assert 1 <= messages <= len(runs) / 2
+
+
+def test_a_worker_that_is_stopped_begins_no_further_run(fused, server, tmp_path, ledger):
+    runs = [fused.orchestrator.start(FLOW, "slow") for _ in range(40)]
+    with a_worker(server, tmp_path / "first") as (worker,):
+        wait_until(lambda: ledger.names("start"), "it works")
+        worker.process.terminate()
+        assert worker.process.wait(timeout=30) == 0
+    assert len(starts_of(ledger, runs)) < 2 * len(runs)
+    with a_worker(server, tmp_path / "second"):
+        assert {run.wait(timeout=60) for run in runs} == {"succeeded"}
+    assert set(starts_of(ledger, runs).values()) == {1}
+
+
+def test_a_worker_whose_module_listens_to_tasks_gets_a_message_for_each_run(fused, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_HEARS", "1")
+    runs = [fused.orchestrator.start(FLOW, "well") for _ in range(20)]
+    with a_worker(server, tmp_path):
+        assert {run.wait(timeout=60) for run in runs} == {"succeeded"}
+        assert received(tmp_path) == len(runs)

@@ -39,10 +39,10 @@ from orchestrator.errors import (
 )
 from orchestrator.expansion import items_of
 from orchestrator.faults import reach
-from orchestrator.lazy import lazy
 from orchestrator.leases import holder_name, is_draining
 from orchestrator.open_claim import OpenClaim
 from orchestrator.plan import END, IN_LINE, node_of
+from orchestrator.reading import Reading
 from orchestrator.scripts.answers import Claimed, Moved
 from orchestrator.state import FlowState
 from orchestrator.store import IN_PARTS, INPUT, instant, milliseconds
@@ -106,8 +106,7 @@ class Attempt:
         self.ahead: tuple[Attempt, ...] = ()  # what follows in this message, claimed with this one's commit
         self.publish: Callable[[Work], None] = partial(engine.publish, plan, run_id, epoch)
         self.short_way = short_way  # to store what a plain attempt returned; None where it does not do
-        self.seen: dict[str, bytes] = {}  # outputs that are known in this message, from what was behind it
-        self._asked: tuple[str, ...] = ()  # what the claim sends along
+        self.reading = Reading(plan, self.facts)
         self._pushed = ""  # the node whose message goes with the commit, where it is known how it looks
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._items: list[bytes] = []  # that a map is to be made of
@@ -167,7 +166,13 @@ class Attempt:
         if self._pushed and not follows:
             message = self.engine.publisher.known_message(self.plan, self.run_id, self._pushed, self.epoch)
         return self.store.scripts.commit_call(
-            *self._node(), self.token, output=output, choice=choice, follows=follows, message=(self._pushed, *message)
+            *self._node(),
+            self.token,
+            output=output,
+            choice=choice,
+            follows=follows,
+            message=(self._pushed, *message),
+            plain=self.plan.to_commit(self.facts),
         )
 
     def _behind(self, choice: int | None) -> str:
@@ -216,29 +221,15 @@ class Attempt:
             token=self.token,
             holder=holder_name(),
             lease_ms=self.store.lease_ms,
-            reads=self.to_ask(),
+            reads=self.reading.to_ask(),
+            plain=self.plan.to_claim(self.facts),
             **options,
         )
 
-    def to_ask(self, seen: Collection[str] = ()) -> tuple[str, ...]:
-        """The output keys that have to be sent along: those that it reads and that nobody in this message has seen."""
-        self._asked = tuple(key for key in self.reads if key not in seen and key not in self.seen)
-        return self._asked
-
     @property
     def values(self) -> dict[str, bytes | None]:
-        """Of a claimed attempt: what it reads; None where there is none."""
-        found = self.seen | dict(zip(self._asked, self.claimed.values, strict=True))
-        return {key: found[key] for key in self.reads}
-
-    @lazy
-    def reads(self) -> tuple[str, ...]:
-        """Output keys that it reads, as far as the plan knows."""
-        if self.facts.kind == "item":
-            return ()
-        undone = self.plan.nodes.get(self.facts.undoes)
-        own = (undone.key,) if undone and undone.kind != "item" else ()
-        return tuple(dict.fromkeys((INPUT, *self.facts.reads, *own)))
+        """Of a claimed attempt: JSON of what it reads, by output key; None where there is none."""
+        return self.reading.values(self.claimed.values)
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         deadline = time.monotonic() + self.engine.settings.claim_patience.total_seconds()

@@ -214,6 +214,13 @@ class Keys:
         """The keys that onward.lua gets, in the order in which it binds them."""
         return (self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.holders)
 
+    def of_start(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
+        """The keys that start.lua gets, in the order in which it binds them; three more come behind them."""
+        return (
+            *(self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.plan(plan_hash)),
+            *(self.live, self.timers, self.events, self.index, self.limits),
+        )
+
     @lru_cache(maxsize=256)  # noqa: B019 - as above
     def of_run(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
         """The keys that every transition of a run gets, in the order in which scripts/run.lua binds them."""

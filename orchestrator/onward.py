@@ -34,13 +34,13 @@ def goes_onward(attempts: Sequence[Attempt], outputs: Sequence[bytes], ahead: Se
         return claimed is not None
     seen = {key: value for each in attempts for key, value in each.values.items() if value is not None}
     seen |= {each.facts.key: output for each, output in zip(attempts, outputs, strict=True)}
-    wanted = [Wanted(each.name, each.token, each.to_ask(seen)) for each in ahead]
+    wanted = [Wanted(each.name, each.token, each.reading.to_ask(seen)) for each in ahead]
     found = scripts.onward(run_id, plan, done, wanted, holder=holder_name())
     for attempt, values in zip(ahead, found or (), strict=False):
         attempt.claimed = Claimed("run", 1, 0, first.claimed.scheduled, values)
     if found is not None:
         for attempt in ahead:
-            attempt.seen |= seen
+            attempt.reading.seen |= seen
     return found is not None
 
 

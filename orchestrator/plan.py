@@ -196,7 +196,7 @@ class Plan:
             facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
         return facts | {
             "maps": _dense(self.maps),
-            "pages": _dense([(node.name, node.source) for node in self.nodes.values() if node.paged]),
+            "pages": _dense(self.pages),
             "text": self.text,
             "flow": self.flow,
             "sagas": _dense(self.sagas),
@@ -221,6 +221,26 @@ class Plan:
             or (node.kind == "item" and node.name not in undone)
             if not node.limits
         )
+
+    def to_claim(self, node: NodePlan) -> tuple[int, ...]:
+        """Position and timeout in ms of a node that claim_plain.lua is for; empty for others."""
+        is_plain = node.kind in {"node", "branch", "expand"} and not node.limits and not node.paged
+        return (node.step, node.timeout_ms) if is_plain else ()
+
+    def to_commit(self, node: NodePlan) -> tuple[int | str, ...]:
+        """Position, key, position behind and its node, of a node that commit_plain.lua is for; empty for others."""
+        step = self.steps[node.step]
+        if node.name not in self.plain or step.kind != "then":
+            return ()
+        if step.next == END:
+            return () if self.maps or self.pages else (node.step, node.key, END, "")
+        behind = self.steps[step.next]
+        return (node.step, node.key, step.next, behind.nodes[0]) if behind.kind in IN_LINE else ()
+
+    @lazy
+    def pages(self) -> tuple[tuple[str, str], ...]:
+        """The nodes that fetch pages, and where their first page is said to begin."""
+        return tuple((node.name, node.source) for node in self.nodes.values() if node.paged)
 
     @lazy
     def keyed(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, keys, manual, paginate
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, make_plan, node_of
 from orchestrator.scripts.answers import PageEnd
 from orchestrator.settings import Settings
 from orchestrator.store import Store
@@ -176,7 +176,15 @@ class Run:
         return self.world.scripts
 
     def claim(self, name: str, token: str = "", *, holder: str = HOLDER, **options: Any) -> Claimed:
-        values: dict[str, Any] = {"epoch": self.epoch, "lease_ms": LEASE_MS, "may_sleep": False, **options}
+        facts = self.plan.nodes.get(node_of(name))
+        plain = self.plan.to_claim(facts) if facts else ()
+        values: dict[str, Any] = {
+            "epoch": self.epoch,
+            "lease_ms": LEASE_MS,
+            "may_sleep": False,
+            "plain": plain,
+            **options,
+        }
         return self.scripts.claim(self.id, self.plan.hash, name, token=token or new_token(), holder=holder, **values)
 
     def hold(self, name: str, **options: Any) -> str:
@@ -202,7 +210,11 @@ class Run:
     ) -> Moved:
         if output is None:
             output = b"1" if name in self.plan.nodes and self.plan.nodes[name].key else b""
-        return self.scripts.commit(self.id, self.plan.hash, name, token, output=output, choice=choice, follows=follows)
+        facts = self.plan.nodes.get(name)
+        plain = self.plan.to_commit(facts) if facts else ()
+        return self.scripts.commit(
+            self.id, self.plan.hash, name, token, output=output, choice=choice, follows=follows, plain=plain
+        )
 
     def turn(
         self, name: str, token: str, items: str = "[1]", *, count: int = 1, cursor: str = '"c"', goes_on: bool = False

@@ -62,6 +62,7 @@ end"""
 def script_text(name: str) -> str:
     """Lua of an operation, or of two on one run as "<one>+<other>", with the vocabulary it needs in front of it."""
     texts = [_lua(part) for part in name.split("+")]
+    before = re.search(r"^-- before: (.*)$", texts[0], re.MULTILINE) if len(texts) == 1 else None
     needs = re.search(r"^-- needs: (.*)$", texts[0], re.MULTILINE)
     if needs is None:
         return texts[0]
@@ -71,7 +72,17 @@ def script_text(name: str) -> str:
     modules = "\n".join(f"on_demand({module}, function()\n{_lua(module)}\nend)" for module in MODULES)
     operations = ",\n".join(f"function(ARGV)\n{text}\nend" for text in texts)
     ask = ONE if len(texts) == 1 else MANY
-    parts = (_lua("run"), declared, _lua("steps"), modules, f"local operations = {{{operations}}}", ask, "flush()")
+    plain = "" if before is None else f"do\n{_lua(before[1])}\nend"
+    parts = (
+        plain,
+        _lua("run"),
+        declared,
+        _lua("steps"),
+        modules,
+        f"local operations = {{{operations}}}",
+        ask,
+        "flush()",
+    )
     return "\n".join((*parts, "return answer"))
 
 
@@ -147,15 +158,11 @@ class Scripts:
         message: tuple[str, str] = ("", ""),
     ) -> Started:
         """Create a run: start.lua; `message` is the list to push to and what is pushed."""
-        keys = self._keys
+        keys, first = self._keys, plan.steps[0]
+        idempotency = "" if idempotency_key is None else keys.idempotency(plan.flow, idempotency_key)
         answer = self._call(
             "start",
-            [
-                *keys.of_run(run_id, plan.hash),
-                keys.idempotency(plan.flow, idempotency_key or ""),
-                keys.slots,
-                message[0],
-            ],
+            [*keys.of_start(run_id, plan.hash), idempotency, keys.slots, message[0]],
             [
                 run_id,
                 plan.flow,
@@ -174,6 +181,9 @@ class Scripts:
                 schedule,
                 overlap,
                 message[1],
+                int(first.kind == "parallel"),
+                int(first.local),
+                *first.nodes,
             ],
         )
         return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
@@ -195,9 +205,10 @@ class Scripts:
         arrived: int = 0,
         may_sleep: bool = True,
         reads: Sequence[str] = (),
+        plain: Sequence[int] = (),
     ) -> Call[Claimed]:
-        """Give a node to one attempt: claim.lua."""
-        args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *reads]
+        """Give a node to one attempt: claim.lua; `plain` is what `Plan.to_claim` says of it."""
+        args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *(plain or ("", "")), *reads]
         return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: claimed_of(answer, len(reads)))
 
     def admit(
@@ -239,14 +250,17 @@ class Scripts:
         follows: bool,
         page: PageEnd | None = None,
         message: tuple[str, str, str] = ("", "", ""),
+        plain: Sequence[int | str] = (),
     ) -> Call[Moved]:
         """Store what a node returned: commit.lua; with `page` the output is the items of the last one.
 
-        `message` is what is pushed if one node is to be published, and it is this one: the node, the list, the text.
+        `message` is what is pushed if one node is to be published, and it is this one: the node, the list, the text;
+        `plain` is what `Plan.to_commit` says of the node.
         """
         behind, queue, text = message
         page_args = ("", "") if page is None else (page.count, page.cursor)
         args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text, behind]
+        args += plain
         return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, moved_of)
 
     def onward(

@@ -1,9 +1,11 @@
 -- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
 -- needs: run
+-- before: claim_plain
 -- KEYS    as run.lua
 -- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms,
 --         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token,
---         9... output keys to send along (':input' is the run's input)
+--         9 position and 10 timeout in ms of a node that claim_plain.lua may be for; else '',
+--         11... output keys to send along (':input' is the run's input)
 -- Returns {'run', 'attempt generation index scheduled', item, values...} (the item of a map, with its index; the number of
 --         the page to be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or
 --         ''), the same with 'admit' where admit.lua has to let it start, {'sleep', us, first arrival},
@@ -16,7 +18,7 @@ local member = RUN_ID .. '|' .. node
 local rec, facts = nil, nil
 
 local function granted()
-  local values = #ARGV > 8 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 9)) or {}
+  local values = #ARGV > 10 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 11)) or {}
   local index = facts.kind == 'item' and index_of(node)
   local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
   if facts.paged then

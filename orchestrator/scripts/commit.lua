@@ -1,5 +1,6 @@
 -- Store what a node returned, exactly once, count its join and say what became ready.
 -- needs: run
+-- before: commit_plain
 -- KEYS    as run.lua; 17 queue of the message, or ''
 -- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
 --         (that the caller has written to RUN:staged:<token>), or '',
@@ -9,6 +10,8 @@
 --         cursor that came with them (JSON); else '',
 --         9 a message, with '@since@' for the instant, that is pushed here if it is for the one node that is to be
 --         published, 10 that node (of an item the map's); or '' if the caller sends it
+--         11 position, 12 output key, 13 position behind and 14 its one node ('' at the end of the flow) of a node that
+--         commit_plain.lua may be for; else ''
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
 --         ready and unclaimed.

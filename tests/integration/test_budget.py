@@ -16,11 +16,11 @@ from orchestrator.server import EmbeddedServer
 LENGTH = 10
 # Round trips and commands of one chain of ten nodes, from the first claim to the last commit.
 COSTS = {
-    "one task a node": (2 * LENGTH, 265),
-    "messages pushed": (2 * LENGTH, 274),
-    "fused": (LENGTH + 1, 139),
+    "one task a node": (2 * LENGTH, 209),
+    "messages pushed": (2 * LENGTH, 218),
+    "fused": (LENGTH + 1, 128),
 }
-START = (1, 18)
+START = (1, 13)
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,10 @@ def stored(world, run):
     kept = {key: value for key, value in world.dump().items() if not key.endswith(":history")}
     told = [event for _, event in run.world.store.history(run.id)]
     text = json.dumps([readable(kept), told], sort_keys=True)
-    varying = ((run.id, "RUN"), (world.prefix, "KEYS"), (r"1\d{12}(-\d+)?", "INSTANT"), (MADE_UP, "TOKEN"))
+    varying = (
+        *((run.id, "RUN"), (world.prefix, "KEYS"), (r"1\d{12}(-\d+)?", "INSTANT"), (MADE_UP, "TOKEN")),
+        (r'"detail": \d+', '"detail": "DURATION"'),
+    )
     for pattern, name in varying:
         text = re.sub(pattern, name, text)
     return text

@@ -1,0 +1,47 @@
+"""Which outputs an attempt reads, and which of them its claim must send along: those that this message has not seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.lazy import lazy
+from orchestrator.store import INPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from orchestrator.plan import NodePlan, Plan
+    from orchestrator.scripts.answers import Values
+
+
+class Reading:
+    """What one attempt reads.
+
+    Attributes:
+        seen: JSON of outputs by key, as attempts in front of it in this message stored or read them.
+    """
+
+    def __init__(self, plan: Plan, facts: NodePlan) -> None:
+        self._plan = plan
+        self._facts = facts
+        self._asked: tuple[str, ...] = ()
+        self.seen: dict[str, bytes] = {}
+
+    @lazy
+    def keys(self) -> tuple[str, ...]:
+        """Output keys that it reads, as far as the plan knows."""
+        if self._facts.kind == "item":
+            return ()
+        undone = self._plan.nodes.get(self._facts.undoes)
+        own = (undone.key,) if undone and undone.kind != "item" else ()
+        return tuple(dict.fromkeys((INPUT, *self._facts.reads, *own)))
+
+    def to_ask(self, seen: Collection[str] = ()) -> tuple[str, ...]:
+        """The output keys that a claim has to send along, if `seen` will be, too, by then."""
+        self._asked = tuple(key for key in self.keys if key not in seen and key not in self.seen)
+        return self._asked
+
+    def values(self, answered: Values) -> dict[str, bytes | None]:
+        """All that it reads, with the answer to what was asked for last; None where there is none."""
+        found = self.seen | dict(zip(self._asked, answered, strict=True))
+        return {key: found[key] for key in self.keys}

@@ -226,11 +226,6 @@ class Attempt:
             **options,
         )
 
-    @property
-    def values(self) -> dict[str, bytes | None]:
-        """Of a claimed attempt: JSON of what it reads, by output key; None where there is none."""
-        return self.reading.values(self.claimed.values)
-
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         deadline = time.monotonic() + self.engine.settings.claim_patience.total_seconds()
         while True:
@@ -354,7 +349,7 @@ class Attempt:
         return contract.read(MISSING)
 
     def _state(self, entry: Registered) -> FlowState:
-        values = {key: value and self._whole(value) for key, value in self.values.items()}
+        values = {key: value and self._whole(value) for key, value in self.reading.values(self.claimed.values).items()}
         if self.name != self.facts.name:
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))

@@ -32,7 +32,7 @@ def goes_onward(attempts: Sequence[Attempt], outputs: Sequence[bytes], ahead: Se
         if claimed is not None:
             ahead[0].claimed = claimed
         return claimed is not None
-    seen = {key: value for each in attempts for key, value in each.values.items() if value is not None}
+    seen = {key: value for each in attempts for key, value in each.reading.read(each.claimed.values).items()}
     seen |= {each.facts.key: output for each, output in zip(attempts, outputs, strict=True)}
     wanted = [Wanted(each.name, each.token, each.reading.to_ask(seen)) for each in ahead]
     found = scripts.onward(run_id, plan, done, wanted, holder=holder_name())

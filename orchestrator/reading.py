@@ -42,6 +42,10 @@ class Reading:
         return self._asked
 
     def values(self, answered: Values) -> dict[str, bytes | None]:
-        """All that it reads, with the answer to what was asked for last; None where there is none."""
-        found = self.seen | dict(zip(self._asked, answered, strict=True))
-        return {key: found[key] for key in self.keys}
+        """JSON of all that is known by output key, with the answer to what was asked for last; None: there is none."""
+        return self.seen | dict(zip(self._asked, answered, strict=True))
+
+    def read(self, answered: Values) -> dict[str, bytes]:
+        """Of that, what is there and what it reads: the rest would pile up from node to node."""
+        known = self.values(answered)
+        return {key: value for key in self.keys if (value := known[key]) is not None}

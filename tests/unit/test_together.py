@@ -49,7 +49,7 @@ class Member:
         self.name = f"m-{number}"
         self.store = SimpleNamespace(scripts=scripts)
         self.facts = SimpleNamespace(name=self.name, kind="node", key=self.name)
-        self.values = {}
+        self.reading = SimpleNamespace(read=lambda _answered: {})
         self.plan = SimpleNamespace(plain={self.name} if scripts.is_plain else set())
 
     def commit_call(self, output):

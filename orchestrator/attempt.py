@@ -116,25 +116,22 @@ class Attempt:
 
     def run(self) -> Ended:
         """Do the attempt, if there is one to do."""
+        with working_on(self.token):
+            made = self.make()
+            if isinstance(made, Ended):
+                return made
+            output, choice = made
+            moved = self.surely(lambda: self._commit(output, choice))
+            return self.leave(moved, Ended(moved.outcome))
+
+    def make(self) -> Ended | tuple[bytes, int | None]:
+        """Claim it, if nobody has, and run its function; returns what is to be stored, or how it ended without that."""
         entry = self.engine.registry.entry_for(self.plan, self.facts)
         if entry is None:
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
             return Ended("left")
-        if is_draining() and not self.claimed.is_held:
-            return Ended("back")
-        with working_on(self.token):
-            return self._try(entry)
-
-    def _try(self, entry: Registered) -> Ended:
-        reach("before_claim", self.facts.name)
-        if self.claimed.outcome in UNDECIDED:
-            try:
-                self.claimed = self._claim()
-            except StoreError as error:
-                logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
-                return Ended("left")
-        if not self.claimed.is_held:
-            return Ended("done" if self.claimed.outcome == "done" else "left")
+        if (ended := self._hold()) is not None:
+            return ended
         if self.facts.kind == "item":
             self.name = f"{self.facts.name}[{self.claimed.index}]"
         reach("after_claim", self.facts.name)
@@ -142,16 +139,30 @@ class Attempt:
         try:
             if self.claimed.outcome == "admit" and (turned_away := self._admit(entry)):
                 return turned_away
-            output, choice = self._execute(entry)
+            made = self._execute(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
             return self._fail(error, entry.nodes.get(self.facts.name))
         finally:
             running_attempt.reset(token)
         reach("before_store", self.facts.name)
         if self._items:
-            self._surely(lambda: self.store.stage_items(self.run_id, self.token, self._items))
-        moved = self._surely(lambda: self._commit(output, choice))
-        return self._leave(moved, Ended(moved.outcome))
+            self.surely(lambda: self.store.stage_items(self.run_id, self.token, self._items))
+        return made
+
+    def _hold(self) -> Ended | None:
+        """Claim it, if that was not done; returns how it ended if it is not to be made here."""
+        if is_draining() and not self.claimed.is_held:
+            return Ended("back")
+        reach("before_claim", self.facts.name)
+        if self.claimed.outcome in UNDECIDED:
+            try:
+                self.claimed = self._claim()
+            except StoreError as error:
+                logger.warning("flow %s run %s node %s: not claimed: %s", *self._place(), error)
+                return Ended("left")
+        if self.claimed.is_held:
+            return None
+        return Ended("done" if self.claimed.outcome == "done" else "left")
 
     def _commit(self, output: bytes, choice: int | None) -> Moved:
         """Store the output, and ask for what follows in the same round trip."""
@@ -237,7 +248,7 @@ class Attempt:
                     raise
                 time.sleep(0.25)
 
-    def _surely(self, call: Callable[[], Answer]) -> Answer:
+    def surely(self, call: Callable[[], Answer]) -> Answer:
         """Repeat a call until Redis answers: what a function did must not be forgotten, nor be its failure."""
         while True:
             try:
@@ -247,7 +258,8 @@ class Attempt:
                 logger.warning("flow %s run %s node %s: waits until Redis is back: %s", *self._place(), error)
                 time.sleep(0.25)
 
-    def _leave(self, moved: Moved, ended: Ended) -> Ended:
+    def leave(self, moved: Moved, ended: Ended) -> Ended:
+        """Publish what the end of the attempt made ready."""
         if moved.outcome in {"fenced", "unknown"}:
             logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *self._place())
             return Ended("left")
@@ -296,10 +308,10 @@ class Attempt:
             self._buckets = buckets = self._purely(buckets_of, self.facts, node, self.plan.flow, asked)
         self._input = Input(given)
         claim = (*self._node(), self.token)
-        admitted = self._surely(lambda: admit(self.store, self.plan, claim, buckets=buckets, follows=self.follows))
+        admitted = self.surely(lambda: admit(self.store, self.plan, claim, buckets=buckets, follows=self.follows))
         if admitted.outcome == "run":
             return None
-        return self._leave(Moved(admitted.outcome, admitted.work), Ended("parked"))
+        return self.leave(Moved(admitted.outcome, admitted.work), Ended("parked"))
 
     def _expand(self, entry: Registered, state: Any) -> list[bytes]:
         """Compute the items of a map as JSON."""
@@ -352,7 +364,7 @@ class Attempt:
         values = {key: value and self._whole(value) for key, value in self.reading.values(self.claimed.values).items()}
         if self.name != self.facts.name:
             index = int(self.name.partition("[")[2].rstrip("]"))
-            self._undone = self._surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))
+            self._undone = self.surely(lambda: self.store.result(self.run_id, self.facts.undoes, index))
         elif self.facts.undoes:
             self._undone = values[self.plan.nodes[self.facts.undoes].key]
         state = FlowState(
@@ -361,8 +373,8 @@ class Attempt:
             input=values.pop(INPUT) or None,
             input_codec=entry.flow.input_codec,
             load=self._load,
-            load_failure=lambda name: self._surely(lambda: self.store.failure(self.run_id, name)),
-            load_failures=lambda name: self._surely(lambda: self.store.item_failures(self.run_id, name)),
+            load_failure=lambda name: self.surely(lambda: self.store.failure(self.run_id, name)),
+            load_failures=lambda name: self.surely(lambda: self.store.item_failures(self.run_id, name)),
             list_keys=self.plan.list_keys,
             prefetched=values,
             visible=self.plan.visible(self.facts.name),
@@ -375,11 +387,11 @@ class Attempt:
     def _whole(self, value: bytes) -> bytes:
         if not value.startswith(IN_PARTS):
             return value
-        return self._surely(lambda: self.store.whole(self.run_id, value))
+        return self.surely(lambda: self.store.whole(self.run_id, value))
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
-        return self._surely(lambda: self.store.outputs(self.run_id, wanted))
+        return self.surely(lambda: self.store.outputs(self.run_id, wanted))
 
     def _context(self, _node: Node[Any, Any]) -> NodeContext:
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
@@ -435,7 +447,7 @@ class Attempt:
         if self.facts.kind == "item":
             self.ahead = self.ahead or self.go_on(self, None)
         reach("before_fail", self.facts.name)
-        moved = self._surely(
+        moved = self.surely(
             lambda: self.store.scripts.fail(
                 *self._node(),
                 self.token,
@@ -455,11 +467,11 @@ class Attempt:
             *self._place(), self.claimed.attempt, moved.outcome, failure.type,
         )  # fmt: skip
         if moved.outcome == "excused":
-            return self._leave(moved, Ended("excused"))
+            return self.leave(moved, Ended("excused"))
         if not isinstance(error, Exception) or isinstance(error, ORDERS):  # SystemExit would end the pool process
             message = f"the node function raised {failure.type}: {failure.message}"
             error = RunError(message, **self._where()).with_traceback(error.__traceback__)
-        return self._leave(moved, Ended("parked" if moved.outcome == "parked" else "failed", error))
+        return self.leave(moved, Ended("parked" if moved.outcome == "parked" else "failed", error))
 
     def _delay(self, error: BaseException, node: Node[Any, Any] | None) -> int:
         """Milliseconds to the next attempt, or NO_FURTHER: the verdict of a failure."""

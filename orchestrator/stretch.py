@@ -6,12 +6,9 @@ a message carries neither, so a lost one loses nothing.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
 from orchestrator.onward import goes_onward_alone
@@ -111,25 +108,14 @@ class Stretch:
     def _work_together(self, members: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
         """Do the members of a local step in threads; returns what follows it, if the last of them ended here."""
         self._joined = ()
-        begun = {}
         step, queue = self.plan.steps[members[0].facts.step], members[0].facts.queue
-        together = Together(lambda: self._at(step.next, queue))
-        for member in members:
-            if member.claimed.outcome in MAY_RUN:
-                member.publish = partial(self._keep, queue)
-                member.short_way = together.commit
-                self.tell(member, None)
-                begun[_threads(os.getpid()).submit(self._work_on, member)] = member
-        for future in as_completed(begun):
-            if future.exception() is None:
-                self.tell(begun[future], future.result())
-        for future in begun:
-            future.result()  # what is no failure of a node is this message's: when all of them have ended
+        held = [member for member in members if member.claimed.outcome in MAY_RUN]
+        for member in held:
+            member.publish = partial(self._keep, queue)
+            self.tell(member, None)
+        together = Together(held, lambda: self._at(step.next, queue))
+        together.work(self.tell)
         return together.joined or self._joined
-
-    def _work_on(self, member: Attempt) -> Ended:
-        with self.engine.store.scripts.wire.held():
-            return member.run()
 
     def _keep(self, queue: str, work: Work) -> None:
         """Go on here with what a member of a local step left to publish, if it can be done here."""
@@ -169,9 +155,3 @@ class Stretch:
         knows = self.engine.registry.entry_for
         fit = all(node.queue == queue and not node.paged and knows(self.plan, node) for node in nodes)
         return tuple(self._attempt(node.name) for node in nodes) if fit else ()
-
-
-@lru_cache(maxsize=1)
-def _threads(_process: int) -> ThreadPoolExecutor:
-    """The threads of this process for members of local steps; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="orchestrator-member")

@@ -1,83 +1,155 @@
-"""How the members of a local step share round trips: who is ready to be stored takes all with it that wait.
+"""How the members of a local step are worked on: functions in threads, commits in the thread that waits for them.
 
-Nobody waits for company: the first one goes alone, and what comes while it is under way goes next, as one script. The
-last ones bring back the claims of what is behind the step.
+Whoever has returned is stored together with all that have by then, as one script; the last ones bring back the claims
+of what is behind the step. A thread does one member after the other; another one is begun only while nobody returns.
 """
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias
 
+from orchestrator.activity import AT_ONCE, working_on
+from orchestrator.attempt import Ended
 from orchestrator.onward import are_plain, goes_onward, is_plain
 from orchestrator.scripts.answers import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orchestrator.attempt import Attempt
 
-
-@dataclass
-class _Waiting:
-    attempt: Attempt
-    output: bytes
-    answer: Moved | None = None
-    error: BaseException | None = None
+ANOTHER_AFTER_S = 0.0005
+LOOK_AGAIN_S = 1.0
+Made: TypeAlias = "Ended | tuple[bytes, int | None] | BaseException"
+Finished: TypeAlias = "tuple[Attempt, Made, ExitStack]"
 
 
 class Together:
-    """The commits of one local step, from several threads."""
+    """The members of one local step.
 
-    def __init__(self, behind: Callable[[], tuple[Attempt, ...]]) -> None:
+    Attributes:
+        joined: The attempts at what is behind the step, claimed, once the last member is stored.
+    """
+
+    def __init__(self, members: Sequence[Attempt], behind: Callable[[], tuple[Attempt, ...]]) -> None:
         """Begin.
 
         Args:
+            members: Claimed attempts.
             behind: Makes the attempts at what is behind the step, if this process can go on with it.
         """
         self.joined: tuple[Attempt, ...] = ()
         self._behind = behind
         self._ahead: tuple[Attempt, ...] = ()
-        self._sends = threading.Lock()
-        self._waiting: list[_Waiting] = []  # appended to by all, taken from by who sends
+        self._todo = deque(members)
+        self._left = len(members)
+        self._threads: list[Future[None]] = []
+        self._finished: SimpleQueue[Finished] = SimpleQueue()
 
-    def commit(self, attempt: Attempt, output: bytes) -> Moved:
-        """Store what a member returned.
+    def work(self, tell: Callable[[Attempt, Ended], None]) -> None:
+        """Do all of them.
+
+        Args:
+            tell: Called with each and how it ended.
 
         Raises:
-            redis.RedisError: The call that it was sent with failed; whether it was carried out is not known.
+            BaseException: The first that is no failure of a node, when all members have ended.
         """
-        mine = _Waiting(attempt, output)
-        self._waiting.append(mine)
-        with self._sends:
-            if mine.answer is None and mine.error is None:
-                self._send_all()
-        if mine.answer is None:
-            raise mine.error or AssertionError("it was sent and has no answer")
-        return mine.answer
+        errors: list[BaseException] = []
+        company: list[Finished] | None = None
+        while company is None or company:
+            try:
+                company = self._next()
+                self._end(company, tell)
+            except BaseException as error:  # noqa: BLE001 - whatever it is waits until all have ended
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-    def _send_all(self) -> None:
-        company = self._waiting[:]
-        del self._waiting[: len(company)]
+    def _next(self) -> list[Finished]:
+        """Whoever has returned, none if all have; begins threads for as long as nobody does."""
+        company: list[Finished] = []
+        while self._left and not company:
+            if self._todo and not self._threads:
+                self._begin_thread()
+            try:
+                company.append(self._finished.get(timeout=ANOTHER_AFTER_S if self._todo else LOOK_AGAIN_S))
+            except Empty:
+                if self._todo:
+                    self._begin_thread()
+                elif all(thread.done() for thread in self._threads) and self._finished.empty():
+                    self._left = 0  # an error in this thread has struck between a member's return and its count
+        while not self._finished.empty():
+            company.append(self._finished.get())
+        self._left -= len(company)
+        return company
+
+    def _end(self, company: list[Finished], tell: Callable[[Attempt, Ended], None]) -> None:
+        """Store what members returned, and publish what that makes ready."""
+        with ExitStack() as claims:
+            for _, _, claim in company:
+                claims.push(claim)
+            returned = [(member, made[0]) for member, made, _ in company if isinstance(made, tuple)]
+            ended = [(member, made) for member, made, _ in company if isinstance(made, Ended)]
+            if returned:
+                members, outputs = zip(*returned, strict=True)
+                stored = members[0].surely(lambda: self.store(members, outputs))
+                ended += [
+                    (each, each.leave(moved, Ended(moved.outcome))) for each, moved in zip(members, stored, strict=True)
+                ]
+            for member, how in ended:
+                tell(member, how)
+            for _, made, _ in company:
+                if isinstance(made, BaseException):
+                    raise made
+
+    def _begin_thread(self) -> None:
         try:
-            answers = self._store(company)
-        except BaseException as error:
-            for each in company:
-                each.error = error
-            raise
-        for each, answer in zip(company, answers, strict=True):
-            each.answer = answer
+            self._threads.append(_threads(os.getpid()).submit(self._work_on))
+        except RuntimeError:  # this process gets no thread any more
+            self._work_on()
 
-    def _store(self, company: list[_Waiting]) -> list[Moved]:
-        attempts = [each.attempt for each in company]
+    def _work_on(self) -> None:
+        """Call the functions of members, one after the other, until all have begun."""
+        while self._todo:
+            try:
+                member = self._todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            claim = ExitStack()
+            try:
+                claim.enter_context(working_on(member.token))
+                with member.store.scripts.wire.held():
+                    self._finished.put((member, member.make(), claim))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the step is waited for
+                self._finished.put((member, error, claim))
+
+    def store(self, attempts: Sequence[Attempt], outputs: Sequence[bytes]) -> list[Moved]:
+        """Store what members returned.
+
+        Raises:
+            redis.RedisError: Whether it was carried out is not known.
+        """
         ahead = self._ahead = self._ahead or self._behind()  # the same ones again, if the answer of a call is lost
         if not are_plain(ahead):
             ahead = ()  # the short way is only for those who are not the last
-        if goes_onward(attempts, [each.output for each in company], ahead):
+        if goes_onward(attempts, outputs, ahead):
             self.joined = ahead if ahead and ahead[0].claimed.is_held else ()
-            return [Moved("stored")] * len(company)
-        answers = attempts[0].store.scripts.send_all([each.attempt.commit_call(each.output) for each in company])
+            return [Moved("stored")] * len(attempts)
+        calls = [attempt.commit_call(output) for attempt, output in zip(attempts, outputs, strict=True)]
+        answers = attempts[0].store.scripts.send_all(calls)
         if all(is_plain(attempt) for attempt in attempts):
             self.joined = ahead  # a lost answer may have given them their claims: they ask again
         return answers
+
+
+@lru_cache(maxsize=1)
+def _threads(_process: int) -> ThreadPoolExecutor:
+    """The threads of this process for members of local steps; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="orchestrator-member")

@@ -163,7 +163,7 @@ def test_an_error_that_is_no_node_s_is_told_when_every_member_has_ended(server, 
     built = flow.then_parallel("fan", *members, local=True).build()
     orchestrator.register(built)
     run = orchestrator.start(built)
-    try_it, met = Attempt.run, threading.Event()
+    try_it, met = Attempt.make, threading.Event()
 
     def refused(attempt):
         if attempt.name == "m-0":
@@ -172,7 +172,7 @@ def test_an_error_that_is_no_node_s_is_told_when_every_member_has_ended(server, 
         assert met.wait(10)
         return try_it(attempt)
 
-    monkeypatch.setattr(Attempt, "run", lambda attempt: (try_it if attempt.name == "a" else refused)(attempt))
+    monkeypatch.setattr(Attempt, "make", lambda attempt: (try_it if attempt.name == "a" else refused)(attempt))
     plan = engine_of(orchestrator.app).registry.flows["local-refused"].plan
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         orchestrator.app.tasks["local-refused.a"].run(run.id, 1, plan.hash)

@@ -1,15 +1,20 @@
-"""Commits of several threads: nobody waits for company, and what comes meanwhile goes as one."""
+"""A local step: functions in threads, and whoever has returned is stored with all that have by then."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 
+from orchestrator import together as module
+from orchestrator.activity import tokens_of
+from orchestrator.attempt import Ended
 from orchestrator.scripts.answers import Claimed, Moved
+from orchestrator.scripts.wire import Wire
 from orchestrator.together import Together
 from tests.harness import wait_until
 
@@ -17,13 +22,15 @@ LATER = 5
 
 
 class Slow:
-    """Scripts whose first call is under way until it is let go; whether the short way does for all is chosen."""
+    """Scripts whose first call is under way until all others have returned; whether the short way does is chosen."""
 
     def __init__(self, *, is_plain: bool):
         self.is_plain = is_plain
         self.sent: list[list[str]] = []
         self.go_on = threading.Event()
         self.refuses = False
+        client: Any = SimpleNamespace()
+        self.wire = Wire(client)
 
     def onward(self, _run_id, _plan, done, _wanted, *, holder):
         assert holder
@@ -36,21 +43,35 @@ class Slow:
         self.sent.append(names)
         assert self.go_on.wait(30)
         if self.refuses and len(self.sent) > 1:
-            raise redis.ConnectionError("gone")
+            raise redis.ResponseError("NOREPLICAS")
         return names
 
 
 class Member:
     """As much of an attempt as counts here."""
 
-    run_id, epoch, token, claimed = "run", 1, "token", Claimed("run", 1)
+    run_id, epoch, claimed = "run", 1, Claimed("run", 1)
 
-    def __init__(self, scripts, number):
+    def __init__(self, scripts, number, *, does=lambda: (b"1", None)):
         self.name = f"m-{number}"
+        self.token = f"{number:032x}"
+        self.does = does
         self.store = SimpleNamespace(scripts=scripts)
         self.facts = SimpleNamespace(name=self.name, kind="node", key=self.name)
         self.reading = SimpleNamespace(read=lambda _answered: {})
         self.plan = SimpleNamespace(plain={self.name} if scripts.is_plain else set())
+
+    def make(self):
+        assert self.token in tokens_of(None), "it is known to be worked on"
+        return self.does()
+
+    def surely(self, call):
+        return call()
+
+    def leave(self, moved, ended):
+        assert self.token in tokens_of(None), "until it is stored"
+        assert moved.outcome == ended.kind
+        return ended
 
     def commit_call(self, output):
         assert output == b"1"
@@ -59,40 +80,121 @@ class Member:
 
 @pytest.fixture(params=[True, False], ids=["plain", "long"])
 def scripts(request):
-    return Slow(is_plain=request.param)
+    made = Slow(is_plain=request.param)
+    made.go_on.set()
+    return made
 
 
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(LATER + 1) as made:
-        yield made
+def work(members: Any, told: dict[str, Ended] | None = None) -> dict[str, Ended]:
+    """Do them all; how each ended."""
+    told = {} if told is None else told
+    Together(members, lambda: ()).work(lambda member, ended: told.update({member.name: ended}))
+    return told
 
 
-def send_beside(scripts, pool):
-    """One commit that is under way, and others that come meanwhile: the promises of all."""
-    together = Together(lambda: ())
-    promised = [pool.submit(together.commit, Member(scripts, 0), b"1")]
-    wait_until(lambda: scripts.sent, "the first is under way")
-    promised += [pool.submit(together.commit, Member(scripts, number), b"1") for number in range(1, LATER + 1)]
-    wait_until(lambda: len(together._waiting) == LATER, "the others wait")
-    scripts.go_on.set()
-    return promised
+def stored(scripts, names):
+    return {name: Ended("stored" if scripts.is_plain else f"stored {name}") for name in names}
 
 
-def test_the_first_goes_alone_and_the_others_go_together(scripts, pool):
-    promised = send_beside(scripts, pool)
-    names = [f"m-{number}" for number in range(LATER + 1)]
-    expected = ["stored"] * len(names) if scripts.is_plain else [f"stored {name}" for name in names]
-    assert [each.result(30).outcome for each in promised] == expected
+def beside(scripts):
+    """A member that is under way to the store while the others return."""
+    scripts.go_on.clear()
+
+    def later(number):
+        assert wait_until(lambda: scripts.sent, "the first is under way")
+        if number == LATER:
+            scripts.go_on.set()
+        return b"1", None
+
+    others = [Member(scripts, number, does=partial(later, number)) for number in range(1, LATER + 1)]
+    return [Member(scripts, 0), *others]
+
+
+def test_the_first_is_stored_alone_and_the_others_together(scripts):
+    members = beside(scripts)
+    names = [member.name for member in members]
+    assert work(members) == stored(scripts, names)
     assert scripts.sent[0] == names[:1]
-    assert len(scripts.sent) == 2
-    assert sorted(scripts.sent[1]) == names[1:]
+    assert sorted(name for company in scripts.sent[1:] for name in company) == names[1:]
+    assert len(scripts.sent) < len(names)
+    assert tokens_of(None) == frozenset()
 
 
-def test_an_error_is_everybody_s_who_was_sent_with_it_and_nobody_else_s(scripts, pool):
+def test_members_that_wait_for_each_other_get_a_thread_each(scripts):
+    meeting = threading.Barrier(LATER)
+
+    def meets():
+        meeting.wait(30)
+        return b"1", None
+
+    members = [Member(scripts, number, does=meets) for number in range(LATER)]
+    assert work(members).keys() == {member.name for member in members}
+
+
+def test_who_returns_at_once_leaves_its_thread_to_the_next(scripts, monkeypatch):
+    monkeypatch.setattr(module, "ANOTHER_AFTER_S", 30)
+    seen = set()
+
+    def notes():
+        seen.add(threading.get_ident())
+        return b"1", None
+
+    assert len(work([Member(scripts, number, does=notes) for number in range(LATER)])) == LATER
+    assert len(seen) == 1
+    assert seen != {threading.get_ident()}
+
+
+def test_who_ended_without_an_output_is_told_and_not_stored(scripts):
+    parked = Ended("parked", ValueError("no"))
+    assert work([Member(scripts, 0), Member(scripts, 1, does=lambda: parked)])["m-1"] == parked
+    assert scripts.sent == [["m-0"]]
+
+
+def test_an_error_of_the_store_is_raised_when_all_have_ended(scripts):
     scripts.refuses = True
-    first, *others = send_beside(scripts, pool)
-    assert first.result(30).outcome.startswith("stored")
-    for each in others:
-        with pytest.raises(redis.ConnectionError, match="gone"):
-            each.result(30)
+    told: dict[str, Ended] = {}
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        work(beside(scripts), told)
+    assert told == stored(scripts, ["m-0"])
+    assert tokens_of(None) == frozenset()
+
+
+def test_an_error_of_a_thread_is_raised_when_all_have_ended(scripts):
+    raised = threading.Event()
+
+    def fails():
+        raised.set()
+        raise redis.ResponseError("WRONGTYPE")
+
+    def waits():
+        assert raised.wait(30)
+        return b"1", None
+
+    told: dict[str, Ended] = {}
+    members = [Member(scripts, 0, does=fails), Member(scripts, 1, does=waits)]
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        work(members, told)
+    assert told == stored(scripts, ["m-1"])
+
+
+def test_an_error_that_strikes_who_waits_is_raised_when_all_have_ended(scripts):
+    """Such as Celery's soft time limit, between two members."""
+    struck = []
+
+    def strikes(member, _ended):
+        struck.append(member.name)
+        raise TimeoutError("soft limit")
+
+    members: Any = [Member(scripts, number) for number in range(LATER)]
+    with pytest.raises(TimeoutError, match="soft limit"):
+        Together(members, lambda: ()).work(strikes)
+    assert sum(map(len, scripts.sent)) == LATER
+    assert tokens_of(None) == frozenset()
+
+
+def test_without_a_thread_it_is_done_where_it_is_waited_for(scripts, monkeypatch):
+    def refuses(_work):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module, "_threads", lambda _process: SimpleNamespace(submit=refuses))
+    assert work([Member(scripts, number) for number in range(3)]) == stored(scripts, ["m-0", "m-1", "m-2"])

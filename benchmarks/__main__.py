@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PROCESSES = 2
 CONCURRENCY = 2
 READY_S = 60
+LONGEST = 1000
+LENGTHS = {10: 15, 100: 5, LONGEST: 1}
+"""Nodes of the chains whose cost per step is compared, and how many of them run one after the other."""
 WORKER = [sys.executable, "-m", "celery", "-A", "benchmarks.contenders", "worker", "-l", "info"]
 WORKER += ["--without-gossip", "--without-mingle"]
 Figures = dict[str, float]
@@ -74,8 +77,10 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
         figures[f"W6 idle latency {work}"] = statistics.median(total for total, _ in idle)
         if work == "chain-10":
             figures["W4 client time per start, workers idle"] = statistics.median(client for _, client in idle)
-    for length in (10, 100) if quick else (10, 100, 1000):
-        figures[f"W7 per step, chain of {length}"] = run_all(contender, f"chain-{length}", 1)[0] / length
+    for length, again in LENGTHS.items():
+        if length < LONGEST or not quick:
+            took = [run_all(contender, f"chain-{length}", 1)[0] for _ in range(again)]
+            figures[f"W7 per step, chain of {length}"] = statistics.median(took) / length
     return figures
 
 
@@ -130,6 +135,20 @@ def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iter
         yield f"| {work} | " + " | ".join(cells) + " |"
 
 
+def flatness(rounds: list[dict[str, Figures]], names: list[str]) -> Iterator[str]:
+    """Lines of a table: what a step costs in chains of several lengths, by what one of a chain of 100 costs."""
+    lengths = [length for length in LENGTHS if f"W7 per step, chain of {length}" in rounds[0][names[0]]]
+    yield "| W7 per step, chain of 100 = 1 | " + " | ".join(map(str, lengths)) + " |"
+    yield "|---|" + "---|" * len(lengths)
+    for name in names:
+        cells = []
+        for length in lengths:
+            one, base = f"W7 per step, chain of {length}", "W7 per step, chain of 100"
+            values = sorted(each[name][one] / each[name][base] for each in rounds)
+            cells.append(f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -163,6 +182,7 @@ def main() -> None:
             each.app.backend.remove_pending_result = lambda result: result
         for base in names[:2]:
             sys.stdout.write("\n" + "\n".join(table(rounds, names, base)) + "\n")
+        sys.stdout.write("\n" + "\n".join(flatness(rounds, names)) + "\n")
 
 
 if __name__ == "__main__":

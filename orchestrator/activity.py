@@ -76,12 +76,15 @@ def new_processes() -> dict[int, int]:
 
 
 @contextmanager
-def working_on(token: str) -> Iterator[None]:
-    """Mark a claim's token, 32 hex digits, as being worked on by this process, from before the claim to its end."""
+def working_on(token: str) -> Iterator[int]:
+    """Mark a claim's token, 32 hex digits, as being worked on by this process, from before the claim to its end.
+
+    Yields the attempt's place; a thread that goes on with it calls `go_on_at` first.
+    """
     if not in_pool_process():
         _inline.add(token)
         try:
-            yield
+            yield 0
         finally:
             _inline.discard(token)
         return
@@ -89,10 +92,15 @@ def working_on(token: str) -> Iterator[None]:
     start = _start_of(_state["place"] or 0, TOKEN) + index * TOKEN.size
     TOKEN.pack_into(_tokens, start, bytes.fromhex(token))
     try:
-        yield
+        yield index
     finally:
         TOKEN.pack_into(_tokens, start, b"")
         _free.append(index)
+
+
+def go_on_at(place: int) -> None:
+    """Let the limits that this thread sets be those of the attempt at a place."""
+    _thread.index = place
 
 
 def tokens_of(index: int | None) -> frozenset[str]:

@@ -12,12 +12,14 @@ import logging
 import time
 from base64 import b64decode
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
 from orchestrator.errors import StoreError
 from orchestrator.leases import is_draining
+from orchestrator.plan import IN_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,65 +29,107 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 GOES_ON_FOR_S = 0.05
-"""After that a pool process begins no further run: what its main process holds for it is older."""
-HEARD = (signals.task_prerun, signals.task_postrun, signals.task_success)
+"""From the beginning of a message; after that no further run is begun: what the main process holds is older."""
+HEARD = (signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success)
+EMBEDDED = ("chain", "chord", "callbacks")
 
 
-def pulled(engine: Engine, plan: Plan, task: Any) -> Iterator[tuple[str, int, str]]:
+@dataclass(frozen=True)
+class Pulled:
+    """A message that was taken out of its queue.
+
+    Attributes:
+        run_id: The run that it is for.
+        epoch: Its epoch.
+        plan_hash: Its plan.
+        text: The message as it was in the queue.
+        headers: Its headers.
+    """
+
+    run_id: str
+    epoch: int
+    plan_hash: str
+    text: bytes
+    headers: dict[str, Any]
+
+
+def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[Pulled]:
     """Take messages of a task, the first one of a fused flow, out of the queue from which its present one came.
 
-    Nothing is taken where somebody's signal handlers expect a message for every run, or where the queue is not a list
-    in the run store's Redis.
+    Nothing is taken where somebody's signal handlers expect a message for every run, where the task has a rate limit of
+    Celery's, or where the queue is not a list in the run store's Redis.
 
     Args:
         engine: The engine.
         plan: The plan of the present message.
         task: The Celery task, while it runs.
+        since: When its present message began, on the monotonic clock.
 
     Yields:
-        Run, epoch and plan; for as long as each is worked on, it is the task's request.
+        A message; for as long as it is worked on, it is the task's request.
     """
-    until = time.monotonic() + GOES_ON_FOR_S
-    came_from = (task.request.delivery_info or {}).get("routing_key")
-    if any(signal.receivers for signal in HEARD) or engine.publisher.first_queue(plan) != came_from:
+    first = plan.steps[0]
+    if not plan.fused or first.kind not in IN_LINE or plan.nodes[first.nodes[0]].task != task.name:
         return
-    mark = f'"task": {json.dumps(task.name)}'
-    while time.monotonic() < until and not is_draining():
+    if task.rate_limit or any(signal.receivers for signal in HEARD):
+        return
+    queue = (task.request.delivery_info or {}).get("routing_key")
+    if not queue or engine.publisher.first_queue(plan) != queue:
+        return
+    while time.monotonic() < since + GOES_ON_FOR_S and not is_draining():
         try:
             with engine.store.guarded():
-                text = engine.store.scripts.pull(came_from, mark)
-                message = None if text is None else _read(text)
-                if text is not None and message is None:
-                    engine.store.client.rpush(came_from, text)
+                text = engine.store.scripts.pull(queue, task.name)
         except StoreError as error:
             logger.warning("flow %s: no further run is begun here: %s", plan.flow, error)
             return
-        if message is None:
+        if text is None:
             return
-        with _requested(task, *message):
-            yield message[1]
+        message = _read(text)
+        if message is None:
+            put_back(engine, queue, text)
+            return
+        with _requested(task, message):
+            yield message
 
 
-def _read(text: bytes) -> tuple[dict[str, Any], tuple[str, int, str]] | None:
-    """Headers and arguments of a node's message; None where anything about it is Celery's to care for."""
+def put_back(engine: Engine, queue: str, text: bytes) -> None:
+    """Leave a message to whoever comes next; where that fails, the reconciler sends another one."""
+    try:
+        with engine.store.guarded():
+            engine.store.client.rpush(queue, text)
+    except StoreError as error:
+        logger.warning("a message is not put back into queue %s and will be sent again: %s", queue, error)
+
+
+def _read(text: bytes) -> Pulled | None:
+    """A node's message; None where anything in its body is Celery's to care for. pull.lua has looked at its head."""
     try:
         message = json.loads(text)
-        headers = message["headers"]
         arguments, named, embedded = json.loads(b64decode(message["body"]))
         run_id, epoch, plan_hash = arguments
-        is_own = message["content-type"] == "application/json" and not named
-        has_more = any(headers.get(name) for name in ("eta", "expires", "chord")) or any(headers["timelimit"])
-        has_more = has_more or any(embedded.get(name) for name in ("chain", "chord", "callbacks"))
-    except (ValueError, TypeError, LookupError, AttributeError):
+        has_more = named or any(embedded.get(name) for name in EMBEDDED)
+        headers = message["headers"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    is_own = is_own and isinstance(run_id, str) and isinstance(epoch, int) and isinstance(plan_hash, str)
-    return (headers, (run_id, epoch, plan_hash)) if is_own and not has_more else None
+    if has_more or not (isinstance(run_id, str) and isinstance(epoch, int) and isinstance(plan_hash, str)):
+        return None
+    return Pulled(run_id, epoch, plan_hash, text, headers)
 
 
 @contextmanager
-def _requested(task: Any, headers: dict[str, Any], arguments: tuple[str, int, str]) -> Iterator[None]:
+def _requested(task: Any, message: Pulled) -> Iterator[None]:
     """Let the task's request be this message's, for functions and log formats that look at it."""
-    task.push_request(**(headers | {"args": arguments, "kwargs": {}, "correlation_id": headers.get("id")}))
+    task_id = message.headers.get("id")
+    task.push_request(
+        id=task_id,
+        correlation_id=task_id,
+        root_id=message.run_id,
+        parent_id=message.run_id,
+        args=(message.run_id, message.epoch, message.plan_hash),
+        kwargs={},
+        **dict.fromkeys((*EMBEDDED, "errbacks", "headers", "group", "children")),
+    )
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ class Settings:
         retention: How long the record of a run is kept after its end. Default 7 days.
         max_payload_bytes: Largest input, output, page or item, in bytes of JSON. Default 1 MiB.
         prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`. Default "orchestrator".
-        history_limit: Events kept of one run. Default 1000.
+        history_limit: Entries kept of one run. Default 1000.
         shutdown_grace: How long nodes may go on after SIGTERM. Default 25 s; keep it below the container's limit.
         max_throttle: Longest that `RetryLater(freeze=True)` may hold back one node in all. Default 24 h.
         claim_patience: How long a message waits for Redis before it leaves its node to the reconciler. Default 10 s.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.activity import AT_ONCE
 from orchestrator.attempt import Attempt, Ended
 from orchestrator.leases import is_draining
 from orchestrator.onward import goes_onward_alone
@@ -80,9 +81,15 @@ class Stretch:
             own = ended if ended.kind in GOES_ON or ended.error is not None else own
         return own
 
-    def work_through_alone(self, node: str) -> None:
-        """Do a node and what follows it in a message that was another run's."""
-        self._follow((self._attempt(node),))
+    def work_through_alone(self, node: str) -> Ended:
+        """Do a node and what follows it in a message that was another run's; returns how the node ended."""
+        self._left = PAGES_IN_A_MESSAGE
+        attempt = self._attempt(node)
+        self.tell(attempt, None)
+        ended = attempt.run()
+        self.tell(attempt, ended)
+        self._follow(attempt.ahead)
+        return ended
 
     def work_through_step(self, work: Work) -> None:
         """Do the members of a local step and what follows it in this message, or publish them."""
@@ -113,9 +120,12 @@ class Stretch:
         for member in held:
             member.publish = partial(self._keep, queue)
             self.tell(member, None)
-        together = Together(held, lambda: self._at(step.next, queue))
-        together.work(self.tell)
-        return together.joined or self._joined
+        joined: tuple[Attempt, ...] = ()
+        for first in range(0, len(held), AT_ONCE):
+            together = Together(held[first : first + AT_ONCE], lambda: self._at(step.next, queue))
+            together.work(self.tell)
+            joined = together.joined
+        return joined or self._joined
 
     def _keep(self, queue: str, work: Work) -> None:
         """Go on here with what a member of a local step left to publish, if it can be done here."""

@@ -7,18 +7,19 @@ a node that failed for good raises its real exception so that monitors show it.
 from __future__ import annotations
 
 import logging
+import time
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from orchestrator.compiler import ADVANCE
 from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
 from orchestrator.monitor import Followers, Parked
 from orchestrator.plan import node_of
-from orchestrator.pull import pulled
+from orchestrator.pull import pulled, put_back
 from orchestrator.saga import BeginSaga, announced
 from orchestrator.schedules import Tick
 from orchestrator.stretch import Stretch
@@ -62,6 +63,7 @@ class NodeTask(Task):
 
     def run(self, run_id: str, epoch: int, plan_hash: str, name: str = "") -> None:
         """Try the node once; of a map, item after item; `name` is the compensation of one item."""
+        began = time.monotonic()
         engine = engine_of(self.app)
         name = name or self.node
         plan = self._plan(engine, plan_hash)
@@ -72,8 +74,8 @@ class NodeTask(Task):
         stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
         with engine.store.scripts.wire.held(), interruptible():
             ended = stretch.work_through(name, follows=follows)
-            if plan.fused and self.node in plan.steps[0].nodes:
-                self._begin_further(engine, plan)
+            if ended.kind == "stored" and not follows:
+                self._begin_further(engine, plan, since=began)
         if ended.kind == "parked" and ended.error is not None:
             raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
         if ended.error is not None:
@@ -96,18 +98,25 @@ class NodeTask(Task):
             raise Ignore("the run is gone, or its plan does not have this node")
         return plan
 
-    def _begin_further(self, engine: Engine, plan: Plan) -> None:
+    def _begin_further(self, engine: Engine, plan: Plan, *, since: float) -> None:
         """Work through further runs whose first message waits in the queue: what becomes of them is not this one's."""
-        for run_id, epoch, plan_hash in pulled(engine, plan, self):
+        for message in pulled(engine, plan, self, since=since):
+            run_id, tell = message.run_id, Followers(self).tell
             try:
-                stretch = Stretch(
-                    engine, self._plan(engine, plan_hash), run_id=run_id, epoch=epoch, tell=Followers(self).tell
-                )
-                stretch.work_through_alone(self.node)
+                pinned = self._plan(engine, message.plan_hash)
+                stretch = Stretch(engine, pinned, run_id=run_id, epoch=message.epoch, tell=tell)
+                ended = stretch.work_through_alone(self.node)
             except Ignore:
                 continue
+            except SoftTimeLimitExceeded:
+                raise
             except Exception:
                 logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
+                return
+            if ended.kind == "back":
+                put_back(engine, self.request.delivery_info["routing_key"], message.text)
+            if ended.kind in {"back", "left"}:
+                return
 
 
 class Advance(Task):

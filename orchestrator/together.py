@@ -14,7 +14,7 @@ from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestrator.activity import AT_ONCE, working_on
+from orchestrator.activity import AT_ONCE, go_on_at, working_on
 from orchestrator.attempt import Ended
 from orchestrator.onward import are_plain, goes_onward, is_plain
 from orchestrator.scripts.answers import Moved
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 ANOTHER_AFTER_S = 0.0005
 LOOK_AGAIN_S = 1.0
-Made: TypeAlias = "Ended | tuple[bytes, int | None] | BaseException"
-Finished: TypeAlias = "tuple[Attempt, Made, ExitStack]"
+Finished: TypeAlias = "tuple[Attempt, Ended | tuple[bytes, int | None] | BaseException]"
 
 
 class Together:
@@ -41,14 +40,16 @@ class Together:
         """Begin.
 
         Args:
-            members: Claimed attempts.
+            members: Claimed attempts, as many as a process works on at once.
             behind: Makes the attempts at what is behind the step, if this process can go on with it.
         """
         self.joined: tuple[Attempt, ...] = ()
         self._behind = behind
         self._ahead: tuple[Attempt, ...] = ()
-        self._todo = deque(members)
+        self._members = members
+        self._todo: deque[tuple[Attempt, int]] = deque()
         self._left = len(members)
+        self._claims: dict[Attempt, ExitStack] = {}
         self._threads: list[Future[None]] = []
         self._finished: SimpleQueue[Finished] = SimpleQueue()
 
@@ -61,6 +62,9 @@ class Together:
         Raises:
             BaseException: The first that is no failure of a node, when all members have ended.
         """
+        for member in self._members:  # from now on, whether a thread has begun with it or not
+            claim = self._claims[member] = ExitStack()
+            self._todo.append((member, claim.enter_context(working_on(member.token))))
         errors: list[BaseException] = []
         company: list[Finished] | None = None
         while company is None or company:
@@ -93,19 +97,18 @@ class Together:
     def _end(self, company: list[Finished], tell: Callable[[Attempt, Ended], None]) -> None:
         """Store what members returned, and publish what that makes ready."""
         with ExitStack() as claims:
-            for _, _, claim in company:
-                claims.push(claim)
-            returned = [(member, made[0]) for member, made, _ in company if isinstance(made, tuple)]
-            ended = [(member, made) for member, made, _ in company if isinstance(made, Ended)]
+            for member, _ in company:
+                claims.push(self._claims.pop(member))
+            returned = [(member, made[0]) for member, made in company if isinstance(made, tuple)]
+            ended = [(member, made) for member, made in company if isinstance(made, Ended)]
             if returned:
                 members, outputs = zip(*returned, strict=True)
-                stored = members[0].surely(lambda: self.store(members, outputs))
-                ended += [
-                    (each, each.leave(moved, Ended(moved.outcome))) for each, moved in zip(members, stored, strict=True)
-                ]
+                stored = members[0].surely(lambda: self._store(members, outputs))
+                for member, moved in zip(members, stored, strict=True):
+                    ended.append((member, member.leave(moved, Ended(moved.outcome))))
             for member, how in ended:
                 tell(member, how)
-            for _, made, _ in company:
+            for _, made in company:
                 if isinstance(made, BaseException):
                     raise made
 
@@ -119,18 +122,17 @@ class Together:
         """Call the functions of members, one after the other, until all have begun."""
         while self._todo:
             try:
-                member = self._todo.popleft()
+                member, place = self._todo.popleft()
             except IndexError:  # another thread was faster
                 return
-            claim = ExitStack()
+            go_on_at(place)
             try:
-                claim.enter_context(working_on(member.token))
                 with member.store.scripts.wire.held():
-                    self._finished.put((member, member.make(), claim))
+                    self._finished.put((member, member.make()))
             except BaseException as error:  # noqa: BLE001 - it is raised where the step is waited for
-                self._finished.put((member, error, claim))
+                self._finished.put((member, error))
 
-    def store(self, attempts: Sequence[Attempt], outputs: Sequence[bytes]) -> list[Moved]:
+    def _store(self, attempts: Sequence[Attempt], outputs: Sequence[bytes]) -> list[Moved]:
         """Store what members returned.
 
         Raises:

@@ -104,7 +104,7 @@ class Scripts:
     def __init__(self, client: Redis, keys: Keys) -> None:
         self.wire = Wire(client)
         self._keys = keys
-        self._pairs: dict[tuple[Any, ...], Packed] = {}  # as many as there are neighbours in plans
+        self._pairs: dict[tuple[str, int, int, str], Packed] = {}  # as many as there are neighbours in plans
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
@@ -273,8 +273,9 @@ class Scripts:
         """
         position = plan.nodes[done[0].node].step
         behind = [plan.nodes[each.node] for each in wanted]
-        reads = tuple(each.reads for each in wanted)
-        pair = (plan.hash, position, behind[0].step if behind else -1, holder, reads)
+        reads = [each.reads for each in wanted]
+        asked = union(reads)
+        pair = (plan.hash, position, behind[0].step if behind else -1, holder)
         if pair not in self._pairs:
             is_local = bool(behind) and plan.steps[behind[0].step].local
             fixed: list[str | int] = [
@@ -286,11 +287,12 @@ class Scripts:
                 int(is_local),
             ]
             named = [fact for facts in behind for fact in (facts.name, facts.timeout_ms)]
-            self._pairs[pair] = Packed([*fixed, *named, *union(reads)])
-        args = [run_id, len(done), len(wanted)]
+            self._pairs[pair] = Packed([*fixed, *named])
+        args = [run_id, len(done), len(wanted), len(asked)]
         for each in done:
             args += (each.node, each.token, plan.nodes[each.node].key, each.output)
         args += [each.token for each in wanted]
+        args += asked
         answer = self._call("onward", self._keys.of_stretch(run_id), args, self._pairs[pair])
         return None if answer is None else onward_of(answer, reads)
 
@@ -374,9 +376,9 @@ class Scripts:
         epoch, *parts = [text_of(part) for part in answer[1:]]
         return int(epoch), [Seen(*parts[index : index + 3]) for index in range(0, len(parts), 3)]
 
-    def pull(self, queue: str, mark: str) -> bytes | None:
-        """Take the oldest message out of a queue, if it has the mark: pull.lua."""
-        text: bytes | None = self._call("pull", [queue], [mark])
+    def pull(self, queue: str, task: str) -> bytes | None:
+        """Take the oldest message out of a queue, if it is a plain one for a task: pull.lua."""
+        text: bytes | None = self._call("pull", [queue], [task])
         return text
 
     def republish(self, run_id: str, plan: str, epoch: int, nodes: Sequence[str]) -> Moved:

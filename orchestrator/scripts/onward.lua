@@ -3,18 +3,18 @@
 -- claim.lua write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is
 -- theirs. It leaves the run's next look as it is: the look finds what is claimed here as well.
 -- KEYS    see keys.py, Keys.of_stretch
--- ARGV    1 run id, 2 how many are committed, 3 how many are claimed; of each that is committed: node, token, output key,
---         output (JSON); tokens of those that are claimed; then, as the plan has it: its hash, holder of all, position, how
---         many nodes it has, position behind, '1' if one process works on that together, of each that is claimed: node and
---         timeout in ms; output keys to send along
+-- ARGV    1 run id, 2 how many are committed, 3 how many are claimed, 4 how many output keys are to be sent along; of each
+--         that is committed: node, token, output key, output (JSON); tokens of those that are claimed; the output keys; then,
+--         as the plan has it: its hash, holder of all, position, how many nodes it has, position behind, '1' if one process
+--         works on that together, of each that is claimed: node and timeout in ms
 -- Returns '' if others are left at the position; else one text, which the client reads fastest: a line with the length of
 --         each value (-1: there is none), then these. Or nothing, and nothing is done: it is for commit.lua and claim.lua.
 -- TTL     none. An identical second call finds the nodes committed and does nothing.
 local RUN_ID, commits, claimed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local TOKENS = 3 + 4 * commits
-local FIXED = TOKENS + claimed
+local TOKENS = 4 + 4 * commits
+local READS = TOKENS + claimed
+local FIXED = READS + ARGV[4]
 local BEHIND = FIXED + 6
-local READS = BEHIND + 2 * claimed + 1
 local plan, holder, position, size, behind, is_local = unpack(ARGV, FIXED + 1, BEHIND)
 local RUN, NODES, OUTPUTS, HISTORY, HOLDERS = unpack(KEYS)
 local status, own_plan, epoch, at, seq, open_before, won_before, running, detached, announced, verdict, history_limit =
@@ -31,7 +31,7 @@ claimed = open == 0 and claimed or 0
 
 local done, begun = {}, {}
 for number = 1, commits do
-  done[number] = ARGV[4 * number]
+  done[number] = ARGV[4 * number + 1]
 end
 for number = 1, claimed do
   begun[number] = ARGV[BEHIND + 2 * number - 1]
@@ -39,7 +39,7 @@ end
 local records = redis.call('HMGET', NODES, unpack(done))
 for number = 1, commits do
   local rec = records[number] and cjson.decode(records[number])
-  if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 1] or rec.holder ~= holder or rec.attempt ~= 1
+  if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 2] or rec.holder ~= holder or rec.attempt ~= 1
     or rec.throttled then
     return
   end
@@ -59,7 +59,7 @@ for number, rec in ipairs(records) do
   local name = done[number]
   rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline =
     'succeeded', rec.token, now, seq + number, nil, nil, nil
-  outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 2], ARGV[4 * number + 3]
+  outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 3], ARGV[4 * number + 4]
   rows[2 * number - 1], rows[2 * number] = name, cjson.encode(rec)
   closed[number] = RUN_ID .. '|' .. name
 end
@@ -97,10 +97,10 @@ redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*', 'succeeded', cjso
 if claimed == 0 then
   return ''
 end
-if not ARGV[READS] then
+if FIXED == READS then
   return '\n'
 end
-local values, sizes = redis.call('HMGET', OUTPUTS, unpack(ARGV, READS)), {}
+local values, sizes = redis.call('HMGET', OUTPUTS, unpack(ARGV, READS + 1, FIXED)), {}
 for number, value in ipairs(values) do
   sizes[number] = value and #value or -1
   values[number] = value or ''

@@ -55,6 +55,9 @@ class Wire:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep one connection for the calls that this thread makes in the block, once it has made the first."""
+        if getattr(self._held, "is_wanted", False):  # it does already
+            yield
+            return
         self._held.is_wanted, self._held.connection = True, None
         try:
             yield

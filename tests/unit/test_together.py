@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from orchestrator import activity
 from orchestrator import together as module
 from orchestrator.activity import tokens_of
 from orchestrator.attempt import Ended
@@ -62,14 +64,14 @@ class Member:
         self.plan = SimpleNamespace(plain={self.name} if scripts.is_plain else set())
 
     def make(self):
-        assert self.token in tokens_of(None), "it is known to be worked on"
+        assert self.token in tokens_of(activity._state["place"]), "it is known to be worked on"
         return self.does()
 
     def surely(self, call):
         return call()
 
     def leave(self, moved, ended):
-        assert self.token in tokens_of(None), "until it is stored"
+        assert self.token in tokens_of(activity._state["place"]), "until it is stored"
         assert moved.outcome == ended.kind
         return ended
 
@@ -142,6 +144,37 @@ def test_who_returns_at_once_leaves_its_thread_to_the_next(scripts, monkeypatch)
     assert len(work([Member(scripts, number, does=notes) for number in range(LATER)])) == LATER
     assert len(seen) == 1
     assert seen != {threading.get_ident()}
+
+
+def test_a_member_is_known_to_be_worked_on_before_a_thread_begins_with_it(scripts, monkeypatch):
+    monkeypatch.setattr(module, "ANOTHER_AFTER_S", 30)
+    members: Any = [Member(scripts, number) for number in range(LATER)]
+    known: list[frozenset[str]] = []
+
+    def looks():
+        known.append(tokens_of(None))
+        return b"1", None
+
+    members[0].does = looks
+    work(members)
+    assert known == [{member.token for member in members}]
+
+
+def test_in_a_pool_process_each_has_its_place_until_it_is_stored(scripts, monkeypatch):
+    monkeypatch.setitem(activity._state, "place", 0)
+    free, empty = sorted(activity._free), activity.tokens_of(0)
+
+    def limited():
+        activity.set_limit(time.monotonic() - 1)
+        assert activity.is_overdue(0)
+        activity.set_limit(0)
+        return b"1", None
+
+    members: Any = [Member(scripts, number, does=limited) for number in range(activity.AT_ONCE)]
+    assert len(work(members)) == activity.AT_ONCE
+    assert sorted(activity._free) == free
+    assert activity.tokens_of(0) == empty
+    assert not activity.is_overdue(0)
 
 
 def test_who_ended_without_an_output_is_told_and_not_stored(scripts):

@@ -73,6 +73,8 @@ class Together:
                 self._end(company, tell)
             except BaseException as error:  # noqa: BLE001 - whatever it is waits until all have ended
                 errors.append(error)
+        for claim in self._claims.values():  # of a member whose return an error in this thread has hidden
+            claim.close()
         if errors:
             raise errors[0]
 

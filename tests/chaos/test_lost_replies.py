@@ -211,7 +211,7 @@ SCENARIOS = {
     "turn+claim": reads_pages,
     "set_cursor": begins_elsewhere,
 }
-VOCABULARY = {"run", "steps", *MODULES}
+VOCABULARY = {"run", "steps", "claim_plain", "commit_plain", *MODULES}
 
 
 def check(world, name, count, lose):

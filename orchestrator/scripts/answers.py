@@ -148,12 +148,10 @@ def text_of(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def onward_of(answer: bytes, reads: Sequence[Sequence[str]]) -> list[Values]:
+def onward_of(answer: bytes | int, reads: Sequence[Sequence[str]]) -> list[Values]:
     """The answer of `onward`: of each that runs now, what was asked for; none where others are left."""
-    if not answer:
-        return []
-    if answer == b"\n":
-        return [()] * len(reads)
+    if isinstance(answer, int):
+        return [()] * len(reads) if answer else []
     head, _, rest = answer.partition(b"\n")
     by_key: dict[str, bytes | None] = {}
     at = 0

@@ -7,8 +7,9 @@
 --         that is committed: node, token, output key, output (JSON); tokens of those that are claimed; the output keys; then,
 --         as the plan has it: its hash, holder of all, position, how many nodes it has, position behind, '1' if one process
 --         works on that together, of each that is claimed: node and timeout in ms
--- Returns '' if others are left at the position; else one text, which the client reads fastest: a line with the length of
---         each value (-1: there is none), then these. Or nothing, and nothing is done: it is for commit.lua and claim.lua.
+-- Returns 0 if others are left at the position; else 1, or, where something is to be sent along, one text, which the client
+--         reads fastest: a line with the length of each value (-1: there is none), then these. Or nothing, and nothing is
+--         done: it is for commit.lua and claim.lua.
 -- TTL     none. An identical second call finds the nodes committed and does nothing.
 local RUN_ID, commits, claimed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local TOKENS = 4 + 4 * commits
@@ -29,24 +30,26 @@ if open < 0 or open == 0 and (claimed == 0 or won ~= tonumber(size)) then
 end
 claimed = open == 0 and claimed or 0
 
-local done, begun = {}, {}
+local names, done, begun = {}, {}, {}
 for number = 1, commits do
   done[number] = ARGV[4 * number + 1]
+  names[number] = done[number]
 end
 for number = 1, claimed do
   begun[number] = ARGV[BEHIND + 2 * number - 1]
+  names[commits + number] = begun[number]
 end
-local records = redis.call('HMGET', NODES, unpack(done))
+local found, records = redis.call('HMGET', NODES, unpack(names)), {}
 for number = 1, commits do
-  local rec = records[number] and cjson.decode(records[number])
+  local rec = found[number] and cjson.decode(found[number])
   if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 2] or rec.holder ~= holder or rec.attempt ~= 1
     or rec.throttled then
     return
   end
   records[number] = rec
 end
-for _, rec in ipairs(claimed > 0 and redis.call('HMGET', NODES, unpack(begun)) or {}) do
-  if rec then
+for number = 1, claimed do
+  if found[commits + number] then
     return
   end
 end
@@ -94,11 +97,8 @@ redis.call('HSET', NODES, unpack(rows))
 redis.call('HDEL', claims, unpack(closed))
 redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*', 'succeeded', cjson.encode(done),
   'started', claimed > 0 and cjson.encode(begun) or '[]')
-if claimed == 0 then
-  return ''
-end
-if FIXED == READS then
-  return '\n'
+if claimed == 0 or FIXED == READS then
+  return claimed > 0 and 1 or 0
 end
 local values, sizes = redis.call('HMGET', OUTPUTS, unpack(ARGV, READS + 1, FIXED)), {}
 for number, value in ipairs(values) do

@@ -18,7 +18,7 @@ LENGTH = 10
 COSTS = {
     "one task a node": (2 * LENGTH, 209),
     "messages pushed": (2 * LENGTH, 218),
-    "fused": (LENGTH + 1, 128),
+    "fused": (LENGTH + 1, 119),
 }
 START = (1, 13)
 

@@ -13,7 +13,8 @@ import redis
 from celery import Celery
 from celery.signals import task_prerun
 
-from orchestrator import FlowBuilder, Node, Orchestrator, manual
+from orchestrator import FlowBuilder, Node, Orchestrator, RetryPolicy, manual
+from orchestrator import attempt as attempt_module
 from orchestrator import pull as pull_module
 from orchestrator.engine import engine_of
 from orchestrator.pull import pulled
@@ -27,6 +28,11 @@ def nothing() -> None:
     """Do nothing."""
 
 
+def refuses() -> None:
+    """Fail."""
+    raise ValueError("no way")
+
+
 class Client:
     """A client and worker in one, with runs that wait in its queue."""
 
@@ -37,12 +43,26 @@ class Client:
         for name in ("pulled", "other"):
             builder = FlowBuilder(name).triggered_by(manual("test")).then(Node("a", nothing)).then(Node("b", nothing))
             self.orchestrator.register(builder.fused().build())
+        once = RetryPolicy(maximum_attempts=1)
+        failing = FlowBuilder("failing").triggered_by(manual("test")).then(Node("a", refuses).with_retry(once))
+        self.orchestrator.register(failing.fused().build())
         self.engine = engine_of(app)
         self.redis = redis.Redis.from_url(url)
         self.task = app.tasks["pulled.a"]
 
     def start(self, count=1, *, flow="pulled"):
         return [self.orchestrator.start(flow).id for _ in range(count)]
+
+    def work(self, run_id, *, flow="pulled"):
+        """Do what the worker does with the oldest message, that of this run."""
+        assert run_id in self.waiting()[0].decode()
+        self.redis.rpop("pulled")
+        task = self.orchestrator.app.tasks[f"{flow}.a"]
+        task.push_request(delivery_info={"routing_key": "pulled"}, hostname="w0@here")
+        try:
+            task.run(run_id, 1, self.engine.registry.flows[flow].plan.hash)
+        finally:
+            task.pop_request()
 
     def pull(self, *, routing_key="pulled"):
         self.task.push_request(delivery_info={"routing_key": routing_key}, hostname="w0@here")
@@ -75,6 +95,29 @@ def test_messages_are_taken_in_their_order_and_each_is_the_task_s_request(client
     assert client.pull() == [(run, run) for run in runs]
     assert client.waiting() == []
     assert client.task.request.root_id is None
+
+
+def test_behind_a_run_that_is_stored_the_others_are_worked_through(client):
+    runs = client.start(3)
+    client.work(runs[0])
+    assert {client.orchestrator.get(run).status for run in runs} == {"succeeded"}
+    assert client.waiting() == []
+
+
+def test_a_failure_is_told_before_any_other_run_begins(client):
+    first, _ = client.start(2, flow="failing")
+    with pytest.raises(ValueError, match="no way"):
+        client.work(first, flow="failing")
+    assert len(client.waiting()) == 1
+
+
+def test_a_message_that_comes_too_late_for_this_process_goes_back(client, monkeypatch):
+    """The worker begins to shut down between the look and the claim."""
+    first, _ = client.start(2)
+    before = client.waiting()[1:]
+    monkeypatch.setattr(attempt_module, "is_draining", lambda: len(client.waiting()) == 0)
+    client.work(first)
+    assert client.waiting() == before
 
 
 def test_what_is_not_of_the_same_task_stays_and_nothing_passes_it(client):

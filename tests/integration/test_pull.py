@@ -7,10 +7,12 @@ import time
 from base64 import b64decode, b64encode
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from celery.events import EventReceiver
 from celery.signals import task_prerun
 
 from orchestrator import FlowBuilder, Node, Orchestrator, RetryPolicy, manual
@@ -244,8 +246,8 @@ def fused(server):
     return load_program("fused", server.url)
 
 
-def a_worker(server, folder):
-    options = ["-c", "1", "-Q", QUEUE]
+def a_worker(server, folder, *more):
+    options = ["-c", "1", "-Q", QUEUE, *more]
     return workers(
         "tests.programs.fused", server.url, folder, count=1, options=options, lease="3", reconcile_every="0.5"
     )
@@ -299,3 +301,27 @@ def test_a_worker_whose_module_listens_to_tasks_gets_a_message_for_each_run(fuse
     with a_worker(server, tmp_path):
         assert {run.wait(timeout=60) for run in runs} == {"succeeded"}
         assert received(tmp_path) >= len(runs)
+
+
+def test_a_monitor_sees_every_node_of_every_run(fused, server, tmp_path, ledger):
+    """They wait behind one that goes on when the monitor is known to be there."""
+    runs: set[str] = set()
+    done: set[tuple[str, str]] = set()
+    heard: list[Any] = []
+
+    def succeeded(event):
+        done.add((event["root_id"], event["name"]))
+
+    with fused.app.connection_for_read() as connection, a_worker(server, tmp_path, "-E"):
+        receiver = EventReceiver(connection, handlers={"task-succeeded": succeeded, "*": heard.append}, app=fused.app)
+        first = fused.orchestrator.start(FLOW, "waits")
+        ledger.wait_for("start", f"{first.id}/b")
+        deadline = time.monotonic() + 60
+        for _ in receiver.itercapture(timeout=30):
+            assert time.monotonic() < deadline, "every node is told within a minute"
+            if heard and not runs:
+                runs = {fused.orchestrator.start(FLOW, "well").id for _ in range(20)}
+                ledger.client.set("go", 1)
+            if runs and done >= {(run_id, f"{FLOW}.{name}") for run_id in runs for name in "ab"}:
+                break
+        assert 1 <= received(tmp_path) < len(runs)

@@ -73,6 +73,8 @@ def behaves(ctx: NodeContext, way: str) -> list[Any]:
         os._exit(1)
     if way == "fails":
         raise ValueError("no way")
+    while way == "waits" and not LEDGER.client.exists("go"):
+        time.sleep(0.02)
     if way == "slow":
         time.sleep(0.05)
     return [os.getpid(), current_task.request.root_id]

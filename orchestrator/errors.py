@@ -300,7 +300,7 @@ class RetryLater(Signal):
 
 def _clean_text(value: object) -> object:
     # A lone surrogate cannot be written as UTF-8: an exception's text with one in it must not take its record away.
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return _printable(value) if isinstance(value, str) else value
 
 
 CleanText = Annotated[str, BeforeValidator(_clean_text)]
@@ -348,7 +348,7 @@ class NodeFailure(BaseModel):
 
 def type_name(kind: object) -> str:
     """Return `module.qualname` of a class, or the text of another annotation, without `builtins.`; never raises."""
-    return _full_name(kind).removeprefix("builtins.")
+    return _printable(_full_name(kind).removeprefix("builtins."))
 
 
 def describe_fields(error: ValidationError) -> str:
@@ -369,9 +369,13 @@ def path_text(path: Iterable[object]) -> str:
 def text_of(error: BaseException) -> str:
     """Return the text of an exception; never raises."""
     try:
-        return str(error)
+        return _printable(str(error))
     except Exception:  # noqa: BLE001 - the exception is a user's: its text may raise anything
         return "<its text cannot be read>"
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _full_name(kind: object) -> str:

@@ -114,6 +114,16 @@ joined = (
 )
 
 
+def note(ctx: NodeContext) -> None:
+    """Take no time."""
+    LEDGER.note("start", f"{ctx.run_id}/{ctx.node_name}/{ctx.attempt}")
+
+
+short = (
+    flow("short").fused().then(Node("first", note).with_retry(MANY)).then(Node("last", note).with_retry(MANY)).build()
+)
+
+
 def act_on(ctx: NodeContext, item: int) -> int:
     """Note an item."""
     LEDGER.note("start", f"{ctx.run_id}/each-{item}/{ctx.attempt}")
@@ -151,5 +161,5 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
 fused = line("fused", 5, fused=True)
-for each in (chain, fan, fused, joined, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged):
+for each in (chain, fan, fused, joined, short, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -477,6 +477,7 @@ def outcome_of(builder: FlowBuilder) -> Flow | FlowDefinitionError:
 
 @settings(max_examples=400, deadline=None)
 @given(name=junk, called=st.lists(calls, max_size=8))
+@example(name=None, called=[("takes", ("\ud800",), {})])
 def test_junk_is_refused_and_never_crashes(name: Any, called: list[tuple[str, tuple[Any, ...], dict[str, Any]]]):
     builder = FlowBuilder(name)
     for method, arguments, options in called:

@@ -237,6 +237,7 @@ def test_names_and_texts_never_raise():
     assert type_name(list[int]) == "list[int]"
     assert type_name(Problem) == "orchestrator.errors.Problem"
     assert type_name(Hostile()) == "<unprintable type>"
+    assert type_name("\ud800") == "\\ud800", "what cannot be written as UTF-8 would break a log"
     assert text_of(Hostile()) == "<its text cannot be read>"
 
 

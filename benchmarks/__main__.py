@@ -118,6 +118,11 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
+def spread(ratios: list[float]) -> str:
+    """The median, with the lowest and highest."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
 def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iterator[str]:
     """Lines of the table: for each workload, how much each contender takes of what the base takes."""
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -128,10 +133,7 @@ def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iter
     yield f"| time or bytes, {base} = 1 | " + " | ".join(names) + " |"
     yield "|---|" + "---|" * len(names)
     for work in rounds[0][names[0]]:
-        cells = []
-        for name in names:
-            values = sorted(ratios[work, name])
-            cells.append(f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})")
+        cells = [spread(ratios[work, name]) for name in names]
         yield f"| {work} | " + " | ".join(cells) + " |"
 
 
@@ -144,8 +146,7 @@ def flatness(rounds: list[dict[str, Figures]], names: list[str]) -> Iterator[str
         cells = []
         for length in lengths:
             one, base = f"W7 per step, chain of {length}", "W7 per step, chain of 100"
-            values = sorted(each[name][one] / each[name][base] for each in rounds)
-            cells.append(f"{statistics.median(values):.2f} ({values[0]:.2f} to {values[-1]:.2f})")
+            cells.append(spread([each[name][one] / each[name][base] for each in rounds]))
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 

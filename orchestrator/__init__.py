@@ -1,8 +1,14 @@
 """Typed, durable flows on Celery: the public names, and nothing else."""
 
-from orchestrator.builder import FlowBuilder
 from orchestrator.client import Orchestrator
-from orchestrator.context import NodeContext
+from orchestrator.definition.builder import FlowBuilder
+from orchestrator.definition.context import NodeContext
+from orchestrator.definition.flow import Flow
+from orchestrator.definition.node import Node, node
+from orchestrator.definition.pagination import Page, Pages, paginate
+from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.state import FlowState, RunStatus
+from orchestrator.definition.triggers import manual, schedule
 from orchestrator.errors import (
     ConfigurationError,
     FlowDefinitionError,
@@ -34,14 +40,8 @@ from orchestrator.errors import (
     UnknownRun,
 )
 from orchestrator.explain import Waiting
-from orchestrator.flow import Flow
-from orchestrator.node import Node, node
-from orchestrator.paging import Page, Pages, paginate
-from orchestrator.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
 from orchestrator.runs import Event, FlowRun
 from orchestrator.settings import Settings
-from orchestrator.state import FlowState, RunStatus
-from orchestrator.triggers import manual, schedule
 from orchestrator.worker import Worker, WorkerConfig
 
 __all__ = [

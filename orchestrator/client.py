@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import bootstep, late_handlers, schedules, tasks
+from orchestrator import schedules
+from orchestrator.definition.codecs import codec_of
+from orchestrator.definition.flow import Flow
+from orchestrator.definition.registry import Registry
+from orchestrator.definition.state import RunStatus
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
-from orchestrator.flow import Flow
-from orchestrator.registry import Registry
+from orchestrator.execution import tasks
+from orchestrator.maintenance import bootstep
+from orchestrator.messaging import late_signal_handlers
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
-from orchestrator.state import RunStatus
-from orchestrator.store import Store
-from orchestrator.values import codec_of
+from orchestrator.store.run_store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from orchestrator.plan import Plan
+    from orchestrator.definition.plan import Plan
 
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
@@ -212,7 +215,7 @@ def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
-    late_handlers.call_late_handlers(app)
+    late_signal_handlers.call_late_handlers(app)
     return engine
 
 

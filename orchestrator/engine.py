@@ -10,21 +10,21 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from orchestrator.definition.plan import SLOTS
 from orchestrator.errors import NodeFailure, StoreError, UnknownRun
-from orchestrator.faults import reach
-from orchestrator.plan import SLOTS
-from orchestrator.publisher import Publisher
-from orchestrator.scripts.answers import Moved, Started, Work
+from orchestrator.fault_points import reach
+from orchestrator.messaging.publisher import Publisher
+from orchestrator.store.scripts.results import Moved, Started, Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery import Celery
 
-    from orchestrator.plan import Plan
-    from orchestrator.registry import Registered, Registry
+    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.registry import Registered, Registry
     from orchestrator.settings import Settings
-    from orchestrator.store import RunRecord, Store
+    from orchestrator.store.run_store import RunRecord, Store
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Engine:
     def announce(self, entry: Registered) -> None:
         """Tell every process that this one has the code of a flow."""
         with self.store.guarded():
-            self.store.scripts.publish_plan(entry.plan, retention_ms=self.store.retention_ms)
+            self.store.scripts.announce_flow(entry.plan, retention_ms=self.store.retention_ms)
 
     def end_run(self, run_id: str, *, verdict: str, failure: NodeFailure, only_late: bool = False) -> Moved:
         """Give a run its verdict from outside and publish its saga, if it is quiet already."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.keys import limit_of
-from orchestrator.plan import limit_title, node_of
-from orchestrator.queues import look_at_queue
-from orchestrator.store import instant
+from orchestrator.definition.plan import limit_title, node_of
+from orchestrator.messaging.queue_inspection import look_at_queue
+from orchestrator.store.keys import limit_of
+from orchestrator.store.run_store import instant
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
-    from orchestrator.plan import Plan
-    from orchestrator.store import RunRecord
+    from orchestrator.store.run_store import RunRecord
 
 ENDED = frozenset({"succeeded", "failed", "unknown", "skipped", "compensated", "compensation_failed"})
 

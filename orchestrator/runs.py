@@ -11,18 +11,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from orchestrator.context import running_attempt
+from orchestrator.definition.context import running_attempt
+from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.explain import Waiting, explain_run
-from orchestrator.state import FlowState, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
+    from orchestrator.definition.node import Node
     from orchestrator.engine import Engine
-    from orchestrator.node import Node
-    from orchestrator.store import RunRecord, Standing
+    from orchestrator.store.run_store import RunRecord, Standing
 
 T = TypeVar("T")
 READ_AGAIN_S = 1.0

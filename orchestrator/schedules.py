@@ -17,18 +17,18 @@ from celery import Task, signals
 from celery.schedules import schedule as every
 from croniter import croniter
 
+from orchestrator.definition.codecs import codec_of
+from orchestrator.definition.triggers import ScheduleTrigger
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import InvalidInput
-from orchestrator.socket_limits import limit_sockets
-from orchestrator.triggers import ScheduleTrigger
-from orchestrator.values import codec_of
+from orchestrator.messaging.socket_timeouts import limit_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from celery import Celery
 
-    from orchestrator.registry import Registered
+    from orchestrator.definition.registry import Registered
 
 logger = logging.getLogger(__name__)
 TICK = "orchestrator.tick"

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self
 from celery import Celery
 
 from orchestrator.client import Orchestrator
+from orchestrator.definition.planning import make_plan
 from orchestrator.engine import Engine, engine_of
-from orchestrator.plan import make_plan
 from orchestrator.schedules import add_to_beat
 
 if TYPE_CHECKING:
-    from orchestrator.flow import Flow
+    from orchestrator.definition.flow import Flow
 
 logger = logging.getLogger(__name__)
 URL_VARIABLE = "ORCHESTRATOR_REDIS_URL"

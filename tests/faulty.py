@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.builder import FlowBuilder
+from orchestrator.definition.builder import FlowBuilder
+from orchestrator.definition.node import Node
+from orchestrator.definition.state import FlowState
+from orchestrator.definition.triggers import manual
 from orchestrator.errors import Problem
-from orchestrator.node import Node
-from orchestrator.state import FlowState
-from orchestrator.triggers import manual
 
 # Takes whatever there is: what the type checkers refuse has to be refused at run time too.
 Change = Callable[[Any], Any]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from orchestrator.builder import FlowBuilder
-from orchestrator.policies import SharedRateLimiter
-from orchestrator.triggers import manual, schedule
+from orchestrator.definition.builder import FlowBuilder
+from orchestrator.definition.policies import SharedRateLimiter
+from orchestrator.definition.triggers import manual, schedule
 from tests.faulty import SECOND, Faulty, Order, always, give, node
 
 

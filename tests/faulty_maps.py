@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.state import FlowState
+from orchestrator.definition.state import FlowState
 from tests.faulty import Faulty, always, give, node, reading, take
 
 WHOLE = "use a whole number, 1 or more"

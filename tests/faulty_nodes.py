@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
-from orchestrator.state import FlowState
+from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.state import FlowState
 from tests.faulty import SECOND, Faulty, Order, always, give, node, take, take_both
 
 

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from orchestrator.context import NodeContext
+from orchestrator.definition.context import NodeContext
+from orchestrator.definition.state import FlowState
 from orchestrator.errors import HiddenDependencyError, InvalidInput, InvalidOutput, MissingOutputError, Terminal
-from orchestrator.state import FlowState
 from tests.faulty import Faulty, Order, always, node, reading
 
 

@@ -11,15 +11,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.plan import END, Plan
-from orchestrator.store import events_of
+from orchestrator.definition.plan import END, Plan
+from orchestrator.store.run_store import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from redis.client import Pipeline
 
-    from orchestrator.store import Store
+    from orchestrator.store.run_store import Store
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
 LIVE = ("pending", "running", "compensating")

@@ -13,14 +13,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import Node, RetryPolicy, SharedRateLimiter
-from orchestrator.scripts.answers import Done, Wanted
+from orchestrator.store.scripts.results import Done, Wanted
 from tests.invariants import RunView, View, check_all, look_at
 from tests.scripts_world import act, always, flow, node, plan_of
 
 if TYPE_CHECKING:
     from orchestrator import FlowBuilder
-    from orchestrator.plan import Plan
-    from orchestrator.scripts.answers import Claimed, Moved
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.scripts.results import Claimed, Moved
     from tests.scripts_world import Run, World
 
 API = SharedRateLimiter("api", 2, per=timedelta(minutes=1))
@@ -122,7 +122,7 @@ class Player:
         done = Done(name, token, json.dumps(token).encode())
         wanted = Wanted(behind, f"next-{len(self.tokens)}-{behind}", ())
         holder = self.run.node(name).get("holder", "")
-        claimed = self.run.scripts.onward(self.id, self.plan, [done], [wanted], holder=holder)
+        claimed = self.run.scripts.commit_and_claim(self.id, self.plan, [done], [wanted], holder=holder)
         if claimed is None:
             return False
         self.tokens.append((behind, wanted.token))
@@ -194,7 +194,7 @@ def _end_claims(world: World, by_id: dict[str, Player], view: View, used: Counte
 
 
 def _fire_due(world: World, by_id: dict[str, Player], used: Counter[str]) -> None:
-    _, timers, buckets = world.scripts.due(at_most_ms=100, count=500)
+    _, timers, buckets = world.scripts.due_timers(at_most_ms=100, count=500)
     for bucket in buckets:
         timers += world.scripts.release(bucket)[1]
     for member in timers:

@@ -19,17 +19,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, keys, manual, paginate
-from orchestrator.plan import Plan, make_plan, node_of
-from orchestrator.scripts.answers import PageEnd
+from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, manual, paginate
+from orchestrator.definition.plan import Plan, node_of
+from orchestrator.definition.planning import make_plan
 from orchestrator.settings import Settings
-from orchestrator.store import Store
+from orchestrator.store import keys
+from orchestrator.store.run_store import Store
+from orchestrator.store.scripts.results import PageEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator.scripts import Scripts
-    from orchestrator.scripts.answers import Admitted, Claimed, Moved, Seen, Started
+    from orchestrator.store.scripts import Scripts
+    from orchestrator.store.scripts.results import Admitted, Claimed, Moved, Seen, Started
 
 Answer = TypeVar("Answer")
 HOLDER = "worker/1"
@@ -221,7 +223,9 @@ class Run:
     ) -> Moved:
         """Store a page that has more after it."""
         page = PageEnd(count, cursor)
-        return self.scripts.turn(self.id, self.plan.hash, name, token, items=items.encode(), page=page, goes_on=goes_on)
+        return self.scripts.commit_page(
+            self.id, self.plan.hash, name, token, items=items.encode(), page=page, goes_on=goes_on
+        )
 
     def close(
         self,
@@ -258,7 +262,7 @@ class Run:
         return self.fail(name, self.hold(name), **options)
 
     def lose(self, name: str, token: str, *, timed_out: bool = False, delay_ms: int = 0) -> Moved:
-        return self.scripts.lose(
+        return self.scripts.expire_claim(
             self.id, self.plan.hash, name, token, failure=FAILURE, timed_out=timed_out, delay_ms=delay_ms
         )
 
@@ -269,7 +273,7 @@ class Run:
         return self.scripts.wake(self.id, self.plan.hash, name)
 
     def announce(self, position: int | str, *, epoch: int | None = None) -> Moved:
-        return self.scripts.announce(self.id, self.plan.hash, self.epoch if epoch is None else epoch, position)
+        return self.scripts.publish_position(self.id, self.plan.hash, self.epoch if epoch is None else epoch, position)
 
     def cancel(self, *, verdict: str = "cancelled", only_late: bool = False) -> Moved:
         return self.scripts.cancel(self.id, self.plan.hash, verdict=verdict, failure=FAILURE, only_late=only_late)
@@ -281,7 +285,7 @@ class Run:
         return moved
 
     def look(self, *, again_ms: int = 1000) -> list[Seen]:
-        return self.scripts.look(self.id, self.plan.hash, again_ms=again_ms)[1]
+        return self.scripts.inspect_run(self.id, self.plan.hash, again_ms=again_ms)[1]
 
     def republish(self, *names: str, epoch: int | None = None) -> Moved:
         return self.scripts.republish(self.id, self.plan.hash, self.epoch if epoch is None else epoch, names)
@@ -367,7 +371,7 @@ class World:
         return Run(self, plan, started.run_id, started)
 
     def publish(self, plan: Plan, *, retention_ms: int = RETENTION_MS) -> None:
-        self.scripts.publish_plan(plan, retention_ms=retention_ms)
+        self.scripts.announce_flow(plan, retention_ms=retention_ms)
 
     def names(self) -> list[str]:
         """Every key under the prefix."""

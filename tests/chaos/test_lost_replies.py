@@ -17,8 +17,8 @@ import pytest
 from celery.signals import before_task_publish
 
 from orchestrator import StoreError
-from orchestrator.keys import Keys
-from orchestrator.scripts import MODULES, script_text
+from orchestrator.store.keys import Keys
+from orchestrator.store.scripts import MODULES, script_text
 from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
@@ -188,30 +188,30 @@ SCENARIOS = {
     "claim": runs_a_chain,
     "commit": runs_a_fan,
     "commit+claim": runs_a_fused_chain_with_a_limit,
-    "onward": runs_a_fused_chain,
-    "pull": waits_behind_others,
+    "commit_and_claim": runs_a_fused_chain,
+    "pop_message": waits_behind_others,
     "next_item": works_on_a_batch,
     "fail": stumbles,
-    "lose": is_killed,
+    "expire_claim": is_killed,
     "report": tells_how_far_it_is,
     "wake": stumbles,
     "release": waits_in_line,
-    "announce": runs_a_fan,
+    "publish_position": runs_a_fan,
     "cancel": is_cancelled,
     "resume": is_mended,
     "republish": is_sent_by_nobody,
-    "publish_plan": is_announced_again,
+    "announce_flow": is_announced_again,
     "renew": takes_a_nap,
     "forget_holder": is_killed,
-    "tick": takes_a_nap,
-    "due": stumbles,
-    "look": takes_a_nap,
+    "sweep_tick": takes_a_nap,
+    "due_timers": stumbles,
+    "inspect_run": takes_a_nap,
     "admit": asks_by_key,
-    "take": asks_in_a_loop,
-    "turn+claim": reads_pages,
+    "take_token": asks_in_a_loop,
+    "commit_page+claim": reads_pages,
     "set_cursor": begins_elsewhere,
 }
-VOCABULARY = {"run", "steps", "claim_plain", "commit_plain", *MODULES}
+VOCABULARY = {"transition", "steps", "claim_fast", "commit_fast", *MODULES}
 
 
 def check(world, name, count, lose):
@@ -236,7 +236,9 @@ def check(world, name, count, lose):
 
 def test_every_script_is_tried():
     scripts = {
-        path.name.removesuffix(".lua") for path in files("orchestrator.scripts").iterdir() if path.name.endswith(".lua")
+        path.name.removesuffix(".lua")
+        for path in files("orchestrator.store.scripts").iterdir()
+        if path.name.endswith(".lua")
     }
     assert scripts - VOCABULARY == {part for name in SCENARIOS for part in name.split("+")}
 

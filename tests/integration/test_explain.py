@@ -9,9 +9,9 @@ import pytest
 from celery import Celery
 
 from orchestrator import SharedRateLimiter
+from orchestrator.definition.registry import Registry
 from orchestrator.engine import Engine
 from orchestrator.explain import explain_run
-from orchestrator.registry import Registry
 from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, node, paged, plan_of
 
 MINUTE_MS = 60_000

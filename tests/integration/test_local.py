@@ -10,9 +10,9 @@ import redis
 from celery import Celery
 
 from orchestrator import FlowBuilder, Node, Orchestrator, RetryPolicy, manual
-from orchestrator.attempt import Attempt
 from orchestrator.engine import engine_of
-from orchestrator.scripts.wire import Wire
+from orchestrator.execution.attempt import Attempt
+from orchestrator.store.scripts.connection import Wire
 from tests.harness import load_program, wait_until, workers
 
 FAN = {"a": 1, "m-0": 1, "m-1": 1, "m-2": 1, "b": 1}

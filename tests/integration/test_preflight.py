@@ -12,7 +12,7 @@ from celery import Celery
 
 from orchestrator import FlowBuilder, Node, Orchestrator, manual
 from orchestrator.engine import engine_of
-from orchestrator.preflight import app_problems, server_problems, warn_of_problems
+from orchestrator.maintenance.preflight import app_problems, server_problems, warn_of_problems
 from orchestrator.server import EmbeddedServer
 from tests.harness import WorkerProcess, environment_for, wait_until
 
@@ -53,7 +53,7 @@ def engine(url, **settings):
 def test_a_server_and_an_app_that_suit_are_passed_in_silence(own, caplog):
     caplog.set_level("INFO")
     warn_of_problems(engine(own.url))
-    assert [record for record in caplog.records if record.name == "orchestrator.preflight"] == []
+    assert [record for record in caplog.records if record.name == "orchestrator.maintenance.preflight"] == []
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_server_that_does_not_tell_is_no_reason_to_warn(own, admin, caplog):
     admin.acl_setuser("shy", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     caplog.set_level("INFO")
     warn_of_problems(engine(own.url.replace("//", "//shy:none@")))
-    (record,) = [record for record in caplog.records if record.name == "orchestrator.preflight"]
+    (record,) = [record for record in caplog.records if record.name == "orchestrator.maintenance.preflight"]
     assert record.levelname == "INFO"
     assert "does not say how it is set up" in record.getMessage()
     assert "none@" not in record.getMessage()

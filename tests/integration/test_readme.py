@@ -141,7 +141,7 @@ def test_a_command_names_what_is_there(command):
 def test_every_file_that_is_named_is_there():
     files = {name for name in NAMED if re.fullmatch(r"[\w./-]+(\.(py|md|yml|txt|toml)|/)", name)}
     files |= set(re.findall(r"\]\(([^)#]+)\)", README))
-    assert files >= {"docs/why.md", "tests/integration/test_runs.py", "compiler.py", "checks/"}
+    assert files >= {"docs/why.md", "tests/integration/test_runs.py", "definition/", "execution/"}
     assert [
         name for name in sorted(files) if not any((base / name).exists() for base in (ROOT, ROOT / "orchestrator"))
     ] == []

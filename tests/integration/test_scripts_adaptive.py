@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import Adaptive, SharedRateLimiter
 from orchestrator.explain import explain_run
-from orchestrator.keys import bucket_of
+from orchestrator.store.keys import bucket_of
 from tests.integration.test_scripts_limits import freeze, member
 from tests.scripts_world import FAILURE, fan_plan
 

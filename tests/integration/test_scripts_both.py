@@ -14,8 +14,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator import SharedConcurrency
-from orchestrator.scripts.answers import PageEnd
-from orchestrator.scripts.wire import Wire
+from orchestrator.store.scripts.connection import Wire
+from orchestrator.store.scripts.results import PageEnd
 from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, new_token, node, paged, plan_of
 
 SLOTS = SharedConcurrency("one", 1)
@@ -31,7 +31,9 @@ def commit_call(run, name, token, output=b"1", *, follows=True):
 
 
 def turn_call(run, name, token):
-    return run.scripts.turn_call(run.id, run.plan.hash, name, token, items=b"[1]", page=PageEnd(1, '"c"'), goes_on=True)
+    return run.scripts.commit_page_call(
+        run.id, run.plan.hash, name, token, items=b"[1]", page=PageEnd(1, '"c"'), goes_on=True
+    )
 
 
 def claim_call(run, name, token, **options):

@@ -1,4 +1,4 @@
-"""fail.lua and lose.lua: an attempt that raised, and one that nobody will finish."""
+"""fail.lua and expire_claim.lua: an attempt that raised, and one that nobody will finish."""
 
 from __future__ import annotations
 

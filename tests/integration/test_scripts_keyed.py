@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedRateLimiter
+from orchestrator.definition.registry import Registry
 from orchestrator.errors import RegistrationError
-from orchestrator.keys import bucket_of
-from orchestrator.registry import Registry
+from orchestrator.store.keys import bucket_of
 from tests.integration.test_scripts_limits import freeze, member, tat, thaw, within_bound
 from tests.scripts_world import FAILURE, at_once, fan_plan, flow, mapped_run, new_token, node, plan_of
 
@@ -291,7 +291,7 @@ def test_the_bound_holds_for_each_key(world, burst):
             token = new_token()
             if run.claim(f"m-{number}", token).outcome == "admit":
                 run.admit(f"m-{number}", token, keys[number])
-        _, _, buckets = world.scripts.due(at_most_ms=100, count=500)
+        _, _, buckets = world.scripts.due_timers(at_most_ms=100, count=500)
         waiting = [each for bucket in buckets for each in world.scripts.release(bucket)[1]]
         if set(run.states().values()) == {"running"}:
             break

@@ -363,7 +363,7 @@ def test_in_no_window_start_more_than_burst_and_rate_allow(world, burst):
                 run.claim(name, arrived=claimed.arrived, may_sleep=False)
 
     def reconcile() -> bool:
-        _, _, buckets = world.scripts.due(at_most_ms=100, count=500)
+        _, _, buckets = world.scripts.due_timers(at_most_ms=100, count=500)
         for bucket in buckets:
             for waiting in world.scripts.release(bucket)[1]:
                 name = waiting.split("|")[1]

@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
-from orchestrator.keys import bucket_of
-from orchestrator.scripts import Scripts
-from orchestrator.scripts.answers import Done, Wanted
 from orchestrator.server import EmbeddedServer
+from orchestrator.store.keys import bucket_of
+from orchestrator.store.scripts import Scripts
+from orchestrator.store.scripts.results import Done, Wanted
 from tests.scripts_world import (
     FAILURE,
     HOLDER,
@@ -121,7 +121,7 @@ def token_for_a_call(world):
     run = world.run(fan_plan(2, shared_rate_limit=LIMITER))
     token = run.hold("m-0")
     world.client.delete(world.keys.bucket("api")[0])
-    return lambda: run.scripts.take(run.id, run.plan.hash, "m-0", token, "api")
+    return lambda: run.scripts.take_token(run.id, run.plan.hash, "m-0", token, "api")
 
 
 def claim_that_takes_a_slot(world):
@@ -173,7 +173,7 @@ def commit_call(run, name, **options):
 def onward_to_the_next_node(world):
     run = world.run(line_plan("a", "b"))
     done, wanted = Done("a", run.hold("a"), b"1"), Wanted("b", new_token(), ())
-    return lambda: check_done(run.scripts.onward(run.id, run.plan, [done], [wanted], holder=HOLDER))
+    return lambda: check_done(run.scripts.commit_and_claim(run.id, run.plan, [done], [wanted], holder=HOLDER))
 
 
 def onward_to_the_next_item(world):
@@ -278,12 +278,12 @@ def republish(world):
 
 
 def tick(world):
-    world.scripts.tick(lease_ms=LEASE_MS)
-    return lambda: world.scripts.tick(lease_ms=LEASE_MS)
+    world.scripts.sweep_tick(lease_ms=LEASE_MS)
+    return lambda: world.scripts.sweep_tick(lease_ms=LEASE_MS)
 
 
 def first_tick(world):
-    return lambda: world.scripts.tick(lease_ms=LEASE_MS)
+    return lambda: world.scripts.sweep_tick(lease_ms=LEASE_MS)
 
 
 def publish_plan(world):
@@ -392,7 +392,7 @@ def due(world):
     def check(answer):
         assert answer[1] == [f"{run.id}|a"]
 
-    return lambda: world.scripts.due(at_most_ms=100, count=10), check
+    return lambda: world.scripts.due_timers(at_most_ms=100, count=10), check
 
 
 def start_of_a_run_that_exists(world):

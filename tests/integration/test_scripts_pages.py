@@ -1,4 +1,4 @@
-"""turn.lua, and commit.lua of the last page: pages are stored once, in order, and sources move when a run succeeds."""
+"""commit_page.lua, and commit.lua of the last page: pages are stored once, in order; sources move at a success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""publish_plan.lua and announce.lua: which plan a flow has, and who publishes a position."""
+"""announce_flow.lua and publish_position.lua: which plan a flow has, and who publishes a position."""
 
 from __future__ import annotations
 

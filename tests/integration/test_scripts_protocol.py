@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from orchestrator import FlowBuilder, SharedConcurrency, SharedRateLimiter
-from orchestrator.compiler import ADVANCE, BEGIN_SAGA, Target, compile_work
-from orchestrator.keys import bucket_of
+from orchestrator.messaging.canvas import ADVANCE, BEGIN_SAGA, Target, compile_work
+from orchestrator.store.keys import bucket_of
 from tests.harness import wait_until
 from tests.scripts_world import ENDED, Run, World, always, flow, new_token, node, paged, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from orchestrator.plan import Plan
-    from orchestrator.scripts.answers import Claimed, Moved, Work
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.scripts.results import Claimed, Moved, Work
 
 LIMITER = SharedRateLimiter("shared", 500, per=timedelta(seconds=1), burst=2)
 KEYED = SharedRateLimiter("keyed", 500, per=timedelta(seconds=1), burst=1, key=str)
@@ -284,7 +284,7 @@ class FakeCelery:
     def fire_due(self) -> bool:
         """The timer loop; whether it published anything."""
         before = self.sent
-        _, timers, buckets = self.world.scripts.due(at_most_ms=100, count=500)
+        _, timers, buckets = self.world.scripts.due_timers(at_most_ms=100, count=500)
         for bucket in buckets:
             timers += self.world.scripts.release(bucket)[1]
         for member in timers:

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 
 from orchestrator import SharedRateLimiter
-from orchestrator.scripts.answers import Seen
+from orchestrator.store.scripts.results import Seen
 from tests.harness import wait_until
 from tests.scripts_world import HOLDER, LEASE_MS, at_once, fan_plan, line_plan
 
@@ -47,7 +47,7 @@ def test_a_look_at_an_ended_run_does_not_make_it_live(world):
 def test_a_look_at_a_run_that_is_gone_takes_it_off_the_list(world):
     run = world.run(line_plan("a"))
     world.client.zadd(world.keys.live, {"gone": 1})
-    assert world.scripts.look("gone", run.plan.hash, again_ms=1000) == (0, [])
+    assert world.scripts.inspect_run("gone", run.plan.hash, again_ms=1000) == (0, [])
     assert world.members(world.keys.live) == [run.id]
 
 
@@ -144,30 +144,30 @@ def test_a_hundred_repetitions_are_one(world):
 
 
 def test_the_first_sweep_may_end_leases(world):
-    now, may_end, went_back = world.scripts.tick(lease_ms=LEASE_MS)
+    now, may_end, went_back = world.scripts.sweep_tick(lease_ms=LEASE_MS)
     assert abs(now - world.store.now_ms()) < 10_000
     assert (may_end, went_back) == (True, False)
     assert world.names() == [world.keys.sweep]
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1:] == (True, False)
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, False)
 
 
 def test_after_a_gap_no_lease_is_ended_for_one_lease(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() - LEASE_MS)
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1] is False
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1] is False, "nor by the sweeps that follow"
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is False
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is False, "nor by the sweeps that follow"
     world.client.hset(world.keys.sweep, "calm", world.store.now_ms())
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1] is True
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is True
 
 
 def test_a_clock_that_went_back_is_told(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() + 60_000)
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1:] == (True, True)
-    assert world.scripts.tick(lease_ms=LEASE_MS)[1:] == (True, False)
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, True)
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, False)
 
 
 def test_a_hundred_sweeps_after_a_gap_all_stay_calm(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() - LEASE_MS)
-    assert {may_end for _, may_end, _ in at_once(lambda _: world.scripts.tick(lease_ms=LEASE_MS))} == {False}
+    assert {may_end for _, may_end, _ in at_once(lambda _: world.scripts.sweep_tick(lease_ms=LEASE_MS))} == {False}
 
 
 def test_leases_are_renewed_and_claims_kept(world):

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.planning import make_plan
+from orchestrator.definition.registry import Registry
 from orchestrator.errors import RegistrationError
-from orchestrator.keys import bucket_of
-from orchestrator.plan import make_plan
-from orchestrator.registry import Registry
+from orchestrator.store.keys import bucket_of
 from tests.integration.test_scripts_limits import member, tat
 from tests.scripts_world import FAILURE, at_once, fan_plan, flow, mapped_run, new_token, node, plan_of
 
@@ -78,10 +78,10 @@ def test_every_end_of_a_claim_frees_its_slot_and_makes_the_line_due(world, end):
     token = run.hold("m-0")
     assert other.claim("m-0").outcome == "parked"
     world.scripts.release("@db")
-    assert world.scripts.due(at_most_ms=100, count=10)[2] == []
+    assert world.scripts.due_timers(at_most_ms=100, count=10)[2] == []
     end(run, token)
     assert slots(world) == []
-    assert world.scripts.due(at_most_ms=100, count=10)[2] == ["@db"]
+    assert world.scripts.due_timers(at_most_ms=100, count=10)[2] == ["@db"]
     assert world.scripts.release("@db")[1] == [member(other, "m-0")]
     other.wake("m-0")
     other.hold("m-0")

@@ -1,4 +1,4 @@
-"""wake.lua and due.lua: what waits is a row that becomes due, and is let go once."""
+"""wake.lua and due_timers.lua: what waits is a row that becomes due, and is let go once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.scripts_world import at_once, fan_plan, flow, line_plan, node, plan_o
 
 
 def due(world, *, at_most_ms=100, count=500):
-    return world.scripts.due(at_most_ms=at_most_ms, count=count)
+    return world.scripts.due_timers(at_most_ms=at_most_ms, count=count)
 
 
 def test_a_parked_node_is_woken_when_it_is_due(world):

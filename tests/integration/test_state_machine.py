@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from orchestrator.plan import END
+from orchestrator.definition.plan import END
 from tests.invariants import ENDED, RunView, View
 from tests.machine import FAR_MS, SHAPES, Player, check, finish, rewind, view_of
 from tests.scripts_world import LEASE_MS, World, new_token
@@ -310,7 +310,7 @@ class Machine(RuleBasedStateMachine):
         assert self.view is not None
         for run in self.view.runs.values() if passes else []:
             rewind(self.world, run)
-        _, members, _ = self.world.scripts.due(at_most_ms=100, count=500)
+        _, members, _ = self.world.scripts.due_timers(at_most_ms=100, count=500)
         for bucket in self.view.lines:
             members += self.world.scripts.release(bucket)[1]
         for player in self.players if wakes else []:
@@ -335,7 +335,7 @@ class Machine(RuleBasedStateMachine):
             self.world.scripts.renew([name], lease_ms=LEASE_MS)
         else:
             assert self.world.scripts.forget_holder(name, only_late=False) == (not has_claims)
-        self.world.scripts.tick(lease_ms=LEASE_MS)
+        self.world.scripts.sweep_tick(lease_ms=LEASE_MS)
 
     # What must hold.
 

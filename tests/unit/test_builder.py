@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.builder import FlowBuilder
-from orchestrator.contract import MISSING
+from orchestrator.definition.builder import FlowBuilder
+from orchestrator.definition.flow import Flow, Parallel, Then, When
+from orchestrator.definition.node import Node
+from orchestrator.definition.signature import MISSING
+from orchestrator.definition.triggers import manual, schedule
 from orchestrator.errors import ConfigurationError, FlowDefinitionError
-from orchestrator.flow import Flow, Parallel, Then, When
-from orchestrator.node import Node
-from orchestrator.triggers import manual, schedule
 
 
 def give() -> int:

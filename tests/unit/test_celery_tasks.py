@@ -8,10 +8,10 @@ from celery import Celery
 from celery.local import Proxy
 from pydantic import BaseModel
 
-from orchestrator.context import NodeContext
-from orchestrator.contract import MISSING, BadFunction, read_contract
-from orchestrator.node import node
-from orchestrator.values import codec_of
+from orchestrator.definition.codecs import codec_of
+from orchestrator.definition.context import NodeContext
+from orchestrator.definition.node import node
+from orchestrator.definition.signature import MISSING, BadFunction, read_contract
 
 
 class Order(BaseModel):

@@ -12,14 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from orchestrator.builder import FlowBuilder
-from orchestrator.context import NodeContext
+from orchestrator.definition.builder import FlowBuilder
+from orchestrator.definition.context import NodeContext
+from orchestrator.definition.flow import Flow
+from orchestrator.definition.node import Node
+from orchestrator.definition.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.definition.state import FlowState
+from orchestrator.definition.triggers import manual, schedule
 from orchestrator.errors import FlowDefinitionError, FlowDefinitionWarning, Problem
-from orchestrator.flow import Flow
-from orchestrator.node import Node
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
-from orchestrator.state import FlowState
-from orchestrator.triggers import manual, schedule
 from tests.faulty import Faulty, always, give, node, reading, take, take_both
 from tests.faulty_flows import AT_BUILD, AT_RUN_TIME
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 
-from orchestrator.context import NodeContext
+from orchestrator.definition.context import NodeContext
 
 
 def context():

@@ -13,7 +13,7 @@ import yaml
 from celery.app.defaults import DEFAULTS
 
 import celeryconfig
-from orchestrator.flow import Flow
+from orchestrator.definition.flow import Flow
 from orchestrator.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.contract import MISSING, BadFunction
-from orchestrator.node import Node, node
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.definition.node import Node, node
+from orchestrator.definition.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.definition.signature import MISSING, BadFunction
 
 SECOND = timedelta(seconds=1)
 

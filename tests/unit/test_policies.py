@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.policies import RateLimit, RetryPolicy, SharedRateLimiter
+from orchestrator.definition.policies import RateLimit, RetryPolicy, SharedRateLimiter
 
 SECOND = timedelta(seconds=1)
 

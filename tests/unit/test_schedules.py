@@ -18,7 +18,7 @@ from celery.beat import PersistentScheduler, Scheduler, Service
 from croniter import croniter
 
 from orchestrator import FlowBuilder, FlowDefinitionError, Node, Orchestrator, manual, schedule
-from orchestrator.registry import Registered, Registry
+from orchestrator.definition.registry import Registered, Registry
 from orchestrator.schedules import CronSchedule, add_to_beat, instants, run_id_of, slots_of
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, BeforeValidator, SecretStr
 
+from orchestrator.definition.codecs import codec_of
+from orchestrator.definition.node import Node
+from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import HiddenDependencyError, InvalidInput, MissingOutputError, NodeFailure
-from orchestrator.node import Node
-from orchestrator.state import FlowState, RunStatus
-from orchestrator.values import codec_of
 
 
 class Issue(BaseModel):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from orchestrator.time_limit import interruptible, time_limit
+from orchestrator.liveness.time_limit import interruptible, time_limit
 from tests.harness import wait_until
 
 SHORT_S, LONG_S = 0.05, 30.0

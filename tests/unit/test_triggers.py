@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.triggers import ManualTrigger, ScheduleTrigger, cron_problem, manual, schedule
+from orchestrator.definition.triggers import ManualTrigger, ScheduleTrigger, cron_problem, manual, schedule
 
 
 def test_the_defaults_are_those_of_the_api():

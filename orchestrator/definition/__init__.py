@@ -1,0 +1,1 @@
+"""What is to be done: nodes, flows, the checks of `build()`, and the plan that a run follows."""

@@ -1,0 +1,68 @@
+"""What `build()` refuses: each check is one function that looks at a flow and yields the problems of one kind.
+
+The checks are listed here and know nothing of each other, so that a flow with many faults is told all of them. No
+check calls a user's function, and none raises, whatever stands where a name, a node or a number belongs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.definition.checks import data_flow, functions, limits, names, pagination, structure, triggers
+from orchestrator.definition.checks.messages import flow_place
+from orchestrator.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestrator.definition.checks.messages import Stray
+    from orchestrator.definition.flow import Flow
+
+CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
+    names.check_names,
+    names.check_queues,
+    triggers.check_triggers,
+    functions.check_input_type,
+    structure.check_steps,
+    structure.check_nodes,
+    structure.check_parallel,
+    structure.check_maps,
+    structure.check_branches,
+    structure.check_compensations,
+    names.check_unique_names,
+    names.check_unique_keys,
+    limits.check_timeouts,
+    limits.check_retries,
+    limits.check_rate_limits,
+    limits.check_concurrency,
+    pagination.check_pages,
+    pagination.check_sources,
+    functions.check_functions,
+    functions.check_callbacks,
+    data_flow.check_reads,
+    data_flow.check_result,
+)
+FINDINGS: Final[tuple[Callable[[Flow], Iterator[str]], ...]] = (
+    structure.find_crowds,
+    limits.find_low_caps,
+    functions.find_ignored_options,
+)
+
+
+def find_problems(flow: Flow, strays: Sequence[Stray] = ()) -> list[Problem]:
+    """Every problem of a flow as its builder left it.
+
+    Args:
+        flow: The flow, whatever junk it is made of.
+        strays: Calls of the builder that had nothing to belong to.
+    """
+    problems = [Problem(f"{flow_place(flow)}, {stray.place}", stray.code, stray.message) for stray in strays]
+    problems += (problem for check in CHECKS for problem in check(flow))
+    # One line each, whatever an exception of a user's type had to say, and once each, however often a node is used.
+    return list(dict.fromkeys(replace(each, message=" ".join(each.message.splitlines())) for each in problems))
+
+
+def find_warnings(flow: Flow) -> list[str]:
+    """Every soft finding of a flow without problems, a sentence each."""
+    return [finding for find in FINDINGS for finding in find(flow)]

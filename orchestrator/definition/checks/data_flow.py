@@ -1,0 +1,201 @@
+"""Checks of data flow: whether what a function is known to read is there when it reads it.
+
+The steps are walked in order with the output keys that are surely, or only possibly, written so far. What a function
+is known to read is told by `reads`; every other read is checked when it happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from orchestrator.definition.checks.locations import find_places, find_writers, is_exclusive
+from orchestrator.definition.checks.messages import (
+    call,
+    flow_place,
+    is_a,
+    is_node,
+    is_whole,
+    node_place,
+    step_place,
+    suggest,
+)
+from orchestrator.definition.flow import Map, Parallel, Then
+from orchestrator.definition.static_reads import known_reads
+from orchestrator.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from orchestrator.definition.checks.locations import Path, Place
+    from orchestrator.definition.flow import AnyNode, Flow, Step, When
+    from orchestrator.definition.static_reads import Reads
+
+ASK_FIRST: Final = "ask has() or use get_or()"
+INPUT_FUNCTION: Final = "its input function"
+READ_LATER: Final = "runs at the same time; read it in a later step"
+
+
+def check_reads(flow: Flow) -> Iterator[Problem]:
+    """Every known read finds what it reads, in every run that gets there."""
+    yield from _Walk(flow, _Facts.of(flow)).follow(flow.steps, ())
+
+
+def check_result(flow: Flow) -> Iterator[Problem]:
+    """The key that the run's result is taken from is written by some node."""
+    writers = find_writers(flow)
+    if is_a(flow.returns, str) and flow.returns not in writers:
+        message = f"returns({call(flow.returns)}): no node writes this output key; {suggest(flow.returns, writers)}"
+        yield Problem(flow_place(flow), "unknown-key", message)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of the whole flow: who writes each output key, and where each node stands."""
+
+    writers: Mapping[str, list[Place]]
+    paths: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, flow: Flow) -> _Facts:
+        places = [place for place in find_places(flow) if place.undoes is None]
+        return cls(find_writers(flow), {p.node.name: p.path for p in places if is_a(p.node.name, str)})
+
+    def is_elsewhere(self, key: str, path: Path) -> bool:
+        """Whether a key is written only on branches that exclude this place."""
+        return all(is_exclusive(writer.path, path) for writer in self.writers[key])
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The nodes that start together in one step, by output key and by name."""
+
+    by_key: Mapping[str, AnyNode]
+    by_name: Mapping[str, AnyNode]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A function of the state: where it stands and what it must not read."""
+
+    where: str
+    what: str
+    reads: Reads
+    path: Path
+    step: _Members
+    own: AnyNode | None = None
+    undoes: AnyNode | None = None
+
+    def needs(self, key: str) -> bool:
+        """Whether it fails when the output is missing: it calls `get` and never asks whether it is there."""
+        return key in self.reads.gets and key not in self.reads.optional
+
+
+@dataclass
+class _Walk:
+    """One way through the flow, with what is written so far."""
+
+    flow: Flow
+    facts: _Facts
+    sure: set[str] = field(default_factory=set)
+    possible: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+
+    def follow(self, steps: tuple[Step, ...], path: Path) -> Iterator[Problem]:
+        """Check the steps in order."""
+        for step in steps:
+            if isinstance(step, Then | Parallel | Map):
+                yield from self._follow_nodes(step, path)
+            else:
+                yield from self._follow_branches(step, path)
+
+    def _follow_nodes(self, step: Then | Parallel | Map, path: Path) -> Iterator[Problem]:
+        if isinstance(step, Map):
+            where, reads = step_place(self.flow, step), known_reads(step.over)
+            yield from self._check(_Reader(where, "its function over", reads, path, _Members({}, {})))
+        nodes = tuple(node for node in step.nodes() if is_node(node))
+        members = _Members(
+            {node.output_key: node for node in nodes if is_a(node.output_key, str)},
+            {node.name: node for node in nodes if is_a(node.name, str)},
+        )
+        for node in nodes:
+            reads = known_reads(node.input_func)
+            yield from self._check(_Reader(node_place(self.flow, node), INPUT_FUNCTION, reads, path, members, own=node))
+            undo = node.compensation
+            if is_node(undo):
+                where, reads = node_place(self.flow, undo), known_reads(undo.input_func)
+                yield from self._check(_Reader(where, INPUT_FUNCTION, reads, path, members, undoes=node))
+        self.possible |= members.by_key.keys()
+        self.passed |= members.by_name.keys()
+        if isinstance(step, Then | Map) or not _may_lose_outputs(step):
+            self.sure |= members.by_key.keys()
+
+    def _follow_branches(self, block: When, path: Path) -> Iterator[Problem]:
+        where = step_place(self.flow, block)
+        for number, predicate in enumerate(block.predicates, 1):
+            what = "its predicate" if len(block.predicates) == 1 else f"its predicate {number}"
+            yield from self._check(_Reader(where, what, known_reads(predicate), path, _Members({}, {})))
+        ends = []
+        for number, way in enumerate(block.ways()):
+            walk = _Walk(self.flow, self.facts, set(self.sure), set(self.possible), set(self.passed))
+            yield from walk.follow(way, (*path, (id(block), number)))
+            ends.append(walk)
+        if block.otherwise is not None:
+            self.sure = set.intersection(*(walk.sure for walk in ends))
+        self.possible = self.possible.union(*(walk.possible for walk in ends))
+        self.passed = self.passed.union(*(walk.passed for walk in ends))
+
+    def _check(self, reader: _Reader) -> Iterator[Problem]:
+        for key in sorted(reader.reads.gets | reader.reads.optional):
+            for code, fault in self._key_faults(reader, key):
+                yield Problem(reader.where, code, f"{reader.what} reads the output {call(key)}, {fault}")
+        for name in sorted(reader.reads.failures):
+            for code, fault in self._failure_faults(reader, name):
+                yield Problem(reader.where, code, f"{reader.what} reads the failure of {call(name)}, {fault}")
+
+    def _key_faults(self, reader: _Reader, key: str) -> Iterator[tuple[str, str]]:
+        if reader.own is not None and key == reader.own.output_key:
+            yield "not-yet-written", "which is the node's own: it is written when the node has succeeded"
+        elif reader.undoes is not None and key == reader.undoes.output_key:
+            if reader.undoes.compensation_when == "started" and reader.needs(key):
+                yield "maybe-missing", f"which a node that failed did not write; {ASK_FIRST}"
+        elif sibling := reader.step.by_key.get(key):
+            yield "sibling-read", f"a RACE CONDITION: {call(sibling.name)} {READ_LATER}"
+        elif key not in self.facts.writers:
+            yield "unknown-key", f"which no node writes; {self._key_hint(key)}"
+        elif key not in self.possible:
+            if not self.facts.is_elsewhere(key, reader.path):
+                yield "not-yet-written", f"which is written only later, by {self._writers_of(key)}; read it after that"
+            elif reader.needs(key):
+                yield "maybe-missing", f"which only {self._writers_of(key)} writes, on another branch; {ASK_FIRST}"
+        elif key not in self.sure and reader.needs(key):
+            yield "maybe-missing", f"which {self._writers_of(key)} may not have written; {ASK_FIRST}"
+
+    def _failure_faults(self, reader: _Reader, name: str) -> Iterator[tuple[str, str]]:
+        if reader.own is not None and name == reader.own.name:
+            yield "not-yet-written", "which is the node itself: it cannot have failed yet"
+        elif reader.undoes is not None and name == reader.undoes.name:
+            return
+        elif name in reader.step.by_name:
+            yield "sibling-read", f"a RACE CONDITION: {call(name)} {READ_LATER}"
+        elif name not in self.facts.paths:
+            yield "unknown-key", f"but no node has this name; {self._name_hint(name)}"
+        elif name not in self.passed and not is_exclusive(self.facts.paths[name], reader.path):
+            yield "not-yet-written", "which runs only later; read it after that"
+
+    def _writers_of(self, key: str) -> str:
+        return " and ".join(call(writer.node.name) for writer in self.facts.writers[key][:3])
+
+    def _key_hint(self, key: str) -> str:
+        keys = [own for own, writers in self.facts.writers.items() if any(key == each.node.name for each in writers)]
+        return f"the node of this name writes {call(keys[0])}" if keys else suggest(key, self.facts.writers)
+
+    def _name_hint(self, name: str) -> str:
+        if name in self.facts.writers:
+            return f"it is the output key of {self._writers_of(name)}"
+        return suggest(name, self.facts.paths)
+
+
+def _may_lose_outputs(step: Parallel) -> bool:
+    goes_on = is_a(step.on_failure, str) and step.on_failure == "continue"
+    return goes_on and not (is_whole(step.require) and step.require == len(step.members))

@@ -1,0 +1,78 @@
+"""Where each node of a flow stands: on which branches, undoing which other node.
+
+Only what is a node is found; what is not, `structure` refuses. Whether the place is a good one the other checks say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from orchestrator.definition.checks.messages import is_a, is_node, node_place
+from orchestrator.definition.flow import Map, When
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.definition.flow import AnyNode, Flow, Step
+
+Path: TypeAlias = tuple[tuple[int, int], ...]
+"""The branches around a place, outermost first: (identity of the block, number of the branch)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node in its flow.
+
+    Attributes:
+        where: How problems name it.
+        node: The node.
+        path: The branches around it.
+        is_mapped: Whether it is called for each item of a map.
+        undoes: Of a compensation: the node that it undoes.
+    """
+
+    where: str
+    node: AnyNode
+    path: Path
+    is_mapped: bool = False
+    undoes: AnyNode | None = None
+
+
+def find_places(flow: Flow) -> Iterator[Place]:
+    """Every node in order, each followed by its compensation."""
+    for step, path in _walk(flow.steps, ()):
+        for node in () if isinstance(step, When) else step.nodes():
+            if not is_node(node):
+                continue
+            yield Place(node_place(flow, node), node, path, is_mapped=isinstance(step, Map))
+            undo = node.compensation
+            if is_node(undo):
+                yield Place(node_place(flow, undo), undo, path, undoes=node)
+
+
+def find_writers(flow: Flow) -> dict[str, list[Place]]:
+    """The nodes that write each output key, in order."""
+    writers: dict[str, list[Place]] = {}
+    for place in find_places(flow):
+        if place.undoes is None and is_a(place.node.output_key, str):
+            writers.setdefault(place.node.output_key, []).append(place)
+    return writers
+
+
+def is_exclusive(one: Path, other: Path) -> bool:
+    """Whether no run gets to both places, because they are on different branches of one block."""
+    for (block, way), (other_block, other_way) in zip(one, other, strict=False):
+        if block != other_block:
+            return False
+        if way != other_way:
+            return True
+    return False
+
+
+def _walk(steps: tuple[Step, ...], path: Path) -> Iterator[tuple[Step, Path]]:
+    for step in steps:
+        yield step, path
+        if isinstance(step, When):
+            for number, way in enumerate(step.ways()):
+                yield from _walk(way, (*path, (id(step), number)))

@@ -1,0 +1,297 @@
+"""A node: one function with its types, its input, the key of its output, its policies and its compensation.
+
+A node only holds what it was told; `build()` refuses what cannot work, and running it is the engine's. What its
+function takes and returns is read from the signature once, into a `Contract`.
+"""
+
+from __future__ import annotations
+
+import copy
+import reprlib
+import typing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
+
+from orchestrator.definition.policies import RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.signature import MISSING, BadFunction, Contract, read_contract
+from orchestrator.errors import text_of, type_name
+from orchestrator.lazy import lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from orchestrator.definition.codecs import Codec
+    from orchestrator.definition.context import NodeContext
+    from orchestrator.definition.state import FlowState
+
+P = ParamSpec("P")
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Limiters: typing.TypeAlias = "SharedRateLimiter | Sequence[SharedRateLimiter] | None"
+Classifier: typing.TypeAlias = "Callable[[Any], str]"
+Key: typing.TypeAlias = "Callable[[Any], str]"
+When: typing.TypeAlias = Literal["succeeded", "started"]
+
+
+class NodeOptions(TypedDict, total=False):
+    """Keywords of `Node` and of the decorator; the methods of Node say what each means."""
+
+    input_func: Callable[[FlowState], Any] | None
+    output_key: str | None
+    timeout: timedelta
+    retry: RetryPolicy
+    rate_limit: RateLimit | None
+    shared_rate_limit: Limiters
+    concurrency: SharedConcurrency | None
+    queue: str | None
+    on_error: Node[Any, Any] | None
+    error_classifier: Classifier | None
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Node(Generic[In, Out]):
+    """One function of a flow; immutable: every `with_*`, `as_` and `on_error` returns a changed copy.
+
+    Bad values are kept as they are and reported by `build()`, all at once.
+
+    Attributes:
+        name: Name of the node, one per flow.
+        fn: The function.
+        input: The constant input, MISSING without one.
+        input_func: Computes the input from the state, None without one.
+        key: The output key that was given, None for the node's name.
+        timeout: Limit of one attempt.
+        retry: When a failed attempt is made again.
+        rate_limit: Limit of this node in this flow.
+        shared_rate_limits: Limits that it shares with other nodes; all of them hold.
+        concurrency: Slots that it shares with other nodes.
+        queue: Celery queue; None is the flow's.
+        compensation: The node that undoes this one.
+        compensation_when: `succeeded`, or `started`: also after a failed or unknown outcome.
+        error_classifier: Decides whether an exception is worth another attempt.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    input: Any
+    input_func: Callable[[FlowState], Any] | None
+    key: str | None
+    timeout: timedelta
+    retry: RetryPolicy
+    rate_limit: RateLimit | None
+    shared_rate_limits: tuple[SharedRateLimiter, ...]
+    concurrency: SharedConcurrency | None
+    queue: str | None
+    compensation: Node[Any, Any] | None
+    compensation_when: When
+    error_classifier: Classifier | None
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        fn: Callable[[NodeContext, In], Awaitable[Out]],
+        input: Any = ...,
+        **options: Unpack[NodeOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, fn: Callable[[In], Awaitable[Out]], input: Any = ..., **options: Unpack[NodeOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Node[Any, Out],
+        name: str,
+        fn: Callable[P, Awaitable[Out]],
+        input: Any = ...,
+        **options: Unpack[NodeOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, fn: Callable[[NodeContext, In], Out], input: Any = ..., **options: Unpack[NodeOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, name: str, fn: Callable[[In], Out], input: Any = ..., **options: Unpack[NodeOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Node[Any, Out], name: str, fn: Callable[P, Out], input: Any = ..., **options: Unpack[NodeOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        fn: Any,
+        input: Any = MISSING,
+        *,
+        input_func: Callable[[FlowState], Any] | None = None,
+        output_key: str | None = None,
+        timeout: timedelta = timedelta(minutes=5),
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
+        rate_limit: RateLimit | None = None,
+        shared_rate_limit: Limiters = None,
+        concurrency: SharedConcurrency | None = None,
+        queue: str | None = None,
+        on_error: Node[Any, Any] | None = None,
+        error_classifier: Classifier | None = None,
+    ) -> None:
+        """Take name, function and whatever else is known; never raises."""
+        # type(), not isinstance(), which would ask the value for its class: any value is kept, none is looked into.
+        limiters: Any = () if shared_rate_limit is None else shared_rate_limit
+        self.__dict__.update(
+            name=name,
+            fn=fn.fn if issubclass(type(fn), Node) else fn,
+            input=input if input_func is None else MISSING,
+            input_func=input_func,
+            key=output_key,
+            timeout=timeout,
+            retry=retry,
+            rate_limit=rate_limit,
+            shared_rate_limits=tuple(limiters) if type(limiters) in (list, tuple) else (limiters,),
+            concurrency=concurrency,
+            queue=queue,
+            compensation=on_error,
+            compensation_when="succeeded",
+            error_classifier=error_classifier,
+        )
+
+    @property
+    def output_key(self) -> str:
+        """Key of the output in FlowState: the one given, else the name."""
+        return self.name if self.key is None else self.key
+
+    @lazy
+    def contract(self) -> Contract:
+        """What the function takes and returns.
+
+        Raises:
+            BadFunction: It cannot be a node's function.
+        """
+        try:
+            return self._read_contract()
+        except BadFunction:
+            raise
+        except Exception as error:  # what a user's object answers when it is looked at
+            raise BadFunction("bad-function", f"it cannot be inspected: {text_of(error)}") from error
+
+    @property
+    def output_codec(self) -> Codec[Out]:
+        """How the output is stored and read."""
+        return self.contract.output
+
+    def as_(self, key: str) -> Node[In, Out]:
+        """Return a copy that writes its output under `key`."""
+        return self._changed(key=key)
+
+    def with_name(self, name: str) -> Node[In, Out]:
+        """Return a copy under another name."""
+        return self._changed(name=name)
+
+    def with_input(self, value: In | Mapping[str, Any]) -> Node[In, Out]:
+        """Return a copy with a constant input; it takes the place of an input function."""
+        return self._changed(input=value, input_func=None)
+
+    def with_input_func(self, fn: Callable[[FlowState], In | Mapping[str, Any]]) -> Node[In, Out]:
+        """Return a copy whose input is `fn(state)`, computed on the worker at every attempt; it must be pure."""
+        return self._changed(input=MISSING, input_func=fn)
+
+    def with_timeout(self, timeout: timedelta) -> Node[In, Out]:
+        """Return a copy whose attempts may each take this long; reaching it is a failed attempt."""
+        return self._changed(timeout=timeout)
+
+    def with_retry(self, policy: RetryPolicy) -> Node[In, Out]:
+        """Return a copy with another retry policy."""
+        return self._changed(retry=policy)
+
+    def with_rate_limit(
+        self, limit: int, per: timedelta, burst: int | None = None, key: Key | None = None
+    ) -> Node[In, Out]:
+        """Return a copy that starts at most `limit` times in each `per`, over all workers.
+
+        Args:
+            limit: Starts allowed in each `per`.
+            per: The window.
+            burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
+            key: `key(input)`, or `key(state)` of a node without input: the limit holds for each key on its own.
+        """
+        return self._changed(rate_limit=RateLimit(limit, per, burst, key=key))
+
+    def with_shared_rate_limit(self, limiter: SharedRateLimiter) -> Node[In, Out]:
+        """Return a copy that also takes its tokens from a shared bucket; one of the same name is replaced."""
+        others = (
+            each
+            for each in self.shared_rate_limits
+            if not (type(each) is type(limiter) is SharedRateLimiter and each.name == limiter.name)
+        )
+        return self._changed(shared_rate_limits=(*others, limiter))
+
+    def with_concurrency(self, slots: SharedConcurrency) -> Node[In, Out]:
+        """Return a copy of which, and of all other nodes with these slots, only so many attempts run at once."""
+        return self._changed(concurrency=slots)
+
+    def with_queue(self, name: str) -> Node[In, Out]:
+        """Return a copy that runs on this Celery queue."""
+        return self._changed(queue=name)
+
+    def on_error(self, node: Node[Any, Any], when: When = "succeeded") -> Node[In, Out]:
+        """Return a copy that `node` undoes when the run fails after this node succeeded.
+
+        Args:
+            node: The compensation.
+            when: `started`: also when this node failed, or when its outcome is unknown.
+        """
+        return self._changed(compensation=node, compensation_when=when)
+
+    def with_error_classifier(self, fn: Classifier) -> Node[In, Out]:
+        """Return a copy that asks `fn(exc)`, which answers "retryable" or "terminal", about each exception."""
+        return self._changed(error_classifier=fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Node({reprlib.repr(self.name) if type(self.name) is str else type_name(type(self.name))})"
+
+    def _read_contract(self) -> Contract:
+        return read_contract(self.fn)
+
+    def _changed(self, **changes: Any) -> Node[In, Out]:
+        changed = copy.copy(self)
+        changed.__dict__.update(changes)
+        return changed
+
+
+class NodeDecorator:
+    """The decorator `@node`, or `@node(timeout=...)` with the keywords of Node."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, fn: Callable[[NodeContext, In], Awaitable[Out]], /) -> Node[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[In], Awaitable[Out]], /) -> Node[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[Out]], /) -> Node[Any, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[NodeContext, In], Out], /) -> Node[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[[In], Out], /) -> Node[In, Out]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Out], /) -> Node[Any, Out]: ...
+    @overload
+    def __call__(self, *, name: str = ..., input: Any = ..., **options: Unpack[NodeOptions]) -> NodeDecorator: ...
+    def __call__(self, *functions: Any, **options: Any) -> Any:
+        """Make a node of one function, or a decorator with more keywords."""
+        options = self._options | options
+        if not functions:
+            return NodeDecorator(options)
+        (fn,) = functions
+        name = str(getattr(fn, "__name__", type(fn).__name__)).replace("_", "-")
+        return Node(**({"name": name} | options), fn=fn)
+
+
+node: Final = NodeDecorator({})

@@ -1,0 +1,330 @@
+"""What a run does, as data: the steps of a flow flattened to positions, with the policies of every node.
+
+A plan is pure, JSON in and out, and named by its hash: a run pins the plan it was started with, and changed code only
+supplies functions. Which messages a position becomes is the compiler's business; which state it is in, the store's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from orchestrator.definition.policies import RetryPolicy
+from orchestrator.lazy import lazy
+
+END = -1
+"""The position after the last step."""
+IN_LINE = {"then", "branch", "expand"}
+"""The steps of one node."""
+MICROSECONDS = 1_000_000
+READ_TOGETHER = 32
+
+
+SLOTS = "@"
+"""Begins the name of slots among the limits."""
+
+
+def limit_title(name: str) -> str:
+    """What a limit of a plan is called to a user."""
+    return f"concurrency {name[1:]}" if name.startswith(SLOTS) else f"limiter {name}"
+
+
+def node_of(name: str) -> str:
+    """The node that a name stands for: an item of a map is called `<node>[<index>]`."""
+    return name.partition("[")[0]
+
+
+def in_milliseconds(span: timedelta) -> int:
+    """Whole milliseconds of a span, at least 1."""
+    return max(1, round(span.total_seconds() * 1000))
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One position: the nodes that run there and the positions that may follow.
+
+    Attributes:
+        name: Name of the step; for a single node the node's.
+        kind: "then", "parallel", "branch", "expand" (computes the items of the map that follows) or "map".
+        nodes: Names of the members; a branch has one, its decision.
+        next: Position that follows, END after the last; unused by a branch.
+        branches: Of a branch: the position for choice 0, 1, ..., the last one when no predicate held.
+        go_on: Whether the step goes on without its failed members.
+        require: With `go_on`: how many members have to succeed.
+        source: Of a map: the node that computes its items.
+        width: Of a map: items at work at once.
+        batch: Of a map: items that one message works through.
+        local: Of a parallel step of a fused flow: whether one process works on all of it.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    next: int = END
+    branches: tuple[int, ...] = ()
+    go_on: bool = False
+    require: int = 0
+    source: str = ""
+    width: int = 0
+    batch: int = 0
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What the engine knows of a node, a branch decision or a compensation without its code.
+
+    Attributes:
+        name: The node's name, unique in the flow.
+        kind: "node", "branch", "compensation", "expand" or "item" (a node of a map).
+        task: Name of its Celery task.
+        step: Position at which it runs; of a compensation, that of the node it undoes.
+        key: Output key; empty for decisions and compensations.
+        queue: Celery queue.
+        timeout_ms: Limit of one attempt.
+        attempts: Attempts at most.
+        retry: First delay in ms, factor, longest delay in ms, and whether the delay is spread.
+        limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
+        keyed: Those of them that have a bucket for each key of the input; the other ones are a bucket themselves.
+        reads: Output keys its input function is known to read.
+        undoes: Of a compensation: the node it undoes.
+        paged: Whether it fetches page after page.
+        max_pages: Pages at most; 0 is no limit.
+        source: What a first page goes on with: where the last successful run left it; empty for none.
+    """
+
+    name: str
+    kind: str
+    task: str
+    step: int
+    key: str
+    queue: str
+    timeout_ms: int
+    attempts: int
+    retry: tuple[int, float, int, bool] = (1000, 2.0, 60_000, True)
+    limits: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    undoes: str = ""
+    paged: bool = False
+    max_pages: int = 0
+    source: str = ""
+    keyed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A flow as positions and node policies.
+
+    Attributes:
+        flow: The flow's name.
+        queue: Celery queue of the engine's own tasks for this flow.
+        timeout_ms: Limit of the whole run; 0 is none.
+        result_key: Output key of the run's result; empty if there is none.
+        steps: By position.
+        nodes: By name: nodes, decisions and compensations.
+        sagas: (node, compensation, when) of every node that has a compensation.
+        limits: Limit to (microseconds per token, burst), of an adaptive one with the most and the fewest microseconds
+            behind them; of slots, to (0, slots).
+        input_schema: JSON schema of the run's input; None where any JSON will do.
+        fused: Whether one message works through the nodes that follow each other on one queue.
+    """
+
+    flow: str
+    queue: str
+    timeout_ms: int
+    result_key: str
+    steps: tuple[StepPlan, ...]
+    nodes: Mapping[str, NodePlan]
+    sagas: tuple[tuple[str, str, str], ...] = ()
+    limits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_schema: Mapping[str, Any] | None = None
+    fused: bool = False
+
+    @lazy
+    def text(self) -> str:
+        """The plan as canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @lazy
+    def hash(self) -> str:
+        """The plan's name: 128 bits of SHA-256 over its JSON, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Plan:
+        """Read a plan that `text` wrote."""
+        raw = json.loads(text)
+        raw["steps"] = tuple(
+            StepPlan(**step | {"nodes": tuple(step["nodes"]), "branches": tuple(step["branches"])})
+            for step in raw["steps"]
+        )
+        raw["nodes"] = {
+            name: NodePlan(
+                **node | {fact: tuple(node[fact]) for fact in ("retry", "limits", "reads", "keyed") if fact in node}
+            )
+            for name, node in raw["nodes"].items()
+        }
+        raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
+        raw["limits"] = {name: tuple(numbers) for name, numbers in raw["limits"].items()}
+        return cls(**raw)
+
+    def fields(self) -> dict[str, str]:
+        """The plan as the scripts read it: one small JSON for each position and node, and the whole."""
+        undone = {node for node, _, _ in self.sagas}
+        facts = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
+        for name, node in self.nodes.items():
+            wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
+            told = {fact: value for fact, value in asdict(node).items() if fact in wanted}
+            slots = [name for name in node.limits if name.startswith(SLOTS)]
+            told |= {fact: names for fact, names in (("keyed", node.keyed), ("slots", slots)) if names}
+            facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
+        return facts | {
+            "maps": _dense(self.maps),
+            "pages": _dense(self.pages),
+            "text": self.text,
+            "flow": self.flow,
+            "sagas": _dense(self.sagas),
+            "result_key": self.result_key,
+        }
+
+    def follower(self, facts: NodePlan, choice: int | None) -> int:
+        """The position behind a node that alone decides when its step is over; END if it is not such a one."""
+        step = self.steps[facts.step]
+        if facts.kind == "compensation" or step.kind not in IN_LINE:
+            return END
+        return step.branches[choice or 0] if step.kind == "branch" else step.next
+
+    @lazy
+    def plain(self) -> frozenset[str]:
+        """Nodes and items for commit_and_claim.lua and next_item.lua: no limits, no pages, not joined by Celery."""
+        step, undone = self.steps, {node for node, _, _ in self.sagas}
+        return frozenset(
+            node.name
+            for node in self.nodes.values()
+            if (node.kind == "node" and not node.paged and (step[node.step].kind == "then" or step[node.step].local))
+            or (node.kind == "item" and node.name not in undone)
+            if not node.limits
+        )
+
+    def to_claim(self, node: NodePlan) -> tuple[int, ...]:
+        """Position and timeout in ms of a node that claim_fast.lua is for; empty for others."""
+        is_plain = node.kind in {"node", "branch", "expand"} and not node.limits and not node.paged
+        return (node.step, node.timeout_ms) if is_plain else ()
+
+    def to_commit(self, node: NodePlan) -> tuple[int | str, ...]:
+        """Position, key, position behind and its node, of a node that commit_fast.lua is for; empty for others."""
+        step = self.steps[node.step]
+        if node.name not in self.plain or step.kind != "then":
+            return ()
+        if step.next == END:
+            return () if self.maps or self.pages else (node.step, node.key, END, "")
+        behind = self.steps[step.next]
+        return (node.step, node.key, step.next, behind.nodes[0]) if behind.kind in IN_LINE else ()
+
+    @lazy
+    def pages(self) -> tuple[tuple[str, str], ...]:
+        """The nodes that fetch pages, and where their first page is said to begin."""
+        return tuple((node.name, node.source) for node in self.nodes.values() if node.paged)
+
+    @lazy
+    def keyed(self) -> frozenset[str]:
+        """The limits that have a bucket for each key."""
+        return frozenset(name for node in self.nodes.values() for name in node.keyed)
+
+    @lazy
+    def maps(self) -> tuple[str, ...]:
+        """The nodes that maps call."""
+        return tuple(node.name for node in self.nodes.values() if node.kind == "item")
+
+    @lazy
+    def list_keys(self) -> frozenset[str]:
+        """Output keys that hold the list of a map's outputs."""
+        return frozenset(self.nodes[name].key for name in self.maps)
+
+    @lazy
+    def writers(self) -> Mapping[str, int]:
+        """Output key to the first position that writes it."""
+        first: dict[str, int] = {}
+        for node in self.nodes.values():
+            if node.key:
+                first[node.key] = min(node.step, first.get(node.key, node.step))
+        return first
+
+    @lazy
+    def keys(self) -> Mapping[tuple[int, str], str]:
+        """(position, output key or node name) to the node there: what makes siblings recognisable."""
+        named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
+        return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
+
+    def beside(self, key: str) -> tuple[str, ...]:
+        """An output key, and those that the same parallel step writes: who reads one mostly reads them all."""
+        step = self.steps[self.writers[key]] if key in self.writers else None
+        if step is None or step.kind != "parallel" or len(step.nodes) > READ_TOGETHER:
+            return (key,)
+        return tuple(dict.fromkeys((key, *(self.nodes[name].key for name in step.nodes))))
+
+    def delay_ms(self, name: str, attempt: int) -> int:
+        """Milliseconds from the failure of an attempt, counted from 1, to the next one."""
+        initial, factor, maximum, jitter = self.nodes[node_of(name)].retry
+        policy = RetryPolicy(timedelta(milliseconds=initial), factor, timedelta(milliseconds=maximum), jitter=jitter)
+        return round(policy.delay(attempt, random.random()).total_seconds() * 1000)  # noqa: S311 - spreads load
+
+    def visible(self, name: str) -> AbstractSet[str]:
+        """Output keys that a node may read: those of earlier positions, and for a compensation its node's own."""
+        node = self.nodes[name]
+        return Visible(self, node.step, self.nodes[node.undoes].key if node.undoes else "")
+
+    def hidden(self, name: str) -> Mapping[str, str]:
+        """Output keys and names of a node's siblings, to the sibling's name."""
+        node = self.nodes[name]
+        step = self.steps[node.step]
+        return Siblings(self, node.step, node.undoes or name) if step.kind == "parallel" else {}
+
+
+class Visible(AbstractSet[str]):
+    """The output keys written before a position, without a copy of them for each node."""
+
+    def __init__(self, plan: Plan, position: int, own: str) -> None:
+        self._plan, self._position, self._own = plan, position, own
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[str]) -> AbstractSet[str]:  # type: ignore[override]
+        return frozenset(keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key == self._own or self._plan.writers.get(key, self._position) < self._position  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self._plan.writers if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Siblings(Mapping[str, str]):
+    """Keys and names of the other members of a parallel step, without a copy of them for each member."""
+
+    def __init__(self, plan: Plan, position: int, own: str) -> None:
+        self._plan, self._position, self._own = plan, position, own
+
+    def __getitem__(self, key: str) -> str:
+        sibling = self._plan.keys[self._position, key]
+        if sibling == self._own:
+            raise KeyError(key)
+        return sibling
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for position, key in self._plan.keys if position == self._position and key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _dense(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,125 @@
+"""Which code a name stands for in this process: flow name to the flow, its plan and its functions.
+
+What other processes have announced is in the store; a run's own plan is pinned there too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.plan import Plan, limit_title
+from orchestrator.definition.planning import limits_of, make_plan
+from orchestrator.errors import RegistrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.definition.flow import Flow, Map, When
+    from orchestrator.definition.node import Node
+    from orchestrator.definition.plan import NodePlan
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A flow with its plan and the code of its nodes by name.
+
+    Attributes:
+        flow: The flow.
+        plan: What this process would start for it.
+        nodes: Name to node, compensations included.
+        decisions: Name to the block whose predicates decide.
+        sources: Name to the map whose items are computed under it.
+    """
+
+    flow: Flow
+    plan: Plan
+    nodes: Mapping[str, Node[Any, Any]]
+    decisions: Mapping[str, When]
+    sources: Mapping[str, Map]
+
+
+@dataclass
+class Registry:
+    """The flows of this process.
+
+    Attributes:
+        queue: Queue of the flows that name none.
+        fused: Whether all flows are fused.
+    """
+
+    queue: str
+    fused: bool = False
+    flows: dict[str, Registered] = field(default_factory=dict)
+
+    def add(self, flow: Flow) -> Registered | None:
+        """Register a flow; the same object again changes nothing and returns None.
+
+        Raises:
+            RegistrationError: Another flow has the name, or a shared limiter of the same name has other numbers.
+        """
+        known = self.flows.get(flow.name)
+        if known is not None:
+            if known.flow is flow:
+                return None
+            msg = f"flow {flow.name}: another flow is registered under this name; rename one of them"
+            raise RegistrationError(msg)
+        plan = make_plan(flow, self.queue, fused=self.fused)
+        self._refuse_other_numbers(plan)
+        nodes = {node.name: node for node in (*flow.nodes(), *(undo for _, undo in flow.compensations()))}
+        decisions = {block.name: block for block in flow.blocks()}
+        entry = Registered(flow, plan, nodes, decisions, {step.source: step for step in flow.maps()})
+        self.flows[flow.name] = entry
+        return entry
+
+    def adopt_queue(self, announced: Plan) -> Plan | None:
+        """Start a flow without a queue of its own on the queue of the workers that announced it.
+
+        Returns the plan from now on; None when that is another flow than the one here.
+        """
+        entry = self.flows.get(announced.flow)
+        if entry is None or make_plan(entry.flow, announced.queue, fused=self.fused) != announced:
+            return None
+        self.flows[announced.flow] = replace(entry, plan=announced)
+        return announced
+
+    def entry_for(self, plan: Plan, facts: NodePlan) -> Registered | None:
+        """A flow whose code here is for a node of a run's plan; a changed flow may use its name otherwise."""
+        entry = self.flows.get(plan.flow)
+        return entry if entry is not None and _has_code(entry, plan, facts) else None
+
+    def _refuse_other_numbers(self, plan: Plan) -> None:
+        for other in self.flows.values():
+            for name, numbers in plan.limits.items():
+                if other.plan.limits.get(name, numbers) != numbers:
+                    msg = (
+                        f"flow {plan.flow}: {limit_title(name)} has other numbers in flow {other.plan.flow}; "
+                        "use one object in both"
+                    )
+                    raise RegistrationError(msg)
+            for name in (plan.keyed ^ other.plan.keyed) & plan.limits.keys() & other.plan.limits.keys():
+                msg = (
+                    f"flow {plan.flow}: {limit_title(name)} has a key function in one of this flow and flow "
+                    f"{other.plan.flow} and none in the other; give one of them another name"
+                )
+                raise RegistrationError(msg)
+
+
+def _has_code(entry: Registered, plan: Plan, facts: NodePlan) -> bool:
+    if facts.kind == "expand":
+        return facts.name in entry.sources
+    if facts.kind != "branch":
+        node = entry.nodes.get(facts.name)
+        if node is None or (node.contract.page is not None) != facts.paged:
+            return False
+        return not facts.keyed or key_functions(node, plan.flow).keys() >= set(facts.keyed)
+    block = entry.decisions.get(facts.name)
+    # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
+    return block is not None and len(block.predicates) + 1 == len(plan.steps[facts.step].branches)
+
+
+def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:
+    """The key functions of a node's limits, by the names that the plan gives the limits."""
+    if node.rate_limit is None and not node.shared_rate_limits:
+        return {}
+    return {name: limit.key for name, limit in limits_of(node, flow).items() if limit.key is not None}

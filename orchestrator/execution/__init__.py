@@ -1,0 +1,1 @@
+"""How a node runs: claim, call, commit, and what follows in the same message."""

@@ -1,0 +1,111 @@
+"""What a running attempt asks of the store and tells it while its function runs.
+
+Whether its run is ending, how far it is, and tokens for the calls that it makes in a loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.plan import SLOTS
+from orchestrator.errors import StoreError, Terminal
+from orchestrator.execution.keyed_limits import bucket_for
+from orchestrator.store.keys import limit_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.run_store import Store
+
+logger = logging.getLogger(__name__)
+LONGEST_SLEEP_S = 1.0
+PATIENCE_S = 0.25
+
+
+@dataclass(frozen=True)
+class OpenClaim:
+    """The claim that an attempt holds.
+
+    Attributes:
+        store: The store.
+        plan: The run's plan.
+        run_id: The run.
+        node: The node, item or compensation.
+        token: What fences the claim.
+        own: Buckets that depend on its input.
+        undoes: Whether it is a compensation's, which goes on in a run that is ending.
+    """
+
+    store: Store
+    plan: Plan
+    run_id: str
+    node: str
+    token: str
+    own: Sequence[str] = ()
+    undoes: bool = False
+
+    def is_cancelled(self) -> bool:
+        """Whether the run is ending; not while Redis is away: then it is not known, and no failure of the node."""
+        if self.undoes:
+            return False
+        try:
+            with self.store.guarded():
+                return self.store.is_ending(self.run_id)
+        except StoreError:
+            return False
+
+    def report(self, detail: object) -> None:
+        """Store what the attempt says of its progress; lost while Redis is away."""
+        told = json.dumps(detail, allow_nan=False)
+        try:
+            with self.store.guarded():
+                self.store.scripts.report(self.run_id, self.plan.hash, self.node, self.token, told)
+        except StoreError as error:
+            logger.warning(
+                "flow %s run %s node %s: its heartbeat is lost: %s", self.plan.flow, self.run_id, self.node, error
+            )
+
+    def take(self, name: str, key: str | None) -> None:
+        """Sleep until a token is there; see `NodeContext.limit`."""
+        bucket = self._bucket(name, key)
+        while (outcome := self._ask(bucket))[0] == "wait":
+            time.sleep(min(outcome[1] / 1_000_000, LONGEST_SLEEP_S))  # asked again in time to stay before the line
+        if outcome[0] != "taken":
+            raise Terminal(f"node {self.node}: this attempt does not hold its node any more")
+
+    def _ask(self, bucket: str) -> tuple[str, int]:
+        while True:
+            try:
+                with self.store.guarded():
+                    outcome, wait = self.store.scripts.take_token(
+                        self.run_id, self.plan.hash, self.node, self.token, bucket
+                    )
+                    if outcome != "no limit":
+                        return outcome, wait
+                    self.store.define_limits(self.plan)  # its numbers are gone (a flushed key): the plan has them
+            except StoreError:
+                time.sleep(PATIENCE_S)
+
+    def _bucket(self, name: str, key: str | None) -> str:
+        known = sorted(limit for limit in self.plan.limits if not limit.startswith(SLOTS))
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise Terminal(f"limit({name!r}): flow {self.plan.flow} has no limiter of this name; it has {there}")
+        is_keyed = name in self.plan.keyed
+        if not is_keyed and key is not None:
+            raise Terminal(f"limit({name!r}): the limiter has no key function; leave the key out")
+        if not is_keyed:
+            return name
+        if key is not None:
+            return bucket_for(name, key)
+        mine = [bucket for bucket in self.own if limit_of(bucket) == name]
+        if not mine:
+            raise Terminal(
+                f"limit({name!r}): the limiter has a bucket for each key, and this node has none; give it a key"
+            )
+        return mine[0]

@@ -1,0 +1,136 @@
+"""Which runs a pool process begins by itself, behind the one that its message was for: those that wait in the queue.
+
+On its way through Celery's main process a message takes longer than several nodes of a fused flow. So whoever has
+finished such a run takes the next one's first message out of the queue, if there is one, for a short while; with an
+empty queue nothing changes. A message that is lost meanwhile is lost like any other: the reconciler sends it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from base64 import b64decode
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from orchestrator.definition.plan import IN_LINE
+from orchestrator.errors import StoreError
+from orchestrator.liveness.leases import is_draining
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.engine import Engine
+
+logger = logging.getLogger(__name__)
+GOES_ON_FOR_S = 0.05
+"""From the beginning of a message; after that no further run is begun: what the main process holds is older."""
+HEARD = (signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success)
+EMBEDDED = ("chain", "chord", "callbacks")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A message that was taken out of its queue.
+
+    Attributes:
+        run_id: The run that it is for.
+        epoch: Its epoch.
+        plan_hash: Its plan.
+        text: The message as it was in the queue.
+        headers: Its headers.
+    """
+
+    run_id: str
+    epoch: int
+    plan_hash: str
+    text: bytes
+    headers: dict[str, Any]
+
+
+def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[Pulled]:
+    """Take messages of a task, the first one of a fused flow, out of the queue from which its present one came.
+
+    Nothing is taken where somebody's signal handlers expect a message for every run, where the task has a rate limit of
+    Celery's, or where the queue is not a list in the run store's Redis.
+
+    Args:
+        engine: The engine.
+        plan: The plan of the present message.
+        task: The Celery task, while it runs.
+        since: When its present message began, on the monotonic clock.
+
+    Yields:
+        A message; for as long as it is worked on, it is the task's request.
+    """
+    first = plan.steps[0]
+    if not plan.fused or first.kind not in IN_LINE or plan.nodes[first.nodes[0]].task != task.name:
+        return
+    if task.rate_limit or any(signal.receivers for signal in HEARD):
+        return
+    queue = (task.request.delivery_info or {}).get("routing_key")
+    if not queue or engine.publisher.first_queue(plan) != queue:
+        return
+    while time.monotonic() < since + GOES_ON_FOR_S and not is_draining():
+        try:
+            with engine.store.guarded():
+                text = engine.store.scripts.pop_message(queue, task.name)
+        except StoreError as error:
+            logger.warning("flow %s: no further run is begun here: %s", plan.flow, error)
+            return
+        if text is None:
+            return
+        message = _read(text)
+        if message is None:
+            put_back(engine, queue, text)
+            return
+        with _requested(task, message):
+            yield message
+
+
+def put_back(engine: Engine, queue: str, text: bytes) -> None:
+    """Leave a message to whoever comes next; where that fails, the reconciler sends another one."""
+    try:
+        with engine.store.guarded():
+            engine.store.client.rpush(queue, text)
+    except StoreError as error:
+        logger.warning("a message is not put back into queue %s and will be sent again: %s", queue, error)
+
+
+def _read(text: bytes) -> Pulled | None:
+    """A node's message; None where its body has more than a node's. pop_message.lua has looked at its head."""
+    try:
+        message = json.loads(text)
+        arguments, named, embedded = json.loads(b64decode(message["body"]))
+        run_id, epoch, plan_hash = arguments
+        has_more = named or any(embedded.get(name) for name in EMBEDDED)
+        headers = message["headers"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    if has_more or not (isinstance(run_id, str) and isinstance(epoch, int) and isinstance(plan_hash, str)):
+        return None
+    return Pulled(run_id, epoch, plan_hash, text, headers)
+
+
+@contextmanager
+def _requested(task: Any, message: Pulled) -> Iterator[None]:
+    """Let the task's request be this message's, for functions and log formats that look at it."""
+    task_id = message.headers.get("id")
+    task.push_request(
+        id=task_id,
+        correlation_id=task_id,
+        root_id=message.run_id,
+        parent_id=message.run_id,
+        args=(message.run_id, message.epoch, message.plan_hash),
+        kwargs={},
+        **dict.fromkeys((*EMBEDDED, "errbacks", "headers", "group", "children")),
+    )
+    try:
+        yield
+    finally:
+        task.pop_request()

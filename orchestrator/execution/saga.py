@@ -1,0 +1,47 @@
+"""How a rollback starts from an error callback: a hint that a run may be ending, for the stored state to confirm.
+
+Which compensations run, and in which order, the scripts have recorded when the run became quiet; a saga goes on with
+every compensation that ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+
+from orchestrator.engine import engine_of
+from orchestrator.fault_points import reach
+from orchestrator.messaging.canvas import BEGIN_SAGA
+
+if TYPE_CHECKING:
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.scripts.results import Work
+
+
+class BeginSaga(Task):
+    """The error callback of every node: publishes the saga of a run that is ending and quiet, once."""
+
+    name = BEGIN_SAGA
+    ignore_result = True
+    acks_late = True
+    serializer = "json"
+
+    def run(self, run_id: str, epoch: int, plan_hash: str) -> None:
+        """Ask for the saga and publish it; does nothing for any other state of the run."""
+        found = announced(self.app, run_id, epoch, plan_hash, "saga")
+        if found is not None:
+            plan, work = found
+            engine_of(self.app).publish(plan, run_id, epoch, work)
+
+
+def announced(app: Any, run_id: str, epoch: int, plan_hash: str, position: int | str) -> tuple[Plan, Work] | None:
+    """Take over what nobody has published of a position, or of the saga; None when the plan is gone."""
+    engine = engine_of(app)
+    with engine.store.guarded():
+        plan = engine.store.plan(plan_hash)
+        if plan is None:
+            return None
+        moved = engine.store.scripts.publish_position(run_id, plan_hash, epoch, position)
+    reach("after_announce")
+    return plan, moved.work

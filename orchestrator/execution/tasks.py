@@ -1,0 +1,193 @@
+"""The Celery tasks that canvases are made of: one class for every node, and the engine's own few.
+
+A task turns an attempt's outcome into what Celery understands: a return lets the canvas go on, Ignore leaves it, and
+a node that failed for good raises its real exception so that monitors show it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from textwrap import indent
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from orchestrator.definition.plan import node_of
+from orchestrator.engine import engine_of
+from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
+from orchestrator.execution.executor import Stretch
+from orchestrator.execution.queue_pull import pulled, put_back
+from orchestrator.execution.saga import BeginSaga, announced
+from orchestrator.execution.task_events import Followers, Parked
+from orchestrator.liveness.time_limit import interruptible
+from orchestrator.messaging.canvas import ADVANCE
+from orchestrator.schedules import Tick
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.registry import Registered
+    from orchestrator.engine import Engine
+
+logger = logging.getLogger(__name__)
+SHOWN = 1000
+"""Characters that a monitor gets of the error of an attempt that is made again."""
+
+
+class NodeTask(Task):
+    """One node, branch decision or compensation of a flow as a Celery task of its own.
+
+    Acknowledged late and never retried by Celery: what a crash leaves undone is the stored state's to repeat.
+    """
+
+    ignore_result = True
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = False
+    serializer = "json"
+    typing = False
+    max_retries = 0
+    Request = "orchestrator.execution.task_events:NodeRequest"
+
+    def __init__(self, flow: str, node: str) -> None:
+        self.name = f"{flow}.{node}"
+        self.node = node
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the message as a child of its run, also from within a chain, so that monitors show it there."""
+        options["root_id"] = options["parent_id"] = args[0] if args else None
+        return super().apply_async(args, kwargs, **options)
+
+    def run(self, run_id: str, epoch: int, plan_hash: str, name: str = "") -> None:
+        """Try the node once; of a map, item after item; `name` is the compensation of one item."""
+        began = time.monotonic()
+        engine = engine_of(self.app)
+        name = name or self.node
+        plan = self._plan(engine, plan_hash)
+        if node_of(name) != self.node:
+            raise Ignore("the message names another node")
+        in_chord = bool(self.request.chord)
+        follows = in_chord or bool(self.request.chain)
+        stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
+        with engine.store.scripts.wire.held(), interruptible():
+            ended = stretch.work_through(name, follows=follows)
+            if ended.kind == "stored" and not follows:
+                self._begin_further(engine, plan, since=began)
+        if ended.kind == "parked" and ended.error is not None:
+            raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
+        if ended.error is not None:
+            # The run is ending: its chord need not be counted to its end, only to fail and leave a result behind.
+            self.request.chord = None
+            raise ended.error
+        if ended.kind == "back":
+            raise Reject("this worker is shutting down", requeue=True)
+        if ended.kind in {"stored", "excused"} or (ended.kind == "done" and in_chord):
+            return
+        raise Ignore(ended.kind)
+
+    def _plan(self, engine: Engine, plan_hash: str) -> Plan:
+        try:
+            with engine.store.guarded():
+                plan = engine.store.plan(plan_hash)
+        except StoreError as error:
+            raise Ignore(str(error)) from error
+        if plan is None or self.node not in plan.nodes:
+            raise Ignore("the run is gone, or its plan does not have this node")
+        return plan
+
+    def _begin_further(self, engine: Engine, plan: Plan, *, since: float) -> None:
+        """Work through further runs whose first message waits in the queue: what becomes of them is not this one's."""
+        for message in pulled(engine, plan, self, since=since):
+            run_id, tell = message.run_id, Followers(self).tell
+            try:
+                pinned = self._plan(engine, message.plan_hash)
+                stretch = Stretch(engine, pinned, run_id=run_id, epoch=message.epoch, tell=tell)
+                ended = stretch.work_through_alone(self.node)
+            except Ignore:
+                continue
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception:
+                logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
+                return
+            if ended.kind == "back":
+                put_back(engine, self.request.delivery_info["routing_key"], message.text)
+            if ended.kind in {"back", "left"}:
+                return
+
+
+class Advance(Task):
+    """A message for a parallel step, the first or behind another one: publishes it, once, or does a local one."""
+
+    name = ADVANCE
+    ignore_result = True
+    acks_late = True
+    serializer = "json"
+
+    def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
+        """Ask for the position and publish it."""
+        found = announced(self.app, run_id, epoch, plan_hash, position)
+        if found is not None:
+            plan, work = found
+            stretch = Stretch(engine_of(self.app), plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
+            with interruptible():
+                stretch.work_through_step(work)
+
+
+class QuotedErrors(logging.Filter):
+    """Keeps what a node raised inside its own record of Celery's log: a user's text may look like further records.
+
+    Long texts are cut in the middle; error trackers get the exception as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record of a failed node, and no other."""
+        told = getattr(record, "data", None) or {}
+        if told.get("name") in self.names and "exc" in told and isinstance(record.args, dict):
+            record.args = record.args | {"exc": " ".join(shorten(told["exc"], SHOWN).splitlines())}
+            if record.exc_info:  # a text made already is what formatters print instead of the traceback
+                lines = shorten(told["traceback"], TRACEBACK_LIMIT).splitlines()
+                record.exc_text = indent("\n".join(lines), "    ", lambda _: True)
+        return True
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut the middle out of a text that is longer than the limit."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+QUOTED_ERRORS = QuotedErrors()
+logging.getLogger("celery.app.trace").addFilter(QUOTED_ERRORS)
+
+
+def register_engine_tasks(app: Celery) -> None:
+    """Give an app the engine's own tasks."""
+    for task in (Advance(), BeginSaga(), Tick()):
+        app.register_task(task)
+
+
+def refuse_taken_names(app: Celery, names: list[str]) -> None:
+    """Refuse task names that the app already has.
+
+    Raises:
+        RegistrationError: Names the tasks that are taken.
+    """
+    taken = sorted(name for name in names if name in app.tasks)
+    if taken:
+        msg = f"the Celery app already has the task {', '.join(taken)}; rename the flow or its node"
+        raise RegistrationError(msg)
+
+
+def register_nodes(app: Celery, entry: Registered) -> None:
+    """Register every node of a flow under `<flow>.<node>`."""
+    for name in entry.plan.nodes:
+        task = NodeTask(entry.flow.name, name)
+        app.register_task(task)
+        QUOTED_ERRORS.names.add(task.name)

@@ -1,0 +1,224 @@
+"""Which processes are alive: a lease for each that may hold claims, renewed while it lives, ended when it dies.
+
+In a prefork pool the main process renews for its children, because a function that holds the interpreter stops every
+thread of a child. What happens to a claim that ended is the scripts' decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import threading
+import time
+import uuid
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from orchestrator.definition.plan import node_of
+from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
+from orchestrator.fault_points import reach
+from orchestrator.liveness.pool_processes import in_pool_process, is_overdue, new_processes, tokens_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator.engine import Engine
+    from orchestrator.store.run_store import Claim
+
+logger = logging.getLogger(__name__)
+WATCH_EVERY_S = 0.25
+LOOK_EVERY_S = 1.0
+WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
+INLINE = "inline"
+"""Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
+
+_draining = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
+
+
+def name_worker() -> None:
+    """Give this worker an identity that its pool processes inherit and that no later worker has."""
+    os.environ[WORKER_VARIABLE] = uuid.uuid4().hex
+    holder_name.cache_clear()
+
+
+def holder_of(pid: int) -> str:
+    """The holder that a pool process of this worker is."""
+    return f"{os.environ.get(WORKER_VARIABLE, 'none')}/{pid}"
+
+
+@cache
+def holder_name() -> str:
+    """The holder that this process is."""
+    return holder_of(os.getpid()) if in_pool_process() else f"{holder_of(os.getpid())}/{INLINE}"
+
+
+os.register_at_fork(after_in_child=holder_name.cache_clear)
+
+
+def start_draining() -> None:
+    """Let no attempt start in this worker any more."""
+    _draining[0] = 1
+
+
+def is_draining() -> bool:
+    """Whether this worker is shutting down."""
+    return _draining[0] == 1
+
+
+def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> None:
+    """End a claim whose attempt nobody will finish, and publish what follows from it."""
+    pinned = engine.pinned(claim.run_id)
+    if pinned is None:
+        return
+    record, plan = pinned
+    attempt = engine.store.nodes(claim.run_id).get(claim.node, {}).get("attempt", 0)
+    where: dict[str, Any] = {"flow_name": plan.flow, "node_name": claim.node, "attempt": attempt}
+    error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
+    delay = 0
+    if timed_out:
+        limit = plan.nodes[node_of(claim.node)].timeout_ms / 1000
+        error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
+        delay = plan.delay_ms(claim.node, max(attempt, 1))
+    failure = NodeFailure.of(error, **where)
+    reach("before_lose", claim.node)
+    with engine.store.guarded():
+        moved = engine.store.scripts.expire_claim(
+            claim.run_id,
+            plan.hash,
+            claim.node,
+            claim.token,
+            failure=failure.model_dump_json(),
+            timed_out=timed_out,
+            delay_ms=delay,
+        )
+    logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
+    reach("after_lose", claim.node)
+    engine.publish(plan, claim.run_id, record.epoch, moved.work)
+
+
+def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False) -> None:
+    """End every claim of a process that is gone, then forget it."""
+    with engine.store.guarded():
+        now = engine.store.now_ms()
+        claims = engine.store.claims(holder)
+    for claim in claims:
+        end_claim(engine, claim, why, timed_out=claim.deadline < now)
+    with engine.store.guarded():
+        engine.store.scripts.forget_holder(holder, only_late=only_late)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a child of this process runs; a zombie does not, and is left to whoever reaps it."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+class Watchdog(threading.Thread):
+    """Kills the processes of a worker that do not stop at a node's timeout, in a thread that waits for nothing else."""
+
+    def __init__(self, heart: Heart) -> None:
+        super().__init__(name="orchestrator-watchdog", daemon=True)
+        self.heart = heart
+
+    def run(self) -> None:
+        """Watch until the process ends."""
+        while True:
+            for pid, place in list(self.heart.known.items()):
+                if is_overdue(place) and is_running(pid):
+                    logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(WATCH_EVERY_S)
+
+
+class Heart(threading.Thread):
+    """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(name="orchestrator-heart", daemon=True)
+        self.engine = engine
+        self.known: dict[int, int] = {}  # process id to place in the pool
+        self._renewed = 0.0
+        self._looked = 0.0
+        self._suspects: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Watch until the process ends; it also watches while a warm shutdown waits for its children."""
+        while True:
+            try:
+                self.beat()
+            except StoreError as error:
+                logger.warning("leases are not renewed: %s", error)
+            except Exception:
+                logger.exception("leases are not renewed")
+            time.sleep(WATCH_EVERY_S)
+
+    def holders(self) -> dict[str, int | None]:
+        """The holders of this worker, and their places in the pool; without a pool, this process."""
+        return {holder_of(pid): index for pid, index in self.known.items()} or {holder_name(): None}
+
+    def beat(self) -> None:
+        """Renew what is due, and end the claims of children that died and those that no process works on."""
+        self.known |= new_processes()
+        for pid in [pid for pid in self.known if not is_running(pid)]:
+            end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
+            del self.known[pid]
+        lease_s = self.engine.settings.lease.total_seconds()
+        if time.monotonic() - self._renewed >= lease_s / 3:
+            with self.engine.store.guarded():
+                self.engine.store.scripts.renew(list(self.holders()), lease_ms=self.engine.store.lease_ms)
+                self._announce()
+            self._renewed = time.monotonic()
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._end_forgotten()
+            self._looked = time.monotonic()
+
+    def _end_forgotten(self) -> None:
+        """End claims that their process does not work on, once they were seen so twice."""
+        suspects: dict[str, float] = {}
+        for holder, index in self.holders().items():
+            with self.engine.store.guarded():
+                claims = self.engine.store.claims(holder)
+            for claim in claims:
+                if claim.token in tokens_of(index):
+                    continue
+                suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
+                if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
+                    end_claim(self.engine, claim, "its process does not work on it any more", timed_out=False)
+        self._suspects = suspects
+
+    def _announce(self) -> None:
+        """Tell `explain` what this worker consumes and has code for; a full Redis may refuse it."""
+        flows = {name: list(entry.plan.nodes) for name, entry in self.engine.registry.flows.items()}
+        try:
+            announced = self.engine.store.announced()
+            for name, entry in self.engine.registry.flows.items():
+                if name not in announced:  # Redis was emptied, or went back behind the start of this worker
+                    self.engine.announce(entry)
+            queues = list(self.engine.app.amqp.queues.consume_from)
+            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], queues, flows)
+        except (redis.OutOfMemoryError, StoreFull):
+            logger.warning("Redis is full: this worker is not announced")
+
+    def stop_children(self, why: str) -> None:
+        """Kill the children that still run, then give their claims back, and this process's own."""
+        running = [pid for pid in {**self.known, **new_processes()} if is_running(pid)]
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while any(map(is_running, running)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.give_back([holder_of(pid) for pid in running] + [holder_name()], why)
+
+    def give_back(self, holders: Iterable[str], why: str) -> None:
+        """End the claims of processes of this worker."""
+        for holder in holders:
+            try:
+                end_holder(self.engine, holder, why)
+            except StoreError as error:
+                logger.warning("claims of %s are left to their lease: %s", holder, error)

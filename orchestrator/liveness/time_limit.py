@@ -1,0 +1,76 @@
+"""How long a function may run in this process: an exception at the limit, the end of a process that cannot raise it.
+
+Only the main thread of a process can be interrupted; in other threads and pools the attempt is ended from outside. A
+pool process that does not stop is killed by the worker's main process, which sees the limit in shared memory.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from orchestrator.liveness.pool_processes import set_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+HARD_AFTER_S = 3.0
+# The one of `signal` makes an enum of what it finds, which takes longer than all else here.
+getsignal: Callable[[int], object] = import_module("_signal").getsignal
+_errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    for make_error in _errors:
+        raise make_error()
+
+
+def _take_back() -> None:
+    """Handle the signal again where somebody's function has left it to others: they would be called for our timer."""
+    if getsignal(signal.SIGALRM) is not _interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, _interrupt)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let time limits in the block interrupt it, if this is the main thread: once for all attempts of a message."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator[None]:
+    """Raise `expired()` in the block after `seconds`; a pool process is killed 3 s later if it still runs it.
+
+    The kill comes from another process, so it works while a function in C holds the interpreter. The timer is left to
+    the next block or to the end of `interruptible`, whichever comes first: outside of a block it does nothing.
+    """
+    set_limit(time.monotonic() + seconds + HARD_AFTER_S)
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        _take_back()
+        try:
+            # In this order: what is left of the timer of the block before must not strike this one.
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            _errors[:] = [expired]
+            yield
+        finally:
+            _errors.clear()
+            _take_back()
+    finally:  # also when the limit is reached just now, in the line above
+        set_limit(0)

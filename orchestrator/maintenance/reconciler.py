@@ -1,0 +1,187 @@
+"""What makes every lost message harmless: due timers, lines of buckets, ended leases, and runs that stand still.
+
+A thread of every worker, one leader at a time. It only repeats what a message would have done: each step is a script
+that does nothing where there is nothing to do, so two leaders publish twice at worst.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreFull
+from orchestrator.fault_points import reach
+from orchestrator.liveness.leases import INLINE, end_claim, end_holder
+from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
+from orchestrator.store.run_store import Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.engine import Engine
+    from orchestrator.maintenance.run_events import Monitor
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+LONGEST_NAP_MS = 100
+AT_ONCE = 500
+LOOK_AGAIN_MS = 1000
+HANGS_AFTER_MS = 4000
+INLINE_HANGS_AFTER_MS = 1000
+
+
+class Reconciler:
+    """The loops of one worker; they do something only while it leads."""
+
+    def __init__(self, engine: Engine, monitor: Monitor) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.monitor = monitor
+        self._id = uuid.uuid4().hex
+        self._period_s = engine.settings.reconcile_every.total_seconds()
+        self._leads_until = 0.0
+        self._calm_until = 0.0
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start both loops."""
+        for loop, name in ((self._sweep_loop, "sweep"), (self._timer_loop, "timers")):
+            threading.Thread(target=loop, name=f"orchestrator-{name}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop both loops and let another worker lead at once."""
+        self._stopped.set()
+        self._guarded(self._step_down)
+
+    def _step_down(self) -> None:
+        if self.store.client.get(self.store.keys.leader) == self._id.encode():
+            self.store.client.delete(self.store.keys.leader)
+
+    def _sweep_loop(self) -> None:
+        while not self._stopped.is_set():
+            self.monitor.note_watching()
+            self._guarded(self._sweep_if_leader)
+            self._stopped.wait(self._period_s)
+
+    def _timer_loop(self) -> None:
+        while not self._stopped.is_set():
+            nap_ms = LONGEST_NAP_MS
+            if time.monotonic() < self._leads_until:
+                nap_ms = self._guarded(self.fire_due) or 0
+            self._stopped.wait(max(nap_ms, 5) / 1000)
+
+    def _guarded(self, step: Callable[[], Answer]) -> Answer | None:
+        """Do a step; what stops it is logged and tried again at the next one."""
+        try:
+            with self.store.guarded():
+                return step()
+        except StoreFull as error:
+            self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
+            logger.warning("reconciler: %s", error)
+        except StoreError as error:
+            logger.warning("reconciler: %s", error)
+        except Exception:
+            logger.exception("reconciler: a step failed")
+        return None
+
+    def _sweep_if_leader(self) -> None:
+        lock_ms = round(2000 * self._period_s)
+        client, key = self.store.client, self.store.keys.leader
+        if not client.set(key, self._id, nx=True, px=lock_ms):
+            if client.get(key) != self._id.encode():
+                self._leads_until = 0.0
+                return
+            client.pexpire(key, lock_ms)
+        self._leads_until = time.monotonic() + lock_ms / 1000
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Do once what the leader does every `Settings.reconcile_every`."""
+        reach("sweep")
+        now, may_end, went_back = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
+        if went_back:
+            logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
+        if may_end and time.monotonic() > self._calm_until:
+            self._end_leases(now)
+        self._look_at_runs(now)
+        self._clean_indexes(now)
+        self.monitor.forward()
+
+    def _end_leases(self, now: int) -> None:
+        for raw, lease_end in self.store.client.zrange(self.store.keys.holders, 0, -1, withscores=True):
+            holder = raw.decode()
+            if lease_end < now:
+                end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
+                continue
+            margin = INLINE_HANGS_AFTER_MS if holder.endswith(INLINE) else HANGS_AFTER_MS
+            for claim in self.store.claims(holder):
+                if claim.deadline + margin < now:
+                    end_claim(self.engine, claim, "it did not stop", timed_out=True)
+
+    def _look_at_runs(self, now: int) -> None:
+        heads: dict[str, QueueHead] = {}
+        for run_id in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, AT_ONCE):
+            self._look_at(run_id.decode(), heads)
+
+    def _look_at(self, run_id: str, heads: dict[str, QueueHead]) -> None:
+        pinned = self.engine.pinned(run_id)
+        if pinned is None:
+            self.store.client.zrem(self.store.keys.live, run_id)
+            return
+        record, plan = pinned
+        epoch, findings = self.store.scripts.inspect_run(run_id, plan.hash, again_ms=LOOK_AGAIN_MS)
+        again = []
+        for seen in findings:
+            if seen.kind == "ready":
+                queue = plan.nodes[seen.node].queue
+                head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
+                if head.may_have_lost(int(seen.detail)):
+                    again.append(seen.node)
+            elif seen.kind == "awake":
+                self.engine.wake(record, plan, seen.node)
+            else:
+                end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
+        if again:
+            moved = self.store.scripts.republish(run_id, plan.hash, epoch, again)
+            reach("after_republish")
+            self.engine.publish(plan, run_id, epoch, moved.work)
+
+    def fire_due(self) -> int:
+        """Publish what timers and lines let go; returns the milliseconds to the next due instant."""
+        wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=AT_ONCE)
+        for bucket in buckets:
+            next_look, members = self.store.scripts.release(bucket)
+            reach("after_release")
+            timers += members
+            wait = min(wait, next_look) if next_look >= 0 else wait
+        for member in timers:
+            run_id, node = member.split("|")
+            self._fire(run_id, node)
+        return wait
+
+    def _fire(self, run_id: str, node: str) -> None:
+        pinned = self.engine.pinned(run_id)
+        if pinned is None:
+            self.store.client.zrem(self.store.keys.timers, f"{run_id}|{node}")
+            return
+        record, plan = pinned
+        if node:
+            self.engine.wake(record, plan, node)
+            return
+        error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
+        self.engine.end_run(
+            run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=plan.flow), only_late=True
+        )
+
+    def _clean_indexes(self, now: int) -> None:
+        keys = self.store.keys
+        for member in self.store.client.zrangebyscore(keys.expiring, "-inf", now, 0, AT_ONCE):
+            status, flow, run_id = member.decode().split("|")
+            pipe = self.store.client.pipeline(transaction=False)
+            pipe.zrem(keys.by_status(status), run_id)
+            pipe.zrem(keys.by_flow(flow), run_id)
+            pipe.zrem(keys.expiring, member)
+            pipe.execute()

@@ -1,0 +1,155 @@
+"""Send starts and ends of runs to Flower and other Celery monitors: each run as a task, the parent of its nodes' tasks.
+
+The transitions leave starts and ends of runs in a stream; the leading reconciler sends them on as task events while a
+monitor wants any. Nothing else depends on it, and what nobody watched is not sent later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import UnknownRun
+from orchestrator.execution.task_events import note_watching
+from orchestrator.messaging.publisher import BROKER_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery.events import EventDispatcher
+
+    from orchestrator.engine import Engine
+
+logger = logging.getLogger(__name__)
+SENT_FIELD = "events"
+EVENTS_AT_ONCE = 500
+HOSTNAME = "flows@orchestrator"
+"""Who sends the events of runs, whichever worker leads: a monitor shows it as a worker that counts runs."""
+ALIVE_EVERY_S = 30
+NO_ENTRY = b"0"
+
+
+class Monitor:
+    """Sends the events of runs from one worker."""
+
+    def __init__(self, engine: Engine, worker: Any) -> None:
+        self.engine = engine
+        self.worker = worker
+        self._was_watched = True
+        self._alive_at = -float(ALIVE_EVERY_S)
+
+    def forward(self) -> None:
+        """Send what happened since the last time, by whichever worker; without a monitor it is only skipped."""
+        was_watched, self._was_watched = self._was_watched, self._is_watched()
+        if not self._was_watched:
+            self._skip()
+            return
+        try:
+            with self._dispatcher() as sender:
+                self._stay_alive(sender)
+                if was_watched:
+                    self._send_new(sender)
+                else:
+                    self._skip()
+                    self._send_live(sender)
+        except BROKER_ERRORS as error:
+            logger.warning("events of runs are not sent: %s", error)
+
+    def note_watching(self) -> None:
+        """Let the pool processes know whether a monitor wants to hear of nodes that have no message of their own."""
+        note_watching(is_watched=self._is_watched())
+
+    def _is_watched(self) -> bool:
+        # The dispatcher itself is always on, for heartbeats; a monitor adds the group of task events to its groups.
+        dispatcher = getattr(getattr(self.worker, "consumer", None), "event_dispatcher", None)
+        return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
+
+    @contextmanager
+    def _dispatcher(self) -> Iterator[EventDispatcher]:
+        # It does not buffer while the broker is away: an event that raises is sent again, as it is not marked as sent.
+        with self.engine.app.events.default_dispatcher(hostname=HOSTNAME) as sender:
+            yield sender
+
+    def _sent(self) -> bytes:
+        store = self.engine.store
+        return store.client.hget(store.keys.sweep, SENT_FIELD) or NO_ENTRY
+
+    def _mark_sent(self, entry: bytes) -> None:
+        store = self.engine.store
+        store.client.hset(store.keys.sweep, SENT_FIELD, entry)
+
+    def _skip(self) -> None:
+        store = self.engine.store
+        newest = store.client.xrevrange(store.keys.events, count=1)
+        if newest and newest[0][0] != self._sent():
+            self._mark_sent(newest[0][0])
+
+    def _send_new(self, sender: EventDispatcher) -> None:
+        store = self.engine.store
+        last = self._sent()
+        entries = store.client.xrange(
+            store.keys.events, min="-" if last == NO_ENTRY else b"(" + last, count=EVENTS_AT_ONCE
+        )
+        for entry, fields in entries:
+            row = {name.decode(): value.decode() for name, value in fields.items()}
+            self._send_entry(sender, int(entry.split(b"-")[0]) / 1000, row)
+        if entries:
+            self._mark_sent(entries[-1][0])
+
+    def _send_live(self, sender: EventDispatcher) -> None:
+        """Tell a monitor that has just come which runs there are."""
+        store = self.engine.store
+        for raw in store.client.zrange(store.keys.live, 0, EVENTS_AT_ONCE - 1):
+            try:
+                record = store.run(raw.decode())
+            except UnknownRun:
+                continue
+            at = record.created.timestamp()
+            # Fields of that name beat the event's own timestamp, which has to be now: an old one is taken for a
+            # clock that is wrong.
+            sender.send("task-received", received=at, **_facts(record.run_id, record.flow))
+            sender.send("task-started", started=at, **_facts(record.run_id, record.flow))
+
+    def _send_entry(self, sender: EventDispatcher, at: float, row: dict[str, str]) -> None:
+        event, run_id = row["event"], row["run"]
+        facts = _facts(run_id, row["flow"]) | {"timestamp": at}
+        if event == "started":
+            sender.send("task-received", **facts)
+            sender.send("task-started", **facts)
+        elif event == "resumed":
+            # Only a retry leads a monitor from an end back to a start.
+            sender.send("task-retried", exception="the run was resumed", traceback="", **facts)
+            sender.send("task-started", exception=None, traceback=None, **facts)
+        elif event == "succeeded":
+            sender.send("task-succeeded", result=event, runtime=float(row["detail"]) / 1000, **facts)
+        else:
+            message, traceback = self._failure(run_id)
+            sender.send("task-failed", exception=f"run {event}: {message}", traceback=traceback, **facts)
+
+    def _failure(self, run_id: str) -> tuple[str, str]:
+        try:
+            error = self.engine.store.run(run_id).error
+        except UnknownRun:
+            return "its record is gone", ""
+        return (str(error), error.traceback) if error else ("resumed since", "")
+
+    def _stay_alive(self, sender: EventDispatcher) -> None:
+        """Be online for a monitor as long as some worker leads."""
+        if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
+            store = self.engine.store
+            sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=store.client.zcard(store.keys.live))
+            self._alive_at = time.monotonic()
+
+
+def _facts(run_id: str, flow: str) -> dict[str, Any]:
+    """What every event of a run says, so that an end whose start nobody saw has a name too."""
+    return {
+        "uuid": run_id,
+        "name": f"flow:{flow}",
+        "args": f"({run_id!r},)",
+        "kwargs": "{}",
+        "retries": 0,
+        "root_id": run_id,
+    }

@@ -1,0 +1,1 @@
+"""How work travels: Celery canvas, the messages that it becomes, and the broker's traps."""

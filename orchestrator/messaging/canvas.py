@@ -1,0 +1,121 @@
+"""Which Celery messages a position of a plan becomes: pure, and the only module that touches `celery.canvas`.
+
+A stretch of single nodes is a chain, a parallel step a chord (a group at the flow's end), compensations a chain; work
+that only the stored join can continue is single signatures. Signatures are immutable and carry names and ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.canvas import Signature, chain, chord, group
+
+from orchestrator.definition.flow import Flow
+from orchestrator.definition.plan import END, Plan, node_of
+from orchestrator.definition.planning import make_plan
+from orchestrator.store.scripts.results import Work
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+SEGMENT = 20
+"""Nodes in one chain at most: a chain's message embeds the rest of it."""
+BEGIN_SAGA = "orchestrator.begin-saga"
+ADVANCE = "orchestrator.advance"
+SINCE_HEADER = "orchestrator_since"
+"""Message header: the instant in ms at which the node became publishable."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run that messages are made for.
+
+    Attributes:
+        app: The Celery app that sends them.
+        plan: The plan the run pins.
+        run_id: The run.
+        epoch: Its epoch; messages of an older one do nothing.
+    """
+
+    app: Celery | None
+    plan: Plan
+    run_id: str
+    epoch: int
+
+    def node(self, name: str, since: int) -> Signature:
+        """The message for one attempt of a node, decision or compensation."""
+        facts = self.plan.nodes[node_of(name)]
+        options = self._options(facts.queue) | {"headers": {SINCE_HEADER: since}}
+        if facts.kind != "compensation":
+            options["link_error"] = [self.engine(BEGIN_SAGA)]
+        item = () if name == facts.name else (name,)  # the compensation of one item
+        return self._signature(facts.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
+
+    def engine(self, task: str, *args: Any) -> Signature:
+        """A message for one of the engine's own tasks."""
+        return self._signature(task, (self.run_id, self.epoch, self.plan.hash, *args), self._options(self.plan.queue))
+
+    def _options(self, queue: str) -> dict[str, Any]:
+        return {
+            "queue": queue,
+            "ignore_result": True,
+            "serializer": "json",
+            "root_id": self.run_id,
+            "parent_id": self.run_id,
+        }
+
+    def _signature(self, task: str, args: tuple[Any, ...], options: dict[str, Any]) -> Signature:
+        return Signature(task, args=args, immutable=True, options=options, app=self.app)
+
+
+def compile_work(target: Target, work: Work) -> list[Signature]:
+    """Turn what a transition left to publish into signatures, each to be sent on its own."""
+    if work.kind == "saga":
+        return [_in_line([target.node(name, work.since) for name in work.names[:SEGMENT]], target)]
+    if work.kind == "nodes":
+        return [target.node(name, work.since) for name in work.names]
+    step = target.plan.steps[work.position]
+    if step.kind != "parallel":
+        return [_in_line([target.node(name, work.since) for name in _segment(target.plan, work.position)], target)]
+    members = [target.node(name, work.since) for name in work.names]
+    if work.detached:
+        return members
+    if step.next == END:
+        return [group(members, app=target.app)]
+    return [chord(members, _body(target, step.next, work.since), app=target.app)]
+
+
+def _in_line(signatures: list[Signature], target: Target) -> Signature:
+    return signatures[0] if len(signatures) == 1 else chain(*signatures, app=target.app)
+
+
+def _segment(plan: Plan, position: int) -> list[str]:
+    """Nodes from a position on that follow each other one by one; a decision ends the segment."""
+    names: list[str] = []
+    while position != END and len(names) < SEGMENT:
+        step = plan.steps[position]
+        if step.kind in {"parallel", "map"}:
+            break
+        names.append(step.nodes[0])
+        if plan.fused:  # whoever does it goes on by itself
+            break
+        position = END if step.kind == "branch" else step.next
+    return names
+
+
+def _body(target: Target, position: int, since: int) -> Signature:
+    step = target.plan.steps[position]
+    if step.kind == "parallel":
+        return target.engine(ADVANCE, position)
+    return target.node(step.nodes[0], since)
+
+
+def show_canvas(flow: Flow, run_id: str) -> Signature:
+    """The canvas of a flow's first segment, as the start of a run would send it."""
+    plan = make_plan(flow, "celery")
+    names = plan.steps[0].nodes
+    return compile_work(Target(None, plan, run_id, 1), Work("step", 0, 0, detached=False, names=names))[0]
+
+
+Flow._compile = show_canvas  # noqa: SLF001 - the slot is made for this

@@ -1,0 +1,98 @@
+"""A node's message as Celery sends it, for a script to push where broker and run store are one Redis.
+
+One transaction then makes the run and its message. What Celery and kombu make of a message is taken from them once for
+a node; only ids differ from run to run. Whatever may make it differ otherwise (somebody listens to publishing, another
+library adds headers, the broker is elsewhere) leaves the sending to them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals
+
+from orchestrator.messaging.canvas import SINCE_HEADER
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
+
+SINCE: Final = 1_111_111_111_111
+"""Stands for the instant in ms at which the node became publishable."""
+SINCE_MARK: Final = "@since@"
+"""What the script replaces by that instant."""
+RUN, TASK, BODY = (f"@{uuid.uuid4()}@" for _ in range(3))
+OWN: Final = frozenset({"task", "id", "root_id", "eta", "expires"})
+"""Headers of a message of Celery's protocol 2, where the body does not have them."""
+HEADERS: Final = frozenset(
+    {
+        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id"),
+        *("parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting"),
+        *("stamped_headers", "stamps", SINCE_HEADER),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message with places for what differs from run to run.
+
+    Attributes:
+        key: The Redis list that it is pushed to.
+        text: The message, with marks for run, task and body.
+        tag: Its delivery tag.
+        body: Its body, with marks for the run.
+    """
+
+    key: str
+    text: str
+    tag: str
+    body: str
+
+    def addressed(self, run_id: str) -> str:
+        """The message for a run; the script puts in the instant."""
+        body = b64encode(self.body.replace(RUN, run_id).encode()).decode()
+        text = self.text.replace(RUN, run_id).replace(TASK, str(uuid.uuid4()))
+        return text.replace(self.tag, str(uuid.uuid4())).replace(BODY, body)
+
+
+def is_unobserved(app: Any) -> bool:
+    """Whether nobody but the broker is told of a message that is sent."""
+    heard = signals.before_task_publish.receivers or signals.after_task_publish.receivers
+    return not heard and not app.conf.task_send_sent_event
+
+
+def take_envelope(signature: Signature, producer: Any, store_place: dict[str, Any]) -> Envelope | None:
+    """Let Celery send a message, keep it back, and make an envelope of it; None where it cannot be pushed.
+
+    Args:
+        signature: The message, for the run `RUN`, publishable since `SINCE`.
+        producer: A producer of the app, of this thread alone.
+        store_place: Where the run store is: host, port and db as its connections have them.
+    """
+    channel = producer.channel
+    kept: list[tuple[str, dict[str, Any]]] = []
+    if not hasattr(channel, "_q_for_pri"):
+        return None
+    channel._put = lambda queue, message, **_: kept.append((queue, message))  # noqa: SLF001 - kombu has no other place
+    try:
+        signature.apply_async(producer=producer, task_id=TASK)
+    finally:
+        del channel._put  # noqa: SLF001 - as above
+    place = channel.pool.connection_kwargs
+    is_here = all(place.get(name) == store_place.get(name) for name in ("host", "port", "db", "path"))
+    if len(kept) != 1 or not is_here or channel.global_keyprefix or channel._expires:  # noqa: SLF001 - as above
+        return None
+    ((queue, message),) = kept
+    headers = message["headers"]
+    if not OWN <= headers.keys() <= HEADERS or message["properties"].get("body_encoding") != "base64":
+        return None
+    if headers["eta"] or headers["expires"]:  # instants of this one message
+        return None
+    key = channel._q_for_pri(queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
+    body = b64decode(message["body"]).decode()
+    text = json.dumps(message | {"body": BODY}).replace(f'"{SINCE_HEADER}": {SINCE}', f'"{SINCE_HEADER}": {SINCE_MARK}')
+    return Envelope(key, text, message["properties"]["delivery_tag"], body)

@@ -1,0 +1,139 @@
+"""How messages leave: what a transition left to publish is compiled and sent to the broker.
+
+A failure to send is not an error of the run: the reconciler publishes again what nobody claimed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import redis
+from kombu.exceptions import KombuError, OperationalError
+from kombu.pools import producers
+
+from orchestrator.lazy import lazy
+from orchestrator.messaging.canvas import ADVANCE, Target, compile_work
+from orchestrator.messaging.message_template import RUN, SINCE, Envelope, is_unobserved, take_envelope
+from orchestrator.messaging.socket_timeouts import limited_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+    from celery.canvas import Signature
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.scripts.results import Work
+
+logger = logging.getLogger(__name__)
+BATCH = 500
+LEARN_AGAIN_S = 10.0
+BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
+
+
+@dataclass(eq=False)
+class Publisher:
+    """Sends the work of runs through one Celery app."""
+
+    app: Celery
+    store_place: dict[str, Any]
+    _envelopes: dict[tuple[str, str, int], Envelope | None] = field(default_factory=dict)
+    _learns_after: float = 0.0
+
+    @property
+    def has_chords(self) -> bool:
+        """Whether the app's result backend counts chords by itself, which the canvas relies on."""
+        url = str(self.app.conf.result_backend or "")
+        return url.startswith(("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://"))
+
+    def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
+        """Send what a transition left to publish, if anything."""
+        if work.names:
+            self._send(compile_work(Target(self.app, plan, run_id, epoch), work), plan, run_id)
+
+    def publish_first(self, plan: Plan, run_id: str, work: Work) -> None:
+        """Send the start of a run from a client: one plain message.
+
+        A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to
+        a worker, which announces it. Making a chain takes longer than everything else in a start, so of a chain only
+        the first node is sent, and whoever stores it sends the rest.
+        """
+        if not work.names:
+            return
+        self._send([self._first(plan, run_id, work.since)], plan, run_id)
+
+    def _first(self, plan: Plan, run_id: str, since: int) -> Signature:
+        target = Target(self.app, plan, run_id, 1)
+        step = plan.steps[0]
+        return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
+
+    def first_queue(self, plan: Plan) -> str:
+        """The Redis list in which the first message of a run waits; empty where it is not in the run store's Redis."""
+        self.learn(plan, "", 1)
+        envelope = self._envelopes.get((plan.hash, "", 1))
+        return envelope.key if envelope else ""
+
+    def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
+        """The first message of a run for a script to push, and the list that it is pushed to.
+
+        Both are empty where only Celery can send it.
+        """
+        self.learn(plan, "", 1)
+        return self.known_message(plan, run_id, "", 1)
+
+    def known_message(self, plan: Plan, run_id: str, node: str, epoch: int) -> tuple[str, str]:
+        """The message of a node, as `first_message`; also empty where this process has not learned how it looks."""
+        envelope = self._envelopes.get((plan.hash, node, epoch)) if is_unobserved(self.app) else None
+        return (envelope.key, envelope.addressed(run_id)) if envelope else ("", "")
+
+    def learn(self, plan: Plan, node: str, epoch: int) -> None:
+        """Find out how Celery would send a node's message, "" for the first of a run; asks the broker, once for each.
+
+        Where that fails, nothing is learned for a while: a broker that is away must not be waited for each time.
+        """
+        kind = (plan.hash, node, epoch)
+        if kind in self._envelopes or time.monotonic() < self._learns_after or not is_unobserved(self.app):
+            return
+        target = Target(self.app, plan, RUN, epoch)
+        try:
+            signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
+            with self._producer() as producer:
+                self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
+        except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
+            self._learns_after = time.monotonic() + LEARN_AGAIN_S
+            logger.debug("flow %s: the message of %s is left to Celery: %r", plan.flow, node or "a start", error)
+
+    @lazy
+    def _limited(self) -> Any:
+        """A connection with limits on its socket, where the app's own ones have none; a worker's app has them."""
+        limited = limited_options(self.app)
+        has_limits = limited == self.app.conf.broker_transport_options
+        return None if has_limits else self.app.connection_for_write(transport_options=limited)
+
+    @contextmanager
+    def _producer(self) -> Iterator[Any]:
+        # Asked for anew each time: a process that was forked has other pools.
+        pool = self.app.amqp.producer_pool if self._limited is None else producers[self._limited]
+        with pool.acquire(block=True, timeout=self.app.conf.broker_pool_acquire_timeout) as producer:
+            yield producer
+
+    def _send(self, signatures: list[Signature], plan: Plan, run_id: str) -> None:
+        try:
+            with self._producer() as producer:
+                if len(signatures) == 1:
+                    # A chain drops the producer that it is given, and would take a connection without limits.
+                    is_chain = signatures[0].task == "celery.chain"
+                    way = {"connection": producer.connection} if is_chain else {"producer": producer}
+                    signatures[0].apply_async(**way)
+                    return
+                with producer.batch(BATCH):
+                    for signature in signatures:
+                        signature.apply_async(producer=producer)
+        except BROKER_ERRORS as error:
+            logger.warning(
+                "flow %s run %s: the broker took no message, it will be sent again: %s", plan.flow, run_id, error
+            )

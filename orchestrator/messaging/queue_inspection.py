@@ -1,0 +1,67 @@
+"""What stands in a Celery queue: whether a lost message has to be sent again, or only waits in a long line.
+
+Only a Redis broker can be looked into; of any other nothing is known and the back-off alone holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.messaging.canvas import SINCE_HEADER
+from orchestrator.messaging.publisher import BROKER_ERRORS
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+LOOK_AT = 100
+
+
+@dataclass(frozen=True)
+class QueueHead:
+    """The old end of a queue.
+
+    Attributes:
+        length: Messages in it; None where the broker cannot be looked into.
+        oldest: Smallest instant in ms that one of the oldest messages of the engine carries, or None.
+    """
+
+    length: int | None
+    oldest: int | None
+
+    def may_have_lost(self, since: int) -> bool:
+        """Whether a message published at `since` may not be in the queue any more."""
+        return not self.length or self.oldest is None or self.oldest > since
+
+
+def look_at_queue(app: Celery, queue: str) -> QueueHead:
+    """Look at the oldest messages of a queue, all its priorities included."""
+    try:
+        with app.connection_for_read() as connection:
+            channel = connection.default_channel
+            if not hasattr(channel, "_q_for_pri"):
+                return QueueHead(None, None)
+            lists = [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]  # noqa: SLF001
+            pipe = channel.client.pipeline(transaction=False)
+            for name in lists:
+                pipe.llen(name)
+                pipe.lrange(name, -LOOK_AT, -1)
+            answers = pipe.execute()
+    except BROKER_ERRORS as error:
+        logger.warning("queue %s cannot be looked at: %s", queue, error)
+        return QueueHead(None, None)
+    instants = [
+        instant for messages in answers[1::2] for message in messages if (instant := _since(message)) is not None
+    ]
+    return QueueHead(sum(answers[::2]), min(instants, default=None))
+
+
+def _since(message: bytes) -> int | None:
+    try:
+        headers: Any = json.loads(message)["headers"]
+        return int(headers[SINCE_HEADER])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None  # somebody else's message, or no message

@@ -1,0 +1,244 @@
+"""The name, type and lifetime of every Redis key.
+
+Names that a user chose are either checked by `build()` or hashed here, so that no name can reach another key.
+
+| key | type | lifetime |
+|---|---|---|
+| run:<id> | hash: status, position, join count, verdict, error, tags | until retention after the run's end |
+| run:<id>:nodes | hash: node name to its record (JSON) | as the run |
+| run:<id>:outputs | hash: output key to JSON; `:input` is the run's input | as the run |
+| run:<id>:failures | hash: node name to its last failure (JSON) | as the run |
+| run:<id>:history | stream, capped: what happened to the run | as the run |
+| run:<id>:items:<node> | hash: index to JSON of the items of a map | as the run |
+| run:<id>:results:<node> | hash: index to JSON of the outputs of a map, or of pages; see pages.lua | as the run |
+| run:<id>:open | set: items of the present map that have begun and not ended | as the run |
+| run:<id>:again | list: items of the present map to be repeated | as the run |
+| run:<id>:saga | list: compensations in order | as the run |
+| run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
+| idem:<flow>:<sha256 of the key> | hash: run id and digest of the input | as the run |
+| plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |
+| flows | hash: flow name to its announced plan hash | for ever, one field a flow |
+| limits | hash: limit to interval, burst, bounds; slots to 0 and number | for ever, a field a limit and none a key |
+| limits:tat:<bucket> | string: theoretical arrival time of GCRA, microseconds | until the bucket is full again |
+| limits:line:<bucket> | sorted set: run and node that wait, by first arrival | while somebody waits |
+| limits:released:<bucket> | sorted set: run and node let go from the line | while one of them has not claimed |
+| limits:frozen:<bucket> | string: frozen until, microseconds | until then |
+| limits:asking:<bucket> | sorted set: run, node and token of attempts that ask within, by last time | two seconds |
+| limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
+| limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
+| lines | sorted set: buckets whose line has somebody, by next look | while somebody waits |
+| index:flow:<flow>, index:status:<status> | sorted set: run ids by creation | entries until the run's keys are gone |
+| index:expiring | sorted set: ended runs by the end of their retention | entries until then |
+| live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
+| timers | sorted set: run and node (empty: the run's deadline) by due instant | entries until due |
+| holders | sorted set: pool processes by the end of their lease | entries until the process is gone |
+| holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
+| workers | sorted set: workers by the end of their lease | entries until the worker is gone |
+| workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
+| sweep | hash: last tick of the reconciler | for ever |
+| leader | string: who reconciles | two periods of the reconciler |
+| cursors | hash: flow and source to version and cursor (JSON) | for ever, one field a source |
+| slots | hash: schedule to its last instant | while the schedule is in the code |
+| events | stream, capped: starts and ends of runs, for monitors | for ever |
+| done:<id> | channel: the run has ended | |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+from orchestrator.lazy import lazy
+
+
+def bucket_of(limit: str, key: str) -> str:
+    """The bucket that a limit has for a key; nothing of the key is in its name but a hash."""
+    return f"{limit}#{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+def limit_of(bucket: str) -> str:
+    """The limit whose numbers a bucket has."""
+    return bucket.partition("#")[0]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Every key under one prefix."""
+
+    prefix: str
+
+    def _named(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    def run(self, run_id: str) -> str:
+        """The run's own hash."""
+        return self._named("run", run_id)
+
+    def nodes(self, run_id: str) -> str:
+        """Records of the run's nodes."""
+        return self._named("run", run_id, "nodes")
+
+    def outputs(self, run_id: str) -> str:
+        """Outputs of the run's nodes, and its input."""
+        return self._named("run", run_id, "outputs")
+
+    def failures(self, run_id: str) -> str:
+        """Last failure of each node."""
+        return self._named("run", run_id, "failures")
+
+    def results(self, run_id: str, node: str) -> str:
+        """Outputs of a map's items."""
+        return self._named("run", run_id, "results", node)
+
+    def staged(self, run_id: str, token: str) -> str:
+        """Items of a map before they are the run's."""
+        return self._named("run", run_id, "staged", token)
+
+    def history(self, run_id: str) -> str:
+        """What happened to the run."""
+        return self._named("run", run_id, "history")
+
+    def done(self, run_id: str) -> str:
+        """Channel on which the run's end is told."""
+        return self._named("done", run_id)
+
+    def plan(self, plan_hash: str) -> str:
+        """A published plan."""
+        return self._named("plan", plan_hash)
+
+    def idempotency(self, flow: str, key: str) -> str:
+        """Which run an idempotency key of a flow started."""
+        return self._named("idem", flow, hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest())
+
+    def holder(self, holder: str) -> str:
+        """Open claims of one process."""
+        return self._named("holders", holder)
+
+    def by_flow(self, flow: str) -> str:
+        """Runs of a flow."""
+        return self._named("index", "flow", flow)
+
+    def by_status(self, status: str) -> str:
+        """Runs with a status."""
+        return self._named("index", "status", status)
+
+    def bucket(self, name: str) -> list[str]:
+        """Arrival time, line, released and frozen mark of a bucket."""
+        return [self._named("limits", part, name) for part in ("tat", "line", "released", "frozen")]
+
+    def pace(self, bucket: str) -> str:
+        """What an adaptive bucket has found."""
+        return self._named("limits", "pace", bucket)
+
+    def held(self, slots: str) -> str:
+        """Claims that hold one of some slots."""
+        return self._named("limits", "held", slots)
+
+    @lazy
+    def index(self) -> str:
+        """Prefix of the indexes by flow and status."""
+        return self._named("index")
+
+    @lazy
+    def expiring(self) -> str:
+        """Ended runs by the end of their retention."""
+        return self._named("index", "expiring")
+
+    @lazy
+    def flows(self) -> str:
+        """Announced flows."""
+        return self._named("flows")
+
+    @lazy
+    def limits(self) -> str:
+        """Numbers of the buckets."""
+        return self._named("limits")
+
+    @lazy
+    def lines(self) -> str:
+        """Buckets with a line."""
+        return self._named("lines")
+
+    @lazy
+    def live(self) -> str:
+        """Unfinished runs."""
+        return self._named("live")
+
+    @lazy
+    def timers(self) -> str:
+        """Durable timers."""
+        return self._named("timers")
+
+    @lazy
+    def holders(self) -> str:
+        """Leases."""
+        return self._named("holders")
+
+    @lazy
+    def workers(self) -> str:
+        """Workers that announced themselves."""
+        return self._named("workers")
+
+    def worker(self, worker: str) -> str:
+        """What a worker announced of itself."""
+        return self._named("workers", worker)
+
+    @lazy
+    def sweep(self) -> str:
+        """The reconciler's last tick."""
+        return self._named("sweep")
+
+    @lazy
+    def leader(self) -> str:
+        """The reconciler's lock."""
+        return self._named("leader")
+
+    @lazy
+    def slots(self) -> str:
+        """Last instant of each schedule."""
+        return self._named("slots")
+
+    @lazy
+    def cursors(self) -> str:
+        """Where successful runs left their sources."""
+        return self._named("cursors")
+
+    @lazy
+    def events(self) -> str:
+        """Starts and ends of runs."""
+        return self._named("events")
+
+    @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes
+    def of_stretch(self, run_id: str) -> tuple[str, ...]:
+        """The keys that commit_and_claim.lua gets, in the order in which it binds them."""
+        return (self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.holders)
+
+    def of_start(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
+        """The keys that start.lua gets, in the order in which it binds them; three more come behind them."""
+        return (
+            *(self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.plan(plan_hash)),
+            *(self.live, self.timers, self.events, self.index, self.limits),
+        )
+
+    @lru_cache(maxsize=256)  # noqa: B019 - as above
+    def of_run(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
+        """The keys that every transition of a run gets, in the order in which scripts/run.lua binds them."""
+        return (
+            self.run(run_id),
+            self.nodes(run_id),
+            self.outputs(run_id),
+            self.failures(run_id),
+            self.history(run_id),
+            self.plan(plan_hash),
+            self.live,
+            self.timers,
+            self.holders,
+            self.expiring,
+            self.events,
+            self.index,
+            self.limits,
+            self.lines,
+            self.done(run_id),
+            self.cursors,
+        )

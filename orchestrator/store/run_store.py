@@ -1,0 +1,480 @@
+"""The run store: what is kept of runs in Redis, read and moved.
+
+Transitions are the scripts', reached through `store.scripts`; this module holds the connection, reads records back into
+named values, keeps plans at hand, and gives Redis's errors their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import weakref
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from orchestrator.definition.plan import MICROSECONDS, Plan
+from orchestrator.definition.state import NodeFailure, RunStatus
+from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
+from orchestrator.lazy import lazy
+from orchestrator.store.completion_listener import Listener
+from orchestrator.store.keys import Keys, limit_of
+from orchestrator.store.scripts import Scripts, numbers_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import timedelta
+
+    from orchestrator.settings import Settings
+
+RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
+LIST_OF = b"@"
+"""Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
+PAGES_OF = b"#"
+"""Begins the stored value of an output that is all pages of a paginated node."""
+IN_PARTS = (LIST_OF, PAGES_OF)
+"""Begin a stored value that stands for others, which `Store.whole` puts together."""
+ITEMS_AT_ONCE = 1000
+PAGES_AT_ONCE = 10
+STAGED_MS = 3_600_000
+INPUT = ":input"
+"""Field of the run's input among its outputs; no output key can be named like that."""
+
+
+def instant(milliseconds: str | float | None) -> datetime | None:
+    """An aware datetime from milliseconds since the epoch, or None."""
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
+
+
+def milliseconds(span: timedelta) -> int:
+    """Whole milliseconds of a timedelta."""
+    return round(span.total_seconds() * 1000)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as stored, without its outputs.
+
+    Attributes:
+        run_id: The run.
+        flow: Name of its flow.
+        plan: Hash of the plan it pins.
+        status: Where it stands.
+        epoch: Rises with each resume.
+        error: Its first failure, or None.
+        tags: What `start` was given.
+        created: When it was started.
+        finished: When it ended, or None.
+        fields: Everything else, as text.
+    """
+
+    run_id: str
+    flow: str
+    plan: str
+    status: RunStatus
+    epoch: int
+    error: NodeFailure | None
+    tags: Mapping[str, str]
+    created: datetime
+    finished: datetime | None
+    fields: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands, as whoever waits for it asks: its flow, plan and status, and its first failure or None."""
+
+    flow: str
+    plan: str
+    status: RunStatus
+    error: NodeFailure | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An open claim: the run, the node, the token that fences it, and the end of its time in ms."""
+
+    run_id: str
+    node: str
+    token: str
+    deadline: int
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Gives Redis's errors in a block their meaning. A class, for every call of a node enters one."""
+
+    place: str
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End the block.
+
+        Raises:
+            StoreFull: Redis refused to write.
+            StoreUnavailable: Redis did not answer.
+        """
+        if isinstance(error, redis.OutOfMemoryError):
+            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
+            raise StoreFull(msg) from error
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
+            msg = f"Redis at {self.place} did not answer: {error}"
+            raise StoreUnavailable(msg) from error
+
+
+class Store:
+    """Runs, plans and indexes behind one Redis URL and one prefix.
+
+    Opens no connection before its first use. Safe to use after a fork and from several threads.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self.settings = settings
+        self.keys = Keys(settings.prefix)
+        self.retention_ms = milliseconds(settings.retention)
+        self.lease_ms = milliseconds(settings.lease)
+        # Any: redis-py's hints leave open whether an answer is text; without decode_responses it is bytes.
+        self.client: Any = redis.Redis(connection_pool=self._new_pool())
+        _stores.add(self)
+        self.scripts = Scripts(self.client, self.keys)
+        self.listener = Listener(self.client)
+        self._plans: dict[str, Plan] = {}
+
+    def _new_pool(self) -> redis.ConnectionPool:
+        timeout = self.settings.socket_timeout.total_seconds()
+        return redis.ConnectionPool.from_url(
+            self.url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),  # every script may be repeated: see its header
+        )
+
+    def begin_in_fork(self) -> None:
+        """Share no connection, and no lock of a pool: the thread that holds it may not have been forked."""
+        self.client.connection_pool = self._new_pool()
+        self.scripts.wire.begin()
+        self.listener.begin()
+
+    def guarded(self) -> Guard:
+        """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
+        return self._guard
+
+    @lazy
+    def _guard(self) -> Guard:
+        return Guard(self.place)
+
+    @property
+    def place(self) -> str:
+        """Host, port and database, without any password."""
+        where = self.client.connection_pool.connection_kwargs
+        return f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}/{where.get('db', 0)}"
+
+    def plan(self, plan_hash: str) -> Plan | None:
+        """A published plan by its hash; kept at hand once it was read."""
+        plan = self._plans.get(plan_hash)
+        if plan is None:
+            with self.guarded():
+                text = self.client.hget(self.keys.plan(plan_hash), "text")
+            if text is None:
+                return None
+            plan = self._plans[plan_hash] = Plan.from_text(text)
+        return plan
+
+    def define_limits(self, plan: Plan) -> None:
+        """Write the numbers of a plan's buckets where there are none."""
+        for name, numbers in plan.limits.items():
+            self.client.hsetnx(self.keys.limits, name, numbers_text(numbers))
+
+    def is_ending(self, run_id: str) -> bool:
+        """Whether nothing new starts in a run any more, or it is gone."""
+        status = self.client.hget(self.keys.run(run_id), "status")
+        return status is None or status.decode() not in {"pending", "running"}
+
+    def now_ms(self) -> int:
+        """Redis's clock in milliseconds."""
+        seconds, micros = self.client.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    def claims(self, holder: str) -> list[Claim]:
+        """The open claims of one process."""
+        found = []
+        for member, value in self.client.hgetall(self.keys.holder(holder)).items():
+            run_id, node = member.decode().split("|")
+            token, deadline = value.decode().split("|")
+            found.append(Claim(run_id, node, token, int(deadline)))
+        return found
+
+    def announce_worker(self, worker: str, queues: Collection[str], flows: Mapping[str, Collection[str]]) -> None:
+        """Note, for as long as a lease, which queues a worker consumes and for which nodes it has code."""
+        known = json.dumps({"queues": list(queues), "flows": {flow: list(nodes) for flow, nodes in flows.items()}})
+        pipe = self.client.pipeline(transaction=False)
+        pipe.set(self.keys.worker(worker), known, px=self.lease_ms)
+        now = self.now_ms()
+        pipe.zadd(self.keys.workers, {worker: now + self.lease_ms})
+        pipe.zremrangebyscore(self.keys.workers, "-inf", now)
+        pipe.execute()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What every worker that lives has announced: its queues, and flow to the nodes it has code for."""
+        with self.guarded():
+            now = self.now_ms()
+            names = self.client.zrangebyscore(self.keys.workers, now, "+inf")
+            texts = self.client.mget([self.keys.worker(name.decode()) for name in names]) if names else []
+        return [json.loads(text) for text in texts if text]
+
+    def lease_end(self, holder: str) -> int | None:
+        """End of a process's lease in ms, or None if it has none."""
+        with self.guarded():
+            score = self.client.zscore(self.keys.holders, holder)
+        return None if score is None else int(score)
+
+    def place_in_line(self, bucket: str, run_id: str, node: str) -> tuple[int | None, int | None]:
+        """Rank of a node in a bucket's line, from 0, and about when it is let go, in ms; None when it is not in it."""
+        tat_key, line_key, _, frozen_key = self.keys.bucket(bucket)
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.zrank(line_key, f"{run_id}|{node}")
+            pipe.hget(self.keys.limits, limit_of(bucket))
+            pipe.get(tat_key)
+            pipe.get(frozen_key)
+            pipe.hget(self.keys.pace(bucket), "interval")
+            rank, numbers, tat, frozen, pace = pipe.execute()
+            now_us = self.now_ms() * 1000
+        if rank is None or numbers is None:
+            return None, None
+        interval, burst, *bounds = map(int, numbers.split())
+        if bounds and pace:
+            interval = round(float(pace))
+        if not interval:  # slots: nobody knows when one is free
+            return rank, None
+        free = max(now_us, int(tat or 0) + interval - burst * interval, int(frozen or 0))
+        return rank, (free + rank * interval) // 1000
+
+    def pace(self, bucket: str) -> float | None:
+        """Starts a second that an adaptive bucket allows now; None of any other, and of one that nobody waited for."""
+        with self.guarded():
+            interval = self.client.hget(self.keys.pace(bucket), "interval")
+        return MICROSECONDS / float(interval) if interval else None
+
+    def announced(self) -> dict[str, str]:
+        """Flow names that workers announced, to the hash of the plan."""
+        return {name.decode(): plan.decode() for name, plan in self.client.hgetall(self.keys.flows).items()}
+
+    def announced_plan(self, flow: str) -> Plan | None:
+        """The plan that workers announced last for a flow."""
+        plan_hash = self.client.hget(self.keys.flows, flow)
+        return self.plan(plan_hash.decode()) if plan_hash else None
+
+    def run(self, run_id: str) -> RunRecord:
+        """Read a run.
+
+        Raises:
+            UnknownRun: No such run, or its retention is over.
+            StoreUnavailable: Redis did not answer.
+        """
+        raw: dict[bytes, bytes] = {}
+        if RUN_ID.fullmatch(str(run_id)):  # anything else could name another key
+            with self.guarded():
+                raw = self.client.hgetall(self.keys.run(run_id))
+        if not raw:
+            raise _unknown(run_id)
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        error = fields.get("error")
+        created = instant(fields["created"])
+        assert created is not None  # noqa: S101 - start.lua always writes it
+        return RunRecord(
+            run_id=run_id,
+            flow=fields["flow"],
+            plan=fields["plan"],
+            status=RunStatus(fields["status"]),
+            epoch=int(fields["epoch"]),
+            error=NodeFailure.model_validate_json(error) if error else None,
+            tags=json.loads(fields["tags"]),
+            created=created,
+            finished=instant(fields.get("finished")),
+            fields=fields,
+        )
+
+    def standing(self, run_id: str) -> Standing:
+        """Read as much of a run as its end is told by; raises as `run`."""
+        values: list[bytes | None] = [None]
+        if RUN_ID.fullmatch(str(run_id)):
+            with self.guarded():
+                values = self.client.hmget(self.keys.run(run_id), "flow", "plan", "status", "error")
+        flow, plan, status, error = values if values[0] else (None,) * 4
+        if flow is None or plan is None or status is None:
+            raise _unknown(run_id)
+        failure = NodeFailure.model_validate_json(error) if error else None
+        return Standing(flow.decode(), plan.decode(), RunStatus(status.decode()), failure)
+
+    def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Node name to its record, for every node that was ever ready."""
+        with self.guarded():
+            raw = self.client.hgetall(self.keys.nodes(run_id))
+        return {name.decode(): json.loads(text) for name, text in raw.items()}
+
+    def outputs(self, run_id: str, keys: Collection[str] | None) -> dict[str, bytes]:
+        """Stored JSON by output key; None asks for every key."""
+        with self.guarded():
+            if keys is None:
+                raw = self.client.hgetall(self.keys.outputs(run_id))
+                return {key.decode(): self.whole(run_id, value) for key, value in raw.items() if key != INPUT.encode()}
+            wanted = list(keys)
+            values = self.client.hmget(self.keys.outputs(run_id), wanted) if wanted else []
+            return {
+                key: self.whole(run_id, value) for key, value in zip(wanted, values, strict=True) if value is not None
+            }
+
+    def whole(self, run_id: str, value: bytes) -> bytes:
+        """Put the outputs of a map's items, or the pages of a node, together where a stored value stands for them."""
+        if value.startswith(PAGES_OF):
+            return self._all_pages(run_id, value.decode().removeprefix(PAGES_OF.decode()))
+        if not value.startswith(LIST_OF):
+            return value
+        node, _, count = value.decode().removeprefix(LIST_OF.decode()).rpartition("|")
+        parts: list[bytes | None] = []
+        for first in range(0, int(count), ITEMS_AT_ONCE):
+            indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
+            parts += self.client.hmget(self.keys.results(run_id, node), list(map(str, indexes)))
+        return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"
+
+    def _all_pages(self, run_id: str, value: str) -> bytes:
+        node, count, total, cursor = value.split("|", 3)
+        parts: list[bytes] = []
+        for first in range(0, int(count), PAGES_AT_ONCE):
+            numbers = range(first, min(first + PAGES_AT_ONCE, int(count)))
+            lists: list[bytes] = self.client.hmget(self.keys.results(run_id, node), list(map(str, numbers)))
+            parts += [items[1:-1] for items in lists if items != b"[]"]
+        told = f'"final_cursor":{cursor},"page_count":{count},"total_items":{total}'
+        return b'{"items":[' + b",".join(parts) + b"]," + told.encode() + b"}"
+
+    def pages_done(self, run_id: str, node: str) -> int:
+        """How many pages of a node are stored."""
+        with self.guarded():
+            return int(self.client.hget(self.keys.results(run_id, node), ":page") or 0)
+
+    def cursor(self, flow: str, source: str) -> str | None:
+        """Where the last successful run of a flow left a source."""
+        with self.guarded():
+            stored: bytes | None = self.client.hget(self.keys.cursors, f"{flow}|{source}")
+        kept: str | None = None if stored is None else json.loads(stored.partition(b" ")[2])
+        return kept
+
+    def stage_items(self, run_id: str, token: str, items: Sequence[bytes]) -> None:
+        """Write the items of a map beside the run, for the commit with this token to take over."""
+        key = self.keys.staged(run_id, token)
+        with self.guarded():
+            self.client.delete(key)
+            for first in range(0, len(items), ITEMS_AT_ONCE):
+                part = items[first : first + ITEMS_AT_ONCE]
+                pipe = self.client.pipeline(transaction=False)
+                pipe.hset(key, mapping={str(first + number): item for number, item in enumerate(part)})
+                pipe.pexpire(key, STAGED_MS)
+                pipe.execute()
+
+    def result(self, run_id: str, node: str, index: int) -> bytes | None:
+        """The output of one item of a map."""
+        with self.guarded():
+            found: bytes | None = self.client.hget(self.keys.results(run_id, node), str(index))
+        return found
+
+    def item_failures(self, run_id: str, node: str) -> dict[int, bytes]:
+        """NodeFailure JSON of the failed items of a map, by index."""
+        with self.guarded():
+            found = dict(self.client.hscan_iter(self.keys.failures(run_id), match=f"{node}[[]*", count=ITEMS_AT_ONCE))
+        return {int(name.decode().partition("[")[2].rstrip("]")): text for name, text in found.items()}
+
+    def input(self, run_id: str) -> bytes | None:
+        """The run's input as JSON; None when it was started without one."""
+        with self.guarded():
+            stored: bytes | None = self.client.hget(self.keys.outputs(run_id), INPUT)
+        return stored or None
+
+    def failures(self, run_id: str) -> dict[str, NodeFailure]:
+        """Last failure of every node that ended failed or unknown."""
+        ended = {name for name, record in self.nodes(run_id).items() if _has_failed(record)}
+        with self.guarded():
+            raw = self.client.hgetall(self.keys.failures(run_id))
+        return {
+            name.decode(): NodeFailure.model_validate_json(text) for name, text in raw.items() if name.decode() in ended
+        }
+
+    def last_failure(self, run_id: str, node: str) -> NodeFailure | None:
+        """What the last attempt of a node that did not succeed told, whatever became of the node."""
+        with self.guarded():
+            text = self.client.hget(self.keys.failures(run_id), node)
+        return NodeFailure.model_validate_json(text) if text else None
+
+    def failure(self, run_id: str, node: str) -> bytes | None:
+        """Failure of a node as JSON, if it ended failed or unknown."""
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.hget(self.keys.nodes(run_id), node)
+            pipe.hget(self.keys.failures(run_id), node)
+            answers: list[bytes | None] = pipe.execute()
+        record, text = answers
+        return text if record and _has_failed(json.loads(record)) else None
+
+    def history(self, run_id: str) -> list[tuple[datetime, dict[str, str]]]:
+        """What happened to a run, oldest first: instant and event, node, attempt, detail."""
+        with self.guarded():
+            entries = self.client.xrange(self.keys.history(run_id))
+        return [
+            (datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC), {"detail": ""} | event)
+            for entry, row in entries
+            for event in events_of({name.decode(): value.decode() for name, value in row.items()})
+        ]
+
+    def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
+        """Runs by flow or status, newest first."""
+        statuses = [status] if status else [str(known) for known in RunStatus]
+        indexes = (
+            [self.keys.by_flow(flow)] if flow and not status else [self.keys.by_status(known) for known in statuses]
+        )
+        found: dict[bytes, float] = {}
+        with self.guarded():
+            for index in indexes:
+                reach = -1 if flow and status else limit - 1
+                found |= dict(self.client.zrevrange(index, 0, reach, withscores=True))
+            if flow and status:
+                members = set(self.client.zrange(self.keys.by_flow(flow), 0, -1))
+                found = {run: score for run, score in found.items() if run in members}
+        newest = sorted(found, key=lambda run: (-found[run], run))
+        return [run.decode() for run in newest[:limit]]
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _begin_in_fork() -> None:
+    for store in list(_stores):
+        store.begin_in_fork()
+
+
+os.register_at_fork(after_in_child=_begin_in_fork)
+
+
+def _unknown(run_id: str) -> UnknownRun:
+    return UnknownRun(f"run {run_id!r} is unknown: it was never started here, or its retention is over", run_id=run_id)
+
+
+def events_of(row: dict[str, str]) -> list[dict[str, str]]:
+    """The events of one entry of a run's history: one, or all that commit_and_claim.lua did."""
+    if "event" in row:
+        return [row]
+    done = [(event, node) for event in ("succeeded", "started") for node in json.loads(row[event])]
+    return [{"event": event, "node": node, "attempt": "1"} for event, node in done]
+
+
+def _has_failed(record: Mapping[str, Any]) -> bool:
+    return record["state"] in {"failed", "unknown"} or record.get("ended_as") in {"failed", "unknown"}

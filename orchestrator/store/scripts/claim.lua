@@ -1,0 +1,123 @@
+-- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
+-- needs: transition
+-- before: claim_fast
+-- KEYS    as transition.lua
+-- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms,
+--         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token,
+--         9 position and 10 timeout in ms of a node that claim_fast.lua may be for; else '',
+--         11... output keys to send along (':input' is the run's input)
+-- Returns {'run', 'attempt generation index scheduled', item, values...} (the item of a map, with its index; the number of
+--         the page to be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or
+--         ''), the same with 'admit' where admit.lua has to let it start, {'sleep', us, first arrival},
+--         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
+-- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
+local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local first, may_sleep = tonumber(ARGV[7]), ARGV[8] == '1'
+local member = RUN_ID .. '|' .. node
+
+local rec, facts = nil, nil
+
+local function granted()
+  local values = #ARGV > 10 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 11)) or {}
+  local index = facts.kind == 'item' and index_of(node)
+  local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
+  if facts.paged then
+    index, item = pages.next_page(node, facts)
+  end
+  local told = {rec.attempt, rec.generation or 0, index or '', run.scheduled or ''}
+  return {rec.admits and 'admit' or 'run', table.concat(told, ' '), item or '', unpack(values)}
+end
+
+if not load_run() then
+  return {'unknown'}
+end
+if run.epoch ~= epoch then
+  return {'old'}
+end
+facts = plan_node(node)
+local is_pulled = facts and facts.kind == 'item'
+if is_pulled then
+  if run.verdict or run.position ~= facts.step then
+    return {run.verdict and not is_ended() and 'ending' or 'done'}
+  end
+  -- Behind a commit that is no repeat, the token is new.
+  local item = (operation == 1 or is_repeat) and maps.given_before(holder, token)
+  if not item and run.running >= plan_step(facts.step).width then
+    return {'full'}
+  end
+  node = item or maps.pull(node)
+  if not node then
+    return {'done'}
+  end
+  member = RUN_ID .. '|' .. node
+end
+rec = record(node) or is_pulled and {state = 'ready', attempt = 0, since = NOW, generation = 0}
+if not rec or not facts then
+  return {is_ended() and 'done' or 'not ready'}
+end
+if rec.state == 'running' then
+  return rec.token == token and granted() or {'held'}
+end
+if rec.state == 'pending' and not is_pulled then
+  return {'not ready'}
+end
+if rec.state ~= 'ready' and rec.state ~= 'parked' and not is_pulled then
+  return {'done'}
+end
+if run.verdict and facts.kind ~= 'compensation' then
+  return {'ending'}
+end
+if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) then
+  return {'not ready'}
+end
+
+-- The buckets: all of them or none. Those that depend on the input are asked by admit.lua, which lets the attempt start.
+first = tonumber(rec.arrived) or (first > 0 and first) or NOW_US
+local admits = facts.keyed and true or nil
+if rec.state == 'parked' and wait_queue.has(rec, member) then
+  return {'not ready'}
+end
+local is_limited = not admits and #facts.limits > 0
+local asked = is_limited and wait_queue.ask(facts.limits, member) or {wait = 0}
+if asked.missing then
+  return {'no limit', asked.missing}
+end
+if asked.wait > 0 then
+  if may_sleep and not asked.queued and asked.wait <= buckets.SLEEP_US then
+    return {'sleep', string.format('%.0f', asked.wait), string.format('%.0f', first)}
+  end
+  wait_queue.join(node, rec, asked, first)
+  if is_pulled then
+    maps.take(node, operation > 1)
+  end
+  detach(facts)
+  touch()
+  return {'parked'}
+end
+
+local was_parked = rec.state == 'parked'
+rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
+  holder = holder, deadline = NOW + facts.timeout_ms, started = NOW, throttled = rec.throttled,
+  arrived = #facts.limits > 0 and string.format('%.0f', first) or nil,
+  admits = admits, lost = admits and rec.lost, buckets = rec.buckets}
+save(node, rec)
+note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
+redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
+if not admits and (is_limited or rec.buckets) then
+  wait_queue.forget_marks(rec.buckets, member)
+  wait_queue.take_tokens(asked, member, token, first < NOW_US)
+end
+if was_parked then
+  redis.call('ZREM', TIMERS, member)
+end
+if run.status == 'pending' then
+  set_status('running')
+end
+set_run({running = run.running + 1})
+if is_pulled then
+  maps.take(node, operation > 1)
+elseif not admits and (rec.attempt > 1 or not facts.paged or pages.next_page(node, facts) == '0') then
+  note('started', node, rec.attempt)
+end
+touch()
+return granted()

@@ -1,0 +1,35 @@
+-- End a claim whose attempt nobody will finish: its process died, its lease ran out, it was given back or hangs.
+-- needs: transition
+-- KEYS    as transition.lua
+-- ARGV    2 node, 3 token, 4 failure (JSON) to record, 5 '1' if the attempt was past its deadline (a failed attempt),
+--         6 delay to the next attempt in ms (0: due now)
+-- Returns {'again', what to publish...}, {'parked', ...}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
+-- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
+local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
+if not load_run() then
+  return {'unknown'}
+end
+local rec, facts = record(node), plan_node(node)
+if not rec or rec.state ~= 'running' or rec.token ~= token then
+  return {'fenced'}
+end
+redis.call('PEXPIRE', HOLDERS .. ':' .. rec.holder, 86400000)
+redis.call('HSET', FAILURES, node, failure)
+end_claim(rec, node)
+rec.lost = not timed_out and true or nil
+note(timed_out and 'timed-out' or 'lost', node, rec.attempt)
+detach(facts)
+if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation') then
+  touch()
+  if delay > 0 then
+    rec.state, rec.due = 'parked', NOW + delay
+    save(node, rec)
+    redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+    return reply('parked', maps.next_item(facts))
+  end
+  rec.state, rec.since = 'ready', NOW
+  save(node, rec)
+  return reply('again', maps.repeated(node, facts))
+end
+local work = announced(abort.conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
+return reply('ended', work.kind == '' and maps.next_item(facts) or work)

@@ -1,0 +1,84 @@
+-- Record that an attempt failed: park the node until its next attempt, or end it for good.
+-- needs: transition
+-- KEYS    as transition.lua
+-- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
+--         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
+--         wait for that delay, the most in ms that a node may be held back so in all; the attempt is then given back
+-- Returns {'parked', what to publish...}, {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
+--         {'exhausted'} (held back for too long: nothing was written), {'fenced'} or {'unknown'}.
+-- TTL     none while the run lives. An identical second call writes nothing and answers as the first, with what is still
+--         ready and unclaimed; once the node was claimed again it is 'fenced'.
+local node, token, failure, delay, follows = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
+local most = tonumber(ARGV[7])
+
+-- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line. Where it has
+-- a bucket of its key, the refusal was for that key: nobody else is held back. Slots are no rate, they do not stand still.
+local function hold_back(rec)
+  local till = NOW_US + delay * 1000
+  local frozen, keyed = {}, {}
+  for _, name in ipairs(wait_queue.buckets_of(node, rec)) do
+    local bucket = buckets.read(LIMITS, name, NOW_US)
+    if bucket and not bucket.slots then
+      frozen[#frozen + 1] = bucket
+      keyed[#keyed + 1] = buckets.is_keyed(name) and bucket or nil
+    end
+  end
+  frozen = #keyed > 0 and keyed or frozen
+  for _, name in ipairs(#keyed > 0 and rec.asked or {}) do
+    frozen[#frozen + 1] = not buckets.is_keyed(name) and buckets.read(LIMITS, name, NOW_US) or nil
+  end
+  for _, bucket in ipairs(frozen) do
+    buckets.lower_pace(bucket, rec.started * 1000, till)
+    buckets.freeze(bucket, till)
+  end
+  rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
+  note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
+  rec.bucket = frozen[1] and frozen[1].name
+  if rec.bucket then
+    redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
+    redis.call('ZADD', LINES, 'LT', NOW, rec.bucket)
+  end
+end
+
+if not load_run() then
+  return {'unknown'}
+end
+local rec, facts = record(node), plan_node(node)
+if rec and rec.dropped == token then
+  local left = rec.outcome == 'parked' and nothing() or unpublished.left_over(facts, follows and facts.kind == 'node')
+  return reply(rec.outcome, left.kind == '' and maps.next_item(facts, follows) or left)
+end
+if not rec or rec.state ~= 'running' or rec.token ~= token then
+  return {'fenced'}
+end
+if most and (rec.throttled or 0) + delay > most then
+  return {'exhausted'}
+end
+local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
+redis.call('HSET', FAILURES, node, failure)
+end_claim(rec, node)
+rec.lost, rec.dropped = nil, token
+if waits then
+  rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'
+  if most then
+    hold_back(rec)
+  else
+    rec.arrived = nil
+    note('retrying', node, rec.attempt, string.format('%.0f', delay))
+  end
+  save(node, rec)
+  if not rec.bucket then
+    redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+  end
+  detach(facts)
+  touch()
+  return reply('parked', maps.next_item(facts, follows))
+end
+local was_detached = run.detached == '1'
+local excused = not run.verdict and facts.kind ~= 'compensation' and plan_step(facts.step).go_on
+rec.outcome = excused and 'excused' or 'failed'
+local work = abort.conclude(node, rec, facts, failure, 'failed')
+if work.kind == '' then
+  work = maps.next_item(facts, follows)
+end
+return reply(rec.outcome, follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

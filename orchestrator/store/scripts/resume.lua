@@ -1,0 +1,76 @@
+-- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
+-- needs: transition
+-- KEYS    as transition.lua
+-- ARGV    2 token of this call
+-- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.
+-- TTL     taken off the run's keys. A second call with the same token answers 'resumed' and leaves what is to be
+--         published to the reconciler; with another token it is 'not ended'.
+local token = ARGV[2]
+if not load_run() then
+  return {'unknown'}
+end
+if redis.call('HGET', RUN, 'resumed_by') == token then
+  return {'resumed'}
+end
+if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compensation_failed' then
+  return {'not ended', run.status}
+end
+redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1), 'resumed_by', token)
+redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
+run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
+redis.call('PERSIST', PLAN)
+if run.idem ~= '' then
+  redis.call('PERSIST', run.idem)
+end
+for _, key in ipairs(finish.own_keys()) do
+  redis.call('PERSIST', key)
+end
+redis.call('HINCRBY', PLAN, 'live', 1)
+redis.call('HDEL', RUN, 'finished')
+note('resumed')
+finish.event('resumed')
+if run.status == 'compensation_failed' then
+  set_status('compensating')
+  local missing = {}
+  for _, undo in ipairs(redis.call('LRANGE', SAGA, 0, -1)) do
+    local node = abort.undone_by(undo)
+    local rec = record(node)
+    if rec.state == 'compensation_failed' then
+      rec.state = 'compensating'
+      save(node, rec)
+      missing[#missing + 1] = undo
+    end
+  end
+  return reply('resumed', announced(abort.set_saga(missing)))
+end
+
+local all = redis.call('HGETALL', NODES)
+for index = 1, #all, 2 do
+  local node, rec = all[index], cjson.decode(all[index + 1])
+  local facts = plan_node(node)
+  if facts.kind == 'compensation' then
+    erase(node)
+  elseif rec.state ~= 'succeeded' then
+    save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
+    redis.call('HDEL', FAILURES, node)
+    if facts.paged and rec.state == 'compensated' then
+      redis.call('DEL', results_of(node))  -- from its first page again; else the pages that are there stay
+    end
+    if facts.kind == 'item' then
+      redis.call('HDEL', results_of(node), index_of(node))
+    end
+    if facts.key ~= '' then
+      redis.call('HDEL', OUTPUTS, facts.key)
+    end
+  end
+end
+redis.call('HDEL', RUN, 'verdict', 'error', 'saga')
+redis.call('DEL', SAGA)
+run.verdict, run.saga = false, false
+local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
+if timeout > 0 then
+  set_run({deadline = NOW + timeout})
+  redis.call('ZADD', TIMERS, NOW + timeout, RUN_ID .. '|')
+end
+set_status('running')
+return reply('resumed', announced(enter(0)))

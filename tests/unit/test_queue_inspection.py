@@ -1,0 +1,34 @@
+"""What the reconciler reads from a queue: entries that say nothing of an instant must not stop it."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.messaging.queue_inspection import QueueHead, _since
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"\xff not json",
+        b"[]",
+        b"{}",
+        b'{"headers": null}',
+        b'{"headers": {"orchestrator_since": null}}',
+        b'{"headers": {"orchestrator_since": "soon"}}',
+        b'{"headers": {"orchestrator_since": Infinity}}',
+        b'{"headers": {"orchestrator_since": NaN}}',
+        b"[" * 100_000,
+    ],
+)
+def test_an_entry_without_an_instant_is_passed_over(entry):
+    assert _since(entry) is None
+
+
+def test_a_message_may_be_lost_unless_an_older_one_still_waits():
+    assert _since(b'{"headers": {"orchestrator_since": 5}}') == 5
+    assert QueueHead(3, oldest=6).may_have_lost(5)
+    assert not QueueHead(3, oldest=5).may_have_lost(5)
+    assert QueueHead(0, oldest=None).may_have_lost(5)
+    assert QueueHead(None, None).may_have_lost(5)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.definition.plan import SLOTS
 from orchestrator.errors import NodeFailure, StoreError, UnknownRun
-from orchestrator.fault_points import reach
+from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
 from orchestrator.store.scripts.results import Moved, Started, Work
 
@@ -84,7 +84,7 @@ class Engine:
             StoreFull: Nothing was written.
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
-        reach("before_start")
+        fault_point("before_start")
         for send_plan in (False, True):
             with self.store.guarded():
                 started = self.store.scripts.start(
@@ -106,7 +106,7 @@ class Engine:
             if started.outcome != "no plan":
                 break
             plan = self._as_announced(plan)
-        reach("after_start")
+        fault_point("after_start")
         if started.outcome == "started":
             self.publisher.publish_first(plan, run_id, started.work)
         return started
@@ -119,12 +119,12 @@ class Engine:
 
     def wake(self, record: RunRecord, plan: Plan, node: str) -> None:
         """Let a parked node be tried again, and publish it."""
-        reach("before_wake", node)
+        fault_point("before_wake", node)
         moved = self.store.scripts.wake(record.run_id, plan.hash, node)
-        reach("after_wake", node)
+        fault_point("after_wake", node)
         self.publish(plan, record.run_id, record.epoch, moved.work)
 
-    def hand_on(self, plan: Plan, node: str) -> None:
+    def release_slots(self, plan: Plan, node: str) -> None:
         """Let go who waits for the slots that an attempt left; without it, the reconciler does so a little later."""
         for slots in (name for name in plan.nodes[node].limits if name.startswith(SLOTS)):
             try:

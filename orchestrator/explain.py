@@ -47,7 +47,9 @@ def explain_run(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
     if record.status.is_final:
         return []
     explainer = _Explainer(engine, record, plan)
-    names = [name for name, facts in plan.nodes.items() if facts.kind != "compensation" or name in explainer.records]
+    names = [
+        name for name, node_plan in plan.nodes.items() if node_plan.kind != "compensation" or name in explainer.records
+    ]
     items = [name for name in explainer.records if name not in plan.nodes]
     found = (explainer.explain(name) for name in [*names, *items])
     return [waiting for waiting in found if waiting is not None]
@@ -93,8 +95,8 @@ class _Explainer:
         return Waiting(name, "ready", reason + waits, None, 0)
 
     def _explain_pending(self, name: str) -> Waiting | None:
-        facts = self.plan.nodes[node_of(name)]
-        if self.is_ending or facts.step <= self.position:
+        node_plan = self.plan.nodes[node_of(name)]
+        if self.is_ending or node_plan.step <= self.position:
             return None  # it will not run: the run is ending, or a branch that was not taken
         open_nodes = [node for node in self.plan.steps[self.position].nodes if self._is_open(node)]
         return Waiting(name, "pending", f"waits for {', '.join(open_nodes)}", None, 0)
@@ -103,15 +105,15 @@ class _Explainer:
         return self.records.get(name, {}).get("state") not in ENDED
 
     def _explain_ready(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
-        facts = self.plan.nodes[node_of(name)]
-        queue = facts.queue
+        node_plan = self.plan.nodes[node_of(name)]
+        queue = node_plan.queue
         length = look_at_queue(self.engine.app, queue).length
         shown = f"queue {queue}" + ("" if length is None else f" of {length} messages")
         workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
         if not workers:
             return f"waits in {shown}, which no worker consumes", None
-        if not any(facts.name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
-            return f"no worker of {shown} has the code of {facts.task}", None
+        if not any(node_plan.name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
+            return f"no worker of {shown} has the code of {node_plan.task}", None
         return f"waits in {shown} for one of {len(workers)} workers", None
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:

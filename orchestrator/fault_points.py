@@ -19,7 +19,7 @@ class FaultInjected(Exception):
     """What the action `raise` raises."""
 
 
-def reach(point: str, node: str = "") -> None:
+def fault_point(point: str, node: str = "") -> None:
     """Pass a point; fails here if that was asked for."""
     if _asked:
         _fail_if_asked(point, node)

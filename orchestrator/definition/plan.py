@@ -193,10 +193,10 @@ class Plan:
             "result_key": self.result_key,
         }
 
-    def follower(self, facts: NodePlan, choice: int | None) -> int:
+    def follower(self, node_plan: NodePlan, choice: int | None) -> int:
         """The position behind a node that alone decides when its step is over; END if it is not such a one."""
-        step = self.steps[facts.step]
-        if facts.kind == "compensation" or step.kind not in IN_LINE:
+        step = self.steps[node_plan.step]
+        if node_plan.kind == "compensation" or step.kind not in IN_LINE:
             return END
         return step.branches[choice or 0] if step.kind == "branch" else step.next
 

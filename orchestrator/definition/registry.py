@@ -83,10 +83,10 @@ class Registry:
         self.flows[announced.flow] = replace(entry, plan=announced)
         return announced
 
-    def entry_for(self, plan: Plan, facts: NodePlan) -> Registered | None:
+    def entry_for(self, plan: Plan, node_plan: NodePlan) -> Registered | None:
         """A flow whose code here is for a node of a run's plan; a changed flow may use its name otherwise."""
         entry = self.flows.get(plan.flow)
-        return entry if entry is not None and _has_code(entry, plan, facts) else None
+        return entry if entry is not None and _has_code(entry, plan, node_plan) else None
 
     def _refuse_other_numbers(self, plan: Plan) -> None:
         for other in self.flows.values():
@@ -105,17 +105,17 @@ class Registry:
                 raise RegistrationError(msg)
 
 
-def _has_code(entry: Registered, plan: Plan, facts: NodePlan) -> bool:
-    if facts.kind == "expand":
-        return facts.name in entry.sources
-    if facts.kind != "branch":
-        node = entry.nodes.get(facts.name)
-        if node is None or (node.contract.page is not None) != facts.paged:
+def _has_code(entry: Registered, plan: Plan, node_plan: NodePlan) -> bool:
+    if node_plan.kind == "expand":
+        return node_plan.name in entry.sources
+    if node_plan.kind != "branch":
+        node = entry.nodes.get(node_plan.name)
+        if node is None or (node.contract.page is not None) != node_plan.paged:
             return False
-        return not facts.keyed or key_functions(node, plan.flow).keys() >= set(facts.keyed)
-    block = entry.decisions.get(facts.name)
+        return not node_plan.keyed or key_functions(node, plan.flow).keys() >= set(node_plan.keyed)
+    block = entry.decisions.get(node_plan.name)
     # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
-    return block is not None and len(block.predicates) + 1 == len(plan.steps[facts.step].branches)
+    return block is not None and len(block.predicates) + 1 == len(plan.steps[node_plan.step].branches)
 
 
 def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:

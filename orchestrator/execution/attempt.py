@@ -41,7 +41,7 @@ from orchestrator.execution.attempt_handle import OpenClaim
 from orchestrator.execution.keyed_limits import Input, admit, buckets_of
 from orchestrator.execution.map_items import items_of
 from orchestrator.execution.prefetched_outputs import Reading
-from orchestrator.fault_points import reach
+from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import holder_name, is_draining
 from orchestrator.liveness.pool_processes import AT_ONCE, working_on
 from orchestrator.liveness.time_limit import time_limit
@@ -134,7 +134,7 @@ class Attempt:
             return ended
         if self.facts.kind == "item":
             self.name = f"{self.facts.name}[{self.claimed.index}]"
-        reach("after_claim", self.facts.name)
+        fault_point("after_claim", self.facts.name)
         token = running_attempt.set((self.run_id, self.name))
         try:
             if self.claimed.outcome == "admit" and (turned_away := self._admit(entry)):
@@ -144,7 +144,7 @@ class Attempt:
             return self._fail(error, entry.nodes.get(self.facts.name))
         finally:
             running_attempt.reset(token)
-        reach("before_store", self.facts.name)
+        fault_point("before_store", self.facts.name)
         if self._items:
             self.surely(lambda: self.store.stage_items(self.run_id, self.token, self._items))
         return made
@@ -153,7 +153,7 @@ class Attempt:
         """Claim it, if that was not done; returns how it ended if it is not to be made here."""
         if is_draining() and not self.claimed.is_held:
             return Ended("back")
-        reach("before_claim", self.facts.name)
+        fault_point("before_claim", self.facts.name)
         if self.claimed.outcome in UNDECIDED:
             try:
                 self.claimed = self._claim()
@@ -263,12 +263,12 @@ class Attempt:
         if moved.outcome in {"fenced", "unknown"}:
             logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *self._place())
             return Ended("left")
-        reach("after_store", self.facts.name)
+        fault_point("after_store", self.facts.name)
         self.publish(moved.work)
         if self._pushed:
             self.engine.publisher.learn(self.plan, self._pushed, self.epoch)
-        self.engine.hand_on(self.plan, self.facts.name)
-        reach("after_publish", self.facts.name)
+        self.engine.release_slots(self.plan, self.facts.name)
+        fault_point("after_publish", self.facts.name)
         return ended
 
     def _execute(self, entry: Registered) -> tuple[bytes, int | None]:
@@ -446,7 +446,7 @@ class Attempt:
         throttled = isinstance(error, RetryLater) and error.freeze and delay != NO_FURTHER
         if self.facts.kind == "item":
             self.ahead = self.ahead or self.go_on(self, None)
-        reach("before_fail", self.facts.name)
+        fault_point("before_fail", self.facts.name)
         moved = self.surely(
             lambda: self.store.scripts.fail(
                 *self._node(),

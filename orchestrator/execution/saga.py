@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 
 from orchestrator.engine import engine_of
-from orchestrator.fault_points import reach
+from orchestrator.fault_points import fault_point
 from orchestrator.messaging.canvas import BEGIN_SAGA
 
 if TYPE_CHECKING:
@@ -43,5 +43,5 @@ def announced(app: Any, run_id: str, epoch: int, plan_hash: str, position: int |
         if plan is None:
             return None
         moved = engine.store.scripts.publish_position(run_id, plan_hash, epoch, position)
-    reach("after_announce")
+    fault_point("after_announce")
     return plan, moved.work

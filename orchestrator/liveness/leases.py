@@ -20,7 +20,7 @@ import redis
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
-from orchestrator.fault_points import reach
+from orchestrator.fault_points import fault_point
 from orchestrator.liveness.pool_processes import in_pool_process, is_overdue, new_processes, tokens_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
-    reach("before_lose", claim.node)
+    fault_point("before_lose", claim.node)
     with engine.store.guarded():
         moved = engine.store.scripts.expire_claim(
             claim.run_id,
@@ -96,7 +96,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
             delay_ms=delay,
         )
     logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
-    reach("after_lose", claim.node)
+    fault_point("after_lose", claim.node)
     engine.publish(plan, claim.run_id, record.epoch, moved.work)
 
 
@@ -122,25 +122,25 @@ def is_running(pid: int) -> bool:
 class Watchdog(threading.Thread):
     """Kills the processes of a worker that do not stop at a node's timeout, in a thread that waits for nothing else."""
 
-    def __init__(self, heart: Heart) -> None:
+    def __init__(self, renewer: LeaseRenewer) -> None:
         super().__init__(name="orchestrator-watchdog", daemon=True)
-        self.heart = heart
+        self.lease_renewer = renewer
 
     def run(self) -> None:
         """Watch until the process ends."""
         while True:
-            for pid, place in list(self.heart.known.items()):
+            for pid, place in list(self.lease_renewer.known.items()):
                 if is_overdue(place) and is_running(pid):
                     logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
                     os.kill(pid, signal.SIGKILL)
             time.sleep(WATCH_EVERY_S)
 
 
-class Heart(threading.Thread):
+class LeaseRenewer(threading.Thread):
     """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(name="orchestrator-heart", daemon=True)
+        super().__init__(name="orchestrator-leases", daemon=True)
         self.engine = engine
         self.known: dict[int, int] = {}  # process id to place in the pool
         self._renewed = 0.0

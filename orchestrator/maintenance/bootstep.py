@@ -16,7 +16,7 @@ from celery.signals import worker_shutdown, worker_shutting_down
 
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import StoreError
-from orchestrator.liveness.leases import Heart, Watchdog, name_worker, start_draining
+from orchestrator.liveness.leases import LeaseRenewer, Watchdog, name_worker, start_draining
 from orchestrator.maintenance.preflight import warn_of_problems
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.maintenance.run_events import Monitor
@@ -49,7 +49,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         default = conf.worker_prefetch_multiplier
         if not is_chosen(conf, "worker_prefetch_multiplier") and parent.prefetch_multiplier == default:
             parent.prefetch_multiplier = 1  # a prefetched message waits behind a long node while other workers are idle
-        self.heart: Heart
+        self.lease_renewer: LeaseRenewer
         self.reconciler: Reconciler
         self.worker = parent
         self._ending = False
@@ -63,9 +63,9 @@ class OrchestratorStep(bootsteps.StartStopStep):
             warn_of_problems(engine)
         else:
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
-        self.heart = Heart(engine)
-        self.heart.start()
-        Watchdog(self.heart).start()
+        self.lease_renewer = LeaseRenewer(engine)
+        self.lease_renewer.start()
+        Watchdog(self.lease_renewer).start()
         self.reconciler = Reconciler(engine, Monitor(engine, parent))
         self.reconciler.start()
         worker_shutting_down.connect(self._begin_shutdown, weak=False)
@@ -90,15 +90,15 @@ class OrchestratorStep(bootsteps.StartStopStep):
 
     def _end_grace(self) -> None:
         """Give running nodes the time to end; then their claims go back at once, and the process ends."""
-        grace = self.heart.engine.settings.shutdown_grace.total_seconds()
+        grace = self.lease_renewer.engine.settings.shutdown_grace.total_seconds()
         if self._ended.wait(grace):
             return
         logger.warning("still running after %g s of grace: the nodes are given back", grace)
-        self.heart.stop_children("its worker was shut down")
+        self.lease_renewer.stop_children("its worker was shut down")
         os._exit(self.worker.exitcode or 0)
 
     def _end_shutdown(self, **_: Any) -> None:
-        self.heart.give_back(self.heart.holders(), "its worker was shut down")
+        self.lease_renewer.give_back(self.lease_renewer.holders(), "its worker was shut down")
         self._ended.set()
 
 

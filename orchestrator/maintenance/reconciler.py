@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreFull
-from orchestrator.fault_points import reach
+from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.store.run_store import Claim
@@ -100,7 +100,7 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Do once what the leader does every `Settings.reconcile_every`."""
-        reach("sweep")
+        fault_point("sweep")
         now, may_end, went_back = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
         if went_back:
             logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
@@ -146,7 +146,7 @@ class Reconciler:
                 end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
         if again:
             moved = self.store.scripts.republish(run_id, plan.hash, epoch, again)
-            reach("after_republish")
+            fault_point("after_republish")
             self.engine.publish(plan, run_id, epoch, moved.work)
 
     def fire_due(self) -> int:
@@ -154,7 +154,7 @@ class Reconciler:
         wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=AT_ONCE)
         for bucket in buckets:
             next_look, members = self.store.scripts.release(bucket)
-            reach("after_release")
+            fault_point("after_release")
             timers += members
             wait = min(wait, next_look) if next_look >= 0 else wait
         for member in timers:

@@ -45,12 +45,12 @@ class Target:
 
     def node(self, name: str, since: int) -> Signature:
         """The message for one attempt of a node, decision or compensation."""
-        facts = self.plan.nodes[node_of(name)]
-        options = self._options(facts.queue) | {"headers": {SINCE_HEADER: since}}
-        if facts.kind != "compensation":
+        node_plan = self.plan.nodes[node_of(name)]
+        options = self._options(node_plan.queue) | {"headers": {SINCE_HEADER: since}}
+        if node_plan.kind != "compensation":
             options["link_error"] = [self.engine(BEGIN_SAGA)]
-        item = () if name == facts.name else (name,)  # the compensation of one item
-        return self._signature(facts.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
+        item = () if name == node_plan.name else (name,)  # the compensation of one item
+        return self._signature(node_plan.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
 
     def engine(self, task: str, *args: Any) -> Signature:
         """A message for one of the engine's own tasks."""

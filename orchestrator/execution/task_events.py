@@ -19,6 +19,7 @@ from celery.exceptions import Ignore
 from celery.signals import task_failure
 from celery.worker.request import Request
 
+from orchestrator.engine import engine_of
 from orchestrator.messaging.publisher import BROKER_ERRORS
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Followers:
     def _send(self, attempt: Attempt, ended: Ended | None) -> None:
         error = ended.error if ended else None
         try:
-            with self.task.app.events.default_dispatcher(hostname=self.task.request.hostname) as sender:
+            with engine_of(self.task.app).publisher.dispatcher(self.task.request.hostname) as sender:
                 if ended is None:
                     sender.send("task-received", **self._facts(attempt), args=repr((attempt.run_id,)), kwargs="{}")
                     sender.send("task-started", **self._facts(attempt))

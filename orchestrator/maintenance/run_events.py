@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UnknownRun
@@ -16,8 +15,6 @@ from orchestrator.execution.task_events import note_watching
 from orchestrator.messaging.publisher import BROKER_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from celery.events import EventDispatcher
 
     from orchestrator.engine import Engine
@@ -47,7 +44,8 @@ class Monitor:
             self._skip()
             return
         try:
-            with self._dispatcher() as sender:
+            # An event that raises is sent again, as it is not marked as sent.
+            with self.engine.publisher.dispatcher(HOSTNAME) as sender:
                 self._stay_alive(sender)
                 if was_watched:
                     self._send_new(sender)
@@ -65,12 +63,6 @@ class Monitor:
         # The dispatcher itself is always on, for heartbeats; a monitor adds the group of task events to its groups.
         dispatcher = getattr(getattr(self.worker, "consumer", None), "event_dispatcher", None)
         return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
-
-    @contextmanager
-    def _dispatcher(self) -> Iterator[EventDispatcher]:
-        # It does not buffer while the broker is away: an event that raises is sent again, as it is not marked as sent.
-        with self.engine.app.events.default_dispatcher(hostname=HOSTNAME) as sender:
-            yield sender
 
     def _sent(self) -> bytes:
         store = self.engine.store

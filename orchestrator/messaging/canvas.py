@@ -111,6 +111,29 @@ def _body(target: Target, position: int, since: int) -> Signature:
     return target.node(step.nodes[0], since)
 
 
+class _Header(group):
+    """The members of a chord, sent by a producer that is there already."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Send the members."""
+        return super().apply_async(args, kwargs, **options | {"producer": self.producer})
+
+
+def send(signature: Signature, producer: Any) -> None:
+    """Send a signature by a producer, whose connection is the only one that is used.
+
+    What canvas sends without one waits for a pooled producer, and a pool may have none but those whose holders wait.
+    """
+    if signature.task == "celery.chain":
+        signature.apply_async(connection=producer.connection)  # a chain drops a producer that it is given
+    elif signature.task == "celery.chord":
+        header = _Header(signature.tasks, app=signature.app)
+        header.producer = producer
+        signature.run(header, signature.body, ())  # nor does a chord give it to its header
+    else:
+        signature.apply_async(producer=producer)
+
+
 def show_canvas(flow: Flow, run_id: str) -> Signature:
     """The canvas of a flow's first segment, as the start of a run would send it."""
     plan = make_plan(flow, "celery")

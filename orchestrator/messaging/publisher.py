@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
-from kombu.exceptions import KombuError, OperationalError
-from kombu.pools import producers
+from kombu.exceptions import KombuError, LimitExceeded, OperationalError
+from kombu.pools import connections
 
 from orchestrator.lazy import lazy
-from orchestrator.messaging.canvas import ADVANCE, Target, compile_work
+from orchestrator.messaging.canvas import ADVANCE, Target, compile_work, send
 from orchestrator.messaging.message_template import RUN, SINCE, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from celery.canvas import Signature
+    from celery.events import EventDispatcher
 
     from orchestrator.definition.plan import Plan
     from orchestrator.store.scripts.results import Work
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 BATCH = 500
 LEARN_AGAIN_S = 10.0
+POOL_WAIT_S = 10.0
+"""For a connection of the app's pool, where the app sets no `broker_pool_acquire_timeout`."""
 BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
 
 
@@ -101,7 +104,7 @@ class Publisher:
         target = Target(self.app, plan, RUN, epoch)
         try:
             signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
-            with self._producer() as producer:
+            with self.producer() as producer:
                 self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
         except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
             self._learns_after = time.monotonic() + LEARN_AGAIN_S
@@ -114,25 +117,63 @@ class Publisher:
         has_limits = limited == self.app.conf.broker_transport_options
         return None if has_limits else self.app.connection_for_write(transport_options=limited)
 
+    def _pool(self) -> Any:
+        """The connections; not the pool of producers, which waits for a connection without a limit."""
+        if self._limited is None:
+            return self.app.pool
+        pool = connections[self._limited]  # asked for anew each time: a process that was forked has other pools
+        if pool.limit != (limit := self.app.conf.broker_pool_limit or 0):  # else that of another app of this process
+            pool.resize(limit, ignore_errors=True)
+        return pool
+
     @contextmanager
-    def _producer(self) -> Iterator[Any]:
-        # Asked for anew each time: a process that was forked has other pools.
-        pool = self.app.amqp.producer_pool if self._limited is None else producers[self._limited]
-        with pool.acquire(block=True, timeout=self.app.conf.broker_pool_acquire_timeout) as producer:
-            yield producer
+    def producer(self) -> Iterator[Any]:
+        """Take a connection out of the app's pool, with a producer on it, until the block ends.
+
+        Raises:
+            OperationalError: None of them was free in time.
+        """
+        pool = self._pool()
+        wait_s = self.app.conf.get("broker_pool_acquire_timeout") or POOL_WAIT_S
+        try:
+            connection = pool.acquire(block=True, timeout=wait_s)
+        except LimitExceeded as error:
+            msg = (
+                f"all {pool.limit} connections of the app's pool were in use for {wait_s:g} s; raise broker_pool_limit"
+            )
+            raise OperationalError(msg) from error
+        try:
+            yield self.app.amqp.Producer(connection, auto_declare=False)
+        finally:
+            connection.release()
+
+    @contextmanager
+    def dispatcher(self, hostname: str) -> Iterator[EventDispatcher]:
+        """A sender of events, as `producer`; it does not buffer while the broker is away.
+
+        Raises:
+            OperationalError: No connection was free in time.
+        """
+        with self.producer() as producer:
+            dispatcher = self.app.events.Dispatcher(
+                producer.connection, hostname, channel=producer.channel, buffer_while_offline=False
+            )
+            with dispatcher as sender:
+                yield sender
 
     def _send(self, signatures: list[Signature], plan: Plan, run_id: str) -> None:
+        if self.app.conf.task_always_eager:  # they run in here, and what they send needs connections
+            for signature in signatures:
+                signature.apply_async()
+            return
         try:
-            with self._producer() as producer:
+            with self.producer() as producer:
                 if len(signatures) == 1:
-                    # A chain drops the producer that it is given, and would take a connection without limits.
-                    is_chain = signatures[0].task == "celery.chain"
-                    way = {"connection": producer.connection} if is_chain else {"producer": producer}
-                    signatures[0].apply_async(**way)
+                    send(signatures[0], producer)
                     return
                 with producer.batch(BATCH):
                     for signature in signatures:
-                        signature.apply_async(producer=producer)
+                        send(signature, producer)
         except BROKER_ERRORS as error:
             logger.warning(
                 "flow %s run %s: the broker took no message, it will be sent again: %s", plan.flow, run_id, error

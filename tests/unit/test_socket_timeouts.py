@@ -52,16 +52,16 @@ def test_a_clients_app_stays_as_it_is_and_its_messages_have_limits(server):
     app = Celery("client", broker=server.url, backend=server.url, set_as_current=False)
     Orchestrator(app)
     publisher = engine_of(app).publisher
-    with publisher._producer() as producer, publisher._producer() as other:
+    with publisher.producer() as producer, publisher.producer() as other:
         assert producer.connection.transport_options.items() >= BROKER.items()
         assert other is not producer
-    with publisher._producer() as producer:
+    with publisher.producer() as producer:
         assert producer.channel.connection.client.transport_options["socket_timeout"] == 3
     first, second = Node("first", lambda: 1), Node("second", lambda: 2)
     Orchestrator(app).start(FlowBuilder("unlimited").triggered_by(manual("test")).then(first).then(second).build())
     assert app._pool is None, "a message went over a connection without limits"
     assert app.conf.broker_transport_options == {}
     limit_sockets(app)
-    with publisher._producer() as producer, app.producer_pool.acquire(block=True) as own:
+    with publisher.producer() as producer, app.producer_pool.acquire(block=True) as own:
         assert producer.connection.transport_options.items() >= BROKER.items()
         assert own.connection.transport_options.items() >= BROKER.items()

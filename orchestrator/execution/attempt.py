@@ -42,6 +42,7 @@ from orchestrator.execution.keyed_limits import Input, admit, buckets_of
 from orchestrator.execution.map_items import items_of
 from orchestrator.execution.prefetched_outputs import Reading
 from orchestrator.fault_points import fault_point
+from orchestrator.liveness.interruption import end_if_told, raise_interruption
 from orchestrator.liveness.leases import holder_name, is_draining
 from orchestrator.liveness.pool_processes import AT_ONCE, working_on
 from orchestrator.liveness.time_limit import time_limit
@@ -126,6 +127,7 @@ class Attempt:
 
     def make(self) -> Ended | tuple[bytes, int | None]:
         """Claim it, if nobody has, and run its function; returns what is to be stored, or how it ended without that."""
+        end_if_told()
         entry = self.engine.registry.entry_for(self.plan, self.facts)
         if entry is None:
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self._place())
@@ -141,6 +143,7 @@ class Attempt:
                 return turned_away
             made = self._execute(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
+            raise_interruption(error)
             return self._fail(error, entry.nodes.get(self.facts.name))
         finally:
             running_attempt.reset(token)

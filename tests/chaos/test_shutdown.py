@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -34,10 +35,16 @@ def start_held(world, flow, node):
     return leaving, run
 
 
-def test_a_node_is_given_back_when_the_grace_is_over_and_made_again_at_once(world):
+def end(worker, *, group):
+    """Send TERM as Celery's documentation does, or to all its processes at once, as systemd does."""
+    (os.killpg if group else os.kill)(worker.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["worker", "group"])
+def test_a_node_is_given_back_when_the_grace_is_over_and_made_again_at_once(world, group):
     leaving, run = start_held(world, "chain", "link-0")
     start(world, "staying", TEST_WORK_S="0.01")
-    leaving.process.send_signal(signal.SIGTERM)
+    end(leaving, group=group)
     assert run.result(int, timeout=LEASE_S / 3) == 5
     assert leaving.process.wait(timeout=30) == 0
     assert check_run(run, "succeeded") == {"link-0": 2} | {f"link-{n}": 1 for n in range(1, 5)}
@@ -59,10 +66,11 @@ def test_a_node_that_ends_within_the_grace_is_not_made_again(world):
     check_keys(world.client)
 
 
-def test_the_last_attempt_that_is_given_back_has_an_unknown_outcome(world):
+@pytest.mark.parametrize("group", [False, True], ids=["worker", "group"])
+def test_the_last_attempt_that_is_given_back_has_an_unknown_outcome(world, group):
     leaving, run = start_held(world, "once", "only")
     start(world, "staying", TEST_WORK_S="0.01")
-    leaving.process.send_signal(signal.SIGTERM)
+    end(leaving, group=group)
     assert run.wait(timeout=LEASE_S / 3) == "failed"
     assert [event.event for event in run.history() if event.node == "only"][-1] == "unknown"
     assert len(world.ledger.names("start")) == 1

@@ -13,7 +13,7 @@ from tests.harness import load_program, wait_until, workers
 # The lease is the default of 30 s: what happens sooner than that was not found by waiting for it.
 SOON_S = 2.0
 CHILDREN = 6
-WAYS = ("exit-zero", "exit-one", "kill", "abort", "null")
+WAYS = ("exit-zero", "exit-one", "kill", "abort", "null", "term", "quit", "term-broken")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,13 @@ def test_a_child_that_dies_before_anybody_knew_it_is_missed_at_once(poison, ledg
         assert run.wait(timeout=28) == "failed"
         assert_outcome_unknown(run, attempt=3)
         assert len(ledger.times("start", run.id)) == 3
+
+
+def test_a_process_whose_end_was_swallowed_makes_no_further_attempt(poison):
+    run = poison.orchestrator.start("swallows")
+    assert run.wait(timeout=30) == "succeeded"
+    assert run.output("next") != run.output("swallow")
+    assert events(run) == ["started", "succeeded", "started", "lost", "started", "succeeded"]
 
 
 # --- exceptions ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -54,12 +55,23 @@ def read_null() -> None:
     ctypes.string_at(0)
 
 
+def end_badly() -> None:
+    """Fail while giving back what it holds, because its process is told to end."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise ConnectionError("no rollback")
+
+
 DEATHS: dict[str, Callable[[], Any]] = {
     "exit-zero": lambda: os._exit(0),
     "exit-one": lambda: os._exit(1),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "abort": abort,
     "null": read_null,
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "quit": lambda: os.kill(os.getpid(), signal.SIGQUIT),
+    "term-broken": end_badly,
 }
 
 
@@ -230,7 +242,16 @@ throws_beside = (
     .build()
 )
 
+
+def swallow() -> int:
+    """Return although the process is told to end."""
+    with suppress(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return os.getpid()
+
+
+swallows = flow("swallows").then(Node("swallow", swallow)).then(Node("next", os.getpid)).fused().build()
 fresh = flow("fresh").then(Node("answer", os.getpid)).build()
 
-for each in (dies, unsure, sure, beside, throws, throws_beside, fresh):
+for each in (dies, unsure, sure, beside, throws, throws_beside, swallows, fresh):
     orchestrator.register(each)

@@ -1,0 +1,51 @@
+"""Tell the end of a pool process from an error of the function that it interrupts.
+
+A signal to end arrives in a function as an exception that it did not raise. Such an attempt is lost, like that of a
+process that was killed: whoever sees the process end gives its claims back.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from billiard import common
+from celery.exceptions import WorkerShutdown, WorkerTerminate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INTERRUPTED = -1
+"""Exit code of a process that was told to end and has lost the code of it."""
+# A function of billiard 4.3; before it, there is only what the function reads.
+_is_ending: Callable[[], bool] = getattr(
+    common,
+    "terminate_handler_fired",
+    lambda: common._should_have_exited[0],  # noqa: SLF001
+)
+
+
+def raise_interruption(error: BaseException) -> None:
+    """Raise an exception of a function on, if it means that its process, or its greenlet, is made to end.
+
+    A function may raise SystemExit by itself, so the class says nothing; and while the process ends, whatever else the
+    function's own cleaning up raises counts as part of it.
+
+    Raises:
+        BaseException: The error, or SystemExit in its place: any other one would be the task's, and the process go on.
+    """
+    greenlet = sys.modules.get("greenlet")
+    if isinstance(error, WorkerShutdown | WorkerTerminate) or (greenlet and isinstance(error, greenlet.GreenletExit)):
+        raise error
+    if _is_ending():
+        raise error if isinstance(error, SystemExit) else SystemExit(INTERRUPTED) from error
+
+
+def end_if_told() -> None:
+    """End this process if it was told to while a function ran that swallowed it.
+
+    Raises:
+        SystemExit: It was.
+    """
+    if _is_ending():
+        raise SystemExit(INTERRUPTED)

@@ -169,8 +169,13 @@ logging.getLogger("celery.app.trace").addFilter(QUOTED_ERRORS)
 
 def register_engine_tasks(app: Celery) -> None:
     """Give an app the engine's own tasks."""
-    for task in (Advance(), BeginSaga(), Tick()):
-        app.register_task(task)
+    for kind in (Advance, BeginSaga, Tick):
+        app.register_task(own_class(kind)())
+
+
+def own_class(kind: type[Task]) -> Any:
+    """Make a class for one task of one app: Celery keeps the app, the request and the annotations in the class."""
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__})
 
 
 def refuse_taken_names(app: Celery, names: list[str]) -> None:
@@ -188,6 +193,6 @@ def refuse_taken_names(app: Celery, names: list[str]) -> None:
 def register_nodes(app: Celery, entry: Registered) -> None:
     """Register every node of a flow under `<flow>.<node>`."""
     for name in entry.plan.nodes:
-        task = NodeTask(entry.flow.name, name)
+        task = own_class(NodeTask)(entry.flow.name, name)
         app.register_task(task)
         QUOTED_ERRORS.names.add(task.name)

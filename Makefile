@@ -13,8 +13,11 @@ help:  ## print these targets
 demo: $(READY)  ## run the main flow on an embedded server and real workers
 	@$(BIN)/python -m workers.demo
 
+# Most tests wait for others most of the time, so that three at once keep two cores busy.
+PROCESSES ?= 3
+
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> strikes as that seed did
 	$(BIN)/python -m tests.chaos.full_load $(if $(SEED),--seed $(SEED))
@@ -26,7 +29,7 @@ bench: $(READY)  ## measure beside raw canvas, about 15 minutes
 	@$(BIN)/python -m benchmarks
 
 coverage: $(READY)  ## run every test and report branches that none of them takes
-	$(BIN)/python -m pytest --cov --cov-report=term-missing
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term-missing
 
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -38,9 +41,10 @@ format-check: $(READY)  ## fail on code that is not in the project's format
 lint: $(READY)  ## fail on what ruff finds
 	$(BIN)/ruff check .
 
-types: $(READY)  ## fail on what mypy and pyright find
+types: $(READY)  ## fail on what mypy and pyright find, and on wrong uses that they do not find
 	$(BIN)/mypy
 	$(BIN)/basedpyright
+	$(BIN)/python -m pytest tests/typing -m types
 
 # An environment of its own: what happens to lie in .venv must not become a requirement.
 constraints:  ## resolve the newest versions anew and write constraints.txt

@@ -1,18 +1,21 @@
-"""Where a test may let this process fail: named points in the code that do nothing unless the environment names one.
+"""Points in the code where a test lets this process fail; passing one does nothing unless the environment asks for it.
 
-`ORCHESTRATOR_FAULT=point[@node]:action[:nth]`, with the actions kill9, exit, raise and sleep=<seconds>. The file that
-`ORCHESTRATOR_FAULT_COUNT` names counts the hits of all processes, so that the nth hit is one over their restarts.
+`ORCHESTRATOR_FAULTS` names a file with one order, `point[@node]:action[:nth]`, with the actions kill9, exit, raise and
+sleep=<seconds>. It is read at each point, so that a test can give its order to workers that run already. The file
+beside it with `.hits` behind its name has one byte for each hit of all processes: the nth hit is one over their
+restarts. Without the variable, which only tests set, a point costs one comparison.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import time
+from pathlib import Path
 
-FAULT_VARIABLE = "ORCHESTRATOR_FAULT"
-COUNT_VARIABLE = "ORCHESTRATOR_FAULT_COUNT"
+FAULTS_VARIABLE = "ORCHESTRATOR_FAULTS"
 
 
 class FaultInjected(Exception):
@@ -21,12 +24,22 @@ class FaultInjected(Exception):
 
 def fault_point(point: str, node: str = "") -> None:
     """Pass a point; fails here if that was asked for."""
-    if _asked:
+    if _orders:
         _fail_if_asked(point, node)
 
 
+def hits_file(orders: str | os.PathLike[str]) -> Path:
+    """The file that counts the hits of the order in a file."""
+    return Path(f"{os.fspath(orders)}.hits")
+
+
 def _fail_if_asked(point: str, node: str) -> None:
-    where, action, *rest = _asked.split(":")
+    order = ""
+    with contextlib.suppress(FileNotFoundError):
+        order = Path(_orders).read_text(encoding="utf-8")
+    if not order:
+        return
+    where, action, *rest = order.split(":")
     wanted, _, wanted_node = where.partition("@")
     if point != wanted or wanted_node not in {"", node} or _count_hit() != int(rest[0] if rest else 1):
         return
@@ -41,11 +54,11 @@ def _fail_if_asked(point: str, node: str) -> None:
 
 
 def _count_hit() -> int:
-    with open(os.environ[COUNT_VARIABLE], "ab") as count:  # noqa: PTH123 - one descriptor to lock and to append to
+    with hits_file(_orders).open("ab") as count:
         fcntl.flock(count, fcntl.LOCK_EX)
         count.write(b".")
         count.flush()
         return os.fstat(count.fileno()).st_size
 
 
-_asked = os.environ.get(FAULT_VARIABLE, "")
+_orders = os.environ.get(FAULTS_VARIABLE, "")

@@ -72,6 +72,7 @@ class WorkerProcess:
     ) -> None:
         self.name = name
         self.log = log
+        self._log_begins = log.stat().st_size if log.exists() else 0  # behind what a worker of this name wrote before
         command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "info", "-n", f"{name}@%h", *options]
         with log.open("a") as out:
             self.process = subprocess.Popen(
@@ -84,7 +85,12 @@ class WorkerProcess:
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, f"worker {self.name} ended:\n{self.log.read_text()[-4000:]}"
-        return f"{self.name}@" in self.log.read_text() and " ready." in self.log.read_text()
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """It runs and takes messages."""
+        text = self.log.read_bytes()[self._log_begins :].decode(errors="replace")
+        return self.process.poll() is None and f"{self.name}@" in text and " ready." in text
 
     def kill(self) -> None:
         """Kill the worker and its children, as a host that goes away does."""

@@ -1,8 +1,9 @@
 """A post office that loses, copies and misorders messages: asked for by `TEST_POST`, put between Celery and the broker.
 
-`TEST_POST` is a list of what to do, separated by commas: `copies=<n>` delivers every message n times, `lose=<n>` loses
-every nth, `order=reverse` or `order=random` lets later messages overtake earlier ones, `keep` keeps a copy of each.
-What it did is counted in the ledger's server, over all processes.
+What it does with them stands in the ledger's server, so that a test gives its orders to processes that run: a list
+separated by commas. `copies=<n>` delivers every message n times, `lose=<n>` loses every nth, `order=reverse` or
+`order=random` lets later messages overtake earlier ones, `keep` keeps a copy of each. What it did is counted there too,
+over all processes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.harness import Ledger
 
 VARIABLE = "TEST_POST"
+ORDERS = "post:orders"
 KEPT = "post:kept"
 
 
@@ -47,13 +49,13 @@ def _copy(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"properties": message["properties"] | {"delivery_tag": str(uuid.uuid4())}}
 
 
-def open_office(ledger: Ledger, orders: str) -> None:
+def open_office(ledger: Ledger) -> None:
     """Let every message that this process sends go through the office."""
-    asked = dict(each.partition("=")[::2] for each in orders.split(","))
-    copies, nth, order = int(asked.get("copies", "1")), int(asked.get("lose", "0")), asked.get("order", "")
     dice = random.Random(os.getpid())
 
     def put(channel: Any, queue: str, message: dict[str, Any], **_options: Any) -> None:
+        asked = dict(each.partition("=")[::2] for each in str(ledger.client.get(ORDERS) or "").split(","))
+        copies, nth, order = int(asked.get("copies", "1")), int(asked.get("lose", "0")), asked.get("order", "")
         number = ledger.count("post:sent")
         text = json.dumps(message)
         if "keep" in asked:

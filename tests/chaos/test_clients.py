@@ -6,31 +6,40 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
+from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.server import EmbeddedServer
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import check_keys, check_run
 from tests.harness import ROOT, Ledger, environment_for, wait_until, workers
 from tests.processes import running
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator import FlowRun
+    from tests.chaos.world import World
+
+pytestmark = pytest.mark.xdist_group("plain world")
 CLIENT = """
 import sys
 from celery import Celery
 from orchestrator import Orchestrator
-run = Orchestrator(Celery("client", broker=sys.argv[1], backend=sys.argv[1])).start("chain", idempotency_key="one")
-print(run.id)
+url, key = sys.argv[1:]
+print(Orchestrator(Celery("client", broker=url, backend=url)).start("chain", idempotency_key=key).id)
 """
 
 
-def start_in_a_client(world: World, fault: str = "") -> subprocess.CompletedProcess[str]:
+def start_in_a_client(world: World, key: str, faults: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Start a run from a process of its own, which may be told to die on the way."""
-    environment = environment_for(world.url) | world.environment | ({"ORCHESTRATOR_FAULT": fault} if fault else {})
+    own = {FAULTS_VARIABLE: str(faults)} if faults else {}
     return subprocess.run(
-        [sys.executable, "-c", CLIENT, world.url],
+        [sys.executable, "-c", CLIENT, world.url, key],
         cwd=ROOT,
-        env=environment,
+        env=environment_for(world.url) | own,
         capture_output=True,
         text=True,
         timeout=60,
@@ -38,27 +47,35 @@ def start_in_a_client(world: World, fault: str = "") -> subprocess.CompletedProc
     )
 
 
+def keys_of(world: World) -> set[str]:
+    """Keys of runs, and of their idempotency keys."""
+    return {name for part in ("run", "idem") for name in world.client.scan_iter(f"orchestrator:{part}:*")}
+
+
 @pytest.mark.parametrize("point", ["before_start", "after_start"])
-def test_a_client_killed_while_it_starts_a_run_leaves_none_or_a_whole_one(point, tmp_path):
-    with World(tmp_path) as world:
-        world.start_workers()
-        dead = start_in_a_client(world, f"{point}:kill9:1")
-        assert dead.returncode == -signal.SIGKILL, dead.stderr
-        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
-        runs = world.orchestrator().runs()
-        if point == "before_start":
-            assert list(world.client.scan_iter("orchestrator:run:*")) == list(runs) == []
-            assert list(world.client.scan_iter("orchestrator:idem:*")) == []
-        else:
-            (whole,) = runs
-            assert whole.wait(timeout=30) == "succeeded", "nobody has to ask again"
-        again = [start_in_a_client(world) for _ in range(2)]
-        (run,) = world.orchestrator().runs()
-        assert [client.stdout.strip() for client in again] == [run.id] * 2, again
-        assert run.result(int, timeout=30) == 5
-        assert set(check_run(run, "succeeded").values()) == {1}
-        assert len(world.ledger.names("start")) == 5
-        check_keys(world.client)
+def test_a_client_killed_while_it_starts_a_run_leaves_none_or_a_whole_one(point, world, tmp_path):
+    def new_runs() -> list[FlowRun]:
+        return [run for run in world.orchestrator().runs(limit=5) if run.id not in older]
+
+    before, older = keys_of(world), {run.id for run in world.orchestrator().runs(limit=5)}
+    faults = tmp_path / "faults"
+    faults.write_text(f"{point}:kill9:1")
+    dead = start_in_a_client(world, point, faults)
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert hits_file(faults).read_bytes(), "the point was not reached"
+    if point == "before_start":
+        assert keys_of(world) == before
+        assert new_runs() == []
+    else:
+        (whole,) = new_runs()
+        assert whole.wait(timeout=30) == "succeeded", "nobody has to ask again"
+    again = [start_in_a_client(world, point) for _ in range(2)]
+    (run,) = new_runs()
+    assert [client.stdout.strip() for client in again] == [run.id] * 2, again
+    assert run.result(int, timeout=30) == 5
+    assert set(check_run(run, "succeeded").values()) == {1}
+    assert len(world.ledger.names("start")) == 5
+    check_keys(world.client)
 
 
 def test_a_beat_killed_between_an_instant_and_its_message_loses_no_run(tmp_path, monkeypatch):

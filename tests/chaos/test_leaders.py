@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
-from tests.post import VARIABLE, counted
+from tests.post import counted
 
-LATER = 1000
-# Point and which hit of it, the flow, and the post office's orders. Sweeps go on all the time: the one that comes
-# once the runs are on their way is made hit number LATER.
+if TYPE_CHECKING:
+    from tests.chaos.world import World
+
+pytestmark = pytest.mark.xdist_group("plain world")
+# Point and which hit of it, and the flow. Sweeps go on all the time: the one that comes once the runs are on their way
+# is the one to hit.
 POINTS = {
-    "sweep": (LATER, "ten", ""),
-    "before_wake": (2, "again", ""),
-    "after_wake": (2, "again", ""),
-    "after_release": (3, "slow", ""),
-    "after_republish": (2, "ten", "lose=7"),
+    "sweep": (1, "ten"),
+    "before_wake": (2, "again"),
+    "after_wake": (2, "again"),
+    "after_release": (3, "slow"),
 }
 LONG = ("before_wake", "after_release")
 RUNS = 3
+WORK_S = 0.3
 LEADER = "orchestrator:leader"
 
 
@@ -35,35 +37,44 @@ def leader(world: World) -> str:
     "point",
     [pytest.param(point, marks=pytest.mark.chaos_long) if point in LONG else point for point in POINTS],
 )
-def test_a_leader_killed_at_a_point_is_followed_by_another(point, tmp_path):
-    hit, flow, orders = POINTS[point]
-    settings: dict[str, Any] = {"ORCHESTRATOR_FAULT": f"{point}:kill9:{hit}", "TEST_WORK_S": "0.3"}
-    with World(tmp_path, **settings | ({VARIABLE: orders} if orders else {})) as world:
-        world.start_workers()
-        first = wait_until(lambda: leader(world), "a leader")
-        runs = [world.orchestrator().start(flow) for _ in range(RUNS)]
-        hits = tmp_path / "hits"
-        if hit == LATER:
-            wait_until(lambda: world.ledger.names("end"), "work is in progress")
-            os.truncate(hits, LATER - 1)
-        wait_until(lambda: hits.exists() and hits.stat().st_size >= hit, "the point is reached", timeout=60)
-        assert "running" in {run.status for run in runs}, "the fault hit nothing"
-        follower = wait_until(lambda: leader(world).replace(first, ""), "another leader", timeout=10)
-        assert follower != first
-        calls: Counter[tuple[str, str]] = Counter()
-        for run in runs:
-            assert run.wait(timeout=60) == "succeeded"
-            for node, starts in check_run(run, "succeeded").items():
-                calls[run.id, node] = starts
-        for line in set(world.ledger.names("start")):
-            assert world.ledger.names("start").count(line) == 1, "an attempt is one call"
-            run_id, node, attempt = line.split("/")
-            assert int(attempt) <= calls[run_id, node]
-        if flow == "slow":
-            check_rate(runs)
-        if orders:
-            assert counted(world.ledger)["lost"] > 0
-        check_keys(world.client)
+def test_a_leader_killed_at_a_point_is_followed_by_another(point, plain_world):
+    hit, flow = POINTS[point]
+    with plain_world.lent(work_s=WORK_S) as world:
+        follow(world, f"{point}:kill9", hit, flow)
+
+
+@pytest.mark.xdist_group("office")
+def test_a_leader_killed_after_it_sent_lost_messages_again_is_followed_by_another(office):
+    with office("lose=7", work_s=WORK_S) as world:
+        follow(world, "after_republish:kill9", 2, "ten")
+        assert counted(world.ledger)["lost"] > 0
+
+
+def follow(world: World, fault: str, hit: int, flow: str) -> None:
+    """Let the leader die at a hit of a point while runs of a flow go on, and check that another one leads them on."""
+    first = wait_until(lambda: leader(world), "a leader")
+    if hit > 1:
+        world.fail_at(f"{fault}:{hit}")
+    runs = [world.orchestrator().start(flow) for _ in range(RUNS)]
+    if hit == 1:
+        wait_until(lambda: world.ledger.names("end"), "work is in progress")
+        world.fail_at(f"{fault}:{hit}")
+    wait_until(lambda: world.hits >= hit, "the point is reached", timeout=60)
+    assert "running" in {run.status for run in runs}, "the fault hit nothing"
+    follower = wait_until(lambda: leader(world).replace(first, ""), "another leader", timeout=10)
+    assert follower != first
+    calls: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        assert run.wait(timeout=60) == "succeeded"
+        for node, starts in check_run(run, "succeeded").items():
+            calls[run.id, node] = starts
+    for line in set(world.ledger.names("start")):
+        assert world.ledger.names("start").count(line) == 1, "an attempt is one call"
+        run_id, node, attempt = line.split("/")
+        assert int(attempt) <= calls[run_id, node]
+    if flow == "slow":
+        check_rate(runs)
+    check_keys(world.client)
 
 
 def check_rate(runs: list[Any]) -> None:

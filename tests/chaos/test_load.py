@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from orchestrator import StoreError
 from tests.chaos.load_faults import FAULTS, MORE_FAULTS, staged, strike_for
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
 
 RUNS = 60
@@ -33,24 +35,38 @@ LONG = [(name, "canvas") for name in ("server restarted", *MORE_FAULTS)] + [
 ]
 
 
+def case(name, mode):
+    """A fault and how the flows run; what acts between the server and everybody else needs the world with a proxy."""
+    fault = (FAULTS | MORE_FAULTS)[name]
+    marks = [pytest.mark.xdist_group("network" if fault.is_between else "plain world")]
+    return pytest.param(
+        fault, mode, id=f"{name}-{mode}", marks=marks + [pytest.mark.chaos_long] * ((name, mode) in LONG)
+    )
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("name", "mode"),
-    [(name, "canvas") for name in FAULTS if name != "server restarted"]
-    + [(name, "fused") for name in FUSED]
-    + [pytest.param(*pair, marks=pytest.mark.chaos_long) for pair in LONG],
+    ("fault", "mode"),
+    [case(name, "canvas") for name in FAULTS if name != "server restarted"]
+    + [case(name, "fused") for name in FUSED]
+    + [case(*pair) for pair in LONG],
 )
-def test_no_run_is_lost_and_nothing_is_counted_twice(name, mode, tmp_path):
-    fault, fused = (FAULTS | MORE_FAULTS)[name], str(int(mode == "fused"))
-    with World(tmp_path, proxied=fault.is_between, ORCHESTRATOR_FUSED=fused) as world, staged(world, "7") as scene:
-        world.start_workers()
+def test_no_run_is_lost_and_nothing_is_counted_twice(fault, mode, request):
+    lender = request.getfixturevalue("network_world" if fault.is_between else "plain_world")
+    about = uuid.uuid4().hex
+    kinds = KINDS if mode == "canvas" else [kind if kind == "local" else f"{kind}-fused" for kind in KINDS]
+
+    def start_all(orchestrator):
+        return [start_surely(orchestrator, kinds[n % len(kinds)], f"{about}-{n}") for n in range(RUNS)]
+
+    with lender.lent() as world, staged(world, "7") as scene:
         orchestrator = world.orchestrator()
-        runs = [start_surely(orchestrator, KINDS[number % len(KINDS)], number) for number in range(RUNS)]
+        start_all(orchestrator)
         wait_until(lambda: orchestrator.runs(status="running", limit=1), "work is in progress")
         struck = strike_for(FAULTY_S, fault, scene, lambda: bool(world.client.zcard("orchestrator:live")))
         assert struck.in_progress, "no strike hit work in progress"
         # A power loss may take a start with it that was acknowledged in the lost second: the same key starts it again.
-        runs = [start_surely(orchestrator, KINDS[number % len(KINDS)], number) for number in range(RUNS)]
+        runs = start_all(orchestrator)
         for run in runs:
             run.wait(timeout=60)
             check_run(run, "succeeded")

@@ -10,7 +10,6 @@ import os
 import signal
 import uuid
 from collections import Counter
-from functools import cached_property
 from importlib.resources import files
 
 import pytest
@@ -19,9 +18,10 @@ from celery.signals import before_task_publish
 from orchestrator import StoreError
 from orchestrator.store.keys import Keys
 from orchestrator.store.scripts import MODULES, script_text
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
 
+pytestmark = pytest.mark.xdist_group("network")
 CHAIN = dict.fromkeys([f"link-{n}" for n in range(5)], 1)
 FAN = dict.fromkeys([f"member-{n}" for n in range(8)], 1) | {"join": 1}
 NAPS = {"before": 1, "nap": 1, "afterwards": 1}
@@ -29,22 +29,12 @@ TRIES = 3
 """So often the engine's client makes a call; when the reply is lost each time, the engine is told of it."""
 
 
-class Network(World):
-    """A world with one client."""
-
-    @cached_property
-    def through(self):
-        return self.orchestrator()
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("network")
-    with Network(folder, program="tests.programs.network", proxied=True, TEST_WORK_S="0.02", TEST_NAP_S="1.5") as made:
-        made.start_workers()
+@pytest.fixture
+def world(network_world):
+    with network_world.lent(work_s=0.02, nap_s=1.5) as lent:
         for name in SCENARIOS:  # so that every call goes by its hash, which is what the proxy looks for
-            made.client.script_load(script_text(name))
-        yield made
+            lent.client.script_load(script_text(name))
+        yield lent
 
 
 @pytest.fixture

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-import uuid
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu.transport import redis as redis_transport
 
-from tests.chaos.world import World, check_keys, check_run
+from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
-from tests.post import VARIABLE, close_office, counted, deliver_again, kept, open_office
+from tests.post import counted, deliver_again, kept
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from orchestrator import FlowRun
+    from tests.chaos.world import World
+
+pytestmark = pytest.mark.xdist_group("office")
 
 EXPECTED = {
     "chain": "succeeded",
@@ -32,27 +30,6 @@ EXPECTED = {
 NODES = {"chain": 5, "ten": 10, "fan": 9, "saga": 6, "pick": 3, "again": 2}
 MIXED = [*EXPECTED, "chain", "fan", "ten", "saga"]
 REPUBLISHED = "republished"
-
-
-@pytest.fixture
-def office(tmp_path, monkeypatch):
-    """Worlds whose workers and whose client send through a post office with its own orders."""
-
-    @contextmanager
-    def opened(orders: str, **environment: str) -> Iterator[World]:
-        folder = tmp_path / uuid.uuid4().hex[:8]
-        folder.mkdir()
-        settings: dict[str, Any] = {VARIABLE: orders, "TEST_WORK_S": "0.01"} | environment
-        with World(folder, **settings) as world, monkeypatch.context() as patch:
-            patch.setattr(redis_transport.Channel, "_put", redis_transport.Channel._put)  # undone with the context
-            open_office(world.ledger, orders)
-            try:
-                world.start_workers()
-                yield world
-            finally:
-                close_office()
-
-    return opened
 
 
 def play(world: World, names: list[str]) -> list[FlowRun]:
@@ -183,21 +160,20 @@ DAMAGED = {
 def test_an_entry_that_is_no_message_costs_at_most_a_worker(office, kind):
     """Kombu's main process ends over some of them: whoever supervises the worker starts it again."""
     entry, told = DAMAGED[kind]
-    with office("copies=1", TEST_WORK_S="0.3") as world:
+    with office("copies=1", work_s=0.3) as world:
         run = world.orchestrator().start("chain")
         world.ledger.wait_for("start", f"{run.id}/link-0/1")
         world.client.rpush("celery", entry)
-        wait_until(lambda: any(told in log.read_text() for log in world.folder.glob("w*.log")), "the entry is read")
+        wait_until(lambda: told in world.told(), "the entry is read")
         assert run.result(int, timeout=60) == 5
         check_run(run, "succeeded")
         wait_until(lambda: world.deaths == (told == DEADLY), "the worker ended and was started again")
-        wait_until(lambda: all(worker.is_up() for worker in world.workers), "workers ready", timeout=60)
         assert world.orchestrator().start("chain").result(int, timeout=60) == 5
         check_keys(world.client)
 
 
 def test_a_message_with_an_odd_header_of_a_megabyte_is_handled(office):
-    with office("keep", TEST_WORK_S="0.3") as world:
+    with office("keep", work_s=0.3) as world:
         run = world.orchestrator().start("chain")
         world.ledger.wait_for("start", f"{run.id}/link-0/1")
         queue, text = kept(world.ledger)[0]

@@ -17,26 +17,21 @@ from tests.chaos.test_load import start_surely
 from tests.chaos.world import LEASE_S, World, check_keys, check_run, child_pids
 from tests.harness import wait_until
 
+pytestmark = pytest.mark.xdist_group("network")
 PROGRAM = "tests.programs.network"
 DEAF_S = 30.0
 """Twice of what is aimed at, for a busy machine; with Celery's own settings it is a minute or without end."""
 CUTS, CUT_S, HOLE_S, DELAY_S = 3, 2.0, 6.0, 0.15
 
 
-@pytest.fixture(scope="module")
-def behind_proxy(tmp_path_factory):
-    """A world whose workers are behind a proxy; they outlive every test here."""
-    folder = tmp_path_factory.mktemp("network")
-    with World(folder, program=PROGRAM, proxied=True, TEST_WORK_S="0.2") as world:
-        world.start_workers()
-        yield world
+WORK_S = 0.2
 
 
 @pytest.fixture
-def world(behind_proxy):
-    behind_proxy.ledger.clear()
-    yield behind_proxy
-    behind_proxy.proxy.delay(0)
+def world(network_world):
+    with network_world.lent(work_s=WORK_S) as lent:
+        yield lent
+        lent.proxy.delay(0)
 
 
 def start_load(orchestrator, count):
@@ -143,9 +138,8 @@ def test_flushed_scripts_and_killed_connections_have_no_effect(world):
 
 
 @pytest.mark.timeout(180)
-def test_a_pause_longer_than_the_lease_ends_no_lease(tmp_path):
-    with World(tmp_path, program=PROGRAM, TEST_NAP_S="6", TEST_WORK_S="0.4") as world:
-        world.start_workers()
+def test_a_pause_longer_than_the_lease_ends_no_lease(network_world):
+    with network_world.lent(work_s=0.4, nap_s=6) as world:
         orchestrator = world.orchestrator()
         naps = [orchestrator.start("naps") for _ in range(2)]
         for run in naps:
@@ -170,8 +164,9 @@ def test_a_pause_longer_than_the_lease_ends_no_lease(tmp_path):
 
 @pytest.mark.timeout(120)
 def test_a_node_that_runs_for_longer_than_the_visibility_timeout_is_not_delivered_again(tmp_path):
-    with World(tmp_path, program=PROGRAM, workers=1, TEST_VISIBILITY_S="1", TEST_NAP_S="4") as world:
+    with World(tmp_path, program=PROGRAM, workers=1, TEST_VISIBILITY_S="1") as world:
         world.start_workers()
+        world.ledger.client.set("nap_s", 4)
         run = world.orchestrator().start("naps")
         assert run.wait(timeout=60) == "succeeded"
         received = re.findall(r"Task naps\.nap\[(\S+)\] received", world.workers[0].log.read_text())

@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.world import World, check_keys, check_run, child_pids
+from tests.chaos.world import check_keys, check_run, child_pids
+
+pytestmark = pytest.mark.xdist_group("plain world")
 
 # Point and node, and how often the function of that node may run.
 POINTS = {
@@ -20,45 +22,43 @@ POINTS = {
     "after_publish@member-5": 1,
     "after_store@join": 1,
 }
-MODES = pytest.mark.parametrize("fused", ["0", "1"], ids=["canvas", "fused"])
+MODES = pytest.mark.parametrize("mode", ["", "-fused"], ids=["canvas", "fused"])
 PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_publish")
 
 
 @pytest.mark.parametrize(
-    ("point", "fused"), [(point, "0") for point in POINTS] + [(point, "1") for point in POINTS if "link" in point]
+    ("point", "mode"),
+    [pytest.param(point, "", id=f"{point}-canvas") for point in POINTS]
+    + [pytest.param(point, "-fused", id=f"{point}-fused") for point in POINTS if "link" in point],
 )
-def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, fused, tmp_path):
+def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, mode, world):
     node = point.partition("@")[2]
-    with World(tmp_path, ORCHESTRATOR_FAULT=f"{point}:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
-        world.start_workers()
-        orchestrator = world.orchestrator()
-        run = orchestrator.start("chain" if node.startswith("link") else "fan")
-        assert run.result(int, timeout=30) == (5 if node.startswith("link") else 37)
-        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
-        check_run(run, "succeeded")
-        calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
-        assert calls.pop(node) <= POINTS[point]
-        assert set(calls.values()) == {1}
-        check_keys(world.client)
+    world.fail_at(f"{point}:kill9:1")
+    run = world.orchestrator().start(f"{'chain' if node.startswith('link') else 'fan'}{mode}")
+    assert run.result(int, timeout=30) == (5 if node.startswith("link") else 37)
+    assert world.hits, "the point was not reached"
+    check_run(run, "succeeded")
+    calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
+    assert calls.pop(node) <= POINTS[point]
+    assert set(calls.values()) == {1}
+    check_keys(world.client)
 
 
 @pytest.mark.parametrize("phase", ["after_claim", "before_store", "after_store"])
-def test_a_process_killed_at_a_page_repeats_at_most_that_page(phase, tmp_path):
-    with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@fetch:kill9:3") as world:
-        world.start_workers()
-        run = world.orchestrator().start("pages")
-        assert run.result(int, timeout=30) == sum(range(6)) + 1
-        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
-        check_run(run, "succeeded")
-        calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
-        pages = {f"page-{number}": 1 for number in range(6)} | {"beside": 1, "total": 1}
-        assert calls == pages | {"page-2": 2 if phase == "before_store" else 1}
-        check_keys(world.client)
+def test_a_process_killed_at_a_page_repeats_at_most_that_page(phase, world):
+    world.fail_at(f"{phase}@fetch:kill9:3")
+    run = world.orchestrator().start("pages")
+    assert run.result(int, timeout=30) == sum(range(6)) + 1
+    assert world.hits, "the point was not reached"
+    check_run(run, "succeeded")
+    calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
+    pages = {f"page-{number}": 1 for number in range(6)} | {"beside": 1, "total": 1}
+    assert calls == pages | {"page-2": 2 if phase == "before_store" else 1}
+    check_keys(world.client)
 
 
-def test_a_worker_that_shuts_down_hands_its_pages_on(tmp_path):
-    with World(tmp_path, TEST_WORK_S="0.2") as world:
-        world.start_workers()
+def test_a_worker_that_shuts_down_hands_its_pages_on(plain_world):
+    with plain_world.lent(work_s=0.2) as world:
         run = world.orchestrator().start("pages")
         second = f"{run.id}/page-1/1"
         world.ledger.wait_for("start", second)
@@ -74,25 +74,23 @@ def test_a_worker_that_shuts_down_hands_its_pages_on(tmp_path):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, tmp_path):
-    with World(tmp_path, ORCHESTRATOR_FAULT=f"{phase}@undo-two:kill9:1") as world:
-        world.start_workers()
-        run = world.orchestrator().start("saga")
-        assert run.wait(timeout=30) == "failed"
-        assert run.failures()["refuse"].type == "builtins.ValueError"
-        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
-        undone = [event.node for event in run.history() if event.event == "succeeded" and event.node.startswith("undo")]
-        assert undone == ["undo-three", "undo-two", "undo-one"]
-        acted = Counter(line.split("/")[1] for line in world.ledger.names("undo"))
-        assert acted == {"three": 1, "two": 2 if phase == "before_store" else 1, "one": 1}
+def test_a_saga_killed_at_a_point_undoes_everything_in_reverse(phase, world):
+    world.fail_at(f"{phase}@undo-two:kill9:1")
+    run = world.orchestrator().start("saga")
+    assert run.wait(timeout=30) == "failed"
+    assert run.failures()["refuse"].type == "builtins.ValueError"
+    assert world.hits, "the point was not reached"
+    undone = [event.node for event in run.history() if event.event == "succeeded" and event.node.startswith("undo")]
+    assert undone == ["undo-three", "undo-two", "undo-one"]
+    acted = Counter(line.split("/")[1] for line in world.ledger.names("undo"))
+    assert acted == {"three": 1, "two": 2 if phase == "before_store" else 1, "one": 1}
 
 
 @MODES
-def test_a_decision_is_recorded_once_and_never_taken_again(fused, tmp_path):
-    with World(tmp_path, ORCHESTRATOR_FAULT="after_store@when-1:kill9:1", ORCHESTRATOR_FUSED=fused) as world:
-        world.start_workers()
-        run = world.orchestrator().start("pick")
-        assert run.wait(timeout=30) == "succeeded"
-        assert (tmp_path / "hits").read_bytes(), "the point was not reached"
-        assert world.ledger.count(f"asked-{run.id}") == 2  # once by the predicate, once just now
-        assert {event.node for event in run.history()} >= {"odd"}
+def test_a_decision_is_recorded_once_and_never_taken_again(mode, world):
+    world.fail_at("after_store@when-1:kill9:1")
+    run = world.orchestrator().start(f"pick{mode}")
+    assert run.wait(timeout=30) == "succeeded"
+    assert world.hits, "the point was not reached"
+    assert world.ledger.count(f"asked-{run.id}") == 2  # once by the predicate, once just now
+    assert {event.node for event in run.history()} >= {"odd"}

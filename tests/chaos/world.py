@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +16,7 @@ import redis
 from celery import Celery
 
 from orchestrator import Orchestrator
+from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.server import EmbeddedServer
 from tests.chaos.proxy import Proxy
 from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
@@ -23,6 +25,7 @@ from tests.invariants import look_at
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
 
 LEASE_S = 3.0
 SWEEP_S = 0.5
@@ -30,7 +33,10 @@ MODULE = "tests.programs.chaos"
 
 
 class World:
-    """Everything one chaos test needs; ends what it started."""
+    """Everything chaos tests need; ends what it started.
+
+    Starting workers costs more than most tests, so that tests share a world: `lent` hands it to one after the other.
+    """
 
     def __init__(
         self,
@@ -51,14 +57,15 @@ class World:
         self.url = self.proxy.url if proxied else self.server.url
         self.program = program
         self.settings = {"lease": str(LEASE_S), "reconcile_every": str(SWEEP_S)}
-        self.environment = {"TEST_LEDGER_URL": self.ledger_server.url, "ORCHESTRATOR_FAULT_COUNT": str(folder / "hits")}
-        self.environment |= environment
+        self.faults = folder / "faults"
+        self.environment = {"TEST_LEDGER_URL": self.ledger_server.url, FAULTS_VARIABLE: str(self.faults)} | environment
         self.size = (workers, concurrency)
         self.workers: list[WorkerProcess] = []
         self.deaths = 0  # workers that ended although nobody killed them
         self.kills = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._logs_begin: dict[Path, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,56 @@ class World:
                         self.start_worker(worker.name)
                         break
 
+    @contextmanager
+    def lent(self, **paces: float) -> Iterator[Self]:
+        """Give a world that runs to one test: whole, with nothing to do, and told nothing but these paces.
+
+        Args:
+            paces: Seconds that nodes of the program take: `work_s`, `nap_s`.
+        """
+        wait_until(self._is_whole, "workers ready", timeout=60)
+        self._logs_begin = {log: log.stat().st_size for log in self.folder.glob("*.log")}
+        self.deaths = self.kills = 0
+        self.ledger.clear()
+        for name, seconds in paces.items():
+            self.ledger.client.set(name, seconds)
+        try:
+            yield self
+        finally:
+            self.faults.unlink(missing_ok=True)
+            self._end_runs()
+
+    def _is_whole(self) -> bool:
+        with self._lock:
+            return all(worker.is_ready() for worker in self.workers)
+
+    def _end_runs(self) -> None:
+        """End what a test has left, so that it does not disturb the next one."""
+        orchestrator = self.orchestrator(self.server.url)
+        left = [orchestrator.get(str(run_id)) for run_id in self.client.zrange("orchestrator:live", 0, -1)]
+        for run in left:
+            run.cancel()
+        for run in left:
+            run.wait(timeout=60)
+
+    def fail_at(self, order: str) -> None:
+        """Let the workers fail at a point, from now on: `point[@node]:action[:nth]`."""
+        hits_file(self.faults).unlink(missing_ok=True)
+        written = self.faults.with_suffix(".new")
+        written.write_text(order)
+        written.rename(self.faults)
+
+    @property
+    def hits(self) -> int:
+        """How often the point of the last order was passed."""
+        hits = hits_file(self.faults)
+        return hits.stat().st_size if hits.exists() else 0
+
+    def told(self) -> str:
+        """What the workers have written to their logs since the world was lent."""
+        logs = self.folder.glob("*.log")
+        return "".join(log.read_bytes()[self._logs_begin.get(log, 0) :].decode(errors="replace") for log in logs)
+
     def check_workers(self) -> None:
         """I9: no worker ended unless it was killed, and each takes fresh work."""
         assert self.deaths == 0, f"{self.deaths} workers ended by themselves; their logs are in {self.folder}"
@@ -129,6 +186,11 @@ class World:
     @property
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.server.url, decode_responses=True, socket_timeout=5)
+
+    @cached_property
+    def through(self) -> Orchestrator:
+        """One client that keeps its connections from test to test."""
+        return self.orchestrator()
 
     def orchestrator(self, url: str = "") -> Orchestrator:
         """A client without the flows' code, as one in another service is; it connects as the workers do."""

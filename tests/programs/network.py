@@ -22,7 +22,7 @@ from orchestrator import (
     manual,
     paginate,
 )
-from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, line, undo
+from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, items, line, local, pace, pages, undo
 
 app = Celery("network", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
@@ -45,7 +45,7 @@ def flow(name: str) -> FlowBuilder:
 def nap(ctx: NodeContext) -> int:
     """Take long enough that everything periodic happens meanwhile."""
     act(ctx, 0)
-    time.sleep(float(os.environ.get("TEST_NAP_S", "2")))
+    time.sleep(pace("nap_s", 2))
     return 1
 
 
@@ -161,5 +161,6 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
 fused = line("fused", 5, fused=True)
-for each in (chain, fan, fused, joined, short, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged):
+of_the_load = (chain, fan, local, items, pages)
+for each in (fused, joined, short, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged, *of_the_load):
     orchestrator.register(each)

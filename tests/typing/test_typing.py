@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.types
 ROOT = Path(__file__).parents[2]
 LEGAL = ROOT / "tests" / "typing" / "legal.py"
 WRONG = ROOT / "tests" / "typing" / "wrong.py"

@@ -1,1 +1,1 @@
-"""What is to be done: nodes, flows, the checks of `build()`, and the plan that a run follows."""
+"""Definition of flows: nodes, steps, the checks of `build()`, and the plan that a run follows."""

@@ -1,7 +1,7 @@
-"""How a flow is put together: the chain of calls that reads as a sentence and ends in `build()`.
+"""Builder of flows: a chain of calls that reads as a sentence and ends in `build()`.
 
-Every call only takes down what it was given, wrong or right. What is wrong with it the checks say, all at once, when
-the flow is built; what a flow is afterwards is told by `flow`.
+A call only records what it was given, right or wrong. `build()` has the checks report every problem at once; the result
+is a `Flow`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.state import FlowState
 
 MAX_DEPTH = 50
-"""Blocks inside blocks at most; deeper ones would exhaust the interpreter's stack wherever a flow is walked."""
+"""Most blocks inside blocks; deeper ones would exhaust the interpreter's stack wherever a flow is walked."""
 
 
 class FlowBuilder:
@@ -80,7 +80,7 @@ class FlowBuilder:
         return self
 
     def fused(self) -> Self:
-        """Let steps that follow each other on one queue run in one Celery task, without a message in between.
+        """Run consecutive steps on one queue in one Celery task, without a message in between.
 
         Each node is still claimed, stored, timed out, retried, rate limited, cancelled and compensated on its own, and
         a crash repeats only the node that was running.
@@ -89,7 +89,7 @@ class FlowBuilder:
         return self
 
     def triggered_by(self, *triggers: Trigger) -> Self:
-        """Add what may start the flow: `manual(...)` and `schedule(...)`; at least one in all."""
+        """Add triggers, `manual(...)` and `schedule(...)`; a flow needs at least one."""
         self._triggers.extend(triggers)
         return self
 
@@ -113,9 +113,9 @@ class FlowBuilder:
             on_failure: "fail": the first failure fails the run. "continue": a failed node leaves no output and the flow
                 goes on.
             require: With "continue": fewer successes than this fail the run at the join.
-            local: In a fused flow: one process works on all of them, in up to 32 threads, instead of a task for each;
-                for nodes that mostly wait. A node that does not stop at its timeout ends with its process 3 s later,
-                and the others of that process begin again. Without effect in a flow that is not fused.
+            local: In a fused flow: one process runs all of them, in up to 32 threads, instead of a task for each; for
+                nodes that mostly wait. A node that does not stop at its timeout is killed with its process 3 s later,
+                and the others in that process start again. Without effect in a flow that is not fused.
         """
         return self._add(Parallel(name, nodes, on_failure, require, local))
 
@@ -135,9 +135,9 @@ class FlowBuilder:
             name: Name of the step; in monitors the computation of the items is called `<name>.over`.
             node: Takes one item as its input. Its output key holds the list of outputs, in the order of the items.
             over: `over(state)` returns the items, a list of at most 100,000; runs on a worker, must be pure.
-            max_concurrency: Items at work at once over all workers, at least 1; None leaves it to the workers.
-            batch_size: Items that one Celery task works through one after the other, at least 1; each is still
-                recorded, retried, rate limited and compensated on its own.
+            max_concurrency: Items in progress at once over all workers, at least 1; None leaves it to the workers.
+            batch_size: Items that one Celery task runs one after the other, at least 1; each is still recorded,
+                retried, rate limited and compensated on its own.
             on_failure: "fail": the first failed item fails the run. "continue": it leaves None in the list, and
                 `state.failures(node)` has its failure by index.
             require: With "continue": fewer successes than this fail the run at the join.
@@ -157,7 +157,7 @@ class FlowBuilder:
         block = _Block(f"when-{self._blocks}" if name is None else name, is_flat=is_too_deep)
         if is_too_deep and not self._open[-1].is_flat:
             self._stray("when", "bad-limit", f"blocks are nested more than {MAX_DEPTH} deep; split the flow")
-        block.ways.append(_Way(predicate, steps if is_too_deep else []))
+        block.branches.append(_Branch(predicate, steps if is_too_deep else []))
         self._open.append(block)
         return self
 
@@ -232,7 +232,7 @@ class FlowBuilder:
         return self
 
     def _innermost(self) -> list[Step]:
-        return self._open[-1].ways[-1].steps if self._open else self._steps
+        return self._open[-1].branches[-1].steps if self._open else self._steps
 
     def _branch(self, method: str, predicate: Predicate, *, is_else: bool) -> Self:
         if not self._open:
@@ -242,7 +242,7 @@ class FlowBuilder:
         if block.has_else():
             message = f"the block {call(block.name)} has its else-branch already; put this branch before it"
             self._stray(method, "stray-else", message)
-        block.ways.append(_Way(predicate, block.ways[-1].steps if block.is_flat else [], is_else=is_else))
+        block.branches.append(_Branch(predicate, block.branches[-1].steps if block.is_flat else [], is_else=is_else))
         return self
 
     def _otherwise(self, method: str, step: Step) -> Self:
@@ -268,8 +268,8 @@ def _never(_state: object) -> bool:
 
 
 @dataclass
-class _Way:
-    """A branch of an open block; the predicate of an else-branch is never asked."""
+class _Branch:
+    """A branch of an open block; the predicate of an else-branch is never called."""
 
     predicate: Predicate
     steps: list[Step]
@@ -278,28 +278,28 @@ class _Way:
 
 @dataclass
 class _Block:
-    """An open block; a flat one is nested too deep and lends its branches the list of the block around it."""
+    """An open block; a flat one is nested too deeply, and its branches share the list of the block around it."""
 
     name: str
-    ways: list[_Way] = field(default_factory=list)
+    branches: list[_Branch] = field(default_factory=list)
     is_flat: bool = False
 
     def has_else(self) -> bool:
-        return any(way.is_else for way in self.ways)
+        return any(branch.is_else for branch in self.branches)
 
     def freeze(self, unclosed: tuple[Step, ...] = ()) -> tuple[Step, ...]:
-        """The block as a step, with what an unclosed inner block came to at the end of its last branch."""
+        """Return the block as a step; the steps of an unclosed inner block go to the end of its last branch."""
         if self.is_flat:
             return unclosed
-        branches = [tuple(way.steps) for way in self.ways]
+        branches = [tuple(branch.steps) for branch in self.branches]
         branches[-1] += unclosed
-        is_last_else = self.ways[-1].is_else
-        # An else-branch with another branch after it is refused as stray; its steps are still looked at, as a branch.
-        choices = self.ways[:-1] if is_last_else else self.ways
+        is_last_else = self.branches[-1].is_else
+        # An else-branch with another branch after it is refused as stray; the checks still see its steps, as a branch.
+        choices = self.branches[:-1] if is_last_else else self.branches
         return (
             When(
                 name=self.name,
-                predicates=tuple(way.predicate for way in choices),
+                predicates=tuple(branch.predicate for branch in choices),
                 branches=tuple(branches[: len(choices)]),
                 otherwise=branches[-1] if is_last_else else None,
             ),

@@ -1,7 +1,7 @@
-"""How a value becomes JSON and comes back as its type, for inputs and outputs alike.
+"""Codecs: values become JSON and come back as their type, for inputs and outputs alike.
 
-What could not be read back as it was written is refused here, with the type's name and the path to the culprit. Sizes,
-storage and who reads what are left to others.
+A value that would not come back as it was is refused here, with the type's name and the path to the part at fault.
+Sizes, storage and access are left to others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a node function may ask about the attempt that it runs in.
+"""Context of an attempt, passed to a node function: ids, a logger, cancel, heartbeat and limits.
 
-A function gets a `NodeContext` when its first parameter is annotated with it. How a cancel is noticed and where a
-heartbeat goes is the engine's: it hands both in as functions.
+A function gets a `NodeContext` when its first parameter is annotated with it. The engine passes in functions for what
+needs the store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 running_attempt: ContextVar[tuple[str, str] | None] = ContextVar("running_attempt", default=None)
-"""Run and node of the attempt that this code runs in; waiting for a run inside one would hold its slot."""
+"""Run and node of the attempt that this code runs in; waiting for a run there would block its pool process."""
 
 
 def _is_never() -> bool:
@@ -41,11 +41,11 @@ class NodeContext:
         flow_name: Its flow.
         node_name: The node.
         attempt: Number of this attempt, from 1.
-        idempotency_key: Hand it to the outside world: the same in every attempt, another one after the node was
-            compensated, and a compensation has its own. Each page of a paginated node has one.
+        idempotency_key: For the outside world: the same in every attempt, another one after the node was compensated;
+            a compensation has its own, and so has each page of a paginated node.
         logger: Adds flow, run, node and attempt to every line.
         scheduled_for: The instant of the schedule that started the run, aware; None when no schedule did.
-        page_size: Of a paginated node, what `paginate` was told; else None.
+        page_size: Of a paginated node, the page_size given to `paginate`; else None.
         ask_cancelled: How `is_cancelled` finds out.
         report: What `heartbeat` calls.
         take: What `limit` calls.
@@ -68,20 +68,20 @@ class NodeContext:
         return self.ask_cancelled()
 
     def heartbeat(self, detail: object = None) -> None:
-        """Tell whoever watches the run how far this attempt is; `detail` is any JSON value."""
+        """Report how far this attempt is, for `run.explain()`; `detail` is any JSON value."""
         self.report(detail)
 
     def limit(self, name: str, key: str | None = None) -> None:
-        """Wait until a shared limiter grants a token, for each of the calls that a node makes in a loop.
+        """Wait until a shared limiter grants a token, once for each call that a node makes in a loop.
 
-        It blocks, within the node's time limit, and keeps its worker; who stands in the limiter's line is served after
-        it. A `RetryLater(freeze=True)` of this attempt freezes this limiter too.
+        It blocks within the node's time limit and occupies the process; it goes before the attempts in the limiter's
+        wait queue. A `RetryLater(freeze=True)` of this attempt freezes this limiter too.
 
         Args:
             name: A limiter of this node, or of any node of the flow.
-            key: Of a limiter with a key function: the key. Without it, the one that this attempt started with.
+            key: The key of a limiter with a key function; default: the key that this attempt started with.
 
         Raises:
-            Terminal: The flow has no such limiter, or a key is missing or too much.
+            Terminal: The flow has no such limiter, a key is missing, or the limiter takes none.
         """
         self.take(name, key)

@@ -1,7 +1,7 @@
-"""What a flow is once it is built: its name, its steps in order, what starts it and what it returns.
+"""Flow: a built definition with its steps in order, its triggers and its result.
 
-One small frozen class per kind of step. How a flow is put together is the builder's business, whether it makes sense
-the checks', and in which order a run walks through it the plan's.
+There is one small frozen class for each kind of step. The builder puts a flow together, the checks judge it, and the
+plan says in which order a run goes through it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Then:
 
     @property
     def name(self) -> str:
-        """The step is called like its node."""
+        """The name of its node."""
         return self.node.name
 
     def nodes(self) -> tuple[AnyNode, ...]:
@@ -52,10 +52,10 @@ class Parallel:
 
     Attributes:
         name: Name of the step.
-        members: The nodes, in the order in which they were given.
+        members: The nodes, in the given order.
         on_failure: "fail": the first failure fails the run; "continue": a failed member leaves no output.
         require: With "continue": how many members have to succeed; None asks for none.
-        local: Whether a fused flow works on all of them in one process.
+        local: Whether a fused flow runs all of them in one process.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Parallel:
 
 @dataclass(frozen=True, eq=False)
 class When:
-    """Branches, of which a run takes the first one whose predicate holds.
+    """Branches; a run takes the first whose predicate holds.
 
     Attributes:
         name: Name of the block; `when-<k>` when none was given, k counted from 1 over the whole flow.
@@ -87,9 +87,9 @@ class When:
 
     def nodes(self) -> tuple[AnyNode, ...]:
         """The nodes of every branch, the else-branch last; nested blocks included."""
-        return tuple(node for branch in self.ways() for step in branch for node in step.nodes())
+        return tuple(node for branch in self.all_branches() for step in branch for node in step.nodes())
 
-    def ways(self) -> tuple[tuple[Step, ...], ...]:
+    def all_branches(self) -> tuple[tuple[Step, ...], ...]:
         """The steps of every branch, the else-branch last."""
         return self.branches if self.otherwise is None else (*self.branches, self.otherwise)
 
@@ -102,8 +102,8 @@ class Map:
         name: Name of the step.
         node: The node; its output key holds the list of outputs, in the order of the items.
         over: Computes the items from the state before the step.
-        max_concurrency: Items at work at once, over all workers; None: as many as the workers take.
-        batch_size: Items that one Celery task works through, one after the other.
+        max_concurrency: Items in progress at once, over all workers; None: as many as the workers take.
+        batch_size: Items that one Celery task runs, one after the other.
         on_failure: "fail": the first failure fails the run; "continue": a failed item leaves None.
         require: With "continue": how many items have to succeed; None asks for none.
     """
@@ -136,7 +136,7 @@ class Flow:
     Attributes:
         name: The flow's name, under which it is registered and started.
         steps: The steps of the top level, in order.
-        triggers: What may start it besides a call of `start`.
+        triggers: Its triggers; `start` starts it whatever they are.
         input_type: Annotation of the run's input; `MISSING` when any JSON will do.
         returns: Output key of the run's result when one was named.
         queue: Celery queue of the nodes that name none; None: the app's default queue.
@@ -174,7 +174,7 @@ class Flow:
             step = waiting.pop()
             yield step
             if isinstance(step, When):
-                waiting.extend(inner for way in reversed(step.ways()) for inner in reversed(way))
+                waiting.extend(inner for branch in reversed(step.all_branches()) for inner in reversed(branch))
 
     def blocks(self) -> Iterator[When]:
         """Every `when` block, an outer one before those inside it."""
@@ -186,7 +186,7 @@ class Flow:
 
     @property
     def result_key(self) -> str | None:
-        """Output key of the run's result: the one named, else of the last `then` or `then_map` of the top level."""
+        """Output key of the run's result: the given one, else that of the last top-level `then` or `then_map`."""
         if self.returns is not None:
             return self.returns
         lasts = [step.node.output_key for step in self.steps if isinstance(step, Then | Map)]
@@ -198,7 +198,7 @@ class Flow:
         return None if self.input_type is MISSING else codec_of(self.input_type)
 
     def canvas(self, run_id: str) -> Any:
-        """Show what would be sent to Celery at the start of a run; sends nothing.
+        """Return what would be sent to Celery at the start of a run; sends nothing.
 
         Args:
             run_id: Any text; it goes into the messages as the run's id.
@@ -209,7 +209,7 @@ class Flow:
         Raises:
             ConfigurationError: Only `orchestrator.definition.flow` was imported, so nothing can compile yet.
         """
-        compile_flow = type(self)._compile  # noqa: SLF001 - set by the compiler, which lives two floors higher
+        compile_flow = type(self)._compile  # noqa: SLF001 - set by messaging/canvas.py, which this room may not import
         if compile_flow is None:
             raise ConfigurationError(f"flow {self.name}: nothing compiles flows yet; import orchestrator first")
         return compile_flow(self, run_id)

@@ -1,7 +1,7 @@
-"""A node: one function with its types, its input, the key of its output, its policies and its compensation.
+"""Node: one function with its types, its input, the key of its output, its policies and its compensation.
 
-A node only holds what it was told; `build()` refuses what cannot work, and running it is the engine's. What its
-function takes and returns is read from the signature once, into a `Contract`.
+A node only holds values; `build()` refuses what cannot work, and the engine runs it. The signature of its function is
+read once, into a `Contract`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ When: typing.TypeAlias = Literal["succeeded", "started"]
 
 
 class NodeOptions(TypedDict, total=False):
-    """Keywords of `Node` and of the decorator; the methods of Node say what each means."""
+    """Keywords of `Node` and of the decorator; the methods of Node describe each."""
 
     input_func: Callable[[FlowState], Any] | None
     output_key: str | None
@@ -63,10 +63,10 @@ class Node(Generic[In, Out]):
         input_func: Computes the input from the state, None without one.
         key: The output key that was given, None for the node's name.
         timeout: Limit of one attempt.
-        retry: When a failed attempt is made again.
+        retry: Whether and when a failed attempt is retried.
         rate_limit: Limit of this node in this flow.
-        shared_rate_limits: Limits that it shares with other nodes; all of them hold.
-        concurrency: Slots that it shares with other nodes.
+        shared_rate_limits: Limits shared with other nodes; all of them hold.
+        concurrency: Slots shared with other nodes.
         queue: Celery queue; None is the flow's.
         compensation: The node that undoes this one.
         compensation_when: `succeeded`, or `started`: also after a failed or unknown outcome.
@@ -137,8 +137,8 @@ class Node(Generic[In, Out]):
         on_error: Node[Any, Any] | None = None,
         error_classifier: Classifier | None = None,
     ) -> None:
-        """Take name, function and whatever else is known; never raises."""
-        # type(), not isinstance(), which would ask the value for its class: any value is kept, none is looked into.
+        """Take name, function and options; never raises."""
+        # type() and not isinstance(), which reads the value's __class__ and may run a user's code.
         limiters: Any = () if shared_rate_limit is None else shared_rate_limit
         self.__dict__.update(
             name=name,
@@ -173,7 +173,7 @@ class Node(Generic[In, Out]):
             return self._read_contract()
         except BadFunction:
             raise
-        except Exception as error:  # what a user's object answers when it is looked at
+        except Exception as error:  # a user's object may raise anything while it is inspected
             raise BadFunction("bad-function", f"it cannot be inspected: {text_of(error)}") from error
 
     @property
@@ -190,15 +190,15 @@ class Node(Generic[In, Out]):
         return self._changed(name=name)
 
     def with_input(self, value: In | Mapping[str, Any]) -> Node[In, Out]:
-        """Return a copy with a constant input; it takes the place of an input function."""
+        """Return a copy with a constant input, which replaces an input function."""
         return self._changed(input=value, input_func=None)
 
     def with_input_func(self, fn: Callable[[FlowState], In | Mapping[str, Any]]) -> Node[In, Out]:
-        """Return a copy whose input is `fn(state)`, computed on the worker at every attempt; it must be pure."""
+        """Return a copy whose input is `fn(state)`, computed on the worker in every attempt; it must be pure."""
         return self._changed(input=MISSING, input_func=fn)
 
     def with_timeout(self, timeout: timedelta) -> Node[In, Out]:
-        """Return a copy whose attempts may each take this long; reaching it is a failed attempt."""
+        """Return a copy whose attempts may each take this long; reaching the limit is a failed attempt."""
         return self._changed(timeout=timeout)
 
     def with_retry(self, policy: RetryPolicy) -> Node[In, Out]:
@@ -214,12 +214,12 @@ class Node(Generic[In, Out]):
             limit: Starts allowed in each `per`.
             per: The window.
             burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
-            key: `key(input)`, or `key(state)` of a node without input: the limit holds for each key on its own.
+            key: `key(input)`, or `key(state)` for a node without input: the limit holds for each key on its own.
         """
         return self._changed(rate_limit=RateLimit(limit, per, burst, key=key))
 
     def with_shared_rate_limit(self, limiter: SharedRateLimiter) -> Node[In, Out]:
-        """Return a copy that also takes its tokens from a shared bucket; one of the same name is replaced."""
+        """Return a copy that also takes a token of a shared bucket; a limiter of the same name is replaced."""
         others = (
             each
             for each in self.shared_rate_limits
@@ -228,7 +228,7 @@ class Node(Generic[In, Out]):
         return self._changed(shared_rate_limits=(*others, limiter))
 
     def with_concurrency(self, slots: SharedConcurrency) -> Node[In, Out]:
-        """Return a copy of which, and of all other nodes with these slots, only so many attempts run at once."""
+        """Return a copy whose attempts hold a slot each, so that only so many run at once with all that share them."""
         return self._changed(concurrency=slots)
 
     def with_queue(self, name: str) -> Node[In, Out]:
@@ -236,7 +236,7 @@ class Node(Generic[In, Out]):
         return self._changed(queue=name)
 
     def on_error(self, node: Node[Any, Any], when: When = "succeeded") -> Node[In, Out]:
-        """Return a copy that `node` undoes when the run fails after this node succeeded.
+        """Return a copy that `node` compensates when the run fails after this node succeeded.
 
         Args:
             node: The compensation.
@@ -245,7 +245,7 @@ class Node(Generic[In, Out]):
         return self._changed(compensation=node, compensation_when=when)
 
     def with_error_classifier(self, fn: Classifier) -> Node[In, Out]:
-        """Return a copy that asks `fn(exc)`, which answers "retryable" or "terminal", about each exception."""
+        """Return a copy whose exceptions `fn(exc)` classifies as "retryable" or "terminal"."""
         return self._changed(error_classifier=fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A node that fetches page after page: what its function takes and returns, and what all its pages are together.
+"""Paginated node: its function, the page that one call returns, and the output that all pages add up to.
 
-How a page is made durable, and where a source was left, is the engine's.
+The engine makes each page durable and keeps the cursor of a source.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Pages(BaseModel, Generic[T]):
 
     Attributes:
         items: The items of all pages, in order.
-        final_cursor: The last cursor that there was: what came with the last page, or where that said none, what it was
-            fetched with.
+        final_cursor: The cursor that came with the last page or, if it had none, the one it was fetched with.
         page_count: Pages fetched.
         total_items: Length of `items`.
     """
@@ -57,8 +56,8 @@ class PagedNode(Node[In, Out]):
 
     Attributes:
         max_pages: Pages at most, None for all.
-        page_size: What the function finds as `ctx.page_size`.
-        cursor_source: Under which name the place is kept where a run that succeeded ended; None keeps none.
+        page_size: The function's `ctx.page_size`.
+        cursor_source: Name under which a run that succeeds stores its last cursor; None stores none.
     """
 
     max_pages: int | None
@@ -123,17 +122,17 @@ def paginate(
     page_size: int | None = None,
     cursor_source: str | None = None,
 ) -> Node[Any, Any]:
-    """Make a node that calls a function for page after page and returns the items of all of them as `Pages`.
+    """Make a node that calls a function for page after page and returns the items of all pages as `Pages`.
 
-    Each page is stored when it was fetched: a retry, a crash or a resume goes on at the page that was missing. Timeout,
+    Each page is stored when it is fetched: a retry, a crash or a resume continues at the page that is missing. Timeout,
     attempts and rate limits are those of one page.
 
     Args:
         name: Name of the node.
         fetch_page: `fetch_page([ctx,] cursor: str | None[, input]) -> Page[T]`; the first cursor is None.
-        max_pages: Stop after so many pages, whatever there is.
+        max_pages: Stop after so many pages.
         page_size: For the function, as `ctx.page_size`.
-        cursor_source: Name of what is read: the first cursor is where the flow's last successful run left this source.
+        cursor_source: Name of the source: the first cursor is where the flow's last successful run ended.
     """
     made: PagedNode[Any, Any] = PagedNode(name, fetch_page)
     made.__dict__.update(max_pages=max_pages, page_size=page_size, cursor_source=cursor_source)

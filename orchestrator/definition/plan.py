@@ -1,7 +1,7 @@
-"""What a run does, as data: the steps of a flow flattened to positions, with the policies of every node.
+"""Plan of a run, as data: the steps of a flow flattened to positions, with the policies of every node.
 
-A plan is pure, JSON in and out, and named by its hash: a run pins the plan it was started with, and changed code only
-supplies functions. Which messages a position becomes is the compiler's business; which state it is in, the store's.
+A plan is pure JSON and named by its hash: a run pins the plan it was started with, and changed code only supplies
+functions. The canvas compiler turns positions into messages; the store keeps their state.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from orchestrator.lazy import lazy
 END = -1
 """The position after the last step."""
 IN_LINE = {"then", "branch", "expand"}
-"""The steps of one node."""
+"""Kinds of steps with one node."""
 MICROSECONDS = 1_000_000
 READ_TOGETHER = 32
 
 
 SLOTS = "@"
-"""Begins the name of slots among the limits."""
+"""Prefix of the names of slots among the limits."""
 
 
 def limit_title(name: str) -> str:
-    """What a limit of a plan is called to a user."""
+    """Return the name of a plan's limit for a message."""
     return f"concurrency {name[1:]}" if name.startswith(SLOTS) else f"limiter {name}"
 
 
 def node_of(name: str) -> str:
-    """The node that a name stands for: an item of a map is called `<node>[<index>]`."""
+    """Return the node of a name: an item of a map is called `<node>[<index>]`."""
     return name.partition("[")[0]
 
 
 def in_milliseconds(span: timedelta) -> int:
-    """Whole milliseconds of a span, at least 1."""
+    """Return whole milliseconds of a span, at least 1."""
     return max(1, round(span.total_seconds() * 1000))
 
 
@@ -55,12 +55,12 @@ class StepPlan:
         nodes: Names of the members; a branch has one, its decision.
         next: Position that follows, END after the last; unused by a branch.
         branches: Of a branch: the position for choice 0, 1, ..., the last one when no predicate held.
-        go_on: Whether the step goes on without its failed members.
+        go_on: Whether the run goes on without failed members.
         require: With `go_on`: how many members have to succeed.
         source: Of a map: the node that computes its items.
-        width: Of a map: items at work at once.
-        batch: Of a map: items that one message works through.
-        local: Of a parallel step of a fused flow: whether one process works on all of it.
+        width: Of a map: items in progress at once.
+        batch: Of a map: items that one message runs.
+        local: Of a parallel step of a fused flow: whether one process runs all members.
     """
 
     name: str
@@ -78,7 +78,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What the engine knows of a node, a branch decision or a compensation without its code.
+    """The engine's knowledge of a node, a branch decision or a compensation, without its code.
 
     Attributes:
         name: The node's name, unique in the flow.
@@ -89,14 +89,14 @@ class NodePlan:
         queue: Celery queue.
         timeout_ms: Limit of one attempt.
         attempts: Attempts at most.
-        retry: First delay in ms, factor, longest delay in ms, and whether the delay is spread.
+        retry: First delay in ms, factor, longest delay in ms, and whether the delay has jitter.
         limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
-        keyed: Those of them that have a bucket for each key of the input; the other ones are a bucket themselves.
+        keyed: Those of `limits` that have a bucket for each key of the input; the others are one bucket each.
         reads: Output keys its input function is known to read.
         undoes: Of a compensation: the node it undoes.
         paged: Whether it fetches page after page.
-        max_pages: Pages at most; 0 is no limit.
-        source: What a first page goes on with: where the last successful run left it; empty for none.
+        max_pages: Most pages; 0 is no limit.
+        source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
     """
 
     name: str
@@ -129,10 +129,10 @@ class Plan:
         steps: By position.
         nodes: By name: nodes, decisions and compensations.
         sagas: (node, compensation, when) of every node that has a compensation.
-        limits: Limit to (microseconds per token, burst), of an adaptive one with the most and the fewest microseconds
-            behind them; of slots, to (0, slots).
+        limits: Limit to (microseconds per token, burst), for an adaptive one followed by the most and the fewest
+            microseconds per token; for slots (0, slots).
         input_schema: JSON schema of the run's input; None where any JSON will do.
-        fused: Whether one message works through the nodes that follow each other on one queue.
+        fused: Whether one message runs consecutive nodes on one queue.
     """
 
     flow: str
@@ -166,7 +166,7 @@ class Plan:
         )
         raw["nodes"] = {
             name: NodePlan(
-                **node | {fact: tuple(node[fact]) for fact in ("retry", "limits", "reads", "keyed") if fact in node}
+                **node | {name: tuple(node[name]) for name in ("retry", "limits", "reads", "keyed") if name in node}
             )
             for name, node in raw["nodes"].items()
         }
@@ -175,16 +175,16 @@ class Plan:
         return cls(**raw)
 
     def fields(self) -> dict[str, str]:
-        """The plan as the scripts read it: one small JSON for each position and node, and the whole."""
-        undone = {node for node, _, _ in self.sagas}
-        facts = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
+        """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""
+        compensated = {node for node, _, _ in self.sagas}
+        stored = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
         for name, node in self.nodes.items():
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
-            told = {fact: value for fact, value in asdict(node).items() if fact in wanted}
+            policies = {field: value for field, value in asdict(node).items() if field in wanted}
             slots = [name for name in node.limits if name.startswith(SLOTS)]
-            told |= {fact: names for fact, names in (("keyed", node.keyed), ("slots", slots)) if names}
-            facts[f"node:{name}"] = _dense(told | {"undone": name in undone})
-        return facts | {
+            policies |= {field: names for field, names in (("keyed", node.keyed), ("slots", slots)) if names}
+            stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
+        return stored | {
             "maps": _dense(self.maps),
             "pages": _dense(self.pages),
             "text": self.text,
@@ -194,7 +194,7 @@ class Plan:
         }
 
     def follower(self, node_plan: NodePlan, choice: int | None) -> int:
-        """The position behind a node that alone decides when its step is over; END if it is not such a one."""
+        """Return the position after a single-node step; END for members, items and compensations, which are joined."""
         step = self.steps[node_plan.step]
         if node_plan.kind == "compensation" or step.kind not in IN_LINE:
             return END
@@ -202,34 +202,35 @@ class Plan:
 
     @lazy
     def plain(self) -> frozenset[str]:
-        """Nodes and items for commit_and_claim.lua and next_item.lua: no limits, no pages, not joined by Celery."""
-        step, undone = self.steps, {node for node, _, _ in self.sagas}
+        """Nodes and items that the fast path takes: no limits, no pages, not joined by Celery."""
+        step, compensated = self.steps, {node for node, _, _ in self.sagas}
         return frozenset(
             node.name
             for node in self.nodes.values()
             if (node.kind == "node" and not node.paged and (step[node.step].kind == "then" or step[node.step].local))
-            or (node.kind == "item" and node.name not in undone)
+            or (node.kind == "item" and node.name not in compensated)
             if not node.limits
         )
 
     def to_claim(self, node: NodePlan) -> tuple[int, ...]:
-        """Position and timeout in ms of a node that claim_fast.lua is for; empty for others."""
+        """Return position and timeout in ms of a node that claim_fast.lua takes; empty for others."""
         is_plain = node.kind in {"node", "branch", "expand"} and not node.limits and not node.paged
         return (node.step, node.timeout_ms) if is_plain else ()
 
     def to_commit(self, node: NodePlan) -> tuple[int | str, ...]:
-        """Position, key, position behind and its node, of a node that commit_fast.lua is for; empty for others."""
+        """Return position, key, next position and its node, for a node that commit_fast.lua takes; empty for others."""
         step = self.steps[node.step]
         if node.name not in self.plain or step.kind != "then":
             return ()
         if step.next == END:
             return () if self.maps or self.pages else (node.step, node.key, END, "")
-        behind = self.steps[step.next]
-        return (node.step, node.key, step.next, behind.nodes[0]) if behind.kind in IN_LINE else ()
+        following = self.steps[step.next]
+        is_single = following.kind in IN_LINE
+        return (node.step, node.key, step.next, following.nodes[0]) if is_single else ()
 
     @lazy
     def pages(self) -> tuple[tuple[str, str], ...]:
-        """The nodes that fetch pages, and where their first page is said to begin."""
+        """The nodes that fetch pages, each with its `cursor_source`."""
         return tuple((node.name, node.source) for node in self.nodes.values() if node.paged)
 
     @lazy
@@ -258,30 +259,30 @@ class Plan:
 
     @lazy
     def keys(self) -> Mapping[tuple[int, str], str]:
-        """(position, output key or node name) to the node there: what makes siblings recognisable."""
+        """(position, output key or node name) to the node there, by which siblings are recognised."""
         named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
         return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
 
     def beside(self, key: str) -> tuple[str, ...]:
-        """An output key, and those that the same parallel step writes: who reads one mostly reads them all."""
+        """Return an output key and those of the same parallel step: a function mostly reads all of them."""
         step = self.steps[self.writers[key]] if key in self.writers else None
         if step is None or step.kind != "parallel" or len(step.nodes) > READ_TOGETHER:
             return (key,)
         return tuple(dict.fromkeys((key, *(self.nodes[name].key for name in step.nodes))))
 
     def delay_ms(self, name: str, attempt: int) -> int:
-        """Milliseconds from the failure of an attempt, counted from 1, to the next one."""
+        """Return milliseconds from the failure of an attempt, counted from 1, to the next one."""
         initial, factor, maximum, jitter = self.nodes[node_of(name)].retry
         policy = RetryPolicy(timedelta(milliseconds=initial), factor, timedelta(milliseconds=maximum), jitter=jitter)
-        return round(policy.delay(attempt, random.random()).total_seconds() * 1000)  # noqa: S311 - spreads load
+        return round(policy.delay(attempt, random.random()).total_seconds() * 1000)  # noqa: S311 - jitter
 
     def visible(self, name: str) -> AbstractSet[str]:
-        """Output keys that a node may read: those of earlier positions, and for a compensation its node's own."""
+        """Return the output keys a node may read: those of earlier positions, and for a compensation its node's."""
         node = self.nodes[name]
         return Visible(self, node.step, self.nodes[node.undoes].key if node.undoes else "")
 
     def hidden(self, name: str) -> Mapping[str, str]:
-        """Output keys and names of a node's siblings, to the sibling's name."""
+        """Return output keys and names of a node's siblings, each with the sibling's name."""
         node = self.nodes[name]
         step = self.steps[node.step]
         return Siblings(self, node.step, node.undoes or name) if step.kind == "parallel" else {}

@@ -23,18 +23,24 @@ if TYPE_CHECKING:
 BRANCH_TIMEOUT_MS = 60_000
 BRANCH_ATTEMPTS = 3
 WIDTH = 256
-"""Items of a map at work at once where the flow names no number: messages in the queue, whatever the map's length."""
+"""Items of a map in progress at once by default, which also bounds the messages of a map in the queue."""
 
 
 def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
-    """Flatten a built flow; what names no queue gets `default_queue`; `fused` holds for every flow."""
+    """Flatten a built flow.
+
+    Args:
+        flow: The flow.
+        default_queue: Queue of the nodes of a flow that names none.
+        fused: Whether the flow is fused even if it does not say so.
+    """
     queue = flow.queue or default_queue
     order = list(flow.all_steps())
     position: dict[int, int] = {}
-    places = 0
+    count = 0
     for step in order:
-        position[id(step)] = places
-        places += 2 if isinstance(step, Map) else 1  # a map computes its items first
+        position[id(step)] = count
+        count += 2 if isinstance(step, Map) else 1  # the items of a map are computed at a position of their own
     following = dict(_following(flow.steps, END, position))
     steps = tuple(each for step in order for each in _step_plans(step, following[id(step)], position))
     if not (fused := fused or flow.fused):
@@ -107,7 +113,7 @@ def _step_plans(step: Step, following: int, position: Mapping[int, int]) -> Iter
 
 
 def _own_plan(flow: Flow, name: str, kind: str, position: int, queue: str, *functions: object) -> NodePlan:
-    """A node of the engine's own: a decision, or the computation of a map's items."""
+    """Return the plan of a node of the engine's own: a decision, or the computation of a map's items."""
     gets = {key for function in functions for key in _reads(function)}
     return NodePlan(
         name=name,
@@ -156,7 +162,7 @@ def _node_plan(
 
 
 def limits_of(node: Node[Any, Any], flow: str) -> dict[str, RateLimit | SharedRateLimiter]:
-    """The rate limits of a node by the names that the plan gives them."""
+    """Return the rate limits of a node by their names in the plan."""
     own = {} if node.rate_limit is None else {f"{flow}.{node.name}": node.rate_limit}
     return {**own, **{shared.name: shared for shared in node.shared_rate_limits}}
 

@@ -1,7 +1,7 @@
-"""How a node is retried and how often it may start: frozen values that say it and do nothing.
+"""Policies of nodes: retries, rate limits and slots, as frozen values without behaviour.
 
-A constructor takes whatever it is given; `build()` is what refuses numbers that cannot work. Taking a token is the
-limiter's, waiting for a retry the engine's.
+A constructor takes whatever it is given; `build()` refuses numbers that cannot work. The scripts take tokens, and the
+engine waits for retries.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed attempt is made again.
+    """Whether and when a failed attempt is retried.
 
     Attributes:
         initial_interval: Delay after the first failed attempt.
@@ -20,7 +20,7 @@ class RetryPolicy:
         maximum_interval: No delay is longer, before jitter.
         maximum_attempts: Attempts in all, the first included.
         jitter: Multiply each delay by a random factor of 0.5 to 1, so that many failures do not come back at once.
-        non_retryable: Exception classes that end the node at once; subclasses count.
+        non_retryable: Exception classes that fail the node at once; subclasses count.
     """
 
     initial_interval: timedelta = timedelta(seconds=1)
@@ -35,7 +35,7 @@ class RetryPolicy:
 
         Args:
             attempt: Number of the attempt that failed, from 1.
-            random: From 0 to 1; only read with jitter.
+            random: From 0 to 1; used only with jitter.
         """
         try:
             interval = min(self.initial_interval * self.backoff_coefficient ** (attempt - 1), self.maximum_interval)
@@ -70,10 +70,10 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class SharedConcurrency:
-    """Slots that nodes of any flow have in common: equal names are the same slots in every process.
+    """Slots that nodes of any flow share: equal names are the same slots in every process.
 
-    An attempt holds a slot from its start to the end of its claim, also when its process dies; who finds none waits in
-    line, in the order of arrival, without a worker.
+    An attempt holds a slot from its start to the end of its claim, even if its process dies. An attempt that finds none
+    waits in the wait queue, in order of arrival, without a worker.
 
     Attributes:
         name: Name of the slots.
@@ -88,8 +88,8 @@ class SharedConcurrency:
 class Adaptive:
     """How a shared limiter finds the rate that the other side allows, between two bounds.
 
-    It begins with the limiter's own rate. Each second in which somebody had to wait for it makes it faster; each
-    `RetryLater(freeze=True)` of an attempt that started since the last one, at most one a second, halves it.
+    It begins with the limiter's own rate. Each second in which an attempt had to wait raises the rate; a
+    `RetryLater(freeze=True)` of an attempt that started after the last refusal halves it, at most once a second.
 
     Attributes:
         floor: Fewest starts in each `per`.
@@ -102,15 +102,15 @@ class Adaptive:
 
 @dataclass(frozen=True, slots=True)
 class SharedRateLimiter:
-    """A token bucket that nodes of any flow have in common: equal names are the same bucket in every process.
+    """A token bucket that nodes of any flow share: equal names are the same bucket in every process.
 
     Attributes:
         name: Name of the bucket.
         limit: Starts allowed in each `per`.
         per: The window.
         burst: Size of the bucket, which starts full; None is `limit`, 1 is evenly spaced.
-        key: Gives each key a bucket of its own, common to all nodes that come to the same key; as of `RateLimit`.
-        adaptive: Lets the rate follow what the other side allows; None keeps it.
+        key: Gives each key a bucket of its own, shared by all nodes that compute the same key; see `RateLimit`.
+        adaptive: Lets the rate follow what the other side allows; None keeps it fixed.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Which code a name stands for in this process: flow name to the flow, its plan and its functions.
+"""Registry of this process: the flow, plan and functions behind each flow name.
 
-What other processes have announced is in the store; a run's own plan is pinned there too.
+The store has what other processes announced, and the plan that each run pins.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Registered:
 
     Attributes:
         flow: The flow.
-        plan: What this process would start for it.
+        plan: The plan that this process starts runs with.
         nodes: Name to node, compensations included.
         decisions: Name to the block whose predicates decide.
-        sources: Name to the map whose items are computed under it.
+        sources: Name to the map whose items it computes.
     """
 
     flow: Flow
@@ -73,9 +73,9 @@ class Registry:
         return entry
 
     def adopt_queue(self, announced: Plan) -> Plan | None:
-        """Start a flow without a queue of its own on the queue of the workers that announced it.
+        """Use the queue of the workers that announced a flow, for a flow that names no queue.
 
-        Returns the plan from now on; None when that is another flow than the one here.
+        Returns the plan to start runs with from now on; None if the announced flow differs from the one here.
         """
         entry = self.flows.get(announced.flow)
         if entry is None or make_plan(entry.flow, announced.queue, fused=self.fused) != announced:
@@ -84,7 +84,7 @@ class Registry:
         return announced
 
     def entry_for(self, plan: Plan, node_plan: NodePlan) -> Registered | None:
-        """A flow whose code here is for a node of a run's plan; a changed flow may use its name otherwise."""
+        """Return the registered flow if it has code for a node of a run's plan; None for a flow that has changed."""
         entry = self.flows.get(plan.flow)
         return entry if entry is not None and _has_code(entry, plan, node_plan) else None
 
@@ -114,12 +114,12 @@ def _has_code(entry: Registered, plan: Plan, node_plan: NodePlan) -> bool:
             return False
         return not node_plan.keyed or key_functions(node, plan.flow).keys() >= set(node_plan.keyed)
     block = entry.decisions.get(node_plan.name)
-    # With more or fewer branches than the plan has, a choice would lead to another path, or to none.
+    # With more or fewer branches than the plan has, a choice would lead to another branch, or to none.
     return block is not None and len(block.predicates) + 1 == len(plan.steps[node_plan.step].branches)
 
 
 def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:
-    """The key functions of a node's limits, by the names that the plan gives the limits."""
+    """Return the key functions of a node's limits, by the limits' names in the plan."""
     if node.rate_limit is None and not node.shared_rate_limits:
         return {}
     return {name: limit.key for name, limit in limits_of(node, flow).items() if limit.key is not None}

@@ -1,7 +1,7 @@
-"""What a node's function takes and returns, read once from its signature.
+"""Signatures of node functions: what each takes and returns, read once.
 
-A function is any callable: an async one, a class, a partial, a Celery task, which is told by its shape. One that cannot
-be a node's is refused with a `BadFunction`, whose words are the Problem's.
+A function is any callable: an async one, a class, a partial, or a Celery task, recognised by its shape. One that cannot
+be a node's is refused with a `BadFunction`, whose text becomes the Problem's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What input functions, predicates and clients may read of a run: a snapshot that nothing can change.
+"""State of a run as input functions, predicates and clients read it: a snapshot that nothing can change.
 
-It loads outputs when they are asked for, validates the stored JSON against the reader's type and refuses to look at
-the siblings of a parallel step. Where outputs are stored, and which ones a reader may see, is told by whoever makes it.
+It loads outputs on demand, validates the stored JSON against the reader's type, and refuses reads of siblings in a
+parallel step. Its maker says where outputs are stored and which ones may be read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NO_ENTRIES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class RunStatus(StrEnum):
-    """Where a run is; it ends in one of the last four."""
+    """Status of a run; it ends in one of the last four."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -50,7 +50,7 @@ class RunStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the run has ended; only `resume` changes it then."""
+        """Whether the run has ended; only `resume` changes its status then."""
         return self not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING)
 
 
@@ -66,7 +66,7 @@ class Codec(Protocol[T_co]):
 
 
 class NodeOutput(Protocol[T_co]):
-    """What a state needs to know of a Node that stands in place of a key."""
+    """The part of a Node that a state reads when one stands in place of a key."""
 
     @property
     def name(self) -> str:
@@ -120,20 +120,20 @@ class FlowState:
         load_failures: Callable[[str], Mapping[int, bytes]] | None = None,
         list_keys: AbstractSet[str] = frozenset(),
     ) -> None:
-        """Take what is known and how to find the rest.
+        """Take what is known, and functions that load the rest.
 
         Args:
             run_id: The run.
             flow_name: Its flow.
             input: JSON of the run's input, None if it was started without one.
             input_codec: The type of `takes`, if there is one.
-            load: Returns the stored JSON of these output keys, without those that are absent; None is every key.
+            load: Returns the stored JSON of these output keys, leaving out absent ones; None is every key.
             load_failure: Returns the NodeFailure JSON of a node that ended failed or unknown.
-            prefetched: Answers of `load` that are known already; None is known to be absent.
+            prefetched: Stored JSON that is loaded already; a key with None is known to be absent.
             visible: Output keys that may be read; None is every key.
             hidden: Output keys and names of the siblings, each with the sibling's name.
             load_failures: Returns the NodeFailure JSON of the failed items of a map, by index.
-            list_keys: Output keys that hold a list of what a map's node returned, with None for what failed.
+            list_keys: Output keys that hold the list of a map's outputs, with None for a failed item.
         """
         self._run_id = run_id
         self._flow_name = flow_name
@@ -207,7 +207,7 @@ class FlowState:
         return self._find(self._visible_key(key)) is not None
 
     def keys(self) -> frozenset[str]:
-        """Return the keys of all outputs that are there and may be read."""
+        """Return the keys of all outputs that exist and may be read."""
         if not self._is_complete:
             wanted = None if self._visible is None else self._visible - self._loaded.keys()
             if wanted is None or wanted:
@@ -252,13 +252,13 @@ class FlowState:
         return {index: NodeFailure.model_validate_json(found[index]) for index in sorted(found)}
 
     def __repr__(self) -> str:
-        """Return which run it is of."""
+        """Show flow and run."""
         return f"FlowState(flow_name={self._flow_name!r}, run_id={self._run_id!r})"
 
     def _visible_key(self, key: str | NodeOutput[Any]) -> str:
         name = key if isinstance(key, str) else key.output_key
         sibling = self._hidden.get(name)
-        # A sibling's name may be the output key of an earlier node, which is open to every reader.
+        # A sibling's name may also be the output key of an earlier node, which every reader may read.
         if sibling is not None and not (self._visible is not None and name in self._visible):
             self._refuse(f"output {name!r}", sibling)
         return name
@@ -302,7 +302,7 @@ class FlowState:
 
 
 class _Reader:
-    """A codec that only reads, for the types that a user names in `get`."""
+    """A codec that only reads, for the type given to `get`."""
 
     __slots__ = ("_adapter", "annotation")
 

@@ -1,8 +1,8 @@
-"""Which outputs a function of the state is known to read, told from its code object without calling it.
+"""Static reads: the outputs that a function of the state is known to read, found in its byte code without calling it.
 
 A read is known when the function, or one nested in it, calls `get`, `get_or`, `has` or `failure` on the function's own
-first parameter with a key that is a literal, a Node, a closure variable or a global. What follows from a read is left
-to the checks and to the plan.
+first parameter with a key that is a literal, a Node, a closure variable or a global. The checks report faulty reads;
+the plan uses known ones to prefetch outputs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BINDS_OUTSIDE: Final = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_
 
 @dataclass(frozen=True)
 class Reads:
-    """What a function of the state is known to read.
+    """The known reads of a function of the state.
 
     Attributes:
         gets: Output keys it calls `get` with.
@@ -76,7 +76,7 @@ def known_reads(function: object) -> Reads:
 
 
 def _find_state(function: object) -> tuple[FunctionType, str] | None:
-    """The plain function behind a callable and the name of the parameter that gets the state."""
+    """Return the plain function behind a callable, and the name of the parameter that gets the state."""
     position = 0
     if not isinstance(function, FunctionType | MethodType):
         function, position = getattr(type(function), "__call__", None), 1  # noqa: B004 - the code is wanted, not whether
@@ -88,7 +88,7 @@ def _find_state(function: object) -> tuple[FunctionType, str] | None:
 
 
 def _closure(function: FunctionType, rebound: AbstractSet[str]) -> dict[str, object]:
-    """The values of a function's closure variables, but for those that the function itself gives other values."""
+    """Return the values of a function's closure variables, except those that the function itself assigns."""
     values = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
@@ -107,7 +107,7 @@ class _Scope:
 
 
 def _scopes(code: CodeType, state: str, closure: Mapping[str, object]) -> Iterator[_Scope]:
-    """A function's code and that of every function nested in it to which its first parameter is visible."""
+    """Yield a function's code and that of every nested function that sees its first parameter."""
     yield _Scope(code, closure)
     handed_down = {name: value for name, value in closure.items() if name not in code.co_cellvars}
     for inner in code.co_consts:
@@ -116,7 +116,7 @@ def _scopes(code: CodeType, state: str, closure: Mapping[str, object]) -> Iterat
 
 
 def _rebound(code: CodeType) -> Iterator[str]:
-    """Names of globals and closure variables that a function or one nested in it gives other values."""
+    """Yield the names of globals and closure variables that a function, or one nested in it, assigns."""
     for step in dis.get_instructions(code):
         if step.opname.startswith(BINDS_OUTSIDE):
             yield from _names(step)
@@ -130,7 +130,7 @@ def _names(step: dis.Instruction) -> tuple[str, ...]:
 
 
 def _binds(code: CodeType, name: str) -> bool:
-    """Whether the code gives the variable another value, so that it need not be the state any more."""
+    """Return whether the code assigns the variable, so that it need not be the state any more."""
     return any(
         name in (_names(step)[:1] if step.opname == "STORE_FAST_LOAD_FAST" else _names(step))
         for step in dis.get_instructions(code)
@@ -140,10 +140,10 @@ def _binds(code: CodeType, name: str) -> bool:
 
 @dataclass(eq=False)
 class _Use:
-    """One place where the code loads the state: itself on the stack, and what was seen to be done with it.
+    """One place where the code loads the state: its value on the stack, and the reads seen from there.
 
-    The compiler may lay the end of an expression twice, once for each way to it: a read whose key differs there is a
-    computed one.
+    The compiler may emit the end of an expression twice, once for each branch: a read whose key differs between them
+    has a computed key.
     """
 
     reads: set[tuple[str, str | None]] = field(default_factory=set)
@@ -162,11 +162,11 @@ OTHER: Final = object()
 
 @dataclass
 class _Finder:
-    """Follows the values that matter over the interpreter's stack: the state, its methods, and possible keys.
+    """Simulates the interpreter's stack for the values that matter: the state, its methods, and possible keys.
 
-    The stack is a list that is taken to go on for ever below its end, so that code reached in ways that are not
-    followed (handlers, loops) can start from an empty one. Only forward jumps are followed: an expression that spans a
-    loop leaves what lies below it on the stack alone.
+    The stack is a list with unknown values below its end, so that code reached by jumps that are not followed
+    (exception handlers, loops) can start with an empty one. Only forward jumps are followed: an expression that spans a
+    loop leaves the values below it on the stack alone.
     """
 
     state: str
@@ -199,7 +199,7 @@ class _Finder:
         return self.stack[: len(self.stack) + effect] if effect < 0 else [*self.stack, *[OTHER] * effect]
 
     def _pop(self, count: int = 1) -> list[object]:
-        """Take the top of the stack off, the topmost last."""
+        """Pop values off the stack, the topmost last."""
         missing = max(0, count - len(self.stack))
         taken = self.stack[len(self.stack) - (count - missing) :]
         del self.stack[len(self.stack) - (count - missing) :]
@@ -247,7 +247,7 @@ class _Finder:
 
     def _variable(self, name: str, *, is_fast: bool) -> object:
         code = self.scope.code
-        # From 3.13 on LOAD_FAST of a cell loads the cell itself, to hand it to a nested function: not a use.
+        # From 3.13 on LOAD_FAST of a cell loads the cell itself, to pass it to a nested function: not a use.
         if is_fast and (name in code.co_cellvars or name in code.co_freevars):
             return OTHER
         if name == self.state:
@@ -289,7 +289,7 @@ def _key_text(key: object, reader: str) -> str | None:
 
 
 def _join(one: list[object], other: list[object]) -> list[object]:
-    """What is known of a stack that was reached in two ways: values that are the same in both."""
+    """Merge the stacks of two branches that meet: values that are the same in both are known."""
     shared = min(len(one), len(other))
     pairs = zip(one[len(one) - shared :], other[len(other) - shared :], strict=True)
     return [mine if mine is theirs else OTHER for mine, theirs in pairs]

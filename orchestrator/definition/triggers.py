@@ -1,7 +1,7 @@
-"""What may start a flow: values that say it, and whether a schedule can fire at all.
+"""Triggers of a flow, and the check whether a schedule can fire at all.
 
-A constructor takes whatever it is given; `cron_problem` is what `build()` asks. When a schedule fires next is decided
-elsewhere.
+A constructor takes whatever it is given; `build()` calls `cron_problem`. `orchestrator.schedules` computes the
+instants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RANDOM_PATTERN = re.compile(r"(?i)(^|[\s,])r($|[\s,(/])")
 
 @dataclass(frozen=True, slots=True)
 class ManualTrigger:
-    """A label: what outside this library starts the flow."""
+    """A label that says what starts the flow from outside."""
 
     label: str
 
@@ -32,8 +32,8 @@ class ScheduleTrigger:
     Attributes:
         cron: Five fields, or a name such as `@daily`.
         timezone: IANA name of the zone that the fields are read in.
-        overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one all the same.
-        catch_up: Instants missed while no worker was there are started when they are younger than this.
+        overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one nevertheless.
+        catch_up: Instants missed while no worker ran are started if they are younger than this.
         input: The run's input, for a flow that takes one.
     """
 

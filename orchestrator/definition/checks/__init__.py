@@ -1,6 +1,6 @@
-"""What `build()` refuses: each check is one function that looks at a flow and yields the problems of one kind.
+"""Checks of `build()`: each is one function that looks at a flow and yields the problems of one kind.
 
-The checks are listed here and know nothing of each other, so that a flow with many faults is told all of them. No
+They are listed here and know nothing of each other, so that a flow with many faults is reported with all of them. No
 check calls a user's function, and none raises, whatever stands where a name, a node or a number belongs.
 """
 
@@ -51,18 +51,18 @@ FINDINGS: Final[tuple[Callable[[Flow], Iterator[str]], ...]] = (
 
 
 def find_problems(flow: Flow, strays: Sequence[Stray] = ()) -> list[Problem]:
-    """Every problem of a flow as its builder left it.
+    """Return every problem of a flow as its builder left it.
 
     Args:
         flow: The flow, whatever junk it is made of.
-        strays: Calls of the builder that had nothing to belong to.
+        strays: Calls of the builder that belong to no open block.
     """
     problems = [Problem(f"{flow_place(flow)}, {stray.place}", stray.code, stray.message) for stray in strays]
     problems += (problem for check in CHECKS for problem in check(flow))
-    # One line each, whatever an exception of a user's type had to say, and once each, however often a node is used.
+    # The text of a user's exception may have several lines; a node that is used twice reports its problem twice.
     return list(dict.fromkeys(replace(each, message=" ".join(each.message.splitlines())) for each in problems))
 
 
 def find_warnings(flow: Flow) -> list[str]:
-    """Every soft finding of a flow without problems, a sentence each."""
+    """Return every soft finding of a flow without problems, a sentence each."""
     return [finding for find in FINDINGS for finding in find(flow)]

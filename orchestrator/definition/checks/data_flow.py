@@ -1,7 +1,7 @@
-"""Checks of data flow: whether what a function is known to read is there when it reads it.
+"""Checks of data flow: every output that a function is known to read exists when it runs.
 
-The steps are walked in order with the output keys that are surely, or only possibly, written so far. What a function
-is known to read is told by `reads`; every other read is checked when it happens.
+The steps are walked in order, with the output keys that are certainly and those that are possibly written so far.
+`static_reads` finds what a function is known to read; every other read is checked when it happens.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ READ_LATER: Final = "runs at the same time; read it in a later step"
 
 
 def check_reads(flow: Flow) -> Iterator[Problem]:
-    """Every known read finds what it reads, in every run that gets there."""
-    yield from _Walk(flow, _Facts.of(flow)).follow(flow.steps, ())
+    """Every known read finds its output, in every run that reaches the reader."""
+    yield from _Walk(flow, _Writers.of(flow)).follow(flow.steps, ())
 
 
 def check_result(flow: Flow) -> Iterator[Problem]:
@@ -50,20 +50,20 @@ def check_result(flow: Flow) -> Iterator[Problem]:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What is known of the whole flow: who writes each output key, and where each node stands."""
+class _Writers:
+    """The nodes that write each output key, and the branches around every node."""
 
-    writers: Mapping[str, list[Place]]
+    by_key: Mapping[str, list[Place]]
     paths: Mapping[str, Path]
 
     @classmethod
-    def of(cls, flow: Flow) -> _Facts:
+    def of(cls, flow: Flow) -> _Writers:
         places = [place for place in find_places(flow) if place.undoes is None]
         return cls(find_writers(flow), {p.node.name: p.path for p in places if is_a(p.node.name, str)})
 
     def is_elsewhere(self, key: str, path: Path) -> bool:
         """Whether a key is written only on branches that exclude this place."""
-        return all(is_exclusive(writer.path, path) for writer in self.writers[key])
+        return all(is_exclusive(writer.path, path) for writer in self.by_key[key])
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Members:
 
 @dataclass(frozen=True)
 class _Reader:
-    """A function of the state: where it stands and what it must not read."""
+    """A function of the state, its place, and the nodes it must not read."""
 
     where: str
     what: str
@@ -93,11 +93,11 @@ class _Reader:
 
 @dataclass
 class _Walk:
-    """One way through the flow, with what is written so far."""
+    """A walk through the flow, with what is written so far."""
 
     flow: Flow
-    facts: _Facts
-    sure: set[str] = field(default_factory=set)
+    writers: _Writers
+    certain: set[str] = field(default_factory=set)
     possible: set[str] = field(default_factory=set)
     passed: set[str] = field(default_factory=set)
 
@@ -128,7 +128,7 @@ class _Walk:
         self.possible |= members.by_key.keys()
         self.passed |= members.by_name.keys()
         if isinstance(step, Then | Map) or not _may_lose_outputs(step):
-            self.sure |= members.by_key.keys()
+            self.certain |= members.by_key.keys()
 
     def _follow_branches(self, block: When, path: Path) -> Iterator[Problem]:
         where = step_place(self.flow, block)
@@ -136,12 +136,12 @@ class _Walk:
             what = "its predicate" if len(block.predicates) == 1 else f"its predicate {number}"
             yield from self._check(_Reader(where, what, known_reads(predicate), path, _Members({}, {})))
         ends = []
-        for number, way in enumerate(block.ways()):
-            walk = _Walk(self.flow, self.facts, set(self.sure), set(self.possible), set(self.passed))
-            yield from walk.follow(way, (*path, (id(block), number)))
+        for number, branch in enumerate(block.all_branches()):
+            walk = _Walk(self.flow, self.writers, set(self.certain), set(self.possible), set(self.passed))
+            yield from walk.follow(branch, (*path, (id(block), number)))
             ends.append(walk)
         if block.otherwise is not None:
-            self.sure = set.intersection(*(walk.sure for walk in ends))
+            self.certain = set.intersection(*(walk.certain for walk in ends))
         self.possible = self.possible.union(*(walk.possible for walk in ends))
         self.passed = self.passed.union(*(walk.passed for walk in ends))
 
@@ -161,14 +161,14 @@ class _Walk:
                 yield "maybe-missing", f"which a node that failed did not write; {ASK_FIRST}"
         elif sibling := reader.step.by_key.get(key):
             yield "sibling-read", f"a RACE CONDITION: {call(sibling.name)} {READ_LATER}"
-        elif key not in self.facts.writers:
+        elif key not in self.writers.by_key:
             yield "unknown-key", f"which no node writes; {self._key_hint(key)}"
         elif key not in self.possible:
-            if not self.facts.is_elsewhere(key, reader.path):
+            if not self.writers.is_elsewhere(key, reader.path):
                 yield "not-yet-written", f"which is written only later, by {self._writers_of(key)}; read it after that"
             elif reader.needs(key):
                 yield "maybe-missing", f"which only {self._writers_of(key)} writes, on another branch; {ASK_FIRST}"
-        elif key not in self.sure and reader.needs(key):
+        elif key not in self.certain and reader.needs(key):
             yield "maybe-missing", f"which {self._writers_of(key)} may not have written; {ASK_FIRST}"
 
     def _failure_faults(self, reader: _Reader, name: str) -> Iterator[tuple[str, str]]:
@@ -178,22 +178,22 @@ class _Walk:
             return
         elif name in reader.step.by_name:
             yield "sibling-read", f"a RACE CONDITION: {call(name)} {READ_LATER}"
-        elif name not in self.facts.paths:
+        elif name not in self.writers.paths:
             yield "unknown-key", f"but no node has this name; {self._name_hint(name)}"
-        elif name not in self.passed and not is_exclusive(self.facts.paths[name], reader.path):
+        elif name not in self.passed and not is_exclusive(self.writers.paths[name], reader.path):
             yield "not-yet-written", "which runs only later; read it after that"
 
     def _writers_of(self, key: str) -> str:
-        return " and ".join(call(writer.node.name) for writer in self.facts.writers[key][:3])
+        return " and ".join(call(writer.node.name) for writer in self.writers.by_key[key][:3])
 
     def _key_hint(self, key: str) -> str:
-        keys = [own for own, writers in self.facts.writers.items() if any(key == each.node.name for each in writers)]
-        return f"the node of this name writes {call(keys[0])}" if keys else suggest(key, self.facts.writers)
+        keys = [own for own, writers in self.writers.by_key.items() if any(key == each.node.name for each in writers)]
+        return f"the node of this name writes {call(keys[0])}" if keys else suggest(key, self.writers.by_key)
 
     def _name_hint(self, name: str) -> str:
-        if name in self.facts.writers:
+        if name in self.writers.by_key:
             return f"it is the output key of {self._writers_of(name)}"
-        return suggest(name, self.facts.paths)
+        return suggest(name, self.writers.paths)
 
 
 def _may_lose_outputs(step: Parallel) -> bool:

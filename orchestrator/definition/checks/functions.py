@@ -1,4 +1,4 @@
-"""Checks of functions: what a node's takes and returns, and whether the others can be called with a state."""
+"""Checks of functions: a node's can take its input, and the others can be called with a state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def find_ignored_options(flow: Flow) -> Iterator[str]:
 
 
 def read_contract(node: AnyNode) -> Contract | BadFunction:
-    """What a node's function takes and returns, or why it cannot be one."""
+    """Return what a node's function takes and returns, or the reason why it cannot be one."""
     try:
         return node.contract
     except BadFunction as fault:
@@ -79,7 +79,7 @@ def read_contract(node: AnyNode) -> Contract | BadFunction:
 
 
 def read_input_type(flow: Flow) -> Codec[Any] | BadType:
-    """JSON in and out of the run's input, or why there is none."""
+    """Return the codec of the run's input, or the reason why there is none."""
     try:
         return flow.input_codec or codec_of(Any)
     except BadType as fault:
@@ -97,7 +97,7 @@ def _input_fault(place: Place, contract: Contract) -> str | None:
         if has_constant or node.input_func is not None:
             return "it has an input, but its function has no parameter for it; add one, or remove the input"
         return None
-    # A compensation without an input of its own gets the output of the node that it undoes.
+    # A compensation without an input of its own gets the output of its node.
     if not has_constant and node.input_func is None and contract.needs_input and place.undoes is None:
         names = ", ".join(parameter.name for parameter in contract.parameters)
         return f"its function takes {names}, but it has no input; give it one, with_input(...) or with_input_func(...)"
@@ -135,7 +135,7 @@ def _callback_fault(function: object) -> str | None:
 
 
 def _code_of(function: object) -> FunctionType | None:
-    """The function whose code runs: behind partials and methods, or the `__call__` of an object."""
+    """Return the function whose code runs: behind partials and methods, or the `__call__` of an object."""
     while isinstance(function, partial):
         function = function.func
     if not inspect.isroutine(function) and not isinstance(function, type):

@@ -1,4 +1,4 @@
-"""Checks of numbers and durations: time limits, retry policies and rate limits."""
+"""Checks of numbers and durations: time limits, retry policies, rate limits and slots."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LONGEST: Final = timedelta(days=36_500)
 MOST: Final = 2**53 - 1
 """Larger whole numbers are not exact in Lua and in JSON."""
 FASTEST: Final = timedelta(microseconds=1)
-"""Between two starts of a rate limit; Redis's clock knows nothing shorter."""
+"""Shortest time between two starts of a rate limit; Redis's clock has no finer unit."""
 
 
 def check_timeouts(flow: Flow) -> Iterator[Problem]:
-    """Time limits are durations that a clock of milliseconds can measure."""
+    """Time limits are durations from a millisecond to a hundred years."""
     if flow.timeout is not None and (fault := _duration_fault(flow.timeout, "timeout")):
         yield Problem(flow_place(flow), "bad-timeout", f"the run's {fault}")
     for place in find_places(flow):
@@ -36,14 +36,14 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
 
 
 def check_retries(flow: Flow) -> Iterator[Problem]:
-    """Retry policies make at least one attempt and never wait a negative time."""
+    """Retry policies make at least one attempt, and no delay is negative."""
     for place in find_places(flow):
         for fault in _retry_faults(place.node.retry):
             yield Problem(place.where, "bad-retry", f"its retry policy{fault}")
 
 
 def check_rate_limits(flow: Flow) -> Iterator[Problem]:
-    """Rate limits let something start, and those of one name have the same numbers."""
+    """Rate limits let attempts start, and limiters with the same name have the same numbers."""
     known: dict[str, SharedRateLimiter] = {}
     for place in find_places(flow):
         if place.node.rate_limit is not None:
@@ -66,7 +66,7 @@ def _differences(limiter: SharedRateLimiter, other: SharedRateLimiter) -> Iterat
 
 
 def check_concurrency(flow: Flow) -> Iterator[Problem]:
-    """Slots are at least one, and those of one name are as many."""
+    """There is at least one slot, and SharedConcurrency objects with the same name have as many."""
     known: dict[str, SharedConcurrency] = {}
     for place in find_places(flow):
         slots = place.node.concurrency

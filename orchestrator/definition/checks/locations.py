@@ -1,6 +1,6 @@
-"""Where each node of a flow stands: on which branches, undoing which other node.
+"""Locations of nodes in a flow: the branches around each, and the node that a compensation undoes.
 
-Only what is a node is found; what is not, `structure` refuses. Whether the place is a good one the other checks say.
+Only nodes are found; `structure` refuses anything else. The other checks judge whether a location is allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place:
     """A node in its flow.
 
     Attributes:
-        where: How problems name it.
+        where: Its name in problems.
         node: The node.
         path: The branches around it.
         is_mapped: Whether it is called for each item of a map.
@@ -40,7 +40,7 @@ class Place:
 
 
 def find_places(flow: Flow) -> Iterator[Place]:
-    """Every node in order, each followed by its compensation."""
+    """Yield every node in order, each followed by its compensation."""
     for step, path in _walk(flow.steps, ()):
         for node in () if isinstance(step, When) else step.nodes():
             if not is_node(node):
@@ -52,7 +52,7 @@ def find_places(flow: Flow) -> Iterator[Place]:
 
 
 def find_writers(flow: Flow) -> dict[str, list[Place]]:
-    """The nodes that write each output key, in order."""
+    """Return the nodes that write each output key, in order."""
     writers: dict[str, list[Place]] = {}
     for place in find_places(flow):
         if place.undoes is None and is_a(place.node.output_key, str):
@@ -61,11 +61,11 @@ def find_writers(flow: Flow) -> dict[str, list[Place]]:
 
 
 def is_exclusive(one: Path, other: Path) -> bool:
-    """Whether no run gets to both places, because they are on different branches of one block."""
-    for (block, way), (other_block, other_way) in zip(one, other, strict=False):
+    """Return whether no run reaches both places, because they are on different branches of one block."""
+    for (block, branch), (other_block, other_branch) in zip(one, other, strict=False):
         if block != other_block:
             return False
-        if way != other_way:
+        if branch != other_branch:
             return True
     return False
 
@@ -74,5 +74,5 @@ def _walk(steps: tuple[Step, ...], path: Path) -> Iterator[tuple[Step, Path]]:
     for step in steps:
         yield step, path
         if isinstance(step, When):
-            for number, way in enumerate(step.ways()):
-                yield from _walk(way, (*path, (id(step), number)))
+            for number, branch in enumerate(step.all_branches()):
+                yield from _walk(branch, (*path, (id(step), number)))

@@ -1,6 +1,6 @@
-"""How problems name what they are about: a flow, a step or a node, even where something else stands in its place.
+"""Wording of problems: names of flows, steps and nodes, even where something else stands in their place.
 
-What is a problem, the checks say; here is only how it reads.
+The checks decide what is a problem; this module only makes it readable.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ T = TypeVar("T")
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 NAME_RULE: Final = "at most 100 of a-z, 0-9, _ and -, beginning with a letter or a digit"
 SHOWN: Final = 60
-"""Characters of a foreign value that a message repeats."""
+"""Characters of a user's value that a message repeats."""
 
 
 @dataclass(frozen=True)
 class Stray:
-    """A call of the builder that has nothing to belong to.
+    """A call of the builder that belongs to no open block.
 
     Attributes:
         place: Which call, after which step.
@@ -43,27 +43,27 @@ class Stray:
 
 
 def is_a(value: object, *kinds: type[T]) -> TypeGuard[T]:
-    """Whether a value is what its annotation only hopes: by its real class, about which no mock or proxy can lie."""
+    """Return whether a value is of a class, by its real type: a mock or a proxy can lie about `__class__`."""
     return issubclass(type(value), kinds)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number; True and False are none."""
+    """Return whether a value is a whole number; True and False are none."""
     return is_a(value, int) and not is_a(value, bool)
 
 
 def is_name(value: object) -> TypeGuard[str]:
-    """Whether a value may be the name of a flow, node, step or limiter, or an output key."""
+    """Return whether a value may be the name of a flow, node, step or limiter, or an output key."""
     return is_a(value, str) and NAME.fullmatch(value) is not None
 
 
 def is_node(value: object) -> TypeGuard[AnyNode]:
-    """Whether a value is a node."""
+    """Return whether a value is a node."""
     return is_a(value, Node)
 
 
 def show(value: object) -> str:
-    """A value in a message: a function by its name, anything else as its repr, cut; never raises."""
+    """Return a value for a message: a function by its name, anything else as its repr, shortened; never raises."""
     try:
         if isinstance(value, FunctionType | type):
             text = value.__qualname__
@@ -75,34 +75,34 @@ def show(value: object) -> str:
 
 
 def call(name: object) -> str:
-    """A name in a message: as it is, or as any other value where it is not a good one."""
+    """Return a name for a message: as it is if it is valid, else like any other value."""
     return str.__str__(name) if is_name(name) else show(name)
 
 
 def title(step: Step) -> str:
-    """A step in a message."""
+    """Return a step's name for a message."""
     if isinstance(step, Then):
         return call(_name_of(step.node))
     return call(step.name)
 
 
 def flow_place(flow: Flow) -> str:
-    """Where of a problem of the flow itself."""
+    """Return the `where` of a problem of the flow itself."""
     return f"flow {call(flow.name)}"
 
 
 def node_place(flow: Flow, node: object) -> str:
-    """Where of a problem of a node."""
+    """Return the `where` of a problem of a node."""
     return f"{flow_place(flow)}, node {call(_name_of(node))}"
 
 
 def step_place(flow: Flow, step: Step) -> str:
-    """Where of a problem of a step."""
+    """Return the `where` of a problem of a step."""
     return f"{flow_place(flow)}, {'node' if isinstance(step, Then) else 'step'} {title(step)}"
 
 
 def suggest(wanted: str, known: Collection[str]) -> str:
-    """The end of a sentence about a name that is not there: the nearest names, or some of those there are."""
+    """Return the end of a sentence about an unknown name: the nearest names, or some of the known ones."""
     near = difflib.get_close_matches(wanted, known, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"

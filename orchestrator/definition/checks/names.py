@@ -1,4 +1,4 @@
-"""Checks of names: their form, and that each of them is given once."""
+"""Checks of names: their form, and that each is used once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_QUEUE: Final = 255
 
 
 def check_names(flow: Flow) -> Iterator[Problem]:
-    """Names and output keys are made of the letters that every place they go to can hold."""
+    """Names and output keys have a form that is safe in Redis keys, task names, logs and pages."""
     yield from _check_form(flow_place(flow), "name", flow.name)
     for step in flow.all_steps():
         if not isinstance(step, Then):
@@ -47,7 +47,7 @@ def check_queues(flow: Flow) -> Iterator[Problem]:
 
 
 def check_unique_names(flow: Flow) -> Iterator[Problem]:
-    """A run keeps one record for each node, compensation and block, by name."""
+    """Names are unique, because a run keeps one record for each node, compensation and block by name."""
     owners: dict[str, object] = {}
     for place in find_places(flow):
         name = place.node.name
@@ -76,7 +76,7 @@ def check_unique_keys(flow: Flow) -> Iterator[Problem]:
     for key, writers in find_writers(flow).items():
         for index, writer in enumerate(writers):
             rival = next((each for each in writers[:index] if not is_exclusive(each.path, writer.path)), None)
-            # Two nodes of one name have one key because of it: that problem is told already.
+            # Two nodes of one name have one key because of it, and check_unique_names reports that already.
             if rival is not None and not rival.node.name == writer.node.name == key:
                 message = (
                     f"node {call(rival.node.name)} writes the output key {call(key)} too; change one with as_(...)"

@@ -1,4 +1,4 @@
-"""Checks of paginated nodes: numbers and names that can work, and a place where pages can be fetched."""
+"""Checks of paginated nodes: usable numbers and names, and a place where pages can be fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_pages(flow: Flow) -> Iterator[Problem]:
-    """A paginated node has sizes that it can work with, and is no item of a map and no compensation."""
+    """A paginated node has usable sizes, and is neither a map's node nor a compensation."""
     for place in find_places(flow):
         node = place.node
         if not is_a(node, PagedNode):
@@ -36,7 +36,7 @@ def check_pages(flow: Flow) -> Iterator[Problem]:
 
 
 def check_sources(flow: Flow) -> Iterator[Problem]:
-    """No two nodes of one run go on from the same cursor."""
+    """No two nodes of one run share a cursor_source."""
     readers: dict[str, list[Place]] = {}
     for place in find_places(flow):
         source = place.node.cursor_source if is_a(place.node, PagedNode) else None

@@ -1,4 +1,4 @@
-"""Checks of a flow's shape: steps that are there, filled with nodes, and options that the kind of step knows."""
+"""Checks of a flow's shape: it has steps, they hold nodes, and their options suit their kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_steps(flow: Flow) -> Iterator[Problem]:
 
 
 def check_nodes(flow: Flow) -> Iterator[Problem]:
-    """What stands where a node belongs is a node, compensations included."""
+    """Every step and every compensation holds nodes and nothing else."""
     for step in flow.all_steps():
         for node in () if isinstance(step, When) else step.nodes():
             if not is_node(node):
@@ -46,7 +46,7 @@ def check_nodes(flow: Flow) -> Iterator[Problem]:
 
 
 def check_compensations(flow: Flow) -> Iterator[Problem]:
-    """A compensation is bound to a known moment, and has none itself."""
+    """A compensation has a known `when`, and no compensation of its own."""
     for place in find_places(flow):
         if place.undoes is not None and place.node.compensation is not None:
             message = (
@@ -59,7 +59,7 @@ def check_compensations(flow: Flow) -> Iterator[Problem]:
 
 
 def check_parallel(flow: Flow) -> Iterator[Problem]:
-    """A parallel step has nodes, and it or a map asks for successes that it can have."""
+    """A parallel step has nodes, and `require` of it or of a map can be met."""
     for step in flow.all_steps():
         if not isinstance(step, Parallel | Map):
             continue
@@ -74,7 +74,7 @@ def check_parallel(flow: Flow) -> Iterator[Problem]:
 
 
 def check_maps(flow: Flow) -> Iterator[Problem]:
-    """A map has sizes that it can work with."""
+    """A map has usable sizes."""
     for step in flow.maps():
         where = step_place(flow, step)
         if not is_whole(step.batch_size) or step.batch_size < 1:
@@ -87,15 +87,15 @@ def check_maps(flow: Flow) -> Iterator[Problem]:
 def check_branches(flow: Flow) -> Iterator[Problem]:
     """Every branch has a step."""
     for block in flow.blocks():
-        for number, way in enumerate(block.ways(), 1):
-            if not way:
+        for number, branch in enumerate(block.all_branches(), 1):
+            if not branch:
                 which = "else-branch" if number > len(block.branches) else f"branch {number}"
                 message = f"its {which} has no step; add one, or remove the branch"
                 yield Problem(step_place(flow, block), "empty-branch", message)
 
 
 def find_crowds(flow: Flow) -> Iterator[str]:
-    """Soft findings: parallel steps so wide that batches serve better."""
+    """Soft findings: parallel steps so wide that a map serves better."""
     for step in flow.all_steps():
         if isinstance(step, Parallel) and len(step.members) > AT_ONCE:
             yield (

@@ -1,4 +1,4 @@
-"""Checks of triggers: that there is one, and that what each of them starts can run."""
+"""Checks of triggers: a flow has one, and each of them can start it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _schedule_fault(trigger: ScheduleTrigger) -> str | None:
         return f"overlap is {show(trigger.overlap)}; use 'skip' or 'allow'"
     try:
         fault = cron_problem(trigger)
-    except Exception as error:  # noqa: BLE001 - the parser meets text that nobody foresaw: that is the finding
+    except Exception as error:  # noqa: BLE001 - croniter raises other errors than its own for odd text
         return f"the cron expression cannot be read ({type(error).__name__}); write five fields, such as '0 */4 * * *'"
     if fault is None and trigger.catch_up > LONGEST:
         return f"catch_up is {trigger.catch_up}; use at most {LONGEST.days} days"

@@ -1,4 +1,4 @@
-"""Typed, durable flows on Celery: the public names, and nothing else."""
+"""Public names of the library: typed, durable flows on Celery."""
 
 from orchestrator.client import Orchestrator
 from orchestrator.definition.builder import FlowBuilder

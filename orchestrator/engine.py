@@ -1,6 +1,6 @@
-"""What the parts of the engine share in one process: the app, the registry, the store, the publisher.
+"""Engine: the registry, store and publisher that the parts of one process share for a Celery app.
 
-It belongs to a Celery app and is found through it, so that every task of the app reaches the same one.
+It belongs to the app and is found through it, so that every task of the app reaches the same one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Engine:
 
     Attributes:
         app: The Celery app.
-        settings: How long things take and live.
+        settings: The settings.
         registry: The flows of this process.
-        store: The runs.
-        publisher: How messages leave.
+        store: The run store.
+        publisher: Sends messages through the app.
     """
 
     app: Celery
@@ -54,7 +54,7 @@ class Engine:
         self.publisher = Publisher(self.app, self.store.client.connection_pool.connection_kwargs)
 
     def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
-        """A run with the plan it pins; None when either is gone."""
+        """Return a run with the plan it pins; None when either is gone."""
         try:
             record = self.store.run(run_id)
         except UnknownRun:
@@ -78,7 +78,7 @@ class Engine:
         scheduled_ms: int | None = None,
         overlap: str = "allow",
     ) -> Started:
-        """Create a run and send its first message; a repeat answers with the run that holds, and sends nothing.
+        """Create a run and send its first message; a repeat answers with the existing run and sends nothing.
 
         Raises:
             StoreFull: Nothing was written.
@@ -112,20 +112,20 @@ class Engine:
         return started
 
     def _as_announced(self, plan: Plan) -> Plan:
-        """The same flow on the queue where its workers are, if this process knows it with another default queue."""
+        """Return the plan on the queue of the flow's workers, if this process has another default queue."""
         with self.store.guarded():
             announced = self.store.announced_plan(plan.flow)
         return (announced and self.registry.adopt_queue(announced)) or plan
 
     def wake(self, record: RunRecord, plan: Plan, node: str) -> None:
-        """Let a parked node be tried again, and publish it."""
+        """Make a parked node ready, and publish it."""
         fault_point("before_wake", node)
         moved = self.store.scripts.wake(record.run_id, plan.hash, node)
         fault_point("after_wake", node)
         self.publish(plan, record.run_id, record.epoch, moved.work)
 
     def release_slots(self, plan: Plan, node: str) -> None:
-        """Let go who waits for the slots that an attempt left; without it, the reconciler does so a little later."""
+        """Wake nodes waiting for slots this attempt freed; the reconciler is the fallback."""
         for slots in (name for name in plan.nodes[node].limits if name.startswith(SLOTS)):
             try:
                 with self.store.guarded():
@@ -137,12 +137,12 @@ class Engine:
                 logger.warning("flow %s node %s: its slot is left to the reconciler: %s", plan.flow, node, error)
 
     def announce(self, entry: Registered) -> None:
-        """Tell every process that this one has the code of a flow."""
+        """Announce to every process that this one has the code of a flow."""
         with self.store.guarded():
             self.store.scripts.announce_flow(entry.plan, retention_ms=self.store.retention_ms)
 
     def end_run(self, run_id: str, *, verdict: str, failure: NodeFailure, only_late: bool = False) -> Moved:
-        """Give a run its verdict from outside and publish its saga, if it is quiet already."""
+        """Give a run its verdict from outside, and publish its compensations if nothing runs any more."""
         pinned = self.pinned(run_id)
         if pinned is None:
             return Moved("unknown")
@@ -156,6 +156,6 @@ class Engine:
 
 
 def engine_of(app: Celery) -> Engine:
-    """The engine of an app; every task of the engine runs on an app that has one."""
+    """Return the engine of an app; every task of the engine runs on an app that has one."""
     engine: Engine = getattr(app, Engine.ATTRIBUTE)
     return engine

@@ -1,6 +1,6 @@
-"""Why a run is not further: for each node that has not ended, what it waits for, for whom, and until when.
+"""Explanation of a run: for each node that has not ended, what it waits for and until when.
 
-It only reads: records, timers, lines, leases, queues and the workers that announced themselves.
+It only reads: records, timers, wait queues, leases, Celery queues and the workers that announced themselves.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ENDED = frozenset({"succeeded", "failed", "unknown", "skipped", "compensated", "
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why one node has not ended.
+    """The reason why one node has not ended.
 
     Attributes:
         node: The node.
         state: "pending", "ready", "running", "parked" or "compensating".
-        reason: A sentence: what it waits for, and for whom.
+        reason: A sentence that says what it waits for.
         until: The instant it waits for, if that is known; aware, on Redis's clock.
         attempt: Number of the last attempt that started; 0 before the first.
     """
@@ -85,7 +85,7 @@ class _Explainer:
         return Waiting(name, state, reason, until, attempt)
 
     def _explain_map(self, name: str) -> Waiting | None:
-        """How far a map is; its items that have begun are explained on their own."""
+        """Return the progress of a map; its items that have started are explained on their own."""
         if self.is_ending:
             return None
         count, begun = int(self.run.fields["map_count"]), int(self.run.fields["map_next"])
@@ -97,7 +97,7 @@ class _Explainer:
     def _explain_pending(self, name: str) -> Waiting | None:
         node_plan = self.plan.nodes[node_of(name)]
         if self.is_ending or node_plan.step <= self.position:
-            return None  # it will not run: the run is ending, or a branch that was not taken
+            return None  # it will not run: the run is ending, or its branch was not taken
         open_nodes = [node for node in self.plan.steps[self.position].nodes if self._is_open(node)]
         return Waiting(name, "pending", f"waits for {', '.join(open_nodes)}", None, 0)
 

@@ -1,7 +1,7 @@
-"""A property that is computed once for an object, without a lock.
+"""Property computed once for an object, without a lock.
 
-`functools.cached_property` holds one for all objects of a class before Python 3.12, which a process that is forked
-meanwhile would wait for in vain.
+Before Python 3.12 `functools.cached_property` holds a lock for all objects of a class. A process that is forked while
+another thread holds it would wait for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class lazy(Generic[Value]):  # noqa: N801 - used as a decorator, as `property` is
-    """Compute at the first look and keep the value; two threads at once may both compute it."""
+    """Compute the value on first access and keep it; two threads at once may both compute it."""
 
     def __init__(self, compute: Callable[[Any], Value]) -> None:
         self._compute = compute

@@ -1,4 +1,4 @@
-"""A run as its starter sees it: follow it, read what it stored, cancel it, take it up again.
+"""Run as its caller sees it: follow it, read what it stored, cancel it, resume it.
 
 Every answer is read from Redis when it is asked for; a notification only makes a wait end sooner.
 """
@@ -73,7 +73,7 @@ class FlowRun:
 
     @property
     def status(self) -> RunStatus:
-        """Where the run stands now."""
+        """The run's status now."""
         return self._engine.store.standing(self.id).status
 
     @property
@@ -83,7 +83,7 @@ class FlowRun:
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """What the run was tagged with at its start."""
+        """The tags given at the run's start."""
         return self._record().tags
 
     @property
@@ -203,20 +203,20 @@ class FlowRun:
         return self._engine.store.failures(self.id)
 
     def history(self) -> list[Event]:
-        """Return what happened to the run, oldest first; the oldest is dropped over `Settings.history_limit`."""
+        """Return the run's events, oldest first; over `Settings.history_limit` the oldest are dropped."""
         return [
             Event(at, row["event"], row["node"], int(row["attempt"]), row["detail"])
             for at, row in self._engine.store.history(self.id)
         ]
 
     def explain(self) -> list[Waiting]:
-        """Say for every node that has not ended why: limiter, retry, lease holder, queue, missing code, parents."""
+        """Return for every node that has not ended what it waits for: limiter, retry, holder, queue, code, parents."""
         record = self._record()
         plan = self._engine.store.plan(record.plan)
         return explain_run(self._engine, record, plan) if plan else []
 
     def cancel(self, reason: str = "") -> None:
-        """Let nothing new start in the run and compensate what succeeded; it ends `cancelled`.
+        """Stop the run: nothing new starts, what succeeded is compensated, and it ends `cancelled`.
 
         Does nothing to a run that is ending or has ended.
 
@@ -229,15 +229,15 @@ class FlowRun:
         self._engine.end_run(self.id, verdict="cancelled", failure=failure)
 
     def resume(self) -> None:
-        """Take up an ended run again.
+        """Continue a run that ended.
 
-        A failed or cancelled run goes forward from what succeeded and was not compensated, with fresh attempts; of
-        one that ended compensation_failed only what failed of its rollback is repeated.
+        A failed or cancelled run goes forward from what succeeded and was not compensated, with fresh attempts. A run
+        that ended compensation_failed repeats only the compensations that failed.
 
         Raises:
             RunError: The run has not ended, or it succeeded.
             UnknownRun: There is no such run.
-            StoreUnavailable: Redis did not answer; the status tells whether the run was taken up.
+            StoreUnavailable: Redis did not answer; the status says whether the run was resumed.
         """
         record, store = self._record(), self._engine.store
         with store.guarded():

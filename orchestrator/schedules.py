@@ -1,7 +1,7 @@
-"""How `schedule(...)` triggers become beat entries, and what a beat's message does.
+"""Schedules: beat entries made of `schedule(...)` triggers, and the tick that a beat's message starts.
 
-A beat is only a clock: its message carries no instant. The tick takes the cron's instants since the stored slot and
-starts at most one run for each, whose identity comes from schedule and instant, so any number of beats is harmless.
+A beat is only a clock: its message carries no instant. The tick takes the cron's instants since the last one stored and
+starts at most one run for each. The run's id is made of schedule and instant, so any number of beats is harmless.
 """
 
 from __future__ import annotations

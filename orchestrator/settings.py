@@ -1,6 +1,6 @@
-"""How the engine is set up: every number that is not part of a flow, with its unit and default.
+"""Settings of the engine: every number that is not part of a flow, with its unit and default.
 
-The operator has the last word: an `ORCHESTRATOR_<FIELD>` environment variable beats what the code says. Where Redis is
+The operator has the last word: an `ORCHESTRATOR_<FIELD>` environment variable overrides the code. The address of Redis
 is not a setting; `Orchestrator` finds it.
 """
 
@@ -25,12 +25,13 @@ class Settings:
 
     Attributes:
         lease: How long a worker process may be silent before it counts as dead. Default 30 s.
-        reconcile_every: Time between two looks of the reconciler. Default 1 s; at most a quarter of the lease.
+        reconcile_every: Time between two sweeps of the reconciler. Default 1 s; at most a quarter of the lease.
         retention: How long the record of a run is kept after its end. Default 7 days.
         max_payload_bytes: Largest input, output, page or item, in bytes of JSON. Default 1 MiB.
         prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`. Default "orchestrator".
-        history_limit: Entries kept of one run. Default 1000.
-        shutdown_grace: How long nodes may go on after SIGTERM. Default 25 s; keep it below the container's limit.
+        history_limit: History entries kept of one run. Default 1000.
+        shutdown_grace: How long running nodes may go on after SIGTERM. Default 25 s; keep it below the container's
+            limit.
         max_throttle: Longest that `RetryLater(freeze=True)` may hold back one node in all. Default 24 h.
         claim_patience: How long a message waits for Redis before it leaves its node to the reconciler. Default 10 s.
         socket_timeout: Limit of one call to Redis. Default 5 s.
@@ -60,7 +61,7 @@ class Settings:
             variable = f"ORCHESTRATOR_{field.name.upper()}"
             text = os.environ.get(variable)
             try:
-                if text:  # an empty variable is what compose files make of one that is not set
+                if text:  # compose files pass an empty variable where none is set
                     object.__setattr__(self, field.name, _parse(text, type(field.default)))
                 _require(getattr(self, field.name), type(field.default))
             except (ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""A worker from one program, in the builder's words: which queue, how many processes, with a beat or not."""
+"""Worker built in a program: its queue, its number of processes, with or without a beat."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCAL_URL = "redis://127.0.0.1:6379/0"
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """How a worker runs.
+    """Options of a worker.
 
     Attributes:
         task_queue: Queue that it consumes, and that its flows without a queue of their own use; None: the app's
@@ -67,20 +67,20 @@ class Worker:
         return self
 
     def queues(self) -> list[str]:
-        """The queues that the worker consumes; those that only single nodes name are other workers'."""
+        """Return the queues that the worker consumes; queues that only single nodes name are left to other workers."""
         if self._config.task_queue is not None:
             return [self._config.task_queue]
         return list(dict.fromkeys([*self.app.amqp.queues, *(flow.queue for flow in self._flows if flow.queue)]))
 
     def arguments(self) -> list[str]:
-        """The command line of the Celery worker that `run` becomes."""
+        """Return the command line of the Celery worker that `run` becomes."""
         config = self._config
         arguments = ["worker", "--loglevel", config.log_level, "--hostname", f"orchestrator-{os.getpid()}@%h"]
         arguments += ["--queues", ",".join(self.queues())]
         if config.concurrency is not None:
             arguments += ["--concurrency", str(config.concurrency)]
         if config.beat:
-            # In memory: the stored slots say what was fired, so beat needs no file of its own.
+            # In memory: Redis has the last instant of each schedule, so beat needs no file of its own.
             arguments += ["--beat", "--scheduler", "celery.beat:Scheduler"]
         return arguments
 

@@ -1,1 +1,1 @@
-"""Who is alive: pool processes, their leases, and the time that a function may take."""
+"""Liveness: pool processes, their leases, and time limits of functions."""

@@ -1,1 +1,1 @@
-"""What keeps runs going: a worker's boot step, the reconciler, and the checks at start."""
+"""Maintenance of runs: the worker's boot step, the reconciler, and the checks at start."""

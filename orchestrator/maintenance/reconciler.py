@@ -1,7 +1,7 @@
-"""What makes every lost message harmless: due timers, lines of buckets, ended leases, and runs that stand still.
+"""Reconciler: makes every lost message harmless, by due timers, wait queues, expired leases and runs without progress.
 
-A thread of every worker, one leader at a time. It only repeats what a message would have done: each step is a script
-that does nothing where there is nothing to do, so two leaders publish twice at worst.
+It runs in every worker, with one leader at a time, and only repeats what a message would have done. Each step is a
+script that does nothing where there is nothing to do, so two leaders publish twice at worst.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INLINE_HANGS_AFTER_MS = 1000
 
 
 class Reconciler:
-    """The loops of one worker; they do something only while it leads."""
+    """The two loops of one worker; they act only while it leads."""
 
     def __init__(self, engine: Engine, monitor: Monitor) -> None:
         self.engine = engine
@@ -74,7 +74,7 @@ class Reconciler:
             self._stopped.wait(max(nap_ms, 5) / 1000)
 
     def _guarded(self, step: Callable[[], Answer]) -> Answer | None:
-        """Do a step; what stops it is logged and tried again at the next one."""
+        """Do a step; an error is logged, and the next round tries again."""
         try:
             with self.store.guarded():
                 return step()
@@ -99,7 +99,7 @@ class Reconciler:
         self.sweep()
 
     def sweep(self) -> None:
-        """Do once what the leader does every `Settings.reconcile_every`."""
+        """Do one round of what the leader does every `Settings.reconcile_every`."""
         fault_point("sweep")
         now, may_end, went_back = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
         if went_back:
@@ -150,7 +150,7 @@ class Reconciler:
             self.engine.publish(plan, run_id, epoch, moved.work)
 
     def fire_due(self) -> int:
-        """Publish what timers and lines let go; returns the milliseconds to the next due instant."""
+        """Publish what timers and wait queues release; return milliseconds to the next due instant."""
         wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=AT_ONCE)
         for bucket in buckets:
             next_look, members = self.store.scripts.release(bucket)

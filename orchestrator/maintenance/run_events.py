@@ -1,7 +1,7 @@
 """Send starts and ends of runs to Flower and other Celery monitors: each run as a task, the parent of its nodes' tasks.
 
-The transitions leave starts and ends of runs in a stream; the leading reconciler sends them on as task events while a
-monitor wants any. Nothing else depends on it, and what nobody watched is not sent later.
+The transitions append starts and ends of runs to a stream; the leading reconciler forwards them as task events while a
+monitor listens. Nothing else depends on it, and what happened while no monitor listened is not sent later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SENT_FIELD = "events"
 EVENTS_AT_ONCE = 500
 HOSTNAME = "flows@orchestrator"
-"""Who sends the events of runs, whichever worker leads: a monitor shows it as a worker that counts runs."""
+"""Sender of the events, whichever worker leads: a monitor shows it as a worker that counts runs."""
 ALIVE_EVERY_S = 30
 NO_ENTRY = b"0"
 
@@ -38,7 +38,7 @@ class Monitor:
         self._alive_at = -float(ALIVE_EVERY_S)
 
     def forward(self) -> None:
-        """Send what happened since the last time, by whichever worker; without a monitor it is only skipped."""
+        """Send what happened since any worker last did; without a monitor, skip it."""
         was_watched, self._was_watched = self._was_watched, self._is_watched()
         if not self._was_watched:
             self._skip()
@@ -56,7 +56,7 @@ class Monitor:
             logger.warning("events of runs are not sent: %s", error)
 
     def note_watching(self) -> None:
-        """Let the pool processes know whether a monitor wants to hear of nodes that have no message of their own."""
+        """Inform the pool processes whether a monitor wants events of nodes that have no message of their own."""
         note_watching(is_watched=self._is_watched())
 
     def _is_watched(self) -> bool:
@@ -91,7 +91,7 @@ class Monitor:
             self._mark_sent(entries[-1][0])
 
     def _send_live(self, sender: EventDispatcher) -> None:
-        """Tell a monitor that has just come which runs there are."""
+        """Send the live runs to a monitor that has just connected."""
         store = self.engine.store
         for raw in store.client.zrange(store.keys.live, 0, EVENTS_AT_ONCE - 1):
             try:
@@ -101,24 +101,24 @@ class Monitor:
             at = record.created.timestamp()
             # Fields of that name beat the event's own timestamp, which has to be now: an old one is taken for a
             # clock that is wrong.
-            sender.send("task-received", received=at, **_facts(record.run_id, record.flow))
-            sender.send("task-started", started=at, **_facts(record.run_id, record.flow))
+            sender.send("task-received", received=at, **_event_fields(record.run_id, record.flow))
+            sender.send("task-started", started=at, **_event_fields(record.run_id, record.flow))
 
     def _send_entry(self, sender: EventDispatcher, at: float, row: dict[str, str]) -> None:
         event, run_id = row["event"], row["run"]
-        facts = _facts(run_id, row["flow"]) | {"timestamp": at}
+        common = _event_fields(run_id, row["flow"]) | {"timestamp": at}
         if event == "started":
-            sender.send("task-received", **facts)
-            sender.send("task-started", **facts)
+            sender.send("task-received", **common)
+            sender.send("task-started", **common)
         elif event == "resumed":
             # Only a retry leads a monitor from an end back to a start.
-            sender.send("task-retried", exception="the run was resumed", traceback="", **facts)
-            sender.send("task-started", exception=None, traceback=None, **facts)
+            sender.send("task-retried", exception="the run was resumed", traceback="", **common)
+            sender.send("task-started", exception=None, traceback=None, **common)
         elif event == "succeeded":
-            sender.send("task-succeeded", result=event, runtime=float(row["detail"]) / 1000, **facts)
+            sender.send("task-succeeded", result=event, runtime=float(row["detail"]) / 1000, **common)
         else:
             message, traceback = self._failure(run_id)
-            sender.send("task-failed", exception=f"run {event}: {message}", traceback=traceback, **facts)
+            sender.send("task-failed", exception=f"run {event}: {message}", traceback=traceback, **common)
 
     def _failure(self, run_id: str) -> tuple[str, str]:
         try:
@@ -128,15 +128,15 @@ class Monitor:
         return (str(error), error.traceback) if error else ("resumed since", "")
 
     def _stay_alive(self, sender: EventDispatcher) -> None:
-        """Be online for a monitor as long as some worker leads."""
+        """Appear online to a monitor as long as some worker leads."""
         if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
             store = self.engine.store
             sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=store.client.zcard(store.keys.live))
             self._alive_at = time.monotonic()
 
 
-def _facts(run_id: str, flow: str) -> dict[str, Any]:
-    """What every event of a run says, so that an end whose start nobody saw has a name too."""
+def _event_fields(run_id: str, flow: str) -> dict[str, Any]:
+    """Return the fields of every event of a run, so that an end whose start was not seen has a name too."""
     return {
         "uuid": run_id,
         "name": f"flow:{flow}",

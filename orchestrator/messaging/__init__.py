@@ -1,1 +1,1 @@
-"""How work travels: Celery canvas, the messages that it becomes, and the broker's traps."""
+"""Messaging: Celery canvas, the messages it becomes, and patches of Celery and kombu."""

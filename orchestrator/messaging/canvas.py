@@ -1,7 +1,7 @@
-"""Which Celery messages a position of a plan becomes: pure, and the only module that touches `celery.canvas`.
+"""Compiler of positions of a plan to Celery canvas: pure, and the only module that touches `celery.canvas`.
 
-A stretch of single nodes is a chain, a parallel step a chord (a group at the flow's end), compensations a chain; work
-that only the stored join can continue is single signatures. Signatures are immutable and carry names and ids.
+Consecutive single nodes are a chain, a parallel step is a chord (a group at the flow's end), compensations are a chain;
+work that only the stored join can continue becomes single signatures. Signatures are immutable and carry names and ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 SEGMENT = 20
-"""Nodes in one chain at most: a chain's message embeds the rest of it."""
+"""Most nodes in one chain: each message of a chain embeds the rest of it."""
 BEGIN_SAGA = "orchestrator.begin-saga"
 ADVANCE = "orchestrator.advance"
 SINCE_HEADER = "orchestrator_since"
@@ -44,7 +44,7 @@ class Target:
     epoch: int
 
     def node(self, name: str, since: int) -> Signature:
-        """The message for one attempt of a node, decision or compensation."""
+        """Return the message for one attempt of a node, decision or compensation."""
         node_plan = self.plan.nodes[node_of(name)]
         options = self._options(node_plan.queue) | {"headers": {SINCE_HEADER: since}}
         if node_plan.kind != "compensation":
@@ -53,7 +53,7 @@ class Target:
         return self._signature(node_plan.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
 
     def engine(self, task: str, *args: Any) -> Signature:
-        """A message for one of the engine's own tasks."""
+        """Return a message for one of the engine's own tasks."""
         return self._signature(task, (self.run_id, self.epoch, self.plan.hash, *args), self._options(self.plan.queue))
 
     def _options(self, queue: str) -> dict[str, Any]:
@@ -91,14 +91,14 @@ def _in_line(signatures: list[Signature], target: Target) -> Signature:
 
 
 def _segment(plan: Plan, position: int) -> list[str]:
-    """Nodes from a position on that follow each other one by one; a decision ends the segment."""
+    """Return consecutive single nodes from a position on; a decision ends the segment."""
     names: list[str] = []
     while position != END and len(names) < SEGMENT:
         step = plan.steps[position]
         if step.kind in {"parallel", "map"}:
             break
         names.append(step.nodes[0])
-        if plan.fused:  # whoever does it goes on by itself
+        if plan.fused:  # its process continues by itself
             break
         position = END if step.kind == "branch" else step.next
     return names
@@ -135,7 +135,7 @@ def send(signature: Signature, producer: Any) -> None:
 
 
 def show_canvas(flow: Flow, run_id: str) -> Signature:
-    """The canvas of a flow's first segment, as the start of a run would send it."""
+    """Return the canvas of a flow's first segment, as the start of a run would send it."""
     plan = make_plan(flow, "celery")
     names = plan.steps[0].nodes
     return compile_work(Target(None, plan, run_id, 1), Work("step", 0, 0, detached=False, names=names))[0]

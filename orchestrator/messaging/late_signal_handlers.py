@@ -1,7 +1,7 @@
-"""Which handlers of an app's start an orchestrator came before, and when they are called after all.
+"""Call on_after_configure handlers connected after Orchestrator(app) configured the app.
 
-To register tasks an app has to be configured and finalized; Celery tells that once. A handler connected afterwards,
-further down in the same module, is called when a worker or beat has imported everything and is about to use the app.
+Registering tasks configures and finalizes the app, and Celery sends these signals only once. A handler connected
+afterwards, further down in the same module, is called when a worker or beat has imported everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def call_late_handlers(app: Celery) -> None:
-    """Let handlers of `on_after_configure` and `on_after_finalize` be connected after this call too."""
+    """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too."""
     signals = {app.on_after_configure: {"source": app.conf}, app.on_after_finalize: {}}
     called = {signal: list(signal.receivers) for signal in signals}
 

@@ -1,6 +1,6 @@
-"""What stands in a Celery queue: whether a lost message has to be sent again, or only waits in a long line.
+"""Inspection of a Celery queue: whether a message may be lost, or only waits behind many others.
 
-Only a Redis broker can be looked into; of any other nothing is known and the back-off alone holds.
+Only a Redis broker can be inspected; with any other, only the back-off decides when a node is published again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class QueueHead:
     """The old end of a queue.
 
     Attributes:
-        length: Messages in it; None where the broker cannot be looked into.
-        oldest: Smallest instant in ms that one of the oldest messages of the engine carries, or None.
+        length: Messages in it; None where the broker cannot be inspected.
+        oldest: Smallest instant in ms that the engine's oldest messages carry, or None.
     """
 
     length: int | None
     oldest: int | None
 
     def may_have_lost(self, since: int) -> bool:
-        """Whether a message published at `since` may not be in the queue any more."""
+        """Return whether a message published at `since` may not be in the queue any more."""
         return not self.length or self.oldest is None or self.oldest > since
 
 
@@ -64,4 +64,4 @@ def _since(message: bytes) -> int | None:
         headers: Any = json.loads(message)["headers"]
         return int(headers[SINCE_HEADER])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None  # somebody else's message, or no message
+        return None  # another library's message, or no message

@@ -1,4 +1,4 @@
-"""How fast flows run, as ratios to raw Celery canvas on the same server in the same rounds: `python -m benchmarks`.
+"""Speed of flows as ratios to raw Celery canvas on the same server in the same rounds: `python -m benchmarks`.
 
 Every round runs every workload on every contender, one after the other; a figure is the median over the rounds of the
 ratio within a round, with the lowest and highest.
@@ -31,14 +31,14 @@ CONCURRENCY = 2
 READY_S = 60
 LONGEST = 1000
 LENGTHS = {10: 15, 100: 5, LONGEST: 1}
-"""Nodes of the chains whose cost per step is compared, and how many of them run one after the other."""
+"""Lengths of the chains whose cost per step is compared, and how many of each run one after the other."""
 WORKER = [sys.executable, "-m", "celery", "-A", "benchmarks.contenders", "worker", "-l", "info"]
 WORKER += ["--without-gossip", "--without-mingle"]
 Figures = dict[str, float]
 
 
 def run_all(contender: Any, work: str, count: int) -> tuple[float, float]:
-    """Start so many flows and wait for all; seconds of it all, and of the starts."""
+    """Start so many flows and wait for all; return seconds in total, and of the starts."""
     began = time.perf_counter()
     started = [contender.start(work) for _ in range(count)]
     client = time.perf_counter() - began
@@ -48,7 +48,7 @@ def run_all(contender: Any, work: str, count: int) -> tuple[float, float]:
 
 
 def kept(client: redis.Redis) -> int:
-    """Bytes of all keys of all databases."""
+    """Return the bytes of all keys of all databases."""
     total = 0
     place = client.get_connection_kwargs()
     for database in client.info("keyspace"):
@@ -61,7 +61,7 @@ def kept(client: redis.Redis) -> int:
 
 
 def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
-    """Every workload on one contender, in seconds or bytes."""
+    """Run every workload on one contender; return seconds or bytes."""
     flows = 40 if quick else 200
     before = kept(client)
     chains, starts = run_all(contender, "chain-10", flows)
@@ -86,7 +86,7 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
 
 @contextlib.contextmanager
 def workers(name: str, url: str, folder: Path) -> Iterator[list[int]]:
-    """The worker processes of one contender, by their process ids."""
+    """Run the worker processes of one contender; yield their process ids."""
     environment = os.environ | {"BENCH_REDIS_URL": url, "BENCH_CONTENDER": name}
     log = folder / f"{name}.log"
     with log.open("w") as out:
@@ -110,7 +110,7 @@ def workers(name: str, url: str, folder: Path) -> Iterator[list[int]]:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Poll for a condition, bounded."""
+    """Poll until a condition holds, for a bounded time."""
     deadline = time.monotonic() + READY_S
     while not condition():
         if time.monotonic() > deadline:
@@ -119,12 +119,12 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def spread(ratios: list[float]) -> str:
-    """The median, with the lowest and highest."""
+    """Return the median with the lowest and highest."""
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iterator[str]:
-    """Lines of the table: for each workload, how much each contender takes of what the base takes."""
+    """Yield the lines of the table: for each workload, each contender's ratio to the base."""
     ratios: dict[tuple[str, str], list[float]] = defaultdict(list)
     for each in rounds:
         for name in names:
@@ -138,7 +138,7 @@ def table(rounds: list[dict[str, Figures]], names: list[str], base: str) -> Iter
 
 
 def flatness(rounds: list[dict[str, Figures]], names: list[str]) -> Iterator[str]:
-    """Lines of a table: what a step costs in chains of several lengths, by what one of a chain of 100 costs."""
+    """Yield the lines of a table: cost per step in chains of several lengths, relative to a chain of 100."""
     lengths = [length for length in LENGTHS if f"W7 per step, chain of {length}" in rounds[0][names[0]]]
     yield "| W7 per step, chain of 100 = 1 | " + " | ".join(map(str, lengths)) + " |"
     yield "|---|" + "---|" * len(lengths)
@@ -164,7 +164,7 @@ def main() -> None:
         server = stack.enter_context(EmbeddedServer(folder / "server"))
         url = server.url.rsplit("/", 1)[0]
         os.environ["BENCH_REDIS_URL"] = url
-        from benchmarks.contenders import contender  # noqa: PLC0415 - it reads where the server is
+        from benchmarks.contenders import contender  # noqa: PLC0415 - its import reads the server's address
 
         contenders = {name: contender(name) for name in names}
         for name in names:
@@ -179,7 +179,7 @@ def main() -> None:
             sys.stdout.flush()
         if options.json:
             options.json.write_text(json.dumps(rounds))
-        for each in contenders.values():  # results unsubscribe when they go, and would wait for a server that is gone
+        for each in contenders.values():  # results unsubscribe when collected, and would wait for a stopped server
             each.app.backend.remove_pending_result = lambda result: result
         for base in names[:2]:
             sys.stdout.write("\n" + "\n".join(table(rounds, names, base)) + "\n")

@@ -1,6 +1,6 @@
-"""The same work for everybody who is measured: our flows, one task a node or fused, and raw canvas, plain or hardened.
+"""Contenders with the same work: our flows, one task a node or fused, and raw canvas, plain or hardened.
 
-Each contender is a Celery app on a database of its own of one server. A step takes about 200 bytes and gives them on.
+Each contender is a Celery app on a database of its own of one server. A step takes about 200 bytes and returns them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Contender(Protocol):
         """Start one flow of a kind: "chain-<n>", "fan" or "map"."""
 
     def wait(self, started: Any) -> None:
-        """Wait until it has ended well."""
+        """Wait until it has succeeded."""
 
 
 def app_on(database: int, name: str) -> Celery:
@@ -47,32 +47,32 @@ def app_on(database: int, name: str) -> Celery:
 
 # --- ours --------------------------------------------------------------------------------------------
 def step(given: str) -> str:
-    """Take what came before."""
+    """Return the output of the step before."""
     return given
 
 
 def begin() -> str:
-    """Make what is taken."""
+    """Return the payload."""
     return PAYLOAD
 
 
 def count(given: list[str]) -> int:
-    """Join."""
+    """Join the members' outputs."""
     return len(given)
 
 
 def one_of(_item: int) -> str:
-    """Work on an item."""
+    """Return an item."""
     return PAYLOAD
 
 
 def reader(key: str) -> Callable[[FlowState], str]:
-    """An input function that takes the output of another node."""
+    """Return an input function that reads the output of another node."""
     return lambda state: state.get(key, str)
 
 
 def chain_flow(length: int, *, fused: bool) -> Flow:
-    """Nodes one after the other, each with the output of the one before."""
+    """Return nodes one after the other, each with the output of the one before."""
     builder = FlowBuilder(f"chain-{length}").triggered_by(manual("bench")).then(Node("n-0", begin))
     for number in range(1, length):
         builder.then(Node(f"n-{number}", step).with_input_func(reader(f"n-{number - 1}")))
@@ -80,7 +80,7 @@ def chain_flow(length: int, *, fused: bool) -> Flow:
 
 
 def fan_flow(name: str, *, fused: bool, local: bool) -> Flow:
-    """One, ten at once, and their join."""
+    """Return one node, ten at once, and their join."""
     first = Node("first", begin)
     members = [Node(f"m-{number}", step).with_input_func(lambda state: state.get(first)) for number in range(WIDTH)]
     builder = FlowBuilder(name).triggered_by(manual("bench")).then(first)
@@ -92,7 +92,7 @@ def fan_flow(name: str, *, fused: bool, local: bool) -> Flow:
 
 
 def map_flow(batch: int) -> Flow:
-    """So many items of a list as the run is told, and their join."""
+    """Return a map over as many items as the run's input says, and their join."""
     item = Node("item", one_of)
     return (
         FlowBuilder(f"map-{batch}")
@@ -132,7 +132,7 @@ class Ours:
 
 # --- raw canvas --------------------------------------------------------------------------------------
 class Raw:
-    """The same on Celery canvas, results stored."""
+    """The same work on Celery canvas, results stored."""
 
     def __init__(self, database: int, name: str, **conf: Any) -> None:
         self.app = app_on(database, name)
@@ -179,7 +179,7 @@ NAMES = ("raw", "hardened", "ours", "fused")
 
 
 def contender(name: str) -> Ours | Raw:
-    """One of `NAMES`."""
+    """Return one of `NAMES`."""
     database = NAMES.index(name) + 1
     if name in {"raw", "hardened"}:
         return Raw(database, name, **(HARDENED if name == "hardened" else {}))

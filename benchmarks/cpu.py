@@ -1,7 +1,7 @@
-"""Where the time of a flow goes: `python -m benchmarks.cpu`.
+"""Processor time of a flow by process: `python -m benchmarks.cpu`.
 
-Processor time a flow, in milliseconds, of the client, the workers' main processes, their pool processes and the server,
-while many flows are worked on. Read from /proc, so on Linux only.
+It prints milliseconds a flow of the client, the workers' main processes, their pool processes and the server, while
+many flows run. It reads /proc, so it works on Linux only.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ PLACES = ("client", "main processes", "pool processes", "server")
 
 
 def spent(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Return the seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
-    """The child processes of a process."""
+    """Return the child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def total(places: Mapping[str, list[int]]) -> dict[str, float]:
-    """Seconds that each place has used so far."""
+    """Return the seconds that each kind of process has used so far."""
     return {place: sum(map(spent, pids)) for place, pids in places.items()}
 
 

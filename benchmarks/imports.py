@@ -1,6 +1,6 @@
-"""How long a worker takes to import the package, over what Celery's own worker imports: `python -m benchmarks.imports`.
+"""Import time of the package beyond a Celery worker's own imports: `python -m benchmarks.imports`.
 
-Both are imported in new processes, one after the other, from bytecode, as they are where the package is installed.
+Both are imported in new processes, one after the other, from byte code, as where the package is installed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import time
 began = time.perf_counter()
 import celery.apps.worker, celery.bin.celery, celery.concurrency.prefork, kombu.transport.redis
 """
-TELL = "\nprint(time.perf_counter() - began)"
-PROGRAMS = {"celery": CELERY + TELL, "celery and orchestrator": f"{CELERY}import orchestrator{TELL}"}
+PRINT_SECONDS = "\nprint(time.perf_counter() - began)"
+PROGRAMS = {"celery": CELERY + PRINT_SECONDS, "celery and orchestrator": f"{CELERY}import orchestrator{PRINT_SECONDS}"}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What an item of a large map costs beside a member of a raw chord: `python -m benchmarks.items`.
+"""Cost of an item of a large map beside a member of a raw chord: `python -m benchmarks.items`.
 
 Every round runs a raw chord and a map of as many items with batches of 1, 10 and 100, one after the other on the same
 server; then maps of growing length show whether an item costs the same in all of them.
@@ -34,7 +34,7 @@ LOOK_EVERY_S = 0.05
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one map or chord: seconds in all and in the client, and bytes that the server held at most beyond before."""
+    """One map or chord: seconds in total and in the client, and the server's peak bytes beyond those before."""
 
     total: float
     client: float
@@ -43,7 +43,7 @@ class Cost:
 
 @contextlib.contextmanager
 def peak_of(client: redis.Redis) -> Iterator[list[int]]:
-    """The most bytes that the server holds in the block, as the last entry of a list."""
+    """Sample the server's memory in the block; the last entry of the list is the peak."""
     before, seen, over = client.info("memory")["used_memory"], [0], threading.Event()
 
     def watch() -> None:
@@ -70,13 +70,13 @@ def measure(contender: Any, client: redis.Redis, count: int, batch: int) -> Cost
 
 
 def of_length(contender: Any, client: redis.Redis, length: int) -> Cost:
-    """The median of some maps of one length; of a long one."""
+    """Return the median of several maps of one length, or a single long one."""
     costs = [measure(contender, client, length, BATCH) for _ in range(AGAIN if length < LENGTHS[-2] else 1)]
     return sorted(costs, key=lambda cost: cost.total)[len(costs) // 2]
 
 
 def line(name: str, costs: list[Cost], raw: list[Cost], count: int) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     speed = sorted(base.total / cost.total for base, cost in zip(raw, costs, strict=True))
     client = statistics.median(cost.client / base.client for base, cost in zip(raw, costs, strict=True))
     peak = statistics.median(cost.peak for cost in costs) / count

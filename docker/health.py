@@ -1,7 +1,7 @@
-"""Whether the container's own service is well: `python health.py worker|beat|flower`, exit code 0 or 1.
+"""Health check of the container's own service: `python health.py worker|beat|flower`, exit code 0 or 1.
 
-A health check in exec form has no shell that would fill in the host's name, hence a program. It says nothing about the
-flows: whether runs make progress is a question for monitoring.
+It is a program because a health check in exec form has no shell to fill in the host's name. It does not look at flows:
+whether runs make progress is a question for monitoring.
 """
 
 import os
@@ -21,7 +21,7 @@ def check_worker() -> bool:
 
 
 def check_beat() -> bool:
-    """Beat, started with `--enable-remote-control`, answers a ping; it does not when its clock has stopped ticking."""
+    """Beat, started with `--enable-remote-control`, answers a ping, unless its clock has stopped ticking."""
     return _answers(f"celerybeat@{socket.gethostname()}")
 
 
@@ -40,7 +40,7 @@ CHECKS: dict[str, Callable[[], bool]] = {"worker": check_worker, "beat": check_b
 
 
 def main(arguments: list[str]) -> int:
-    """Run the check that is named; the reason of a failure goes to standard error, which `docker inspect` shows."""
+    """Run the named check; the reason for a failure goes to standard error, which `docker inspect` shows."""
     if len(arguments) != 1 or arguments[0] not in CHECKS:
         sys.stderr.write(f"usage: health.py {'|'.join(CHECKS)}\n")
         return 2

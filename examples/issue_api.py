@@ -1,8 +1,8 @@
-"""A paginated HTTP API that is slow to give and quick to fail, as a process of its own; it prints its port and serves.
+"""Paginated HTTP API that often fails, as a process of its own; it prints its port and serves.
 
 `GET /issues?after=<cursor>&size=<n>` answers {"issues": [...], "cursor": ..., "more": ...}. Every ninth request is
-answered with 503, every thirteenth gets no answer at all, and more than `RATE` in a second are told to wait with 429.
-`POST /issues?count=<n>` adds issues, and `GET /requests` counts what was asked and how it was answered.
+answered with 503, every thirteenth gets no answer at all, and more than `RATE` in a second are answered with 429.
+`POST /issues?count=<n>` adds issues, and `GET /requests` returns the numbers of requests by answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ISSUES_AT_FIRST = 1000
 
 
 class Issues:
-    """What the API knows: its issues, and the requests so far."""
+    """The API's data: its issues, and the requests so far."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -28,7 +28,7 @@ class Issues:
         self.second, self.in_second = 0, 0
 
     def fault(self) -> str:
-        """How this request is to fail: "429", "503", "hang-up", or "" for not at all."""
+        """Return how this request fails: "429", "503", "hang-up", or "" for not at all."""
         now = int(time.monotonic())
         self.second, self.in_second = now, self.in_second + 1 if now == self.second else 1
         number = self.requests.total() + 1
@@ -37,7 +37,7 @@ class Issues:
         return "503" if number % 9 == 0 else "hang-up" if number % 13 == 0 else ""
 
     def page(self, after: int, size: int) -> dict[str, object]:
-        """Issues behind a cursor, which is the number of the last one."""
+        """Return issues after a cursor, which is the number of the last one."""
         last = min(after + size, self.count)
         issues = [{"number": number, "title": f"Issue {number}"} for number in range(after + 1, last + 1)]
         return {"issues": issues, "cursor": str(last), "more": last < self.count}

@@ -1,7 +1,7 @@
-"""The flow `sync-issues`: what is new in an API goes to SQLite, page by page, each issue once.
+"""Flow `sync-issues`: new issues of an API go to SQLite, page by page, each issue once.
 
-A worker runs it: `celery -A examples.issue_flow worker`. Where Redis, the API and the database are is told by the
-variables `ORCHESTRATOR_REDIS_URL`, `ISSUES_API` and `ISSUES_DB`.
+`celery -A examples.issue_flow worker` runs it. The variables `ORCHESTRATOR_REDIS_URL`, `ISSUES_API` and `ISSUES_DB` say
+where Redis, the API and the database are.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Issue(BaseModel):
 
 
 def fetch_page(ctx: NodeContext, cursor: str | None) -> Page[Issue]:
-    """Ask for the issues behind a cursor; a quota that is used up stops everybody who shares the node's limit."""
+    """Fetch the issues after a cursor; an exhausted quota freezes the node's limit for every worker."""
     try:
         with urlopen(f"{API}/issues?after={cursor or 0}&size={ctx.page_size}", timeout=10) as response:  # noqa: S310
             found = json.load(response)

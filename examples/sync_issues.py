@@ -1,6 +1,7 @@
-"""`python -m examples.sync_issues`: a paginated API is synced into SQLite, and the worker is killed on the way.
+"""Example `python -m examples.sync_issues`: sync a paginated API into SQLite while its worker is killed.
 
-It brings what it needs: a server, the API as a process of its own, and workers. A second sync fetches only what is new.
+It starts everything it needs: a server, the API as a process of its own, and workers. A second sync fetches only what
+is new.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PATIENCE_S = 60
 
 @contextmanager
 def running(*command: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, with its children, until the block ends; what it prints is in the log."""
+    """Run a process until the block ends, then kill it with its children; its output goes to the log."""
     with log.open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -52,14 +53,14 @@ def running(*command: str, environment: dict[str, str], log: Path) -> Iterator[s
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Take a process and its children away, as a host that loses its power does."""
+    """Kill a process and its children at once, as a host that loses its power does."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Look again and again until something is so."""
+    """Poll until the condition holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
@@ -69,7 +70,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def running_api(folder: Path) -> Iterator[str]:
-    """The API, as its address."""
+    """Run the API and return its address."""
     log = folder / "api.log"
     with running("examples.issue_api", environment={}, log=log):
         wait_for(lambda: log.read_text().endswith("\n"), "the API serves")
@@ -77,26 +78,26 @@ def running_api(folder: Path) -> Iterator[str]:
 
 
 def count_pages(run: FlowRun) -> int:
-    """Pages that are stored so far."""
+    """Return the number of pages stored so far."""
     return sum(event.event == "page" for event in run.history())
 
 
 def count_requests(api: str) -> dict[str, int]:
-    """What the API was asked."""
+    """Return the API's requests by answer."""
     with urlopen(f"{api}/requests", timeout=10) as response:  # noqa: S310
         counts: dict[str, int] = json.load(response)
     return counts
 
 
 def show(run: FlowRun, database: Path) -> None:
-    """Print what came of a run."""
+    """Print the outcome of a run."""
     with closing(sqlite3.connect(database)) as issues:
         rows, numbers = issues.execute("SELECT COUNT(*), COUNT(DISTINCT number) FROM issues").fetchone()
     print(f"{run.status}: {count_pages(run)} pages; SQLite has {rows} issues, {numbers} different ones")
 
 
 def main() -> None:
-    """Sync, kill, go on, and sync again."""
+    """Sync, kill the worker, finish with another, and sync again."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(EmbeddedServer(folder / "server")).url

@@ -1,5 +1,4 @@
-"""The workers of this deployment: the app that they load, the flows that they run, and a demo that shows both.
+"""Deployment written as a user of the library would: the app, the flows and a demo.
 
-Written as a user of the library would write it: of the engine only what `orchestrator` and `orchestrator.server`
-export is used.
+It uses only what `orchestrator` and `orchestrator.server` export.
 """

@@ -1,4 +1,4 @@
-"""The Celery app that `celery -A workers.app` loads, with every flow of `workers.flows` registered on it.
+"""Celery app that `celery -A workers.app` loads, with every flow of `workers.flows` registered on it.
 
 Settings are in `celeryconfig.py`; a new file in `flows/` needs no line here.
 """

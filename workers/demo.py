@@ -1,7 +1,7 @@
-"""`make demo`: the flow `inspect-packages` on an embedded server and two real worker processes, told line by line.
+"""Demo, `make demo`: the flow `inspect-packages` on an embedded server and two real worker processes, event by event.
 
-One run succeeds although SQLite is locked at first; another is refused by a strict policy and undone. Whatever happens,
-also a signal, everything that was started has ended when this program does.
+One run succeeds although SQLite is locked at first; another is refused by a strict policy and compensated. Whatever
+happens, a signal included, everything that was started has ended when this program does.
 """
 
 import argparse
@@ -35,14 +35,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoFailed(Exception):
-    """Something went another way than the demo shows; the text says what."""
+    """The demo did not go as planned; the text says what happened."""
 
 
 class Watch:
-    """What may end the demo early: a signal, or a worker that ends by itself.
+    """Watch for what ends the demo early: a signal, or a worker that exits by itself.
 
-    A signal is only noted, and asked for wherever the demo waits: an exception raised by a handler could come between
-    the start of a process and the line that remembers it, or into the cleaning up.
+    The handler only notes a signal, and the demo checks for it wherever it waits: an exception raised by a handler
+    could strike between the start of a process and the line that remembers it, or during the clean-up.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Watch:
             worker.check_alive()
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, limit_s: float) -> None:
-        """Ask again and again until the condition holds.
+        """Poll until the condition holds.
 
         Raises:
             DemoFailed: It does not hold in time, or a signal came.
@@ -81,12 +81,10 @@ class Watch:
 
 
 class Screen:
-    """Lines for whoever reads; on a terminal the last one also says what runs just now."""
+    """Output lines; on a terminal the last line is a status that says what runs now."""
 
     def __init__(self) -> None:
-        if isinstance(
-            sys.stdout, TextIOWrapper
-        ):  # what packages say of themselves is not ASCII, where the screen may be
+        if isinstance(sys.stdout, TextIOWrapper):  # package metadata is not ASCII, and the terminal may be
             sys.stdout.reconfigure(errors="replace")
         self._is_live = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._status = ""
@@ -107,7 +105,7 @@ class Screen:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the demo plays: the directory that is its own, who watches it, and where it is told."""
+    """Surroundings of the demo: its directory, the watch for signals and workers, and the screen."""
 
     home: Path
     watch: Watch
@@ -120,7 +118,7 @@ class Stage:
 
 
 def main() -> int:
-    """Show everything; returns the exit code."""
+    """Run the demo and return the exit code."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m workers.demo", description=(__doc__ or "").partition("\n")[0])
     default = ROOT / ".orchestrator" / "demo"
@@ -130,7 +128,7 @@ def main() -> int:
         with claimed_directory(stage.home), running_workers(stage) as orchestrator:
             show_refusal(stage, orchestrator, first=show_report(stage, orchestrator))
     except (DemoFailed, WorkerEnded, OrchestratorError, OSError, sqlite3.Error) as error:
-        if isinstance(error, BrokenPipeError):  # nobody reads any more: nor what the interpreter would flush at its end
+        if isinstance(error, BrokenPipeError):  # the reader is gone; the interpreter must not fail to flush at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"\nThe demo failed: {error}\nEverything that it started has ended.", file=sys.stderr)
         return 1
@@ -140,7 +138,7 @@ def main() -> int:
 
 @contextmanager
 def claimed_directory(home: Path) -> Iterator[None]:
-    """Hold a directory for one demo at a time, without what an earlier one left in it.
+    """Lock a directory for one demo at a time, and remove what an earlier one left in it.
 
     Raises:
         DemoFailed: Another demo holds it.
@@ -152,7 +150,7 @@ def claimed_directory(home: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise DemoFailed(f"another demo runs in {home}; give a directory: python -m workers.demo DIR") from error
         shutil.rmtree(home / "server", ignore_errors=True)
-        for left in home.glob("packages.sqlite*"):  # with its journal, which would be applied to a new file too
+        for left in home.glob("packages.sqlite*"):  # with its journal, which SQLite would apply to a new file
             left.unlink()
         yield
 
@@ -175,7 +173,7 @@ def running_workers(stage: Stage) -> Iterator[Orchestrator]:
             app = Celery("demo", broker=server.url, backend=server.url, config_source="celeryconfig")
             yield Orchestrator(app)
         finally:
-            with suppress(OSError):  # a terminal that is gone must not keep the workers alive
+            with suppress(OSError):  # a closed terminal must not keep the workers alive
                 show("", "Stopping the workers and the server ...")
             stop_workers(workers)
 
@@ -211,7 +209,7 @@ def show_report(stage: Stage, orchestrator: Orchestrator) -> FlowRun:
 def show_refusal(stage: Stage, orchestrator: Orchestrator, *, first: FlowRun) -> None:
     """Show a run that fails after it stored its rows, and that they are removed again, and no others."""
     database, show = stage.database, stage.screen.show
-    # Half of the heaviest is a limit that something breaks on every machine.
+    # Half of the largest size is a limit that some package exceeds on every machine.
     limit_mib = round(max(row.bytes for row in first.result(Report).rows) / MIB / 2, 1)
     policy = Policy(heavy_mib=limit_mib, strict=True)
     show("", f"RUN 2: the {SMALL_SAMPLE} largest under a strict policy, nothing over {limit_mib:g} MiB.")
@@ -234,7 +232,7 @@ def follow(stage: Stage, run: FlowRun, *, on_event: Callable[[Event], None] = la
     running: dict[str, None] = {}
 
     def has_ended() -> bool:
-        is_final = run.status.is_final  # asked before the history, which then has everything
+        is_final = run.status.is_final  # before the history is read, so that the history is complete
         for event in run.history()[len(seen) :]:
             seen.append(event)
             stage.screen.show(describe_event(event, seen[0].at))
@@ -251,7 +249,7 @@ def follow(stage: Stage, run: FlowRun, *, on_event: Callable[[Event], None] = la
 
 
 def count_rows(database: Path, run: FlowRun) -> int:
-    """Return how many rows of a run are stored."""
+    """Count the stored rows of a run."""
     with closing(sqlite3.connect(database)) as connection:
         row = connection.execute(ROWS_OF_RUN, (run.id,)).fetchone()
     return int(row[0])

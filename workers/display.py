@@ -1,7 +1,6 @@
-"""How a run looks as text: its events, its table, its timeline; lines are returned and printed by somebody else.
+"""Text views of a run: its events, its table and its timeline, as lines for the caller to print.
 
-The timeline is read from the run's history alone, so that it shows what the engine recorded and nothing that was
-measured beside it.
+The timeline is made of the run's history alone, so that it shows what the engine recorded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ from workers.flows.packages import MIB, Report, Row
 
 MAX_ROWS = 25
 BAR_WIDTH = 32
-RUNNING, FOR_TOKEN, FOR_RETRY = "#", ".", "~"  # in ASCII, as a terminal may know nothing else
+RUNNING, FOR_TOKEN, FOR_RETRY = "#", ".", "~"  # ASCII works on every terminal
 
-# What each event begins; None ends a node.
+# The mark that begins with each event; None ends a node.
 MARKS: dict[str, str | None] = {
     "started": RUNNING,
     "waiting": FOR_TOKEN,
@@ -27,7 +26,7 @@ COLUMNS = "{:<24} {:<13} {:>6} {:>7} {:>7} {:>5}  {:<20} {}"
 
 
 def describe_event(event: Event, began: datetime) -> str:
-    """Return one line: when since the run's start, which node, what, and what else is known."""
+    """Return an event as one line: time since the run's start, node, event and details."""
     details = {"waiting": f"for a token of {event.detail}", "retrying": f"in {event.detail} ms"}
     attempt = f"(attempt {event.attempt})" if event.attempt > 1 else ""
     words = filter(None, (event.event, attempt, details.get(event.event, event.detail)))
@@ -35,7 +34,7 @@ def describe_event(event: Event, began: datetime) -> str:
 
 
 def draw_table(report: Report) -> list[str]:
-    """Return a table of the rows, at most 25, with a line for what is left out."""
+    """Return a table of at most 25 rows, with a line for those left out."""
     shown, left_out = report.rows[:MAX_ROWS], report.rows[MAX_ROWS:]
     lines = [COLUMNS.format("package", "version", "files", "MiB", "imp. ms", "needs", "licence", "findings")]
     lines += [_row_line(row) for row in shown]
@@ -63,7 +62,7 @@ def _cut(text: str, width: int) -> str:
 
 @dataclass
 class Span:
-    """A stretch of a node's time: running, or waiting for a token or a retry."""
+    """A period of a node: running, or waiting for a token or a retry."""
 
     mark: str
     began: datetime
@@ -72,14 +71,14 @@ class Span:
 
 @dataclass
 class Lane:
-    """What one node did, in order."""
+    """The periods of one node, in order."""
 
     node: str
     attempts: int = 0
     spans: list[Span] = field(default_factory=list)
     open: tuple[str, datetime] | None = None
 
-    def turn(self, mark: str | None, at: datetime) -> None:
+    def switch(self, mark: str | None, at: datetime) -> None:
         """End the open span, if there is one, and begin the next, if there is one."""
         if self.open is not None and self.open[0] == mark:
             return
@@ -88,20 +87,20 @@ class Lane:
         self.open = None if mark is None else (mark, at)
 
     def seconds(self, mark: str) -> float:
-        """Return how long its spans with this mark were, in all."""
+        """Return the total seconds of its spans with this mark."""
         return sum((span.ended - span.began).total_seconds() for span in self.spans if span.mark == mark)
 
 
 def read_lanes(events: Sequence[Event]) -> list[Lane]:
-    """Return what each node did, in the order in which they began."""
+    """Return the lane of each node, in order of their first event."""
     lanes: dict[str, Lane] = {}
     for event in events:
         if event.node and event.event in MARKS:
             lane = lanes.setdefault(event.node, Lane(event.node))
             lane.attempts = max(lane.attempts, event.attempt)
-            lane.turn(MARKS[event.event], event.at)
+            lane.switch(MARKS[event.event], event.at)
     for lane in lanes.values():
-        lane.turn(None, events[-1].at)
+        lane.switch(None, events[-1].at)
     return list(lanes.values())
 
 
@@ -115,7 +114,7 @@ def draw_timeline(events: Sequence[Event]) -> Iterator[str]:
         cells = [" "] * BAR_WIDTH
         for span in lane.spans:
             first, last = (int((at - began).total_seconds() / length * BAR_WIDTH) for at in (span.began, span.ended))
-            first = min(first, BAR_WIDTH - 1)  # what takes no time is drawn too
+            first = min(first, BAR_WIDTH - 1)  # a span of no length is drawn too
             cells[first : max(last, first + 1)] = span.mark * (max(last, first + 1) - first)
         start = (lane.spans[0].began - began).total_seconds()
         yield f"{lane.node:<16}  {start:5.2f}s  {lane.seconds(RUNNING):5.2f}s  |{''.join(cells)}|  {_story(lane)}"

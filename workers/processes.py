@@ -1,6 +1,6 @@
-"""Worker processes that end when their owner says so: started in groups of their own, watched, and stopped for sure.
+"""Worker processes: started in process groups of their own, watched, and stopped with all their children.
 
-What they work on, and on which server, is told by the environment that they get.
+Their environment says which server they use.
 """
 
 import os
@@ -18,20 +18,20 @@ WARM_S = 10.0
 COLD_S = 5.0
 POLL_S = 0.05
 
-# Waits until nobody holds the other end of its standard input, however that came about, and kills a group.
+# Waits until its standard input is closed, however that comes about, and kills a process group.
 GUARD = 'read -r _; kill -s KILL -- "-$1"'
 
 
 class WorkerEnded(Exception):
-    """A worker process ended although nobody asked it to; the end of its log is in the text."""
+    """A worker process exited by itself; the end of its log is in the text."""
 
 
 class WorkerProcess:
     """One `celery -A workers.app worker`, started at once.
 
-    A group of its own keeps a terminal's Ctrl-C from reaching it before its owner, and lets one signal reach its
-    children and the interpreters that they started. A worker tries for ever to reach a server that is gone, so that one
-    whose owner was killed is killed too, by a guard.
+    A process group of its own keeps a terminal's Ctrl-C from reaching it before its owner, and lets one signal reach
+    its children and the interpreters that they started. A worker tries for ever to reach a server that is gone; so a
+    guard kills it when its owner is killed.
 
     Args:
         name: Name of the worker.
@@ -43,7 +43,7 @@ class WorkerProcess:
         self.name = name
         self.log = log
         command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--hostname", f"{name}@%h"]
-        # Looking for other workers costs a second at the start, and nothing here needs to know them.
+        # Mingle and gossip, the search for other workers, cost a second at the start and are not needed here.
         command += ["--concurrency", "2", "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -80,16 +80,16 @@ class WorkerProcess:
             raise WorkerEnded(f"{self.name} (pid {self.pid}) ended {how}. The end of its log, {self.log}:\n{tail}")
 
     def end_group(self) -> None:
-        """Kill what is left of its group; also where the worker is gone, as one that was killed leaves its children."""
+        """Kill what is left of its group, even if the worker is gone: a killed worker leaves its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(COLD_S)
-        self._guard.kill()  # and not by closing its input: by then the group's number may be another's
+        self._guard.kill()  # closing its input would make it kill a group whose number may be reused by now
         self._guard.communicate()
 
 
 def stop_workers(workers: Sequence[WorkerProcess]) -> None:
-    """End workers and all that they started: TERM lets running nodes finish, KILL after 10 s lets nothing."""
+    """End workers and everything they started: TERM lets running nodes finish, KILL follows after 10 s."""
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + WARM_S

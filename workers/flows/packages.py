@@ -1,7 +1,7 @@
-"""The flow `inspect-packages`: what the installed Python distributions weigh, cost to import, and may be used for.
+"""Flow `inspect-packages`: sizes, import times and licences of the installed Python distributions.
 
-A sample of the largest is looked at by three independent sources in parallel, merged, judged, and stored in SQLite; a
-strict policy refuses what was stored, and then its rows are removed again. Who starts it says where the file is.
+Three independent sources inspect a sample of the largest in parallel; the rows are merged, judged and stored in SQLite.
+A strict policy refuses the stored rows, and they are removed again. The caller says where the file is.
 """
 
 import re
@@ -29,8 +29,8 @@ MIB = 1024 * 1024
 SUMMARY_CHARACTERS = 200
 LICENCE_CHARACTERS = 40
 
-# Run in an interpreter of its own: only there is nothing imported yet.
-# It ends at once: what a module left to do at exit, or in a thread of its own, is no part of its import.
+# Runs in a fresh interpreter, where nothing is imported yet. It exits at once, because exit handlers and threads that a
+# module starts are no part of its import.
 TIME_ONE_IMPORT = """
 import os, sys, time
 began = time.perf_counter()
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS verdicts (receipt TEXT PRIMARY KEY, run_id TEXT NOT N
 
 
 class Policy(BaseModel):
-    """What counts as a finding, and whether a finding refuses the run."""
+    """Thresholds of findings, and whether a finding refuses the run."""
 
     heavy_mib: float = 20.0
     slow_ms: float = 150.0
@@ -75,21 +75,21 @@ class Candidate(BaseModel):
 
 
 class Sample(BaseModel):
-    """The distributions that a run looks at, largest first, of how many there are."""
+    """The distributions that a run inspects, largest first, and the number of installed ones."""
 
     chosen: list[Candidate]
     installed: int
 
 
 class Disk(BaseModel):
-    """What is on the disk of the files in a distribution's RECORD."""
+    """The files of a distribution's RECORD that are on disk."""
 
     files: int
     bytes: int
 
 
 class Description(BaseModel):
-    """What a distribution says about itself; `requires` leaves out optional requirements."""
+    """A distribution's own metadata; `requires` leaves out optional requirements."""
 
     licence: str | None
     requires: list[str]
@@ -98,14 +98,14 @@ class Description(BaseModel):
 
 
 class Timing(BaseModel):
-    """How long importing took in a fresh interpreter, or why it did not come to an end."""
+    """The time of an import in a fresh interpreter, or the reason why it did not finish."""
 
     import_ms: float | None = None
     error: str = ""
 
 
 class Row(Disk, Description, Timing):
-    """All that is known of one distribution."""
+    """Everything known about one distribution."""
 
     name: str
     version: str
@@ -125,14 +125,14 @@ class Report(BaseModel):
 
 
 class Verdict(BaseModel):
-    """Which branch the run took, and what it has to say."""
+    """The branch that the run took, and its findings."""
 
     branch: Literal["review list", "clean bill"]
     lines: list[str]
 
 
 class Receipt(BaseModel):
-    """What was stored, and under which key."""
+    """The number of stored rows, and their key."""
 
     key: str
     rows: int
@@ -142,8 +142,8 @@ class Receipt(BaseModel):
 
 
 def choose_sample(inspection: Inspection) -> Sample:
-    """Take the largest distributions by the sizes in their RECORD; nothing on the disk is looked at yet."""
-    # Of two copies on the path the first is the one that Python imports.
+    """Choose the largest distributions by the sizes in their RECORD, without looking at the disk."""
+    # Python imports the first of two copies on the path.
     found = {dist.name: dist for dist in reversed(list(metadata.distributions())) if dist.name}
     largest = sorted(found.values(), key=lambda dist: (-_recorded_bytes(dist), dist.name))
     chosen = [
@@ -175,7 +175,7 @@ def _recorded_bytes(dist: metadata.Distribution) -> int:
 
 
 def inspect_disk(names: list[str]) -> dict[str, Disk]:
-    """Count what is really there: RECORD does not know what was compiled, removed or changed since."""
+    """Measure the files on disk: RECORD does not know what was compiled, removed or changed since."""
     return {name: _weigh(metadata.distribution(name)) for name in names}
 
 
@@ -185,17 +185,17 @@ def _weigh(dist: metadata.Distribution) -> Disk:
         try:
             sizes.append(Path(file.locate()).stat().st_size)
         except OSError:
-            continue  # recorded and not there, or not ours to read: it weighs nothing here
+            continue  # recorded but missing, or not readable: it counts as nothing
     return Disk(files=len(sizes), bytes=sum(sizes))
 
 
 def read_metadata(names: list[str]) -> dict[str, Description]:
-    """Read what each distribution says about its licence, its requirements and its author."""
+    """Read licence, requirements and author from each distribution's metadata."""
     return {name: describe(metadata.distribution(name)) for name in names}
 
 
 def describe(dist: metadata.Distribution) -> Description:
-    """Return what a distribution says of itself; missing fields are empty, a missing licence is None."""
+    """Return a distribution's metadata; missing fields are empty, a missing licence is None."""
 
     def field(name: str) -> str:
         return (dist.metadata[name] or "").strip() if name in dist.metadata else ""
@@ -210,14 +210,14 @@ def describe(dist: metadata.Distribution) -> Description:
 
 
 def _find_licence(field: Callable[[str], str], classifiers: list[str]) -> str | None:
-    """The expression, else the classifier, else the first line of the old free text, which may be the whole licence."""
+    """Return the licence expression, else the classifier, else the first line of the free text."""
     classified = [text.split(" :: ")[-1] for text in classifiers if text.startswith("License ::")]
     free_text = field("License").partition("\n")[0].strip()
     return (field("License-Expression") or next(iter(classified), "") or free_text)[:LICENCE_CHARACTERS] or None
 
 
 def time_imports(modules: dict[str, str]) -> dict[str, Timing]:
-    """Time the imports one after the other, each in a fresh interpreter; a failing import is a result, no failure."""
+    """Time the imports one after the other, each in a fresh interpreter; a failing import is a result, not an error."""
     return {name: time_import(module) for name, module in modules.items()}
 
 
@@ -230,7 +230,7 @@ def time_import(module: str) -> Timing:
     Returns:
         Milliseconds of the import alone, without the start of the interpreter.
     """
-    # -I: neither the working directory nor PYTHONPATH hides a module; -B: measuring leaves no file behind.
+    # -I: neither the working directory nor PYTHONPATH shadows a module; -B: no byte code file is left behind.
     command = [sys.executable, "-I", "-B", "-c", TIME_ONE_IMPORT, module]
     try:
         ended = subprocess.run(
@@ -256,7 +256,7 @@ def merge_sources(
     timings: dict[str, Timing],
     policy: Policy,
 ) -> Report:
-    """Make one row of each distribution and say what the policy finds in it."""
+    """Make one row of each distribution, with the policy's findings."""
     rows = []
     for chosen in sample.chosen:
         timing = timings.get(chosen.name, Timing())
@@ -274,7 +274,7 @@ def merge_sources(
 
 
 def find_faults(row: Row, policy: Policy) -> list[str]:
-    """Return what the policy finds in a row: any of heavy, slow, import fails, no licence."""
+    """Return the policy's findings in a row: any of heavy, slow, import fails, no licence."""
     faults = {
         "heavy": row.bytes > policy.heavy_mib * MIB,
         "slow": row.import_ms is not None and row.import_ms > policy.slow_ms,
@@ -285,7 +285,7 @@ def find_faults(row: Row, policy: Policy) -> list[str]:
 
 
 def list_review(report: Report) -> Verdict:
-    """Write down what somebody has to look at, by kind of finding."""
+    """List the distributions to review, by kind of finding."""
     limits = {"heavy": f" (over {report.policy.heavy_mib:g} MiB)", "slow": f" (over {report.policy.slow_ms:g} ms)"}
     by_fault: dict[str, list[str]] = {}
     for row in report.flagged():
@@ -296,7 +296,7 @@ def list_review(report: Report) -> Verdict:
 
 
 def sign_clean_bill(report: Report) -> Verdict:
-    """Say that there is nothing to look at."""
+    """State that there is nothing to review."""
     return Verdict(branch="clean bill", lines=[f"nothing found in {len(report.rows)} distributions"])
 
 
@@ -338,25 +338,25 @@ def store_rows(ctx: NodeContext, database: str, report: Report, verdict: Verdict
 
 
 def remove_rows(ctx: NodeContext, database: str) -> None:
-    """Remove what the run stored; by run and not by receipt, as an attempt that was lost left no receipt."""
+    """Remove the run's rows; by run and not by receipt, because a lost attempt left no receipt."""
     with transaction(database) as connection:
         connection.execute("DELETE FROM packages WHERE run_id = ?", (ctx.run_id,))
         connection.execute("DELETE FROM verdicts WHERE run_id = ?", (ctx.run_id,))
 
 
 def judge_database(error: Exception) -> str:
-    """Try again what SQLite could not do just now, such as write while another process does; nothing else."""
+    """Retry only what SQLite could not do just now, such as write while another process does."""
     return "retryable" if isinstance(error, sqlite3.OperationalError) else "terminal"
 
 
 def check_policy(database: str, receipt: Receipt, policy: Policy) -> int:
-    """Hold what is stored, and not what was meant to be stored, against the policy.
+    """Check the stored rows, and not those that were meant to be stored, against the policy.
 
     Returns:
-        How many rows are stored.
+        The number of stored rows.
 
     Raises:
-        Terminal: Rows are missing, or the policy is strict and there are findings; trying again cannot help.
+        Terminal: Rows are missing, or the policy is strict and there are findings; a retry cannot help.
     """
     with closing(sqlite3.connect(database, timeout=BUSY_S)) as connection:
         stored = connection.execute("SELECT name, findings FROM packages WHERE receipt = ?", (receipt.key,)).fetchall()
@@ -370,13 +370,13 @@ def check_policy(database: str, receipt: Receipt, policy: Policy) -> int:
 
 # --- the flow -------------------------------------------------------------------------------------------------------
 
-# Interpreters that start at the same moment read the same disk and time each other instead of the import. So over all
-# workers of the machine one lane begins every half second; within a lane one interpreter follows the other.
+# Interpreters that start at the same moment compete for the disk and measure each other instead of the import. So over
+# all workers one lane starts every half second; within a lane the interpreters run one after the other.
 interpreters = SharedRateLimiter("interpreter-starts", 2, per=timedelta(seconds=1), burst=1)
 
 
 def _patient(node: Node[In, Out]) -> Node[In, Out]:
-    """Let a node try for a while: the file has one writer at a time, and who else writes to it does not ask us."""
+    """Return a node that retries for a while: the file has one writer at a time, and other programs write to it too."""
     policy = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=8)
     return node.with_retry(policy).with_error_classifier(judge_database)
 
@@ -429,7 +429,7 @@ store = (
     _patient(Node("store-rows", store_rows))
     .with_input_func(_filing)
     .as_("receipt")
-    # "started": a worker that dies after its commit leaves rows and no output.
+    # "started": a worker that dies after SQLite's commit leaves rows and no output.
     .on_error(remove, when="started")
 )
 check = _patient(Node("check-policy", check_policy)).with_input_func(_stored)

@@ -1,4 +1,4 @@
-"""What tests need to run the real thing: worker processes, one way to wait, a ledger, and what must hold afterwards."""
+"""Harness for the real thing: worker processes, one way to wait, a ledger, and what must hold afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of runs at every instant: read from Redis at once, told again from their history, and compared.
+"""Invariants of runs at every instant: read from Redis at once, derived again from their history, and compared.
 
 `look_at` reads; `check_run` checks one run, `check_all` all that were read. A `Story` repeats a run from the events of
 its history and fails at an event that must not have happened there; what it comes to has to be what the records say.

@@ -1,4 +1,4 @@
-"""How a hundred chains and fifty fan-outs come through each fault: ours, and plain Celery canvas beside it.
+"""Load of a hundred chains and fifty fan-outs under each fault: ours, and plain Celery canvas beside it.
 
 A program: `python -m tests.chaos.full_load --seed 1 --out load.jsonl` writes one line of JSON for each load and ends
 with 1 if a run of ours was lost or counted twice. A seed gives the same strikes at the same victims again; what they

@@ -1,4 +1,4 @@
-"""What becomes of errors in an attempt; its task is called in this process, as a message would call it."""
+"""Errors in an attempt and their outcome; its task is called in this process, as a message would call it."""
 
 from __future__ import annotations
 

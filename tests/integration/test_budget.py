@@ -1,4 +1,4 @@
-"""What a step costs in Redis, counted exactly: round trips of the client and commands of the server.
+"""Cost of a step in Redis, counted exactly: round trips of the client and commands of the server.
 
 Whoever adds one changes a number here. Nothing is timed, and no worker runs: its task is called in this process.
 """

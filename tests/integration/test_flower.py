@@ -1,4 +1,4 @@
-"""What stock Flower shows: every node as a task of its own, every run as the parent of its nodes' tasks."""
+"""Stock Flower shows every node as a task of its own, and every run as the parent of its nodes' tasks."""
 
 from __future__ import annotations
 

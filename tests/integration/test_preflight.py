@@ -1,4 +1,4 @@
-"""What a worker says at its start about a server or an app that does not suit it, and that it is silent otherwise."""
+"""Warnings of a worker at its start about a server or an app that does not suit it, and silence otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a transition leaves to publish goes over one connection of the app's pool, or is left within a limit."""
+"""Publishing of whatever a transition left goes over one connection of the app's pool, or is left within a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tick starts, with any number of them at once, and what real beat processes make of it."""
+"""Runs that a tick starts, with any number of ticks at once, and with real beat processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a parallel step is joined: counted once for each member, published once, by Celery or by the stored count."""
+"""Join of a parallel step: counted once for each member, published once, by Celery or by the stored count."""
 
 from __future__ import annotations
 

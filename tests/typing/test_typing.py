@@ -1,4 +1,4 @@
-"""What mypy and pyright make of the public API: legal uses pass, and each wrong use is refused on its line."""
+"""Types of the public API under mypy and pyright: legal uses pass, and each wrong use is refused on its line."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the builder makes of its calls: steps, branches and options, and a flow that nothing changes any more."""
+"""Builder calls and the steps, branches and options they make, in a flow that nothing changes any more."""
 
 from dataclasses import FrozenInstanceError
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What `build()` refuses, what it lets pass, and that nothing makes it crash."""
+"""Checks of `build()`: what they refuse, what they let pass, and that nothing makes them crash."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a node's function is told, and what it can ask and report."""
+"""NodeContext: what a node's function is given, and what it can ask and report."""
 
 import dataclasses
 import logging

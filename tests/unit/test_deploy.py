@@ -1,4 +1,4 @@
-"""What is deployed: container files and Celery's settings, read as data and held against the code they start."""
+"""Deployment: container files and Celery's settings, read as data and held against the code they start."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What a user may import: the names of the public API, every error among them, and nothing else."""
+"""Exports of the package: the names of the public API, every error among them, and nothing else."""
 
 from __future__ import annotations
 

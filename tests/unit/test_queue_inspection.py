@@ -1,4 +1,4 @@
-"""What the reconciler reads from a queue: entries that say nothing of an instant must not stop it."""
+"""Queue inspection: entries that say nothing of an instant must not stop the reconciler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a schedule fires and when beat says so: instants in every zone, hints of a beat process, beat entries."""
+"""Schedules: instants in every zone, hints of a beat process, and beat entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from a function's signature, and how the function is called with its input."""
+"""Signatures of functions: what is read from them, and how the function is called with its input."""
 
 import asyncio
 import dataclasses

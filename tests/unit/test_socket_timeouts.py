@@ -1,4 +1,4 @@
-"""Which limits the sockets of an app get, and that its own choices stay."""
+"""Socket timeouts that an app gets, while its own choices stay."""
 
 from __future__ import annotations
 

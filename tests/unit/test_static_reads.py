@@ -1,4 +1,4 @@
-"""Which reads of a function are known, on whatever bytecode this interpreter has; the function is never called."""
+"""Static reads of a function, on whatever byte code this interpreter has; the function is never called."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What does not fit or cannot be stored: a clear error, nothing written or lost, and workers that go on."""
+"""Values that do not fit or cannot be stored: a clear error, nothing written or lost, and workers that go on."""
 
 from __future__ import annotations
 

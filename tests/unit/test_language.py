@@ -1,0 +1,81 @@
+"""Language of the code: each module says what it does, in the words of the field and the glossary."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("orchestrator", "workers", "examples", "benchmarks", "docker", "tests")
+# Rooms in which private words are still being replaced.
+PENDING = re.compile(r"orchestrator/(execution|store|liveness|messaging|maintenance/(bootstep|preflight)|errors)")
+
+
+def find(pattern: str) -> list[Path]:
+    """Every file of the folders, those of pending rooms left out."""
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob(pattern)]
+    return sorted(path for path in found if not PENDING.match(path.relative_to(ROOT).as_posix()))
+
+
+MODULES = find("*.py")
+CODE = [path for path in MODULES if "tests" not in path.relative_to(ROOT).parts]
+# A first line that begins with one of these is a clause, and a clause does not say what the module does.
+CLAUSES = {"What", "Which", "Whether", "Who", "Whoever", "Whatever", "How", "Where", "Why", "When", "That"}
+# Words of this house for which the field has its own: retry, log, emit, commit, fast path, wait queue, node plan.
+PRIVATE_NAMES = {"ahead", "company", "facts", "onward", "stretch", "surely", "tell", "tells", "together", "turned"}
+PRIVATE_PHRASES = re.compile(
+    r"\b(whoever|surely|hand(s|ed)? on|short(er)? ways?|vocabulary|onward|nobody but|is told by|takes? down)\b",
+    re.IGNORECASE,
+)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_begins_with_what_it_does(path):
+    first = docstring(path).partition("\n")[0]
+    assert first or not path.read_text(encoding="utf-8").strip()
+    assert first.split(" ")[0].rstrip(":,") not in CLAUSES, first
+
+
+def names(path: Path) -> set[str]:
+    """Names of the functions, classes and parameters that a module defines."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    return defined | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_names_are_of_the_field(path):
+    private = [name for name in names(path) if PRIVATE_NAMES & set(re.split(r"_|(?<=[a-z])(?=[A-Z])", name.lower()))]
+    assert private == []
+
+
+@pytest.mark.parametrize(
+    "path", [*CODE, *find("*.lua"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=name_of
+)
+def test_sentences_are_of_the_field(path):
+    assert [found[0] for found in PRIVATE_PHRASES.finditer(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_right"),
+    [
+        ("Which runs a pool process begins by itself", False),
+        ("How messages leave", False),
+        ("Publisher: sends what a transition left to publish", True),
+        ("Call on_after_configure handlers", True),
+    ],
+)
+def test_the_rule_itself(line, is_right):
+    assert (line.split(" ")[0] not in CLAUSES) == is_right

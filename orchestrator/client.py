@@ -18,8 +18,12 @@ from orchestrator.definition.state import RunStatus
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
 from orchestrator.execution import tasks
+from orchestrator.execution.celery_signals import CelerySignals
+from orchestrator.execution.task_events import TaskEvents
+from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
 from orchestrator.messaging import late_signal_handlers
+from orchestrator.middleware import Middlewares
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
 from orchestrator.store.run_store import Store
@@ -212,6 +216,7 @@ class Orchestrator:
 
 def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), Store(url, settings))
+    engine.middlewares = Middlewares((TaskEvents(app), CelerySignals(app), TimeLimit()))
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)

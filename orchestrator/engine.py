@@ -14,6 +14,7 @@ from orchestrator.definition.plan import SLOTS
 from orchestrator.errors import NodeFailure, StoreError, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
+from orchestrator.middleware import Middlewares
 from orchestrator.store.scripts.results import Moved, Started, Work
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Engine:
         registry: The flows of this process.
         store: The run store.
         publisher: Sends messages through the app.
+        middlewares: What is wrapped around the call of every node.
     """
 
     app: Celery
@@ -46,6 +48,7 @@ class Engine:
     registry: Registry
     store: Store
     publisher: Publisher = field(init=False)
+    middlewares: Middlewares = field(default_factory=Middlewares)
 
     ATTRIBUTE: ClassVar[str] = "_orchestrator_engine"
 

@@ -28,7 +28,7 @@ PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True)
-class OpenClaim:
+class AttemptHandle:
     """The claim that an attempt holds.
 
     Attributes:

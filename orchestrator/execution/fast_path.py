@@ -1,59 +1,69 @@
-"""The short way on: plain attempts are stored and what is ahead of them is claimed, by the scripts made for just that.
+"""Commit plain attempts and claim their successors in one script, when nothing unusual is involved.
 
-Whether nothing is out of the ordinary is known here as far as the plan tells it; the scripts look at the rest.
+The plan rules out what is unusual by definition (limits, pages, failures tolerated); the script looks at what only the
+run knows, and does nothing where it finds any of it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import AT_ONCE
-from orchestrator.store.scripts.results import Claimed, Done, Moved, Wanted
+from orchestrator.store.scripts.results import Claimed, Done, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.execution.attempt import Attempt
+    from orchestrator.execution.node_kinds import Returned
 
 
-def goes_onward(attempts: Sequence[Attempt], outputs: Sequence[bytes], ahead: Sequence[Attempt]) -> bool:
-    """Store what attempts at one position returned and, behind the last of them, claim what is ahead.
+@dataclass(frozen=True)
+class FastCommit:
+    """All attempts are stored.
 
-    Returns False, with nothing done, where it is not that plain.
+    Attributes:
+        claims: Of each successor; none while other members of their position are left.
+        seen: JSON of outputs by key that the attempts read or stored.
     """
+
+    claims: Sequence[Claimed]
+    seen: Mapping[str, bytes]
+
+
+def fast_commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[Attempt]) -> FastCommit | None:
+    """Store what attempts at one position returned and, behind the last of them, claim their successors.
+
+    Returns None, with nothing done, where the general scripts are needed.
+    """
+    attempts = [attempt for attempt, _ in returned]
     first = attempts[0]
-    if len(ahead) > AT_ONCE or not all(is_plain(attempt) for attempt in attempts) or not are_plain(ahead):
-        return False
+    if len(successors) > AT_ONCE or not all(map(is_plain, attempts)) or not are_plain(successors):
+        return None
     scripts, run_id, plan = first.store.scripts, first.run_id, first.plan
-    done = [Done(each.name, each.token, output) for each, output in zip(attempts, outputs, strict=True)]
-    if first.facts.kind == "item":
-        claimed = scripts.next_item(run_id, plan, done[0], follower=ahead[0].token, holder=holder_name())
-        if claimed is not None:
-            ahead[0].claimed = claimed
-        return claimed is not None
-    seen = {key: value for each in attempts for key, value in each.reading.read(each.claimed.values).items()}
-    seen |= {each.facts.key: output for each, output in zip(attempts, outputs, strict=True)}
-    wanted = [Wanted(each.name, each.token, each.reading.to_ask(seen)) for each in ahead]
+    done = [Done(attempt.name, attempt.token, made.output) for attempt, made in returned]
+    if first.node_plan.kind == "item":
+        claimed = scripts.next_item(run_id, plan, done[0], follower=successors[0].token, holder=holder_name())
+        return FastCommit((claimed,), {}) if claimed is not None else None
+    seen: dict[str, bytes] = {}
+    for attempt, _ in returned:
+        seen |= attempt.prefetched.read(attempt.claimed.values)
+    for attempt, made in returned:
+        seen[attempt.node_plan.key] = made.output
+    wanted = [Wanted(each.name, each.token, each.prefetched.to_ask(seen)) for each in successors]
     found = scripts.commit_and_claim(run_id, plan, done, wanted, holder=holder_name())
-    for attempt, values in zip(ahead, found or (), strict=False):
-        attempt.claimed = Claimed("run", 1, 0, first.claimed.scheduled, values)
-    if found is not None:
-        for attempt in ahead:
-            attempt.reading.seen |= seen
-    return found is not None
-
-
-def goes_onward_alone(attempt: Attempt, output: bytes) -> Moved | None:
-    """Store what one attempt returned; None, with nothing done, where nothing is ahead or it is not that plain."""
-    return Moved("stored") if attempt.ahead and goes_onward((attempt,), (output,), attempt.ahead) else None
+    if found is None:
+        return None
+    return FastCommit([Claimed("run", 1, 0, first.claimed.scheduled, values) for values in found], seen)
 
 
 def is_plain(attempt: Attempt) -> bool:
     """Whether it is the first attempt of a plain node, in a run that was not resumed."""
-    return attempt.epoch == 1 and attempt.claimed.attempt == 1 and attempt.facts.name in attempt.plan.plain
+    return attempt.epoch == 1 and attempt.claimed.attempt == 1 and attempt.node_plan.name in attempt.plan.plain
 
 
-def are_plain(ahead: Sequence[Attempt]) -> bool:
-    """Whether all that is ahead are plain nodes."""
-    return all(attempt.facts.name in attempt.plan.plain for attempt in ahead)
+def are_plain(successors: Sequence[Attempt]) -> bool:
+    """Whether all successors are plain nodes."""
+    return all(each.node_plan.name in each.plan.plain for each in successors)

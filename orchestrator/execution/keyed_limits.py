@@ -6,7 +6,6 @@ A key function is a user's; what becomes of an attempt that has to wait before i
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.registry import key_functions
@@ -24,21 +23,16 @@ if TYPE_CHECKING:
 LONGEST_KEY = 1000
 
 
-@dataclass(frozen=True)
-class Input:
-    """What a function takes, computed before its attempt may start."""
-
-    value: Any
-
-
-def buckets_of(facts: NodePlan, node: Node[Any, Any], flow: str, given: object) -> list[str]:
+def buckets_of(node_plan: NodePlan, node: Node[Any, Any], flow: str, given: object) -> list[str]:
     """The buckets of a node for what its key functions are given.
 
     Raises:
         InvalidInput: A key is no text, or too long.
     """
     functions = key_functions(node, flow)
-    return [bucket_for(limit, functions[limit](given)) if limit in facts.keyed else limit for limit in facts.limits]
+    return [
+        bucket_for(limit, functions[limit](given)) if limit in node_plan.keyed else limit for limit in node_plan.limits
+    ]
 
 
 def bucket_for(limit: str, key: object) -> str:

@@ -1,4 +1,4 @@
-"""One page of a paginated node: an attempt of its own, stored when it was fetched, with the cursor of the next.
+"""Fetch one page of a paginated node: an attempt of its own, stored when it was fetched, with the cursor of the next.
 
 The stored state says which page comes next; a message that is lost, or leaves after many pages, loses none.
 """
@@ -6,63 +6,48 @@ The stored state says which page comes next; a message that is lost, or leaves a
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.pagination import PagedNode
 from orchestrator.errors import PaginationError, PayloadTooLarge
-from orchestrator.execution.attempt import Attempt
+from orchestrator.execution.node_kinds import KINDS, Returned, invoke
 from orchestrator.store.scripts.results import PageEnd
 
 if TYPE_CHECKING:
-    from orchestrator.definition.context import NodeContext
-    from orchestrator.definition.node import Node
-    from orchestrator.store.scripts.results import Moved
+    from orchestrator.definition.plan import NodePlan
+    from orchestrator.execution.inputs import Inputs
+    from orchestrator.execution.node_kinds import NodeKind
 
 
-class PageAttempt(Attempt):
-    """One try at one page."""
+class PageKind:
+    """One page of a paginated node."""
 
-    _end = PageEnd(0, "null")
-    _has_more = False
-
-    def _cursor(self) -> tuple[str | None, ...]:
-        return (json.loads(self.claimed.item),)
-
-    @property
-    def _number(self) -> int:
-        return self.claimed.index or 0
-
-    def _context(self, node: Node[Any, Any]) -> NodeContext:
-        context = super()._context(node)
+    def call(self, inputs: Inputs) -> Returned:
+        """Return the page's items as JSON, and how they end."""
+        node, number = inputs.node, inputs.claimed.index or 0
+        cursor = json.loads(inputs.claimed.item)
         size = node.page_size if isinstance(node, PagedNode) else None
-        return replace(context, page_size=size, idempotency_key=f"{context.idempotency_key}/{self._number}")
-
-    def _dump(self, node: Node[Any, Any], result: object) -> bytes:
-        """The items as JSON; the page's end is kept for the commit."""
+        result = invoke(inputs, cursor, page_size=size, idempotency_key=f"{inputs.idempotency_key}/{number}")
         codec = node.contract.page
         assert codec is not None  # noqa: S101 - `Registry.entry_for` looks for it
         page = codec.load(codec.dump(result))
-        (cursor,) = self._cursor()
         if page.has_more and page.next_cursor in {None, cursor}:
             what = "no cursor" if page.next_cursor is None else "the cursor that it was fetched with"
-            message = f"page {self._number} has more after it and comes with {what}; it would be fetched for ever"
-            raise PaginationError(message, **self._where())
-        most = self.facts.max_pages
-        self._has_more = page.has_more and not 0 < most <= self._number + 1
-        self._end = PageEnd(len(page.items), json.dumps(page.next_cursor))
+            message = f"page {number} has more after it and comes with {what}; it would be fetched for ever"
+            raise PaginationError(message, **inputs.where)
+        end = PageEnd(len(page.items), json.dumps(page.next_cursor))
         items = codec_of(type(page).model_fields["items"].annotation).dump(page.items)
-        size, largest = len(items) + len(self._end.cursor), self.engine.settings.max_payload_bytes
-        if size > largest:
-            raise PayloadTooLarge(f"page {self._number} of node {self.name}", size, largest)
-        return items
+        largest = inputs.engine.settings.max_payload_bytes
+        if (length := len(items) + len(end.cursor)) > largest:
+            raise PayloadTooLarge(f"page {number} of node {inputs.name}", length, largest)
+        is_last_allowed = 0 < inputs.node_plan.max_pages <= number + 1
+        return Returned(items, page=end, has_more=page.has_more and not is_last_allowed)
 
-    def _commit(self, output: bytes, choice: int | None) -> Moved:
-        """Store the page; if there are more, ask for the next one in the same round trip."""
-        scripts = self.store.scripts
-        place = (*self._node(), self.token)
-        if not self._has_more:
-            return scripts.commit(*place, output=output, choice=choice, follows=self.follows, page=self._end)
-        self.ahead = self.ahead or self.go_on(self, choice)
-        return self._send(scripts.commit_page_call(*place, items=output, page=self._end, goes_on=bool(self.ahead)))
+
+_PAGE = PageKind()
+
+
+def kind_of(node_plan: NodePlan) -> NodeKind:
+    """What is called for a node."""
+    return _PAGE if node_plan.paged else KINDS[node_plan.kind]

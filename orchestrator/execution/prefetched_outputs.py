@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.results import Values
 
 
-class Reading:
+class PrefetchedOutputs:
     """What one attempt reads.
 
     Attributes:

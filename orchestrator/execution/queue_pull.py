@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery import signals
-
 from orchestrator.definition.plan import IN_LINE
 from orchestrator.errors import StoreError
 from orchestrator.liveness.leases import is_draining
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 GOES_ON_FOR_S = 0.05
 """From the beginning of a message; after that no further run is begun: what the main process holds is older."""
-HEARD = (signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success)
 EMBEDDED = ("chain", "chord", "callbacks")
 
 
@@ -56,8 +53,7 @@ class Pulled:
 def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[Pulled]:
     """Take messages of a task, the first one of a fused flow, out of the queue from which its present one came.
 
-    Nothing is taken where somebody's signal handlers expect a message for every run, where the task has a rate limit of
-    Celery's, or where the queue is not a list in the run store's Redis.
+    Nothing is taken where the task has a rate limit of Celery's, or the queue is not a list in the run store's Redis.
 
     Args:
         engine: The engine.
@@ -71,7 +67,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     first = plan.steps[0]
     if not plan.fused or first.kind not in IN_LINE or plan.nodes[first.nodes[0]].task != task.name:
         return
-    if task.rate_limit or any(signal.receivers for signal in HEARD):
+    if task.rate_limit:
         return
     queue = (task.request.delivery_info or {}).get("routing_key")
     if not queue or engine.publisher.first_queue(plan) != queue:

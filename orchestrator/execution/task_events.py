@@ -10,20 +10,23 @@ import logging
 import mmap
 import time
 import traceback
-import uuid
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.einfo import ExceptionWithTraceback
 from celery.app import trace
 from celery.exceptions import Ignore
-from celery.signals import task_failure
 from celery.worker.request import Request
 
 from orchestrator.engine import engine_of
 from orchestrator.messaging.publisher import BROKER_ERRORS
+from orchestrator.middleware import End, Middleware
 
 if TYPE_CHECKING:
-    from orchestrator.execution.attempt import Attempt, Ended
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from orchestrator.middleware import NodeCall, Outcome, Result
 
 logger = logging.getLogger(__name__)
 _watched = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
@@ -34,69 +37,53 @@ def note_watching(*, is_watched: bool) -> None:
     _watched[0] = is_watched
 
 
-class Followers:
-    """Nodes that are worked on in another node's message, told to monitors as tasks of their own."""
+class TaskEvents(Middleware):
+    """Sends task events of the nodes that run behind the first one of a message, while a monitor wants any."""
 
-    def __init__(self, task: Any) -> None:
-        self.task = task
-        self._began: dict[Attempt, tuple[str, float]] = {}
+    def __init__(self, app: Celery) -> None:
+        self.app = app
 
-    def tell(self, attempt: Attempt, ended: Ended | None) -> None:
-        """Tell that a node starts, or how it ended; a failure for good is told to Celery's handlers too."""
-        failed = ended.error if ended and ended.kind == "failed" else None
-        if not failed and not _watched[0]:
+    def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
+        """Send that the node starts."""
+        if _watched[0] and not call.is_own:
+            self._send(call, "task-received", args=repr((call.run_id,)), kwargs="{}")
+            self._send(call, "task-started")
+        return proceed()
+
+    def after_node(self, call: NodeCall, outcome: Outcome) -> None:
+        """Send how it ended; a failure for good is logged as Celery logs that of a task."""
+        error = outcome.error
+        if call.is_own:
             return
-        self._began.setdefault(attempt, (str(uuid.uuid4()), time.monotonic()))
-        if failed:
-            self._report_failure(attempt, failed)
-        if _watched[0]:
-            self._send(attempt, ended)
-        if ended:
-            del self._began[attempt]
+        if outcome.end is End.FAILED and error is not None:
+            self._log_failure(call, error)
+        if not _watched[0]:
+            return
+        if error is not None and outcome.end is not End.TOLERATED:
+            kind = "task-retried" if outcome.end is End.PARKED else "task-failed"
+            lines = "".join(traceback.format_exception(error))
+            self._send(call, kind, exception=repr(error), traceback=lines)
+        elif outcome.end is End.STORED:
+            self._send(call, "task-succeeded", result="None", runtime=time.monotonic() - call.started)
+        else:
+            self._send(call, "task-ignored", result=outcome.end.value)
 
-    def _send(self, attempt: Attempt, ended: Ended | None) -> None:
-        error = ended.error if ended else None
+    def _send(self, call: NodeCall, kind: str, **fields: Any) -> None:
+        ids = {"uuid": call.task_id, "name": call.task, "root_id": call.run_id, "parent_id": call.run_id}
         try:
-            with engine_of(self.task.app).publisher.dispatcher(self.task.request.hostname) as sender:
-                if ended is None:
-                    sender.send("task-received", **self._facts(attempt), args=repr((attempt.run_id,)), kwargs="{}")
-                    sender.send("task-started", **self._facts(attempt))
-                elif ended.kind == "stored":
-                    runtime = time.monotonic() - self._began[attempt][1]
-                    sender.send("task-succeeded", result="None", runtime=runtime, **self._facts(attempt))
-                elif error is None:
-                    sender.send("task-ignored", result=ended.kind, **self._facts(attempt))
-                else:
-                    kind = "task-retried" if ended.kind == "parked" else "task-failed"
-                    lines = "".join(traceback.format_exception(error))
-                    sender.send(kind, exception=repr(error), traceback=lines, **self._facts(attempt))
+            with engine_of(self.app).publisher.dispatcher(call.message.hostname) as sender:
+                sender.send(kind, **ids, retries=0, **fields)
         except BROKER_ERRORS as problem:
-            logger.warning("events of node %s are not sent: %s", attempt.name, problem)
+            logger.warning("events of node %s are not sent: %s", call.node_name, problem)
 
-    def _facts(self, attempt: Attempt) -> dict[str, Any]:
-        run_id, task_id = attempt.run_id, self._began[attempt][0]
-        return {"uuid": task_id, "name": attempt.facts.task, "root_id": run_id, "parent_id": run_id, "retries": 0}
-
-    def _report_failure(self, attempt: Attempt, error: BaseException) -> None:
-        """Do what Celery does for the failure of a task."""
-        task = self.task.app.tasks[attempt.facts.task]
-        told = {"name": task.name, "exc": repr(error), "traceback": "".join(traceback.format_exception(error))}
-        task_id = self._began[attempt][0]
-        context = {"id": task_id, "args": (), "kwargs": {}, "hostname": self.task.request.hostname} | told
+    def _log_failure(self, call: NodeCall, error: BaseException) -> None:
+        told = {"name": call.task, "exc": repr(error), "traceback": "".join(traceback.format_exception(error))}
+        context = {"id": call.task_id, "args": (), "kwargs": {}, "hostname": call.message.hostname} | told
         trace.logger.error(
             "Task %(name)s[%(id)s] raised unexpected: %(exc)s",
             context,
             exc_info=(type(error), error, error.__traceback__),
             extra={"data": context},
-        )
-        task_failure.send(
-            sender=task,
-            task_id=task_id,
-            exception=error,
-            args=(),
-            kwargs={},
-            traceback=error.__traceback__,
-            einfo=ExceptionInfo((type(error), error, error.__traceback__)),
         )
 
 

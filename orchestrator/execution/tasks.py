@@ -17,12 +17,14 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from orchestrator.definition.plan import node_of
 from orchestrator.engine import engine_of
 from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
-from orchestrator.execution.executor import Stretch
+from orchestrator.execution.executor import Executor
 from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
-from orchestrator.execution.task_events import Followers, Parked
+from orchestrator.execution.sources import RunSource
+from orchestrator.execution.task_events import Parked
 from orchestrator.liveness.time_limit import interruptible
 from orchestrator.messaging.canvas import ADVANCE
+from orchestrator.middleware import End
 from orchestrator.schedules import Tick
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.definition.registry import Registered
     from orchestrator.engine import Engine
+    from orchestrator.middleware import Outcome
 
 logger = logging.getLogger(__name__)
 SHOWN = 1000
@@ -70,23 +73,29 @@ class NodeTask(Task):
         if node_of(name) != self.node:
             raise Ignore("the message names another node")
         in_chord = bool(self.request.chord)
-        follows = in_chord or bool(self.request.chain)
-        stretch = Stretch(engine, plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
+        continues = in_chord or bool(self.request.chain)
+        source = RunSource(engine, plan, run_id=run_id, epoch=epoch, celery_continues=continues, message=self.request)
         with engine.store.scripts.wire.held(), interruptible():
-            ended = stretch.work_through(name, follows=follows)
-            if ended.kind == "stored" and not follows:
-                self._begin_further(engine, plan, since=began)
-        if ended.kind == "parked" and ended.error is not None:
-            raise Parked(f"{type(ended.error).__name__}({text_of(ended.error)[:SHOWN]!r})")
-        if ended.error is not None:
+            outcome = Executor(engine, source).run(source.first(name))
+            if outcome.end is End.STORED and not continues:
+                self._run_pulled(engine, plan, since=began)
+        self._answer_celery(outcome, in_chord=in_chord)
+
+    def _answer_celery(self, outcome: Outcome, *, in_chord: bool) -> None:
+        """Return where the canvas goes on, and raise what Celery understands where it does not."""
+        error = outcome.error
+        if outcome.end is End.FAILED and error is not None:
             # The run is ending: its chord need not be counted to its end, only to fail and leave a result behind.
             self.request.chord = None
-            raise ended.error
-        if ended.kind == "back":
+            raise error
+        if outcome.end is End.PARKED and error is not None:
+            raise Parked(f"{type(error).__name__}({text_of(error)[:SHOWN]!r})")
+        if outcome.end is End.REQUEUE:
             raise Reject("this worker is shutting down", requeue=True)
-        if ended.kind in {"stored", "excused"} or (ended.kind == "done" and in_chord):
+        # A repeated message of a chord member repeats a count that a crash may have lost; Celery counts a member once.
+        if outcome.end in {End.STORED, End.TOLERATED} or (outcome.end is End.DONE and in_chord):
             return
-        raise Ignore(ended.kind)
+        raise Ignore(outcome.end.value)
 
     def _plan(self, engine: Engine, plan_hash: str) -> Plan:
         try:
@@ -98,14 +107,15 @@ class NodeTask(Task):
             raise Ignore("the run is gone, or its plan does not have this node")
         return plan
 
-    def _begin_further(self, engine: Engine, plan: Plan, *, since: float) -> None:
-        """Work through further runs whose first message waits in the queue: what becomes of them is not this one's."""
+    def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:
+        """Run further runs whose first message waits in the queue: what becomes of them is not this message's."""
+        own = self.request  # while a pulled message is worked on, `request` is made from that one
         for message in pulled(engine, plan, self, since=since):
-            run_id, tell = message.run_id, Followers(self).tell
+            run_id = message.run_id
             try:
                 pinned = self._plan(engine, message.plan_hash)
-                stretch = Stretch(engine, pinned, run_id=run_id, epoch=message.epoch, tell=tell)
-                ended = stretch.work_through_alone(self.node)
+                source = RunSource(engine, pinned, run_id=run_id, epoch=message.epoch, message=own, is_pulled=True)
+                outcome = Executor(engine, source).run(source.first(self.node))
             except Ignore:
                 continue
             except SoftTimeLimitExceeded:
@@ -113,9 +123,9 @@ class NodeTask(Task):
             except Exception:
                 logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
                 return
-            if ended.kind == "back":
-                put_back(engine, self.request.delivery_info["routing_key"], message.text)
-            if ended.kind in {"back", "left"}:
+            if outcome.end is End.REQUEUE:
+                put_back(engine, own.delivery_info["routing_key"], message.text)
+            if outcome.end in {End.REQUEUE, End.SKIPPED}:
                 return
 
 
@@ -128,13 +138,19 @@ class Advance(Task):
     serializer = "json"
 
     def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
-        """Ask for the position and publish it."""
+        """Ask for the position and publish it, or work through it."""
         found = announced(self.app, run_id, epoch, plan_hash, position)
-        if found is not None:
-            plan, work = found
-            stretch = Stretch(engine_of(self.app), plan, run_id=run_id, epoch=epoch, tell=Followers(self).tell)
+        if found is None:
+            return
+        plan, work = found
+        engine = engine_of(self.app)
+        source = RunSource(engine, plan, run_id=run_id, epoch=epoch, message=self.request)
+        members = source.local_step(work)
+        if members:
             with interruptible():
-                stretch.work_through_step(work)
+                Executor(engine, source).run(members)
+        else:
+            engine.publish(plan, run_id, epoch, work)
 
 
 class QuotedErrors(logging.Filter):

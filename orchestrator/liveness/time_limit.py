@@ -14,10 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from orchestrator.liveness.pool_processes import set_limit
+from orchestrator.middleware import Middleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from orchestrator.middleware import NodeCall, Result
 
 HARD_AFTER_S = 3.0
 # The one of `signal` makes an enum of what it finds, which takes longer than all else here.
@@ -74,3 +77,12 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
             _take_back()
     finally:  # also when the limit is reached just now, in the line above
         set_limit(0)
+
+
+class TimeLimit(Middleware):
+    """Holds every call of a node to the node's timeout."""
+
+    def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
+        """Call the node's function under its limit."""
+        with time_limit(call.timeout_s, call.expired):
+            return proceed()

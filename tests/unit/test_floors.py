@@ -20,6 +20,7 @@ CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard"}
 FLOORS: list[tuple[set[str], set[str]]] = [
     ({"errors", "settings", "lazy", "fault_points", "server"}, {"pydantic"}),
     ({"definition"}, {*PYDANTIC, "croniter"}),
+    ({"middleware"}, set()),
     ({"store"}, {*PYDANTIC, "redis"}),
     ({"messaging"}, CELERY),
     ({"engine", "schedules"}, {*CELERY, "croniter"}),
@@ -188,13 +189,13 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     ("rule", "files", "finding"),
     [
-        (climbs, {"errors": "from orchestrator.store import X", "store": ""}, "imports orchestrator.store (floor 2)"),
-        (climbs, {"errors": "from orchestrator import store", "store": ""}, "imports orchestrator.store (floor 2)"),
-        (climbs, {"errors": "from . import store", "store": ""}, "imports orchestrator.store (floor 2)"),
-        (climbs, {"errors": "from .store import Store", "store": ""}, "imports orchestrator.store (floor 2)"),
-        (climbs, {"errors": "import orchestrator.store", "store": ""}, "imports orchestrator.store (floor 2)"),
-        (climbs, {"store": "from orchestrator import Orchestrator"}, "imports orchestrator (floor 11)"),
-        (climbs, {"errors": "if TYPE_CHECKING:\n    from orchestrator import store", "store": ""}, "(floor 2)"),
+        (climbs, {"errors": "from orchestrator.store import X", "store": ""}, "imports orchestrator.store (floor 3)"),
+        (climbs, {"errors": "from orchestrator import store", "store": ""}, "imports orchestrator.store (floor 3)"),
+        (climbs, {"errors": "from . import store", "store": ""}, "imports orchestrator.store (floor 3)"),
+        (climbs, {"errors": "from .store import Store", "store": ""}, "imports orchestrator.store (floor 3)"),
+        (climbs, {"errors": "import orchestrator.store", "store": ""}, "imports orchestrator.store (floor 3)"),
+        (climbs, {"store": "from orchestrator import Orchestrator"}, "imports orchestrator (floor 12)"),
+        (climbs, {"errors": "if TYPE_CHECKING:\n    from orchestrator import store", "store": ""}, "(floor 3)"),
         (climbs, {"runs": "def wait():\n    from orchestrator.errors import X", "errors": ""}, "inside a function"),
         (climbs, {"definition__in__flow": "import celery.canvas"}, "imports celery"),
         (climbs, {"settings": "def send():\n    import redis"}, "imports redis"),

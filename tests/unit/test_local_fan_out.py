@@ -1,4 +1,4 @@
-"""A local step: functions in threads, and whoever has returned is stored with all that have by then."""
+"""A local step: functions in threads, and members that have returned by then are stored together."""
 
 from __future__ import annotations
 
@@ -12,155 +12,146 @@ import pytest
 import redis
 
 from orchestrator.execution import local_fan_out as module
-from orchestrator.execution.attempt import Ended
-from orchestrator.execution.local_fan_out import Together
+from orchestrator.execution.local_fan_out import LocalFanOut
+from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness import pool_processes
 from orchestrator.liveness.pool_processes import tokens_of
+from orchestrator.middleware import End, Outcome
 from orchestrator.store.scripts.connection import Wire
-from orchestrator.store.scripts.results import Claimed, Moved
 from tests.harness import wait_until
 
 LATER = 5
+ONE = Returned(b"1")
 
 
 class Slow:
-    """Scripts whose first call is under way until all others have returned; whether the short way does is chosen."""
+    """A store whose first call is under way until all others have returned."""
 
-    def __init__(self, *, is_plain: bool):
-        self.is_plain = is_plain
+    def __init__(self):
         self.sent: list[list[str]] = []
         self.go_on = threading.Event()
         self.refuses = False
+        self.strikes = False
         client: Any = SimpleNamespace()
         self.wire = Wire(client)
+        self.told: dict[str, Any] = {}
 
-    def commit_and_claim(self, _run_id, _plan, done, _wanted, *, holder):
-        assert holder
-        return self.carry_out([each.node for each in done]) and []
-
-    def send_all(self, calls):
-        return [Moved(f"stored {name}") for name in self.carry_out(list(calls))]
-
-    def carry_out(self, names):
-        self.sent.append(names)
-        assert self.go_on.wait(30)
-        if self.refuses and len(self.sent) > 1:
-            raise redis.ResponseError("NOREPLICAS")
-        return names
+    def settle(self, company):
+        for member, _ in company:
+            assert member.token in tokens_of(pool_processes._state["place"]), "until it is stored"
+        returned = [member.name for member, made in company if isinstance(made, Returned)]
+        if returned:
+            self.sent.append(returned)
+            assert self.go_on.wait(30)
+            if self.refuses and len(self.sent) > 1:
+                raise redis.ResponseError("NOREPLICAS")
+        self.told |= {member.name: made for member, made in company}
+        if self.strikes:
+            raise TimeoutError("soft limit")
+        return ("behind",) if len(self.told) > LATER else ()
 
 
 class Member:
     """As much of an attempt as counts here."""
 
-    run_id, epoch, claimed = "run", 1, Claimed("run", 1)
-
-    def __init__(self, scripts, number, *, does=lambda: (b"1", None)):
+    def __init__(self, store, number, *, does=lambda: ONE):
         self.name = f"m-{number}"
         self.token = f"{number:032x}"
         self.does = does
-        self.store = SimpleNamespace(scripts=scripts)
-        self.facts = SimpleNamespace(name=self.name, kind="node", key=self.name)
-        self.reading = SimpleNamespace(read=lambda _answered: {})
-        self.plan = SimpleNamespace(plain={self.name} if scripts.is_plain else set())
+        self.store = SimpleNamespace(scripts=store)
 
     def make(self):
         assert self.token in tokens_of(pool_processes._state["place"]), "it is known to be worked on"
         return self.does()
 
-    def surely(self, call):
-        return call()
 
-    def leave(self, moved, ended):
-        assert self.token in tokens_of(pool_processes._state["place"]), "until it is stored"
-        assert moved.outcome == ended.kind
-        return ended
-
-    def commit_call(self, output):
-        assert output == b"1"
-        return self.name
-
-
-@pytest.fixture(params=[True, False], ids=["plain", "long"])
-def scripts(request):
-    made = Slow(is_plain=request.param)
+@pytest.fixture
+def store():
+    made = Slow()
     made.go_on.set()
     return made
 
 
-def work(members: Any, told: dict[str, Ended] | None = None) -> dict[str, Ended]:
-    """Do them all; how each ended."""
-    told = {} if told is None else told
-    Together(members, lambda: ()).work(lambda member, ended: told.update({member.name: ended}))
+def work(store, members: Any) -> dict[str, Any]:
+    """Run them all; how each ended."""
+    LocalFanOut(members, store.settle).run()
+    told: dict[str, Any] = store.told
     return told
 
 
-def stored(scripts, names):
-    return {name: Ended("stored" if scripts.is_plain else f"stored {name}") for name in names}
-
-
-def beside(scripts):
+def beside(store):
     """A member that is under way to the store while the others return."""
-    scripts.go_on.clear()
+    store.go_on.clear()
 
     def later(number):
-        assert wait_until(lambda: scripts.sent, "the first is under way")
+        assert wait_until(lambda: store.sent, "the first is under way")
         if number == LATER:
-            scripts.go_on.set()
-        return b"1", None
+            store.go_on.set()
+        return ONE
 
-    others = [Member(scripts, number, does=partial(later, number)) for number in range(1, LATER + 1)]
-    return [Member(scripts, 0), *others]
+    others = [Member(store, number, does=partial(later, number)) for number in range(1, LATER + 1)]
+    return [Member(store, 0), *others]
 
 
-def test_the_first_is_stored_alone_and_the_others_together(scripts):
-    members = beside(scripts)
+def stored(names):
+    return dict.fromkeys(names, ONE)
+
+
+def test_what_is_behind_the_step_is_told_when_the_last_member_is_stored(store):
+    members: Any = beside(store)
+    behind: Any = LocalFanOut(members, store.settle).run()
+    assert behind == ("behind",)
+
+
+def test_the_first_is_stored_alone_and_the_others_together(store):
+    members = beside(store)
     names = [member.name for member in members]
-    assert work(members) == stored(scripts, names)
-    assert scripts.sent[0] == names[:1]
-    assert sorted(name for company in scripts.sent[1:] for name in company) == names[1:]
-    assert len(scripts.sent) < len(names)
+    assert work(store, members) == stored(names)
+    assert store.sent[0] == names[:1]
+    assert sorted(name for company in store.sent[1:] for name in company) == names[1:]
+    assert len(store.sent) < len(names)
     assert tokens_of(None) == frozenset()
 
 
-def test_members_that_wait_for_each_other_get_a_thread_each(scripts):
+def test_members_that_wait_for_each_other_get_a_thread_each(store):
     meeting = threading.Barrier(LATER)
 
     def meets():
         meeting.wait(30)
-        return b"1", None
+        return ONE
 
-    members = [Member(scripts, number, does=meets) for number in range(LATER)]
-    assert work(members).keys() == {member.name for member in members}
+    members = [Member(store, number, does=meets) for number in range(LATER)]
+    assert work(store, members).keys() == {member.name for member in members}
 
 
-def test_who_returns_at_once_leaves_its_thread_to_the_next(scripts, monkeypatch):
+def test_who_returns_at_once_leaves_its_thread_to_the_next(store, monkeypatch):
     monkeypatch.setattr(module, "ANOTHER_AFTER_S", 30)
     seen = set()
 
     def notes():
         seen.add(threading.get_ident())
-        return b"1", None
+        return ONE
 
-    assert len(work([Member(scripts, number, does=notes) for number in range(LATER)])) == LATER
+    assert len(work(store, [Member(store, number, does=notes) for number in range(LATER)])) == LATER
     assert len(seen) == 1
     assert seen != {threading.get_ident()}
 
 
-def test_a_member_is_known_to_be_worked_on_before_a_thread_begins_with_it(scripts, monkeypatch):
+def test_a_member_is_known_to_be_worked_on_before_a_thread_begins_with_it(store, monkeypatch):
     monkeypatch.setattr(module, "ANOTHER_AFTER_S", 30)
-    members: Any = [Member(scripts, number) for number in range(LATER)]
+    members: Any = [Member(store, number) for number in range(LATER)]
     known: list[frozenset[str]] = []
 
     def looks():
         known.append(tokens_of(None))
-        return b"1", None
+        return ONE
 
     members[0].does = looks
-    work(members)
+    work(store, members)
     assert known == [{member.token for member in members}]
 
 
-def test_in_a_pool_process_each_has_its_place_until_it_is_stored(scripts, monkeypatch):
+def test_in_a_pool_process_each_has_its_place_until_it_is_stored(store, monkeypatch):
     monkeypatch.setitem(pool_processes._state, "place", 0)
     free, empty = sorted(pool_processes._free), pool_processes.tokens_of(0)
 
@@ -168,31 +159,30 @@ def test_in_a_pool_process_each_has_its_place_until_it_is_stored(scripts, monkey
         pool_processes.set_limit(time.monotonic() - 1)
         assert pool_processes.is_overdue(0)
         pool_processes.set_limit(0)
-        return b"1", None
+        return ONE
 
-    members: Any = [Member(scripts, number, does=limited) for number in range(pool_processes.AT_ONCE)]
-    assert len(work(members)) == pool_processes.AT_ONCE
+    members: Any = [Member(store, number, does=limited) for number in range(pool_processes.AT_ONCE)]
+    assert len(work(store, members)) == pool_processes.AT_ONCE
     assert sorted(pool_processes._free) == free
     assert pool_processes.tokens_of(0) == empty
     assert not pool_processes.is_overdue(0)
 
 
-def test_who_ended_without_an_output_is_told_and_not_stored(scripts):
-    parked = Ended("parked", ValueError("no"))
-    assert work([Member(scripts, 0), Member(scripts, 1, does=lambda: parked)])["m-1"] == parked
-    assert scripts.sent == [["m-0"]]
+def test_who_ended_without_an_output_is_told_and_not_stored(store):
+    parked = Outcome(End.PARKED, ValueError("no"))
+    assert work(store, [Member(store, 0), Member(store, 1, does=lambda: parked)])["m-1"] == parked
+    assert store.sent == [["m-0"]]
 
 
-def test_an_error_of_the_store_is_raised_when_all_have_ended(scripts):
-    scripts.refuses = True
-    told: dict[str, Ended] = {}
+def test_an_error_of_the_store_is_raised_when_all_have_ended(store):
+    store.refuses = True
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
-        work(beside(scripts), told)
-    assert told == stored(scripts, ["m-0"])
+        work(store, beside(store))
+    assert store.told == stored(["m-0"])
     assert tokens_of(None) == frozenset()
 
 
-def test_an_error_of_a_thread_is_raised_when_all_have_ended(scripts):
+def test_an_error_of_a_thread_is_raised_when_all_have_ended(store):
     raised = threading.Event()
 
     def fails():
@@ -201,33 +191,27 @@ def test_an_error_of_a_thread_is_raised_when_all_have_ended(scripts):
 
     def waits():
         assert raised.wait(30)
-        return b"1", None
+        return ONE
 
-    told: dict[str, Ended] = {}
-    members = [Member(scripts, 0, does=fails), Member(scripts, 1, does=waits)]
+    members = [Member(store, 0, does=fails), Member(store, 1, does=waits)]
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        work(members, told)
-    assert told == stored(scripts, ["m-1"])
+        work(store, members)
+    assert store.told == stored(["m-1"])
 
 
-def test_an_error_that_strikes_who_waits_is_raised_when_all_have_ended(scripts):
+def test_an_error_that_strikes_who_waits_is_raised_when_all_have_ended(store):
     """Such as Celery's soft time limit, between two members."""
-    struck = []
-
-    def strikes(member, _ended):
-        struck.append(member.name)
-        raise TimeoutError("soft limit")
-
-    members: Any = [Member(scripts, number) for number in range(LATER)]
+    store.strikes = True
+    members: Any = [Member(store, number) for number in range(LATER)]
     with pytest.raises(TimeoutError, match="soft limit"):
-        Together(members, lambda: ()).work(strikes)
-    assert sum(map(len, scripts.sent)) == LATER
+        work(store, members)
+    assert sum(map(len, store.sent)) == LATER
     assert tokens_of(None) == frozenset()
 
 
-def test_without_a_thread_it_is_done_where_it_is_waited_for(scripts, monkeypatch):
+def test_without_a_thread_it_is_done_where_it_is_waited_for(store, monkeypatch):
     def refuses(_work):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(module, "_threads", lambda _process: SimpleNamespace(submit=refuses))
-    assert work([Member(scripts, number) for number in range(3)]) == stored(scripts, ["m-0", "m-1", "m-2"])
+    assert work(store, [Member(store, number) for number in range(3)]) == stored(["m-0", "m-1", "m-2"])

@@ -1,0 +1,119 @@
+"""Call the handlers of Celery's task signals once for every node and attempt, as for a task of its own.
+
+Celery calls them for the first attempt of a message. Attempts behind it get the same signals here, in the thread of
+their function, with a request of their own on their own task; without handlers no request is made. `task_received`
+stays per message: it is the main process's.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery import signals, states
+from celery._state import _task_stack  # Celery's own tracer pushes the running task there
+
+from orchestrator.middleware import End, Middleware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+    from orchestrator.middleware import NodeCall, Outcome, Result
+
+HEARD = (signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry)
+
+
+class CelerySignals(Middleware):
+    """Sends the signals of attempts that Celery does not trace; what a handler raises Celery logs."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
+        """Send what Celery's tracer would send around the task of this node."""
+        if call.is_first or not any(signal.receivers for signal in HEARD):
+            return proceed()
+        task = self.app.tasks[call.task]
+        args = (call.run_id,)
+        with _requested(task, call, args):
+            about = {"task_id": call.task_id, "task": task, "args": args, "kwargs": {}}
+            state = states.SUCCESS
+            signals.task_prerun.send(sender=task, **about)
+            try:
+                result = proceed()
+                signals.task_success.send(sender=task, result=None)
+            except BaseException as error:
+                state = self._send_failure(task, call, error)
+                raise
+            finally:
+                signals.task_postrun.send(sender=task, retval=None, state=state, **about)
+        return result
+
+    def after_node(self, call: NodeCall, outcome: Outcome) -> None:
+        """Send what Celery cannot know of a first attempt: it will be tried again, or its failure is tolerated."""
+        if call.is_first and outcome.error is not None and outcome.end in {End.PARKED, End.TOLERATED}:
+            task = self.app.tasks[call.task]
+            if outcome.end is End.PARKED:
+                _send_retry(task, call.message, outcome.error)
+            else:
+                _send_failed(task, call, outcome.error)
+
+    @staticmethod
+    def _send_failure(task: Any, call: NodeCall, error: BaseException) -> str:
+        if call.will_retry(error):
+            _send_retry(task, task.request, error)
+            return str(states.RETRY)
+        if not call.is_own:  # that failure is raised to Celery when its message ends
+            _send_failed(task, call, error)
+        return str(states.FAILURE)
+
+
+def _einfo(error: BaseException) -> ExceptionInfo:
+    return ExceptionInfo((type(error), error, error.__traceback__))
+
+
+def _send_retry(task: Any, request: Any, error: BaseException) -> None:
+    if signals.task_retry.receivers:
+        signals.task_retry.send(sender=task, request=request, reason=error, einfo=_einfo(error))
+
+
+def _send_failed(task: Any, call: NodeCall, error: BaseException) -> None:
+    if signals.task_failure.receivers:
+        signals.task_failure.send(
+            sender=task,
+            task_id=call.task_id,
+            exception=error,
+            args=(call.run_id,),
+            kwargs={},
+            traceback=error.__traceback__,
+            einfo=_einfo(error),
+        )
+
+
+@contextmanager
+def _requested(task: Any, call: NodeCall, args: tuple[str]) -> Iterator[None]:
+    """Let the node's task have a request, and be the current one, as while Celery traces it."""
+    message = call.message
+    _task_stack.push(task)
+    task.push_request(
+        id=call.task_id,
+        correlation_id=call.task_id,
+        root_id=call.run_id,
+        parent_id=call.run_id,
+        task=call.task,
+        args=args,
+        kwargs={},
+        retries=call.attempt - 1,
+        called_directly=False,
+        headers=getattr(message, "headers", None),
+        delivery_info=getattr(message, "delivery_info", None),
+        hostname=getattr(message, "hostname", None),
+    )
+    try:
+        yield
+    finally:
+        task.pop_request()
+        _task_stack.pop()

@@ -1,0 +1,207 @@
+"""Read what an attempt needs: the state that its functions see, its input, and its context.
+
+Input and key functions and predicates are user code and run here, at every attempt. Which outputs came with the claim
+is known by `PrefetchedOutputs`; the others are loaded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.definition.context import NodeContext
+from orchestrator.definition.plan import node_of
+from orchestrator.definition.signature import MISSING
+from orchestrator.definition.state import FlowState
+from orchestrator.errors import NodeTimeout
+from orchestrator.execution.attempt_handle import AttemptHandle
+from orchestrator.execution.keyed_limits import buckets_of
+from orchestrator.execution.store_retries import retry_until_stored
+from orchestrator.store.run_store import IN_PARTS, INPUT, instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from orchestrator.definition.node import Node
+    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.registry import Registered
+    from orchestrator.engine import Engine
+    from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
+    from orchestrator.store.scripts.results import Claimed
+
+Answer = TypeVar("Answer")
+_NOT_READ: Any = object()
+
+
+class Inputs:
+    """What one claimed attempt reads.
+
+    Attributes:
+        engine: The engine.
+        plan: The plan that the run pins.
+        run_id: The run.
+        name: The node, compensation or decision; an item of a map is `<node>[<index>]`.
+        node_plan: What the plan says of it; of an item, of its map's node.
+        claimed: The answer of the claim.
+        entry: The code of the flow in this process.
+        is_pure: Whether an input function or a predicate is running, whose exceptions are never retried.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        *,
+        run_id: str,
+        name: str,
+        token: str,
+        claimed: Claimed,
+        prefetched: PrefetchedOutputs,
+        entry: Registered,
+    ) -> None:
+        self.engine = engine
+        self.plan = plan
+        self.run_id = run_id
+        self.name = name
+        self.node_plan = plan.nodes[node_of(name)]
+        self.claimed = claimed
+        self.entry = entry
+        self.is_pure = False
+        self._store = engine.store
+        self._token = token
+        self._prefetched = prefetched
+        self._state: FlowState | None = None
+        self._undone: bytes | None = None  # of a compensation: what its node returned
+        self._buckets: Sequence[str] = ()  # that depend on the input, and others
+        self._given: Any = _NOT_READ
+
+    @property
+    def node(self) -> Node[Any, Any]:
+        """The node's code."""
+        return self.entry.nodes[self.node_plan.name]
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The attempt, as errors name it."""
+        return {
+            "flow_name": self.plan.flow,
+            "run_id": self.run_id,
+            "node_name": self.name,
+            "attempt": self.claimed.attempt,
+        }
+
+    @property
+    def timeout_s(self) -> float:
+        """Limit of the attempt in seconds."""
+        return self.node_plan.timeout_ms / 1000
+
+    def expired(self) -> NodeTimeout:
+        """The error of an attempt that reaches its limit."""
+        return NodeTimeout(f"the attempt took longer than its timeout of {self.timeout_s:g} s", **self.where)
+
+    def read_state(self) -> None:
+        """Put the state together, which may wait for Redis; an item of a map has none."""
+        if self.node_plan.kind != "item":
+            self._state = self._read_state()
+
+    @property
+    def state(self) -> Any:
+        """The state that functions see; None before `read_state`."""
+        return self._state
+
+    def read_buckets(self) -> Sequence[str]:
+        """Compute the input, and the buckets that its key functions name."""
+        given = self.read_given()
+        asked = self._state if given is MISSING else given
+        self._buckets = self.call_pure(buckets_of, self.node_plan, self.node, self.plan.flow, asked)
+        return self._buckets
+
+    def read_given(self) -> Any:
+        """The function's input, validated: the item, or from its input function, its constant, or what it undoes."""
+        if self._given is _NOT_READ:
+            self._given = self._read_given(self.node)
+        return self._given
+
+    def call_pure(self, function: Callable[..., Answer], *given: Any) -> Answer:
+        """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
+        self.is_pure = True
+        answer = function(*given)
+        self.is_pure = False
+        return answer
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt, until the node is compensated."""
+        return f"{self.run_id}/{self.name}/{self.claimed.generation}"
+
+    def context(self, **changes: Any) -> NodeContext:
+        """What a function that takes a `NodeContext` gets; `changes` are fields that differ."""
+        where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
+        undoes = self.node_plan.kind == "compensation"
+        handle = AttemptHandle(
+            self._store, self.plan, self.run_id, self.name, self._token, self._buckets, undoes=undoes
+        )
+        fields: dict[str, Any] = {
+            **self.where,
+            "idempotency_key": self.idempotency_key,
+            "logger": logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
+            "scheduled_for": instant(self.claimed.scheduled),
+            "ask_cancelled": handle.is_cancelled,
+            "report": handle.report,
+            "take": handle.take,
+        }
+        return NodeContext(**fields | changes)
+
+    def _read_given(self, node: Node[Any, Any]) -> Any:
+        contract = node.contract
+        if self.node_plan.kind == "item":
+            return contract.load(self.claimed.item)
+        if node.input_func is not None:
+            return contract.read(self.call_pure(node.input_func, self._state))
+        if node.input is not MISSING:
+            return contract.read(copy.deepcopy(node.input))  # a function may change what it is given
+        if self.node_plan.undoes and contract.style != "none":
+            return contract.load(b"null" if self._undone is None else self._undone)
+        return contract.read(MISSING)
+
+    def _read_state(self) -> FlowState:
+        prefetched = self._prefetched.values(self.claimed.values)
+        values = {key: value and self._whole(value) for key, value in prefetched.items()}
+        undoes = self.node_plan.undoes
+        if self.name != self.node_plan.name:  # the compensation of one item
+            index = int(self.name.partition("[")[2].rstrip("]"))
+            self._undone = self._surely(self._store.result, self.run_id, undoes, index)
+        elif undoes:
+            self._undone = values[self.plan.nodes[undoes].key]
+        codec = self.entry.flow.input_codec
+        state = FlowState(
+            run_id=self.run_id,
+            flow_name=self.plan.flow,
+            input=values.pop(INPUT) or None,
+            input_codec=codec,
+            load=self._load,
+            load_failure=partial(self._surely, self._store.failure, self.run_id),
+            load_failures=partial(self._surely, self._store.item_failures, self.run_id),
+            list_keys=self.plan.list_keys,
+            prefetched=values,
+            visible=self.plan.visible(self.node_plan.name),
+            hidden=self.plan.hidden(self.node_plan.name),
+        )
+        if self.node_plan.step == 0 and codec is not None:
+            state.input()  # a client without the flow's code could not check it
+        return state
+
+    def _whole(self, value: bytes) -> bytes:
+        if not value.startswith(IN_PARTS):
+            return value
+        return self._surely(self._store.whole, self.run_id, value)
+
+    def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
+        wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
+        return self._surely(self._store.outputs, self.run_id, wanted)
+
+    def _surely(self, read: Callable[..., Answer], *given: Any) -> Answer:
+        place = (self.plan.flow, self.run_id, self.name)
+        return retry_until_stored(self._store, place, partial(read, *given))

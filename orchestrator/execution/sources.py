@@ -1,0 +1,118 @@
+"""Hand out the attempts that one message works through: its own node, then what the plan has behind it.
+
+A message carries neither the next item nor the next node: the scripts say which item, the plan which node, so a lost
+message loses nothing. Only a fused flow goes from node to node; a map goes to its next item, a paginated node to its
+next page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from orchestrator.definition.plan import IN_LINE, node_of
+from orchestrator.execution.attempt import Attempt
+from orchestrator.execution.node_kinds import Returned
+from orchestrator.liveness.leases import is_draining
+
+if TYPE_CHECKING:
+    from orchestrator.definition.plan import Plan
+    from orchestrator.engine import Engine
+    from orchestrator.execution.failures import Failed
+    from orchestrator.store.scripts.results import Work
+
+    Batch: TypeAlias = tuple[Attempt, ...]
+
+PAGES_IN_A_MESSAGE = 50
+"""At most, so that other work of the queue gets its turn."""
+
+
+class RunSource:
+    """The attempts of one run in one message.
+
+    Args:
+        engine: The engine.
+        plan: The plan that the run pins.
+        run_id: The run.
+        epoch: Its epoch in the message.
+        celery_continues: Whether Celery publishes what is behind the message's own node.
+        message: The Celery request that this process works on.
+        is_pulled: Whether it is another run's: this one's message was taken from the queue without Celery.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Plan,
+        *,
+        run_id: str,
+        epoch: int,
+        celery_continues: bool = False,
+        message: Any = None,
+        is_pulled: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.plan = plan
+        self.run_id = run_id
+        self.epoch = epoch
+        self._celery_continues = celery_continues
+        self._message = message
+        self._is_pulled = is_pulled
+        self._left = PAGES_IN_A_MESSAGE  # items or pages that may still follow
+
+    def first(self, node: str) -> Batch:
+        """The message's own node."""
+        node_plan = self.plan.nodes[node_of(node)]
+        if node_plan.kind == "item":
+            self._left = self.plan.steps[node_plan.step].batch
+        return (self._attempt(node, is_own=True, is_first=True),)
+
+    def local_step(self, work: Work) -> Batch:
+        """The members of a position, if this process makes all of them; else none: the position is to be published."""
+        is_local = work.names and work.kind == "step" and self.plan.steps[work.position].local
+        return self._at(work.position, self.plan.queue) if is_local else ()
+
+    def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
+        """What comes behind an attempt in this message, if anything."""
+        node_plan = attempt.node_plan
+        if is_draining():
+            return ()
+        if node_plan.kind == "item" or node_plan.paged:
+            is_over = node_plan.paged and not (isinstance(made, Returned) and made.has_more)
+            self._left -= not is_over
+            return () if is_over or self._left <= 0 else (self._attempt(node_plan.name, is_own=True),)
+        return self.after_step(attempt, made.choice) if isinstance(made, Returned) else ()
+
+    def after_step(self, attempt: Attempt, choice: int | None = None) -> Batch:
+        """What comes behind the step of an attempt, if this process can make all of it."""
+        node_plan = attempt.node_plan
+        step = self.plan.steps[node_plan.step]
+        position = step.next if step.local else self.plan.follower(node_plan, choice)
+        return self._at(position, node_plan.queue)
+
+    def take(self, attempt: Attempt, work: Work) -> Batch:
+        """What a member of a local step made ready, if this process goes on with it; else it is to be published."""
+        is_joined = work.kind == "step" and self.plan.steps[attempt.node_plan.step].local
+        return self._at(work.position, attempt.node_plan.queue) if is_joined else ()
+
+    def _at(self, position: int, queue: str) -> Batch:
+        """The attempts at a position of a fused flow, if this process can make them all."""
+        step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
+        if step is None or not (step.kind in IN_LINE or step.local):
+            return ()
+        nodes = [self.plan.nodes[name] for name in step.nodes]
+        knows = self.engine.registry.entry_for
+        fit = all(node.queue == queue and not node.paged and knows(self.plan, node) for node in nodes)
+        return tuple(self._attempt(node.name) for node in nodes) if fit else ()
+
+    def _attempt(self, node: str, *, is_own: bool = False, is_first: bool = False) -> Attempt:
+        return Attempt(
+            self.engine,
+            self.plan,
+            node,
+            run_id=self.run_id,
+            epoch=self.epoch,
+            celery_continues=self._celery_continues and is_own,
+            is_first=is_first and not self._is_pulled,
+            is_own=is_own and not self._is_pulled,
+            message=self._message,
+        )

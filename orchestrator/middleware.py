@@ -1,0 +1,155 @@
+"""Wrap the call of every node, in every mode: the seam for time limits, task events, signals and error trackers.
+
+One chain is composed per process, outermost middleware first. A middleware sees what a node is called for and how it
+ended; what the end leads to (retry, join, saga) is decided by the store's scripts and is not its business.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class End(StrEnum):
+    """How an attempt ended.
+
+    STORED: its output is stored. PAGE_STORED: a page is stored, and there are more. TOLERATED: failed for good in a
+    step that continues without it. FAILED: failed for good. PARKED: the node waits for its next attempt. DONE: another
+    attempt did it. SKIPPED: nothing to do here now. REQUEUE: the worker is shutting down, the message has to go back.
+    """
+
+    STORED = "stored"
+    PAGE_STORED = "page stored"
+    TOLERATED = "tolerated"
+    FAILED = "failed"
+    PARKED = "parked"
+    DONE = "done"
+    SKIPPED = "skipped"
+    REQUEUE = "requeue"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, with the real exception if it is FAILED, TOLERATED, or PARKED by a failure."""
+
+    end: End
+    error: BaseException | None = None
+
+
+@dataclass(slots=True, eq=False)
+class NodeCall:
+    """One attempt of a node, as a middleware sees it.
+
+    Attributes:
+        flow_name: The run's flow.
+        run_id: The run.
+        node_name: The node, compensation or decision; an item of a map is `<node>[<index>]`.
+        attempt: Number of the attempt, from 1.
+        task: Name of the node's Celery task.
+        timeout_s: Limit of the attempt in seconds.
+        message: The Celery request of the message that it is made in, whichever node that is for.
+        is_first: Whether it is the message's own attempt, which Celery itself traces as a task.
+        is_own: Whether it is of the message's own node, as later items of a map are; Celery reports their failure.
+        expired: Makes the error that is raised at the limit.
+        will_retry: Tells whether an error leads to another attempt, as far as the policy says.
+        started: When it was called, on the monotonic clock.
+    """
+
+    flow_name: str
+    run_id: str
+    node_name: str
+    attempt: int
+    task: str
+    timeout_s: float
+    message: Any
+    is_first: bool
+    is_own: bool
+    expired: Callable[[], BaseException]
+    will_retry: Callable[[BaseException], bool]
+    started: float = field(default_factory=time.monotonic)
+    _task_id: str = ""
+
+    @property
+    def task_id(self) -> str:
+        """A Celery task id for this attempt: the message's, or one of its own behind the message's first attempt."""
+        if not self._task_id:
+            self._task_id = self.message.id if self.is_first and self.message is not None else str(uuid.uuid4())
+        return self._task_id
+
+
+class Middleware:
+    """Wraps nodes; a subclass overrides what it needs. One object serves all threads of a process."""
+
+    def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:  # noqa: ARG002 - for subclasses
+        """Call the node's function by `proceed()`, once, and return what that returns or raise what it raises.
+
+        It runs in the thread of the function. An exception of the middleware's own counts as the node's.
+        """
+        return proceed()
+
+    def after_node(self, call: NodeCall, outcome: Outcome) -> None:
+        """Hear how an attempt ended, when that is stored; what this raises is logged and harms nothing."""
+
+    def after_run(self, run_id: str, flow_name: str, event: str) -> None:
+        """Hear that a run was "started", "resumed", or ended with a status: in one worker of the fleet, and later."""
+
+
+class Middlewares:
+    """The middlewares of an app in this process, outermost first."""
+
+    def __init__(self, installed: Sequence[Middleware] = ()) -> None:
+        self._compose(installed)
+
+    def install(self, middleware: Middleware) -> None:
+        """Put a middleware around all that are there."""
+        self._compose((middleware, *self._installed))
+
+    def _compose(self, installed: Sequence[Middleware]) -> None:
+        self._installed = tuple(installed)
+        self._inwards = [each for each in reversed(installed) if _overrides(each, "around")]
+        self._after_node = [each for each in installed if _overrides(each, "after_node")]
+        self._after_run = [each for each in installed if _overrides(each, "after_run")]
+
+    @property
+    def wants_runs(self) -> bool:
+        """Whether any middleware hears of runs."""
+        return bool(self._after_run)
+
+    def call(self, call: NodeCall, function: Callable[[], Result]) -> Result:
+        """Call a node's function through all middlewares."""
+        proceed = function
+        for middleware in self._inwards:
+            proceed = partial(middleware.around, call, proceed)
+        return proceed()
+
+    def after_node(self, call: NodeCall, outcome: Outcome) -> None:
+        """Let the middlewares hear how an attempt ended."""
+        for middleware in self._after_node:
+            _notify(partial(middleware.after_node, call, outcome), middleware)
+
+    def after_run(self, run_id: str, flow_name: str, event: str) -> None:
+        """Let the middlewares hear of a run."""
+        for middleware in self._after_run:
+            _notify(partial(middleware.after_run, run_id, flow_name, event), middleware)
+
+
+def _overrides(middleware: Middleware, name: str) -> bool:
+    return getattr(type(middleware), name) is not getattr(Middleware, name)
+
+
+def _notify(call: Callable[[], Any], middleware: Middleware) -> None:
+    try:
+        call()
+    except Exception:  # an observer's failure must not become the node's: its output is stored already
+        logger.exception("the middleware %s failed; the node and its run are not affected", type(middleware).__name__)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+FAILED = "the middleware %s failed; the node and its run are not affected"
 
 
 class End(StrEnum):
@@ -136,20 +137,19 @@ class Middlewares:
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
         """Let the middlewares hear how an attempt ended."""
         for middleware in self._after_node:
-            _notify(partial(middleware.after_node, call, outcome), middleware)
+            try:
+                middleware.after_node(call, outcome)
+            except Exception:  # an observer's failure must not become the node's: its output is stored already
+                logger.exception(FAILED, type(middleware).__name__)
 
     def after_run(self, run_id: str, flow_name: str, event: str) -> None:
         """Let the middlewares hear of a run."""
         for middleware in self._after_run:
-            _notify(partial(middleware.after_run, run_id, flow_name, event), middleware)
+            try:
+                middleware.after_run(run_id, flow_name, event)
+            except Exception:  # as above: the run has ended
+                logger.exception(FAILED, type(middleware).__name__)
 
 
 def _overrides(middleware: Middleware, name: str) -> bool:
     return getattr(type(middleware), name) is not getattr(Middleware, name)
-
-
-def _notify(call: Callable[[], Any], middleware: Middleware) -> None:
-    try:
-        call()
-    except Exception:  # an observer's failure must not become the node's: its output is stored already
-        logger.exception("the middleware %s failed; the node and its run are not affected", type(middleware).__name__)

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery.app.task import Context
+
 from orchestrator.definition.plan import IN_LINE
 from orchestrator.errors import StoreError
 from orchestrator.liveness.leases import is_draining
@@ -117,6 +119,7 @@ def _read(text: bytes) -> Pulled | None:
 def _requested(task: Any, message: Pulled) -> Iterator[None]:
     """Let the task's request be this message's, for functions and log formats that look at it."""
     task_id = message.headers.get("id")
+    own = task.request
     task.push_request(
         id=task_id,
         correlation_id=task_id,
@@ -124,7 +127,11 @@ def _requested(task: Any, message: Pulled) -> Iterator[None]:
         parent_id=message.run_id,
         args=(message.run_id, message.epoch, message.plan_hash),
         kwargs={},
-        **dict.fromkeys((*EMBEDDED, "errbacks", "headers", "group", "children")),
+        hostname=own.hostname,
+        delivery_info=own.delivery_info,
+        # Only what nobody but a user gives a meaning: anything else would be taken for a field of the request.
+        headers={name: value for name, value in message.headers.items() if not hasattr(Context, name)},
+        **dict.fromkeys((*EMBEDDED, "errbacks", "group", "children")),
     )
     try:
         yield

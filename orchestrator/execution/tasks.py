@@ -109,12 +109,15 @@ class NodeTask(Task):
 
     def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:
         """Run further runs whose first message waits in the queue: what becomes of them is not this message's."""
-        own = self.request  # while a pulled message is worked on, `request` is made from that one
+        queue = str((self.request.delivery_info or {}).get("routing_key"))
         for message in pulled(engine, plan, self, since=since):
             run_id = message.run_id
             try:
                 pinned = self._plan(engine, message.plan_hash)
-                source = RunSource(engine, pinned, run_id=run_id, epoch=message.epoch, message=own, is_pulled=True)
+                # While a pulled message is worked on, the task's request is made from that one.
+                source = RunSource(
+                    engine, pinned, run_id=run_id, epoch=message.epoch, message=self.request, is_pulled=True
+                )
                 outcome = Executor(engine, source).run(source.first(self.node))
             except Ignore:
                 continue
@@ -124,7 +127,7 @@ class NodeTask(Task):
                 logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
                 return
             if outcome.end is End.REQUEUE:
-                put_back(engine, own.delivery_info["routing_key"], message.text)
+                put_back(engine, queue, message.text)
             if outcome.end in {End.REQUEUE, End.SKIPPED}:
                 return
 

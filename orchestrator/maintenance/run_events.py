@@ -38,22 +38,29 @@ class Monitor:
         self._alive_at = -float(ALIVE_EVERY_S)
 
     def forward(self) -> None:
-        """Send what happened since any worker last did; without a monitor, skip it."""
+        """Send what happened since any worker last did; what nobody hears is only skipped."""
         was_watched, self._was_watched = self._was_watched, self._is_watched()
-        if not self._was_watched:
-            self._skip()
-            return
+        middlewares = self.engine.middlewares
+        entries = self._new_entries() if middlewares.wants_runs or (was_watched and self._was_watched) else []
         try:
-            # An event that raises is sent again, as it is not marked as sent.
-            with self.engine.publisher.dispatcher(HOSTNAME) as sender:
-                self._stay_alive(sender)
-                if was_watched:
-                    self._send_new(sender)
-                else:
-                    self._skip()
-                    self._send_live(sender)
+            if self._was_watched:
+                # An event that raises is sent again, as it is not marked as sent.
+                with self.engine.publisher.dispatcher(HOSTNAME) as sender:
+                    self._stay_alive(sender)
+                    if was_watched:
+                        for at, row in entries:
+                            self._send_entry(sender, at, row)
+                    else:
+                        self._send_live(sender)
         except BROKER_ERRORS as error:
             logger.warning("events of runs are not sent: %s", error)
+            return
+        for _, row in entries:
+            middlewares.after_run(row["run"], row["flow"], row["event"])
+        if entries:
+            self._mark_sent(entries[-1][1]["entry"].encode())
+        elif not middlewares.wants_runs and not (was_watched and self._was_watched):
+            self._skip()
 
     def note_watching(self) -> None:
         """Inform the pool processes whether a monitor wants events of nodes that have no message of their own."""
@@ -78,17 +85,16 @@ class Monitor:
         if newest and newest[0][0] != self._sent():
             self._mark_sent(newest[0][0])
 
-    def _send_new(self, sender: EventDispatcher) -> None:
+    def _new_entries(self) -> list[tuple[float, dict[str, str]]]:
+        """When something happened to a run, in seconds, and the fields of the entry, its id among them."""
         store = self.engine.store
         last = self._sent()
-        entries = store.client.xrange(
-            store.keys.events, min="-" if last == NO_ENTRY else b"(" + last, count=EVENTS_AT_ONCE
-        )
-        for entry, fields in entries:
-            row = {name.decode(): value.decode() for name, value in fields.items()}
-            self._send_entry(sender, int(entry.split(b"-")[0]) / 1000, row)
-        if entries:
-            self._mark_sent(entries[-1][0])
+        begin = "-" if last == NO_ENTRY else b"(" + last
+        found = []
+        for entry, fields in store.client.xrange(store.keys.events, min=begin, count=EVENTS_AT_ONCE):
+            row = {name.decode(): value.decode() for name, value in fields.items()} | {"entry": entry.decode()}
+            found.append((int(entry.split(b"-")[0]) / 1000, row))
+        return found
 
     def _send_live(self, sender: EventDispatcher) -> None:
         """Send the live runs to a monitor that has just connected."""

@@ -10,7 +10,6 @@ from itertools import repeat
 from typing import Any
 
 from celery import Celery, current_task
-from celery.signals import task_prerun
 
 from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, SharedRateLimiter, manual
 from tests.harness import Ledger
@@ -78,10 +77,6 @@ def behaves(ctx: NodeContext, way: str) -> list[Any]:
     if way == "slow":
         time.sleep(0.05)
     return [os.getpid(), current_task.request.root_id]
-
-
-if "TEST_HEARS" in os.environ:
-    task_prerun.connect(lambda **_: None, weak=False)
 
 
 def flow(name: str) -> FlowBuilder:

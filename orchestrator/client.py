@@ -23,6 +23,7 @@ from orchestrator.execution.task_events import TaskEvents
 from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
 from orchestrator.messaging import late_signal_handlers
+from orchestrator.messaging.celery_addresses import address_of_runs
 from orchestrator.middleware import Middlewares
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
 
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://")
 
 
 class Orchestrator:
@@ -45,22 +45,24 @@ class Orchestrator:
 
     Args:
         app: An existing Celery app; its own tasks keep working.
-        redis_url: Where the state of runs lives; else the app's result backend or broker, if that is Redis.
+        redis_url: Where the state of runs lives, as a URL of a result backend, or `unix://<path>?db=<n>`; else the
+            app's result backend or broker, if that is Redis.
         settings: Numbers; every process of a deployment needs the same.
 
     Raises:
-        ConfigurationError: No Redis is known, or the app has an orchestrator with another one.
+        ConfigurationError: No Redis is known, or none that runs can live in (the message names the setting), or the
+            app has an orchestrator with another one.
     """
 
     def __init__(self, app: Celery, redis_url: str | None = None, settings: Settings | None = None) -> None:
         settings = settings or Settings()
-        url = redis_url or _redis_of(app)
+        address = address_of_runs(app, redis_url)
         known: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
-        if known is not None and (known.store.url, known.settings) != (url, settings):
+        if known is not None and not (known.settings == settings and known.store.address.is_same(address)):
             msg = f"the Celery app {app.main!r} has an orchestrator with other settings or another Redis; use it"
             raise ConfigurationError(msg)
         self.app = app
-        self._engine = known or _add_engine(app, url, settings)
+        self._engine = known or _add_engine(app, Store(address, settings), settings)
 
     def register(self, flow: Flow) -> None:
         """Make a flow's code known to this process: its nodes as tasks, its schedules to beat.
@@ -112,7 +114,7 @@ class Orchestrator:
             InvalidInput: The input does not fit the flow's `takes`; nothing was written.
             PayloadTooLarge: The input is over `Settings.max_payload_bytes`; nothing was written.
             IdempotencyConflict: The key belongs to a run with another input.
-            StoreUnavailable, StoreFull: Redis; with an idempotency key it is safe to try again.
+            StoreUnavailable, StoreFull, StoreRefused: Redis; with an idempotency key it is safe to try again.
         """
         if idempotency_key is not None and not isinstance(idempotency_key, str):
             raise InvalidInput(f"an idempotency key is text, not {type(idempotency_key).__name__}")
@@ -214,25 +216,14 @@ class Orchestrator:
             return sorted({*self._engine.store.announced(), *self._engine.registry.flows})
 
 
-def _add_engine(app: Celery, url: str, settings: Settings) -> Engine:
-    engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), Store(url, settings))
+def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
+    engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), store)
     engine.middlewares = Middlewares((TaskEvents(app), CelerySignals(app), TimeLimit()))
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
     late_signal_handlers.call_late_handlers(app)
     return engine
-
-
-def _redis_of(app: Celery) -> str:
-    for url in (app.conf.result_backend, app.conf.broker_url):
-        if str(url or "").startswith(REDIS_SCHEMES):
-            return str(url)
-    msg = (
-        f"the Celery app {app.main!r} has no Redis as result backend or broker, and runs live in Redis; "
-        "pass Orchestrator(app, redis_url='redis://...')"
-    )
-    raise ConfigurationError(msg)
 
 
 def _name_of(flow: str | Flow) -> str:

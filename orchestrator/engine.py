@@ -54,7 +54,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         """Make the publisher of the app."""
-        self.publisher = Publisher(self.app, self.store.client.connection_pool.connection_kwargs)
+        self.publisher = Publisher(self.app, self.store)
 
     def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
         """Return a run with the plan it pins; None when either is gone."""

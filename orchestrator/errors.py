@@ -14,7 +14,8 @@
     │   └── MissingOutputError, HiddenDependencyError
     └── StoreError               Redis
         ├── StoreUnavailable     it did not answer
-        └── StoreFull            it answered that its memory is full
+        ├── StoreFull            it answered that its memory is full
+        └── StoreRefused         it answered that it does not do that: rights, password, a key of another type
     Signal                       not errors: how a node function says what shall happen next
     ├── Terminal, RetryLater
     FlowDefinitionWarning        a soft finding of build(); a UserWarning
@@ -249,6 +250,10 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreError):
     """Redis refused a write because its memory is full; nothing was written."""
+
+
+class StoreRefused(StoreError):
+    """Redis refuses as it is set up: a password, a right, a key of another program. The message says what to do."""
 
 
 class Signal(Exception):

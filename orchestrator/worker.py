@@ -102,7 +102,9 @@ class Worker:
             RegistrationError: A flow cannot be registered.
         """
         known: Engine | None = getattr(self.app, Engine.ATTRIBUTE, None)
-        orchestrator = Orchestrator(self.app, known.store.url, known.settings) if known else Orchestrator(self.app)
+        orchestrator = (
+            Orchestrator(self.app, known.store.address.url, known.settings) if known else Orchestrator(self.app)
+        )
         registry = engine_of(self.app).registry
         registry.queue = self._config.task_queue or registry.queue
         for flow in self._flows:

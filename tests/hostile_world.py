@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import redis
-
 from tests.harness import wait_until
 
 if TYPE_CHECKING:
@@ -39,8 +37,7 @@ class Held:
     @property
     def plan(self):
         key = f"orchestrator:run:{self.run.id}"
-        with redis.Redis.from_url(self.run._engine.store.url, decode_responses=True) as connection:
-            return connection.hget(key, "plan")
+        return self.run._engine.store.client.hget(key, "plan").decode()
 
     def let_go(self):
         self.gate.unlink()

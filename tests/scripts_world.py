@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import redis
+from redis.connection import parse_url
+
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, manual, paginate
 from orchestrator.definition.plan import Plan, node_of
 from orchestrator.definition.planning import make_plan
 from orchestrator.settings import Settings
 from orchestrator.store import keys
+from orchestrator.store.address import Address
 from orchestrator.store.run_store import Store
 from orchestrator.store.scripts.results import PageEnd
 
@@ -330,7 +334,8 @@ class World:
     def __init__(self, url: str) -> None:
         self.url = url
         self.prefix = f"t-{secrets.token_hex(6)}"
-        self.store = Store(url, Settings(prefix=self.prefix, retention=timedelta(milliseconds=RETENTION_MS)))
+        address = Address("redis_url", redis.Connection, parse_url(url))
+        self.store = Store(address, Settings(prefix=self.prefix, retention=timedelta(milliseconds=RETENTION_MS)))
         self.client = self.store.client
         self.keys = self.store.keys
         self.scripts = self.store.scripts

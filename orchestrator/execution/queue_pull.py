@@ -38,6 +38,7 @@ class Pulled:
     """A message that was taken out of its queue.
 
     Attributes:
+        key: The Redis list that it was taken out of.
         run_id: The run that it is for.
         epoch: Its epoch.
         plan_hash: Its plan.
@@ -45,6 +46,7 @@ class Pulled:
         headers: Its headers.
     """
 
+    key: str
     run_id: str
     epoch: int
     plan_hash: str
@@ -72,35 +74,36 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     if task.rate_limit:
         return
     queue = (task.request.delivery_info or {}).get("routing_key")
-    if not queue or engine.publisher.first_queue(plan) != queue:
+    key = engine.publisher.first_list(plan, queue) if queue else ""
+    if not key:
         return
     while time.monotonic() < since + GOES_ON_FOR_S and not is_draining():
         try:
             with engine.store.guarded():
-                text = engine.store.scripts.pop_message(queue, task.name)
+                text = engine.store.scripts.pop_message(key, task.name)
         except StoreError as error:
             logger.warning("flow %s: no further run is begun here: %s", plan.flow, error)
             return
         if text is None:
             return
-        message = _read(text)
+        message = _read(key, text)
         if message is None:
-            put_back(engine, queue, text)
+            put_back(engine, key, text)
             return
         with _requested(task, message):
             yield message
 
 
-def put_back(engine: Engine, queue: str, text: bytes) -> None:
+def put_back(engine: Engine, key: str, text: bytes) -> None:
     """Leave a message to whoever comes next; where that fails, the reconciler sends another one."""
     try:
         with engine.store.guarded():
-            engine.store.client.rpush(queue, text)
+            engine.store.client.rpush(key, text)
     except StoreError as error:
-        logger.warning("a message is not put back into queue %s and will be sent again: %s", queue, error)
+        logger.warning("a message is not put back into %s and will be sent again: %s", key, error)
 
 
-def _read(text: bytes) -> Pulled | None:
+def _read(key: str, text: bytes) -> Pulled | None:
     """A node's message; None where its body has more than a node's. pop_message.lua has looked at its head."""
     try:
         message = json.loads(text)
@@ -112,7 +115,7 @@ def _read(text: bytes) -> Pulled | None:
         return None
     if has_more or not (isinstance(run_id, str) and isinstance(epoch, int) and isinstance(plan_hash, str)):
         return None
-    return Pulled(run_id, epoch, plan_hash, text, headers)
+    return Pulled(key, run_id, epoch, plan_hash, text, headers)
 
 
 @contextmanager

@@ -109,7 +109,6 @@ class NodeTask(Task):
 
     def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:
         """Run further runs whose first message waits in the queue: what becomes of them is not this message's."""
-        queue = str((self.request.delivery_info or {}).get("routing_key"))
         for message in pulled(engine, plan, self, since=since):
             run_id = message.run_id
             try:
@@ -127,7 +126,7 @@ class NodeTask(Task):
                 logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
                 return
             if outcome.end is End.REQUEUE:
-                put_back(engine, queue, message.text)
+                put_back(engine, message.key, message.text)
             if outcome.end in {End.REQUEUE, End.SKIPPED}:
                 return
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from orchestrator.errors import StoreError
-from orchestrator.messaging.socket_timeouts import has_redis_broker
+from orchestrator.messaging.celery_addresses import has_redis_broker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import signals
 
 from orchestrator.messaging.canvas import SINCE_HEADER
+from orchestrator.messaging.celery_addresses import address_of_channel, list_name
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
+
+    from orchestrator.store.run_store import Store
 
 SINCE: Final = 1_111_111_111_111
 """Stands for the instant in ms at which the node became publishable."""
@@ -41,12 +44,14 @@ class Envelope:
     """A message with places for what differs from run to run.
 
     Attributes:
+        queue: The queue that it is for.
         key: The Redis list that it is pushed to.
         text: The message, with marks for run, task and body.
         tag: Its delivery tag.
         body: Its body, with marks for the run.
     """
 
+    queue: str
     key: str
     text: str
     tag: str
@@ -65,13 +70,13 @@ def is_unobserved(app: Any) -> bool:
     return not heard and not app.conf.task_send_sent_event
 
 
-def take_envelope(signature: Signature, producer: Any, store_place: dict[str, Any]) -> Envelope | None:
+def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope | None:
     """Let Celery send a message, keep it back, and make an envelope of it; None where it cannot be pushed.
 
     Args:
         signature: The message, for the run `RUN`, publishable since `SINCE`.
         producer: A producer of the app, of this thread alone.
-        store_place: Where the run store is: host, port and db as its connections have them.
+        store: The run store, whose user pushes it.
     """
     channel = producer.channel
     kept: list[tuple[str, dict[str, Any]]] = []
@@ -82,9 +87,9 @@ def take_envelope(signature: Signature, producer: Any, store_place: dict[str, An
         signature.apply_async(producer=producer, task_id=TASK)
     finally:
         del channel._put  # noqa: SLF001 - as above
-    place = channel.pool.connection_kwargs
-    is_here = all(place.get(name) == store_place.get(name) for name in ("host", "port", "db", "path"))
-    if len(kept) != 1 or not is_here or channel.global_keyprefix or channel._expires:  # noqa: SLF001 - as above
+    address = address_of_channel(channel)
+    is_here = address is not None and store.address.has_rights_of(address)
+    if len(kept) != 1 or not is_here or channel._expires:  # noqa: SLF001 - as above
         return None
     ((queue, message),) = kept
     headers = message["headers"]
@@ -92,7 +97,9 @@ def take_envelope(signature: Signature, producer: Any, store_place: dict[str, An
         return None
     if headers["eta"] or headers["expires"]:  # instants of this one message
         return None
-    key = channel._q_for_pri(queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
+    key = list_name(channel, queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
+    if not store.keys.shares_slot(key):
+        return None
     body = b64decode(message["body"]).decode()
     text = json.dumps(message | {"body": BODY}).replace(f'"{SINCE_HEADER}": {SINCE}', f'"{SINCE_HEADER}": {SINCE_MARK}')
-    return Envelope(key, text, message["properties"]["delivery_tag"], body)
+    return Envelope(queue, key, text, message["properties"]["delivery_tag"], body)

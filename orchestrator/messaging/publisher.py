@@ -17,6 +17,7 @@ from kombu.pools import connections
 
 from orchestrator.lazy import lazy
 from orchestrator.messaging.canvas import ADVANCE, Target, compile_work, send
+from orchestrator.messaging.celery_addresses import has_redis_backend
 from orchestrator.messaging.message_template import RUN, SINCE, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from celery.events import EventDispatcher
 
     from orchestrator.definition.plan import Plan
+    from orchestrator.store.run_store import Store
     from orchestrator.store.scripts.results import Work
 
 logger = logging.getLogger(__name__)
@@ -43,15 +45,14 @@ class Publisher:
     """Sends the work of runs through one Celery app."""
 
     app: Celery
-    store_place: dict[str, Any]
+    store: Store
     _envelopes: dict[tuple[str, str, int], Envelope | None] = field(default_factory=dict)
     _learns_after: float = 0.0
 
-    @property
+    @lazy
     def has_chords(self) -> bool:
         """Whether the app's result backend counts chords by itself, which the canvas relies on."""
-        url = str(self.app.conf.result_backend or "")
-        return url.startswith(("redis://", "rediss://", "redis+socket://", "unix://", "sentinel://"))
+        return has_redis_backend(self.app)
 
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
         """Send what a transition left to publish, if anything."""
@@ -74,11 +75,11 @@ class Publisher:
         step = plan.steps[0]
         return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
 
-    def first_queue(self, plan: Plan) -> str:
-        """The Redis list in which the first message of a run waits; empty where it is not in the run store's Redis."""
+    def first_list(self, plan: Plan, queue: str) -> str:
+        """The Redis list in which first messages of runs wait in a queue; empty where the store's Redis has none."""
         self.learn(plan, "", 1)
         envelope = self._envelopes.get((plan.hash, "", 1))
-        return envelope.key if envelope else ""
+        return envelope.key if envelope and envelope.queue == queue else ""
 
     def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
         """The first message of a run for a script to push, and the list that it is pushed to.
@@ -105,7 +106,7 @@ class Publisher:
         try:
             signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
             with self.producer() as producer:
-                self._envelopes[kind] = take_envelope(signature, producer, self.store_place)
+                self._envelopes[kind] = take_envelope(signature, producer, self.store)
         except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
             self._learns_after = time.monotonic() + LEARN_AGAIN_S
             logger.debug("flow %s: the message of %s is left to Celery: %r", plan.flow, node or "a start", error)

@@ -10,7 +10,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kombu.transport.redis import Channel
+from redis import Redis
+
 from orchestrator.messaging.canvas import SINCE_HEADER
+from orchestrator.messaging.celery_addresses import list_name
 from orchestrator.messaging.publisher import BROKER_ERRORS
 
 if TYPE_CHECKING:
@@ -42,10 +46,11 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
     try:
         with app.connection_for_read() as connection:
             channel = connection.default_channel
-            if not hasattr(channel, "_q_for_pri"):
+            if not isinstance(channel, Channel):
                 return QueueHead(None, None)
-            lists = [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]  # noqa: SLF001
-            pipe = channel.client.pipeline(transaction=False)
+            lists = [list_name(channel, queue, priority) for priority in channel.priority_steps]
+            # Not the channel's client: it puts the app's key prefix before the keys of some commands, LRANGE not among.
+            pipe = Redis(connection_pool=channel.client.connection_pool).pipeline(transaction=False)
             for name in lists:
                 pipe.llen(name)
                 pipe.lrange(name, -LOOK_AT, -1)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.messaging.celery_addresses import has_redis_broker
+
 if TYPE_CHECKING:
     from celery import Celery
 
-REDIS_BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 BROKER = {
     "socket_timeout": 3.0,  # seconds; above the one of a blocking pop, and a worker may wait for two in a row
     "socket_connect_timeout": 5.0,
@@ -37,10 +38,3 @@ def limit_sockets(app: Celery) -> None:
     if not any(source is BACKEND for source in conf.maps):
         for sources in (conf.maps, conf.defaults):
             sources.insert(-1, BACKEND)  # before Celery's defaults, behind all that is the app's
-
-
-def has_redis_broker(app: Celery) -> bool:
-    """Whether the app's messages go through Redis."""
-    url = app.conf.broker_url
-    first = url[0] if isinstance(url, list | tuple) and url else url
-    return str(first or "").startswith(REDIS_BROKERS)

@@ -49,6 +49,8 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
+from redis.crc import key_slot
+
 from orchestrator.lazy import lazy
 
 
@@ -70,6 +72,10 @@ class Keys:
 
     def _named(self, *parts: str) -> str:
         return ":".join((self.prefix, *parts))
+
+    def shares_slot(self, key: str) -> bool:
+        """Whether a script on a run may write a key that is not one of these: of another slot, a cluster refuses it."""
+        return "{" not in self.prefix or key_slot(key.encode()) == key_slot(self.prefix.encode())
 
     def run(self, run_id: str) -> str:
         """The run's own hash."""

@@ -15,14 +15,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 from orchestrator.definition.plan import MICROSECONDS, Plan
 from orchestrator.definition.state import NodeFailure, RunStatus
-from orchestrator.errors import StoreFull, StoreUnavailable, UnknownRun
+from orchestrator.errors import UnknownRun
 from orchestrator.lazy import lazy
 from orchestrator.store.completion_listener import Listener
+from orchestrator.store.guard import Guard
 from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.scripts import Scripts, numbers_text
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from orchestrator.settings import Settings
+    from orchestrator.store.address import Address
 
 RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
 LIST_OF = b"@"
@@ -105,79 +105,43 @@ class Claim:
     deadline: int
 
 
-@dataclass(frozen=True)
-class Guard:
-    """Gives Redis's errors in a block their meaning. A class, for every call of a node enters one."""
-
-    place: str
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """End the block.
-
-        Raises:
-            StoreFull: Redis refused to write.
-            StoreUnavailable: Redis did not answer.
-        """
-        if isinstance(error, redis.OutOfMemoryError):
-            msg = f"Redis at {self.place} is full: {error}. Nothing was written; free memory or raise maxmemory"
-            raise StoreFull(msg) from error
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError):
-            msg = f"Redis at {self.place} did not answer: {error}"
-            raise StoreUnavailable(msg) from error
-
-
 class Store:
-    """Runs, plans and indexes behind one Redis URL and one prefix.
+    """Runs, plans and indexes in one Redis, under one prefix.
 
     Opens no connection before its first use. Safe to use after a fork and from several threads.
     """
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        self.url = url
+    def __init__(self, address: Address, settings: Settings) -> None:
+        self.address = address
         self.settings = settings
         self.keys = Keys(settings.prefix)
         self.retention_ms = milliseconds(settings.retention)
         self.lease_ms = milliseconds(settings.lease)
         # Any: redis-py's hints leave open whether an answer is text; without decode_responses it is bytes.
-        self.client: Any = redis.Redis(connection_pool=self._new_pool())
+        self.client: Any = redis.Redis(connection_pool=self.address.new_pool(self.settings))
         _stores.add(self)
         self.scripts = Scripts(self.client, self.keys)
         self.listener = Listener(self.client)
         self._plans: dict[str, Plan] = {}
 
-    def _new_pool(self) -> redis.ConnectionPool:
-        timeout = self.settings.socket_timeout.total_seconds()
-        return redis.ConnectionPool.from_url(
-            self.url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            socket_keepalive=True,
-            health_check_interval=25,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),  # every script may be repeated: see its header
-        )
-
     def begin_in_fork(self) -> None:
         """Share no connection, and no lock of a pool: the thread that holds it may not have been forked."""
-        self.client.connection_pool = self._new_pool()
+        self.client.connection_pool = self.address.new_pool(self.settings)
         self.scripts.wire.begin()
         self.listener.begin()
 
     def guarded(self) -> Guard:
-        """Turn Redis's errors in a block into StoreFull or StoreUnavailable."""
+        """Turn Redis's errors in a block into those of the store."""
         return self._guard
 
     @lazy
     def _guard(self) -> Guard:
-        return Guard(self.place)
+        return Guard(self.place, self.address.setting, self.settings.prefix)
 
     @property
     def place(self) -> str:
-        """Host, port and database, without any password."""
-        where = self.client.connection_pool.connection_kwargs
-        return f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}/{where.get('db', 0)}"
+        """Server and database for a person to read, without any password."""
+        return self.address.place
 
     def plan(self, plan_hash: str) -> Plan | None:
         """A published plan by its hash; kept at hand once it was read."""

@@ -1,0 +1,94 @@
+"""Give what redis-py raises its meaning: Redis is away, it is full, or it refuses for good, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import redis
+
+from orchestrator.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
+WRONG_USER = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+FOR_A_WHILE = re.compile(r"LOADING|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|ASK|UNKILLABLE|READONLY")
+"""Begin the text of what a server refuses now and may do later."""
+PASSING = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.AskError,
+)
+NO_RIGHTS = re.compile(r"NOPERM|no permission|has no .*permissions|executing the script can't|ACL failure in script")
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Gives Redis's errors in a block their meaning. A class, for every call of a node enters one.
+
+    Attributes:
+        place: Where Redis is, without any password.
+        setting: Where its address was read from.
+        prefix: What the keys begin with.
+    """
+
+    place: str
+    setting: str
+    prefix: str
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End the block.
+
+        Raises:
+            StoreFull: Redis refused to write.
+            StoreUnavailable: Redis did not answer, or cannot do it now.
+            StoreRefused: Redis does not do it as it is set up.
+        """
+        if isinstance(error, redis.RedisError):
+            meant = self.meaning(error)
+            if meant is not None:
+                raise meant from error
+
+    def meaning(self, error: redis.RedisError) -> StoreError | None:
+        """The store's error for one of Redis; None for a mistake of the caller, such as an argument of a wrong type."""
+        where = f"Redis at {self.place}"
+        if isinstance(error, redis.OutOfMemoryError):
+            return StoreFull(f"{where} is full: {error}. Nothing was written; free memory or raise maxmemory")
+        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in str(error)):
+            return StoreRefused(
+                f"{where} does not know this user or password: {error}. Correct them in {self.setting}; special "
+                "characters in a URL have to be percent-encoded"
+            )
+        if isinstance(error, AWAY):
+            return StoreUnavailable(f"{where} did not answer: {error}")
+        if not isinstance(error, redis.ResponseError):
+            return None
+        if isinstance(error, PASSING) or FOR_A_WHILE.match(str(error)):
+            return StoreUnavailable(f"{where} cannot do it now: {error}")
+        return StoreRefused(f"{where} refused: {error}. {self._remedy(error)}")
+
+    def _remedy(self, error: redis.ResponseError) -> str:
+        text = str(error)
+        if isinstance(error, redis.exceptions.NoPermissionError) or NO_RIGHTS.search(text):
+            return (
+                f"Give the user of {self.setting} the keys ~{self.prefix}:*, the channels &{self.prefix}:* and the "
+                "commands that docs/deployments.md lists"
+            )
+        if text.startswith("WRONGTYPE"):
+            return (
+                f"Another program keeps something else in a key that begins with {self.prefix}:; give "
+                "Settings(prefix=...) a value of its own, the same in every process"
+            )
+        if isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterCrossSlotError):
+            return (
+                "It is in cluster mode, where the keys of all runs have to share one slot: set Settings(prefix="
+                f"'{{{self.prefix.strip('{}')}}}'), the same in every process"
+            )
+        if "cluster mode" in text:
+            return f"A server in cluster mode has database 0 only; correct {self.setting}"
+        if "DB index" in text:
+            return f"It has fewer databases; correct {self.setting}"
+        return "See whether its version and its configuration are what docs/deployments.md asks for"

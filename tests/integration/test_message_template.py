@@ -12,6 +12,7 @@ from kombu.transport.redis import Channel
 
 from orchestrator import FlowBuilder, Node, Orchestrator, manual
 from orchestrator.engine import engine_of
+from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.server import EmbeddedServer
 
 QUEUE = "post"
@@ -151,11 +152,37 @@ def test_another_broker_gets_its_message_from_celery(server, client):
         broker.flushdb()
 
 
-def test_a_broker_with_a_prefix_gets_its_message_under_it(post, client):
-    orchestrator = post(broker_transport_options={"global_keyprefix": "mine:"})
-    orchestrator.start(line().build())
-    assert client.llen(f"mine:{QUEUE}") == 1
-    assert messages(client) == []
+def test_a_broker_with_a_prefix_and_priorities_is_pushed_what_celery_sends(post, client, monkeypatch):
+    conf = {"broker_transport_options": {"global_keyprefix": "mine:"}, "task_default_priority": 6}
+    orchestrator, flow, key = post(**conf), line().build(), f"mine:{QUEUE}\x06\x166"
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.messaging.publisher.is_unobserved", lambda _app: False)
+        sent = orchestrator.start(flow)
+    pushed = orchestrator.start(flow)
+    queue = f"mine:{QUEUE}"
+    assert {name: client.llen(name) for name in (key, queue, QUEUE)} == {key: 2, queue: 0, QUEUE: 0}
+    found = [json.loads(client.rpop(key)) for _ in range(2)]
+    first, second = (told_alike(*pair) for pair in zip(found, [sent, pushed], strict=True))
+    assert first == second
+    with monkeypatch.context() as patched:
+        patched.setattr(Channel, "_put", lambda *_args, **_options: pytest.fail("Celery sends"))
+        orchestrator.start(flow)
+    assert client.delete(key) == 1
+
+
+@pytest.mark.parametrize("conf", [{}, {"broker_transport_options": {"global_keyprefix": "mine:"}}])
+def test_the_oldest_messages_of_a_queue_are_seen_whatever_its_keys_are_called(post, client, conf):
+    orchestrator = post(**conf)
+    runs = [orchestrator.start(line().build())]
+    post(**conf, task_default_priority=3).start(line("urgent").build())
+    head = look_at_queue(orchestrator.app, QUEUE)
+    assert head.length == 2
+    assert head.oldest == pytest.approx(runs[0].created_at.timestamp() * 1000, abs=1)
+    assert not head.may_have_lost(head.oldest or 0)
+    for key in client.scan_iter(f"*{QUEUE}*"):
+        if client.type(key) == b"list":
+            client.delete(key)
+    assert look_at_queue(orchestrator.app, QUEUE) == QueueHead(0, None)
 
 
 def test_a_start_with_its_message_is_one_call_of_the_server(post, client):

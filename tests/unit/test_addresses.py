@@ -134,7 +134,7 @@ def test_a_given_url_says_itself_where_as_whom_and_whether_over_tls():
 @pytest.mark.parametrize("is_safe", [False, True])
 def test_sentinels_are_asked_for_the_master(place, is_safe):
     url = "sentinel://me:pw@a:1/2;sentinel://b:2/2"
-    settings: dict[str, dict[str, object]] = {
+    settings: dict[str, object] = {
         "broker_transport_options" if place == "broker" else "result_backend_transport_options": MASTER
     }
     if is_safe:

@@ -1,4 +1,4 @@
-"""Where runs live, read from Celery's settings as Celery reads them; what cannot be is refused by its name."""
+"""Translate the settings of an app as Celery reads them; what runs cannot use is refused by the setting's name."""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ class Attempt:
         plan: The plan that the run pins.
         name: The node; of a map, the item once it is claimed.
         node_plan: What the plan says of the node.
+        kind: What it calls, and what follows it in its message.
         run_id: The run.
         epoch: Its epoch in the message.
         celery_continues: Whether Celery publishes what follows, because the message carries it.
@@ -95,6 +96,7 @@ class Attempt:
         self.plan = plan
         self.name = node
         self.node_plan: NodePlan = plan.nodes[node_of(node)]
+        self.kind = kind_of(self.node_plan)
         self.run_id = run_id
         self.epoch = epoch
         self.celery_continues = celery_continues
@@ -148,8 +150,7 @@ class Attempt:
             return Outcome(End.SKIPPED)
         if (outcome := self._claim_once()) is not None:
             return outcome
-        if self.node_plan.kind == "item":
-            self.name = f"{self.node_plan.name}[{self.claimed.index}]"
+        self.name = self.kind.name_of(self.name, self.claimed)
         fault_point("after_claim", self.node_plan.name)
         token = running_attempt.set((self.run_id, self.name))
         try:
@@ -215,12 +216,14 @@ class Attempt:
             claimed=self.claimed,
             prefetched=self.prefetched,
             entry=entry,
+            read_given=self.kind.given,
         )
         try:
-            inputs.read_state()
+            if self.kind.has_state:
+                inputs.read_state()
             if self.claimed.outcome == "admit" and (moved := self._admit(inputs)) is not None:
                 return Waits(moved)
-            function: Callable[[], Returned] = partial(kind_of(self.node_plan).call, inputs)
+            function: Callable[[], Returned] = partial(self.kind.call, inputs)
         except BaseException as error:  # noqa: BLE001 - it is raised where middlewares see it
             function = partial(_raise, error)
         self.node_call = NodeCall(

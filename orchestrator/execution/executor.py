@@ -93,18 +93,14 @@ class Executor:
                 behind = self._leave(attempt, moved, pushed=committed.pushed, note=note) or behind
         for attempt, made in company:
             if isinstance(made, Failed):
-                moved, error = record_failure(attempt, made, continues=bool(successors))
-                # After a failure only a map goes on in its message, with its next item; that one claims for itself.
-                behind = self._leave(attempt, moved, error=error, note=note) or behind or self._next_item(successors)
+                next_item = successors if attempt.kind.repeats(made) else ()
+                moved, error = record_failure(attempt, made, continues=bool(next_item))
+                behind = self._leave(attempt, moved, error=error, note=note) or behind or next_item
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
             elif isinstance(made, Outcome):
                 note(made)
         return behind
-
-    @staticmethod
-    def _next_item(successors: Batch) -> Batch:
-        return successors if successors and successors[0].node_plan.kind == "item" else ()
 
     def _leave(
         self,

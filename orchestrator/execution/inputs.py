@@ -60,6 +60,7 @@ class Inputs:
         claimed: Claimed,
         prefetched: PrefetchedOutputs,
         entry: Registered,
+        read_given: Callable[[Inputs], Any],
     ) -> None:
         self.engine = engine
         self.plan = plan
@@ -72,6 +73,7 @@ class Inputs:
         self._store = engine.store
         self._token = token
         self._prefetched = prefetched
+        self._how_given = read_given
         self._state: FlowState | None = None
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._buckets: Sequence[str] = ()  # that depend on the input, and others
@@ -102,9 +104,8 @@ class Inputs:
         return NodeTimeout(f"the attempt took longer than its timeout of {self.timeout_s:g} s", **self.where)
 
     def read_state(self) -> None:
-        """Put the state together, which may wait for Redis; an item of a map has none."""
-        if self.node_plan.kind != "item":
-            self._state = self._read_state()
+        """Put the state together, which may wait for Redis."""
+        self._state = self._read_state()
 
     @property
     def state(self) -> Any:
@@ -119,10 +120,24 @@ class Inputs:
         return self._buckets
 
     def read_given(self) -> Any:
-        """The function's input, validated: the item, or from its input function, its constant, or what it undoes."""
+        """The function's input, validated, in the way of the node's kind; read once."""
         if self._given is _NOT_READ:
-            self._given = self._read_given(self.node)
+            self._given = self._how_given(self)
         return self._given
+
+    @property
+    def undone(self) -> bytes | None:
+        """Of a compensation: JSON of what its node returned, if it returned."""
+        return self._undone
+
+    def read_from_flow(self) -> Any:
+        """The input that the flow gives the node: by its input function, or a constant; MISSING if there is none."""
+        node = self.node
+        if node.input_func is not None:
+            return node.contract.read(self.call_pure(node.input_func, self._state))
+        if node.input is not MISSING:
+            return node.contract.read(copy.deepcopy(node.input))  # a function may change what it is given
+        return MISSING
 
     def call_pure(self, function: Callable[..., Answer], *given: Any) -> Answer:
         """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
@@ -139,7 +154,7 @@ class Inputs:
     def context(self, **changes: Any) -> NodeContext:
         """What a function that takes a `NodeContext` gets; `changes` are fields that differ."""
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
-        undoes = self.node_plan.kind == "compensation"
+        undoes = bool(self.node_plan.undoes)
         handle = AttemptHandle(
             self._store, self.plan, self.run_id, self.name, self._token, self._buckets, undoes=undoes
         )
@@ -153,18 +168,6 @@ class Inputs:
             "take": handle.take,
         }
         return NodeContext(**fields | changes)
-
-    def _read_given(self, node: Node[Any, Any]) -> Any:
-        contract = node.contract
-        if self.node_plan.kind == "item":
-            return contract.load(self.claimed.item)
-        if node.input_func is not None:
-            return contract.read(self.call_pure(node.input_func, self._state))
-        if node.input is not MISSING:
-            return contract.read(copy.deepcopy(node.input))  # a function may change what it is given
-        if self.node_plan.undoes and contract.style != "none":
-            return contract.load(b"null" if self._undone is None else self._undone)
-        return contract.read(MISSING)
 
     def _read_state(self) -> FlowState:
         prefetched = self._prefetched.values(self.claimed.values)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.signature import MISSING
 from orchestrator.errors import PayloadTooLarge
 from orchestrator.execution.map_items import items_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from orchestrator.definition.plan import NodePlan, Plan
+    from orchestrator.execution.failures import Failed
     from orchestrator.execution.inputs import Inputs
-    from orchestrator.store.scripts.results import PageEnd
+    from orchestrator.store.scripts.results import Claimed, PageEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +42,31 @@ class Returned:
     has_more: bool = False
 
 
-class NodeKind(Protocol):
-    """What is called for one kind of node, within the attempt's time limit."""
+class NodeKind:
+    """What an attempt of one kind of node is: its name, its input, what it calls, and what follows in its message."""
+
+    has_state = True
+    """Whether its functions see the state of the run."""
+
+    def name_of(self, node: str, claimed: Claimed) -> str:  # noqa: ARG002 - of a map the claim says which item
+        """The name of an attempt that is claimed, as it stands in the store."""
+        return node
+
+    def most_in_a_message(self, plan: Plan, node_plan: NodePlan) -> int:  # noqa: ARG002 - for kinds that repeat
+        """Attempts that one message makes of the same node, one behind the other."""
+        return 1
+
+    def repeats(self, made: Returned | Failed) -> bool:  # noqa: ARG002 - as above
+        """Whether the same node follows an attempt, with its next item or page."""
+        return False
+
+    def given(self, inputs: Inputs) -> Any:
+        """The function's input, validated: from its input function or a constant."""
+        given = inputs.read_from_flow()
+        return inputs.node.contract.read(MISSING) if given is MISSING else given
 
     def call(self, inputs: Inputs) -> Returned:
         """Return what is to be stored, or raise the failure of the attempt."""
-
-
-class FunctionKind:
-    """A node function, or the call of one for an item of a map."""
-
-    def call(self, inputs: Inputs) -> Returned:
-        """Return what is to be stored, or raise what the function raises."""
         output = inputs.node.contract.output.dump(invoke(inputs))
         largest = inputs.engine.settings.max_payload_bytes
         if len(output) > largest:
@@ -58,8 +74,37 @@ class FunctionKind:
         return Returned(output)
 
 
-class CompensationKind:
+class ItemKind(NodeKind):
+    """The call of a map's node for one item; it takes nothing but the item."""
+
+    has_state = False
+
+    def name_of(self, node: str, claimed: Claimed) -> str:
+        """`<node>[<index>]`."""
+        return f"{node}[{claimed.index}]"
+
+    def most_in_a_message(self, plan: Plan, node_plan: NodePlan) -> int:
+        """The map's batch."""
+        return plan.steps[node_plan.step].batch
+
+    def repeats(self, made: Returned | Failed) -> bool:  # noqa: ARG002 - whichever
+        """Behind a failed item, too, comes the next one."""
+        return True
+
+    def given(self, inputs: Inputs) -> Any:
+        """The item."""
+        return inputs.node.contract.load(inputs.claimed.item)
+
+
+class CompensationKind(NodeKind):
     """A compensation; what it returns is not stored."""
+
+    def given(self, inputs: Inputs) -> Any:
+        """What the flow gives it, else what its node returned."""
+        given, contract = inputs.read_from_flow(), inputs.node.contract
+        if given is not MISSING or contract.style == "none":
+            return given
+        return contract.load(b"null" if inputs.undone is None else inputs.undone)
 
     def call(self, inputs: Inputs) -> Returned:
         """Undo the node."""
@@ -67,7 +112,7 @@ class CompensationKind:
         return Returned()
 
 
-class DecisionKind:
+class DecisionKind(NodeKind):
     """A branch decision: the first predicate that holds."""
 
     def call(self, inputs: Inputs) -> Returned:
@@ -77,7 +122,7 @@ class DecisionKind:
         return Returned(choice=inputs.call_pure(next, choices, len(block.predicates)))
 
 
-class ExpansionKind:
+class ExpansionKind(NodeKind):
     """The computation of a map's items."""
 
     def call(self, inputs: Inputs) -> Returned:
@@ -89,8 +134,8 @@ class ExpansionKind:
 
 
 KINDS: dict[str, NodeKind] = {
-    "node": FunctionKind(),
-    "item": FunctionKind(),
+    "node": NodeKind(),
+    "item": ItemKind(),
     "compensation": CompensationKind(),
     "branch": DecisionKind(),
     "expand": ExpansionKind(),

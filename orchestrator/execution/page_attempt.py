@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.pagination import PagedNode
 from orchestrator.errors import PaginationError, PayloadTooLarge
-from orchestrator.execution.node_kinds import KINDS, Returned, invoke
+from orchestrator.execution.node_kinds import KINDS, NodeKind, Returned, invoke
 from orchestrator.store.scripts.results import PageEnd
 
 if TYPE_CHECKING:
-    from orchestrator.definition.plan import NodePlan
+    from orchestrator.definition.plan import NodePlan, Plan
+    from orchestrator.execution.failures import Failed
     from orchestrator.execution.inputs import Inputs
-    from orchestrator.execution.node_kinds import NodeKind
+
+PAGES_IN_A_MESSAGE = 50
 
 
-class PageKind:
+class PageKind(NodeKind):
     """One page of a paginated node."""
+
+    def most_in_a_message(self, plan: Plan, node_plan: NodePlan) -> int:  # noqa: ARG002 - the same for all
+        """A number that lets other work of the queue get its turn."""
+        return PAGES_IN_A_MESSAGE
+
+    def repeats(self, made: Returned | Failed) -> bool:
+        """Behind a page with more after it comes the next one; a failed one is tried again in a message of its own."""
+        return isinstance(made, Returned) and made.has_more
 
     def call(self, inputs: Inputs) -> Returned:
         """Return the page's items as JSON, and how they end."""

@@ -21,20 +21,20 @@ class PrefetchedOutputs:
         seen: JSON of outputs by key, as attempts in front of it in this message stored or read them.
     """
 
-    def __init__(self, plan: Plan, facts: NodePlan) -> None:
+    def __init__(self, plan: Plan, node_plan: NodePlan) -> None:
         self._plan = plan
-        self._facts = facts
+        self._node_plan = node_plan
         self._asked: tuple[str, ...] = ()
         self.seen: dict[str, bytes] = {}
 
     @lazy
     def keys(self) -> tuple[str, ...]:
         """Output keys that it reads, as far as the plan knows."""
-        if self._facts.kind == "item":
+        if self._node_plan.kind == "item":
             return ()
-        undone = self._plan.nodes.get(self._facts.undoes)
+        undone = self._plan.nodes.get(self._node_plan.undoes)
         own = (undone.key,) if undone and undone.kind != "item" else ()
-        return tuple(dict.fromkeys((INPUT, *self._facts.reads, *own)))
+        return tuple(dict.fromkeys((INPUT, *self._node_plan.reads, *own)))
 
     def to_ask(self, seen: Collection[str] = ()) -> tuple[str, ...]:
         """The output keys that a claim has to send along, if `seen` will be, too, by then."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from orchestrator.definition.plan import IN_LINE, node_of
+from orchestrator.definition.plan import IN_LINE
 from orchestrator.execution.attempt import Attempt
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness.leases import is_draining
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.results import Work
 
     Batch: TypeAlias = tuple[Attempt, ...]
-
-PAGES_IN_A_MESSAGE = 50
-"""At most, so that other work of the queue gets its turn."""
 
 
 class RunSource:
@@ -57,14 +54,13 @@ class RunSource:
         self._celery_continues = celery_continues
         self._message = message
         self._is_pulled = is_pulled
-        self._left = PAGES_IN_A_MESSAGE  # items or pages that may still follow
+        self._left = 0  # items or pages that may still be made in this message
 
     def first(self, node: str) -> Batch:
         """The message's own node."""
-        node_plan = self.plan.nodes[node_of(node)]
-        if node_plan.kind == "item":
-            self._left = self.plan.steps[node_plan.step].batch
-        return (self._attempt(node, is_own=True, is_first=True),)
+        attempt = self._attempt(node, is_own=True, is_first=True)
+        self._left = attempt.kind.most_in_a_message(self.plan, attempt.node_plan)
+        return (attempt,)
 
     def local_step(self, work: Work) -> Batch:
         """The members of a position, if this process makes all of them; else none: the position is to be published."""
@@ -73,13 +69,11 @@ class RunSource:
 
     def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
         """What comes behind an attempt in this message, if anything."""
-        node_plan = attempt.node_plan
         if is_draining():
             return ()
-        if node_plan.kind == "item" or node_plan.paged:
-            is_over = node_plan.paged and not (isinstance(made, Returned) and made.has_more)
-            self._left -= not is_over
-            return () if is_over or self._left <= 0 else (self._attempt(node_plan.name, is_own=True),)
+        if attempt.kind.repeats(made):
+            self._left -= 1
+            return (self._attempt(attempt.node_plan.name, is_own=True),) if self._left > 0 else ()
         return self.after_step(attempt, made.choice) if isinstance(made, Returned) else ()
 
     def after_step(self, attempt: Attempt, choice: int | None = None) -> Batch:

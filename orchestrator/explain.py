@@ -90,7 +90,7 @@ class _Explainer:
             return None
         count, begun = int(self.run.fields["map_count"]), int(self.run.fields["map_next"])
         left = int(self.run.fields["open"])
-        reason = f"{count - left} of {count} items have ended, {count - begun} have not begun; "
+        reason = f"{count - left} of {count} items have ended, {count - begun} have not started; "
         waits, _ = self._explain_ready(name, {})
         return Waiting(name, "ready", reason + waits, None, 0)
 
@@ -108,19 +108,19 @@ class _Explainer:
         node_plan = self.plan.nodes[node_of(name)]
         queue = node_plan.queue
         length = look_at_queue(self.engine.app, queue).length
-        shown = f"queue {queue}" + ("" if length is None else f" of {length} messages")
+        shown = f"queue {queue}" + ("" if length is None else f" of length {length}")
         workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
         if not workers:
             return f"waits in {shown}, which no worker consumes", None
         if not any(node_plan.name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
-            return f"no worker of {shown} has the code of {node_plan.task}", None
+            return f"waits in {shown}, whose workers have no code for {node_plan.task}", None
         return f"waits in {shown} for one of {len(workers)} workers", None
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         detail = f", reports {record['detail']}" if "detail" in record else ""
         lease = self.store.lease_end(record["holder"])
         if lease is None or lease < self.store.now_ms():
-            return f"its holder {record['holder']} is gone, it will be taken from it", instant(lease)
+            return f"its holder {record['holder']} is gone; its claim will be ended", instant(lease)
         return f"runs in {record['holder']} until its timeout at the latest{detail}", instant(record["deadline"])
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
@@ -128,16 +128,16 @@ class _Explainer:
         if bucket is None:
             attempts = self.plan.nodes[node_of(name)].attempts
             error = self.store.last_failure(self.run.run_id, name)
-            told = f", the last one: {error.type}: {error.message}" if error else ""
-            return f"waits for attempt {record['attempt'] + 1} of {attempts}{told}", instant(record["due"])
+            failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
+            return f"waits for attempt {record['attempt'] + 1} of {attempts}{failed}", instant(record["due"])
         place, due = self.store.place_in_line(bucket, self.run.run_id, name)
         limiter = limit_title(limit_of(bucket)) + (" for its key" if bucket != limit_of(bucket) else "")
         if place is None:
-            return f"was let go from the line of {limiter}", None
+            return f"was released from the wait queue of {limiter}", None
         pace = self.store.pace(bucket)
-        limiter += "" if pace is None else f", which allows {pace:.3g} starts a second now"
-        return f"is number {place + 1} in the line of {limiter}", instant(due)
+        limiter += "" if pace is None else f", which currently allows {pace:.3g} starts a second"
+        return f"is number {place + 1} in the wait queue of {limiter}", instant(due)
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))
-        return f"is being undone by {undo}", None
+        return f"is being compensated by {undo}", None

@@ -104,7 +104,7 @@ class FlowRun:
 
         Raises:
             TimeoutError: The run has not ended by then.
-            RunError: Called inside a node, where it would hold a worker slot.
+            RunError: Called inside a node, where it would block a pool process.
             StoreUnavailable: Redis did not answer up to the timeout, or for a minute if there is none.
             UnknownRun: The run's record is gone.
         """
@@ -244,7 +244,7 @@ class FlowRun:
             plan = store.plan(record.plan)
             moved = store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
         if moved.outcome != "resumed" or plan is None:
-            message = f"a run that is {self.status} cannot be resumed; only failed, cancelled or compensation_failed"
+            message = f"the run is {self.status}; only a failed, cancelled or compensation_failed run can be resumed"
             raise RunError(message, run_id=self.id, flow_name=record.flow)
         self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
 
@@ -266,5 +266,7 @@ def _seconds(span: float | timedelta) -> float:
 def _refuse_inside_node(run_id: str) -> None:
     inside = running_attempt.get()
     if inside is not None:
-        message = f"a node may not wait for run {run_id}: it would hold its worker slot; start the run and return"
+        message = (
+            f"a node must not wait for run {run_id}, because it would block its pool process; start the run and return"
+        )
         raise RunError(message, run_id=inside[0], node_name=inside[1])

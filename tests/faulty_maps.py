@@ -5,7 +5,7 @@ from typing import Any
 from orchestrator.definition.state import FlowState
 from tests.faulty import Faulty, always, give, node, reading, take
 
-WHOLE = "use a whole number, 1 or more"
+WHOLE = "use a whole number of at least 1"
 
 
 def over(_state: FlowState) -> list[int]:
@@ -72,7 +72,7 @@ MAPS = (
     mapped(
         "map-over-itself",
         "not-yet-written",
-        "its function over reads the output a, which is written only later, by a; read it after that",
+        "its function over reads the output a, which a writes only later; read it in a later step",
         over=lambda state: state.get("a", list[int]),
     ),
     mapped(
@@ -85,30 +85,30 @@ MAPS = (
     mapped(
         "map-with-input",
         "input-mismatch",
-        "it is called for each item of a map, which is its input; remove its own",
+        "it is called with each item of a map; remove its own input",
         where="node a",
         item=node("a", take, 7),
     ),
     mapped(
         "map-with-input-function",
         "input-mismatch",
-        "it is called for each item of a map, which is its input; remove its own",
+        "it is called with each item of a map; remove its own input",
         where="node a",
         item=reading("a", lambda state: state.input(int)),
     ),
     mapped(
         "map-bad-name",
         "bad-name",
-        "the name 'A b' cannot be used; use at most 100 of a-z, 0-9, _ and -, beginning with a letter or a digit",
+        "the name 'A b' is not valid; ...",
         where="step 'A b'",
     ),
-    mapped("map-of-no-node", "not-a-node", "5 is not a Node; make one of a function, Node(name, function)", item=5),
+    mapped("map-of-no-node", "not-a-node", "5 is not a Node; wrap a function, Node(name, function)", item=5),
     Faulty(
         "map-twice",
         lambda flow: flow.then_map("all", node("a", take), over=over).then_map("all", node("b", take), over=over),
         "duplicate-node",
         "step all",
-        "another map has this name; give one of them another",
+        "another map has this name; rename one of them",
     ),
     Faulty(
         "map-on-one-branch",
@@ -120,6 +120,6 @@ MAPS = (
         ),
         "maybe-missing",
         "node b",
-        "its input function reads the output a, which a may not have written; ask has() or use get_or()",
+        "its input function reads the output a, which a may not have written; check has() or use get_or()",
     ),
 )

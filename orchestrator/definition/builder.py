@@ -236,11 +236,11 @@ class FlowBuilder:
 
     def _branch(self, method: str, predicate: Predicate, *, is_else: bool) -> Self:
         if not self._open:
-            self._stray(method, "stray-else", "there is no open when() that it could belong to; open a block before it")
+            self._stray(method, "stray-else", "there is no open when() that it could belong to; open a block first")
             return self
         block = self._open[-1]
         if block.has_else():
-            message = f"the block {call(block.name)} has its else-branch already; put this branch before it"
+            message = f"the block {call(block.name)} already has its else-branch; put this branch before it"
             self._stray(method, "stray-else", message)
         block.branches.append(_Branch(predicate, block.branches[-1].steps if block.is_flat else [], is_else=is_else))
         return self

@@ -99,8 +99,8 @@ class Registry:
                     raise RegistrationError(msg)
             for name in (plan.keyed ^ other.plan.keyed) & plan.limits.keys() & other.plan.limits.keys():
                 msg = (
-                    f"flow {plan.flow}: {limit_title(name)} has a key function in one of this flow and flow "
-                    f"{other.plan.flow} and none in the other; give one of them another name"
+                    f"flow {plan.flow}: {limit_title(name)} has a key function in one of the flows {plan.flow} and "
+                    f"{other.plan.flow} and none in the other; rename one of them"
                 )
                 raise RegistrationError(msg)
 

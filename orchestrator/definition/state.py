@@ -180,7 +180,7 @@ class FlowState:
         if data is None:
             there = ", ".join(sorted(self.keys())) or "none"
             raise MissingOutputError(
-                f"there is no output {name!r}; there are: {there}. Ask `has` or `get_or` for one that may be absent",
+                f"there is no output {name!r}; there are: {there}. Use `has` or `get_or` for one that may be absent",
                 flow_name=self._flow_name,
                 run_id=self._run_id,
             )
@@ -271,7 +271,7 @@ class FlowState:
 
     def _refuse(self, what: str, sibling: str) -> None:
         raise HiddenDependencyError(
-            f"the {what} belongs to node {sibling!r} of the same parallel step, and whether it is there is a race; "
+            f"the {what} belongs to node {sibling!r} of the same parallel step, so whether it exists is a race; "
             "read it in a later step",
             flow_name=self._flow_name,
             run_id=self._run_id,

@@ -56,13 +56,13 @@ def announce(world, *, queues=("celery",), flows=None):
 def test_a_ready_node_waits_for_a_worker_of_its_queue(world, explain):
     queue = world.prefix  # that no worker consumes
     run = world.run(plan_of(flow().on_queue(queue).then(node("a"))))
-    assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of 0 messages, which no worker consumes")
+    assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of length 0, which no worker consumes")
     announce(world, queues=[queue])
-    assert_is(explain(run)["a"], "ready", f"no worker of queue {queue} of 0 messages has the code of f.a")
+    assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of length 0, whose workers have no code for f.a")
     announce(world, queues=[queue], flows={"f": ["a"]})
     world.client.rpush(queue, *[b"{}"] * 3)
     try:
-        assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of 3 messages for one of 1 workers")
+        assert_is(explain(run)["a"], "ready", f"waits in queue {queue} of length 3 for one of 1 workers")
     finally:
         world.client.delete(queue)
 
@@ -72,7 +72,7 @@ def test_a_worker_of_another_queue_or_of_a_changed_flow_does_not_count(world, ex
     announce(world, queues=["other"], flows={"f": ["a"]})
     assert "no worker consumes" in explain(run)["a"][1]
     announce(world, flows={"f": ["b"], "g": ["a"]})
-    assert "has the code of f.a" in explain(run)["a"][1]
+    assert "have no code for f.a" in explain(run)["a"][1]
 
 
 def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world, explain):
@@ -85,7 +85,7 @@ def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world
     assert explain(run)["a"][1].endswith('at the latest, reports "half"')
     world.scripts.renew([HOLDER], lease_ms=-1)
     told = explain(run)["a"]
-    assert told[1] == f"its holder {HOLDER} is gone, it will be taken from it"
+    assert told[1] == f"its holder {HOLDER} is gone; its claim will be ended"
     world.scripts.renew([HOLDER], lease_ms=LEASE_MS)
 
 
@@ -104,7 +104,7 @@ def test_a_retry_names_its_number_its_instant_and_what_went_wrong(world, explain
     assert_is(
         explain(run)["a"],
         "parked",
-        r"waits for attempt 2 of 4, the last one: builtins\.OSError: no",
+        r"waits for attempt 2 of 4; the last one failed: builtins\.OSError: no",
         about_ms=MINUTE_MS,
         attempt=1,
     )
@@ -116,8 +116,8 @@ def test_a_place_in_a_line_tells_its_rank_and_its_instant(world, explain):
     for name in ("m-1", "m-2"):
         assert run.claim(name).outcome == "parked"
     told = explain(run)
-    assert_is(told["m-1"], "parked", "is number 1 in the line of limiter api", about_ms=MINUTE_MS)
-    assert_is(told["m-2"], "parked", "is number 2 in the line of limiter api", about_ms=2 * MINUTE_MS)
+    assert_is(told["m-1"], "parked", "is number 1 in the wait queue of limiter api", about_ms=MINUTE_MS)
+    assert_is(told["m-2"], "parked", "is number 2 in the wait queue of limiter api", about_ms=2 * MINUTE_MS)
 
 
 def test_one_that_was_let_go_from_its_line_says_so(world, explain):
@@ -126,7 +126,7 @@ def test_one_that_was_let_go_from_its_line_says_so(world, explain):
     run.claim("m-1")
     world.client.delete(world.keys.bucket("api")[0])
     world.scripts.release("api")
-    assert_is(explain(run)["m-1"], "parked", "was let go from the line of limiter api")
+    assert_is(explain(run)["m-1"], "parked", "was released from the wait queue of limiter api")
 
 
 def test_a_run_that_ends_names_what_is_being_undone(world, explain):
@@ -134,7 +134,7 @@ def test_a_run_that_ends_names_what_is_being_undone(world, explain):
     run.do("a")
     run.break_off("b")
     told = explain(run)
-    assert_is(told["a"], "compensating", "is being undone by undo-a", attempt=1)
+    assert_is(told["a"], "compensating", "is being compensated by undo-a", attempt=1)
     assert told["undo-a"][0] == "ready"
     assert "b" not in told
 
@@ -151,12 +151,12 @@ def test_a_map_tells_how_far_it_is_and_what_its_items_wait_for(world, explain):
     run.commit("item[0]", ran, b"1")
     run.fail("item[1]", failed, delay_ms=MINUTE_MS)
     told = explain(run)
-    reason = "1 of 5 items have ended, 3 have not begun; waits in queue celery of 0 messages, which no worker consumes"
+    reason = "1 of 5 items have ended, 3 have not started; waits in queue celery of length 0, which no worker consumes"
     assert_is(told["item"], "ready", reason)
     assert_is(
         told["item[1]"],
         "parked",
-        r"waits for attempt 2 of 2, the last one: builtins\.OSError: no",
+        r"waits for attempt 2 of 2; the last one failed: builtins\.OSError: no",
         about_ms=MINUTE_MS,
         attempt=1,
     )
@@ -167,9 +167,7 @@ def test_a_paginated_node_tells_how_many_pages_it_has(world, explain):
     run = world.run(plan_of(flow().then(paged())))
     run.turn("sync", run.hold("sync"))
     run.turn("sync", run.hold("sync"))
-    assert_is(
-        explain(run)["sync"], "ready", "has 2 pages; waits in queue celery of 0 messages, which no worker consumes"
-    )
+    assert_is(explain(run)["sync"], "ready", "has 2 pages; waits in queue celery of length 0, which no worker consumes")
     run.fail("sync", run.hold("sync"), delay_ms=MINUTE_MS)
-    reason = r"has 2 pages; waits for attempt 2 of 3, the last one: builtins\.OSError: no"
+    reason = r"has 2 pages; waits for attempt 2 of 3; the last one failed: builtins\.OSError: no"
     assert_is(explain(run)["sync"], "parked", reason, about_ms=MINUTE_MS, attempt=1)

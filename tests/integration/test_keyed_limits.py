@@ -50,7 +50,7 @@ def test_who_waits_for_its_key_is_explained(keyed, ledger):
     other = keyed.orchestrator.start("keyed-state", "other")
     assert other.result(int, timeout=30) == 1
     (waiting,) = wait_until(lambda: [w for w in run.explain() if w.state == "parked"], "it stands in line")
-    assert waiting.reason == "is number 1 in the line of limiter keyed-state.plain for its key"
+    assert waiting.reason == "is number 1 in the wait queue of limiter keyed-state.plain for its key"
     assert waiting.until is not None
     run.cancel()
     assert run.wait(timeout=30) == "cancelled"

@@ -146,4 +146,4 @@ def test_explain_tells_the_rate(world):
     engine: Any = SimpleNamespace(store=world.store)
     waiting = explain_run(engine, world.store.run(run.id), run.plan)
     found = {each.node: each.reason for each in waiting}
-    assert found["m-1"] == "is number 2 in the line of limiter api, which allows 5 starts a second now"
+    assert found["m-1"] == "is number 2 in the wait queue of limiter api, which currently allows 5 starts a second"

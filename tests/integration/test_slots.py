@@ -53,7 +53,7 @@ def test_who_waits_for_a_slot_holds_no_worker_and_is_explained(slotted, ledger):
     def reasons():
         return sorted(each.reason for run in waiting for each in run.explain() if each.state == "parked")
 
-    expected = [f"is number {place} in the line of concurrency slotted-database" for place in range(1, 9)]
+    expected = [f"is number {place} in the wait queue of concurrency slotted-database" for place in range(1, 9)]
     wait_until(lambda: reasons() == expected, "all stand in line, more than there are workers")
     ledger.client.set("go-on", 1)
     assert [run.wait(timeout=60) for run in (*blocking, *waiting)] == ["succeeded"] * 10

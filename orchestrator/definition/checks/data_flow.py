@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.flow import AnyNode, Flow, Step, When
     from orchestrator.definition.static_reads import Reads
 
-ASK_FIRST: Final = "ask has() or use get_or()"
+ASK_FIRST: Final = "check has() or use get_or()"
 INPUT_FUNCTION: Final = "its input function"
 READ_LATER: Final = "runs at the same time; read it in a later step"
 
@@ -155,17 +155,17 @@ class _Walk:
 
     def _key_faults(self, reader: _Reader, key: str) -> Iterator[tuple[str, str]]:
         if reader.own is not None and key == reader.own.output_key:
-            yield "not-yet-written", "which is the node's own: it is written when the node has succeeded"
+            yield "not-yet-written", "which the node itself writes, after it has succeeded"
         elif reader.undoes is not None and key == reader.undoes.output_key:
             if reader.undoes.compensation_when == "started" and reader.needs(key):
-                yield "maybe-missing", f"which a node that failed did not write; {ASK_FIRST}"
+                yield "maybe-missing", f"which a failed node has not written; {ASK_FIRST}"
         elif sibling := reader.step.by_key.get(key):
             yield "sibling-read", f"a RACE CONDITION: {call(sibling.name)} {READ_LATER}"
         elif key not in self.writers.by_key:
             yield "unknown-key", f"which no node writes; {self._key_hint(key)}"
         elif key not in self.possible:
             if not self.writers.is_elsewhere(key, reader.path):
-                yield "not-yet-written", f"which is written only later, by {self._writers_of(key)}; read it after that"
+                yield "not-yet-written", f"which {self._writers_of(key)} writes only later; read it in a later step"
             elif reader.needs(key):
                 yield "maybe-missing", f"which only {self._writers_of(key)} writes, on another branch; {ASK_FIRST}"
         elif key not in self.certain and reader.needs(key):
@@ -181,14 +181,18 @@ class _Walk:
         elif name not in self.writers.paths:
             yield "unknown-key", f"but no node has this name; {self._name_hint(name)}"
         elif name not in self.passed and not is_exclusive(self.writers.paths[name], reader.path):
-            yield "not-yet-written", "which runs only later; read it after that"
+            yield "not-yet-written", "which runs only later; read it in a later step"
 
     def _writers_of(self, key: str) -> str:
         return " and ".join(call(writer.node.name) for writer in self.writers.by_key[key][:3])
 
     def _key_hint(self, key: str) -> str:
         keys = [own for own, writers in self.writers.by_key.items() if any(key == each.node.name for each in writers)]
-        return f"the node of this name writes {call(keys[0])}" if keys else suggest(key, self.writers.by_key)
+        return (
+            f"the node of this name writes the output key {call(keys[0])}"
+            if keys
+            else suggest(key, self.writers.by_key)
+        )
 
     def _name_hint(self, name: str) -> str:
         if name in self.writers.by_key:

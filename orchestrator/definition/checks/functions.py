@@ -63,8 +63,8 @@ def find_ignored_options(flow: Flow) -> Iterator[str]:
         if ignored := place.node.contract.ignored:
             options = ", ".join(ignored)
             yield (
-                f"{place.where}: {options} of the Celery task {show(place.node.fn.name)} "  # type: ignore[attr-defined]
-                "do not apply to a node; set the node's own policies"
+                f"{place.where}: a node ignores the options of its Celery task "
+                f"{show(place.node.fn.name)}: {options}; set the node's own policies"  # type: ignore[attr-defined]
             )
 
 
@@ -113,7 +113,7 @@ def _item_fault(node: AnyNode, contract: Contract) -> str | None:
     if contract.style == "none":
         return "it is called for each item of a map, but its function has no parameter for it; add one"
     if node.input is not MISSING or node.input_func is not None:
-        return "it is called for each item of a map, which is its input; remove its own"
+        return "it is called with each item of a map; remove its own input"
     return None
 
 

@@ -60,9 +60,9 @@ def check_rate_limits(flow: Flow) -> Iterator[Problem]:
 
 def _differences(limiter: SharedRateLimiter, other: SharedRateLimiter) -> Iterator[str]:
     if limiter != other:
-        yield " has other numbers than another one of its name; use one limiter for both"
+        yield " differs from another limiter of the same name; use one object for both"
     elif (limiter.key is None) != (other.key is None):
-        yield " has a key function in one node and none in another; give one of them another name"
+        yield " has a key function in one node and none in another; rename one of them"
 
 
 def check_concurrency(flow: Flow) -> Iterator[Problem]:
@@ -79,10 +79,10 @@ def check_concurrency(flow: Flow) -> Iterator[Problem]:
         elif fault := _count_fault(slots.limit, "limit"):
             yield Problem(place.where, "bad-limit", f"its concurrency {call(slots.name)}'s {fault}")
         elif is_a(slots.name, str) and known.setdefault(slots.name, slots) != slots:
-            told = (
-                f"its concurrency {call(slots.name)} has another limit than another one of its name; use one for both"
+            message = (
+                f"its concurrency {call(slots.name)} differs from another one of the same name; use one object for both"
             )
-            yield Problem(place.where, "bad-limit", told)
+            yield Problem(place.where, "bad-limit", message)
 
 
 def find_low_caps(flow: Flow) -> Iterator[str]:
@@ -91,8 +91,8 @@ def find_low_caps(flow: Flow) -> Iterator[str]:
         policy = place.node.retry
         if policy.maximum_interval < policy.initial_interval:
             yield (
-                f"{place.where}: its retry policy waits {policy.maximum_interval} and never "
-                f"{policy.initial_interval}; give a maximum_interval as long as the initial_interval"
+                f"{place.where}: its retry policy never waits for its initial_interval of {policy.initial_interval}, "
+                f"because its maximum_interval is {policy.maximum_interval}; raise maximum_interval"
             )
 
 
@@ -114,7 +114,7 @@ def _retry_faults(policy: object) -> Iterator[str]:
 def _factor_fault(value: object) -> str | None:
     if is_a(value, int, float) and not is_a(value, bool) and 1 <= value < math.inf:
         return None
-    return f"backoff_coefficient is {show(value)}; use a number from 1"
+    return f"backoff_coefficient is {show(value)}; use a number of at least 1"
 
 
 def _errors_fault(value: object) -> str | None:
@@ -138,7 +138,7 @@ def _limit_faults(limit: object, kind: type[Limit]) -> Iterator[str]:
     if is_a(limit, SharedRateLimiter) and limit.adaptive is not None and (fault := _adaptive_fault(limit)):
         yield fault
     if limit.per / FASTEST < limit.limit:
-        yield f" lets {limit.limit} start in {limit.per}; use at most one in a microsecond"
+        yield f" allows {limit.limit} starts in {limit.per}; use at most one in a microsecond"
     elif limit.capacity > limit.limit * (LONGEST / limit.per):
         yield f"'s burst of {limit.capacity} takes over {LONGEST.days} days to fill; use a smaller one"
 
@@ -153,9 +153,9 @@ def _adaptive_fault(limiter: SharedRateLimiter) -> str | None:
     if not adaptive.floor <= limiter.limit <= adaptive.ceiling:
         return f"'s limit {limiter.limit} is not between its floor {adaptive.floor} and its ceiling {adaptive.ceiling}"
     if limiter.per / FASTEST < adaptive.ceiling:
-        return f"'s ceiling lets {adaptive.ceiling} start in {limiter.per}; use at most one in a microsecond"
+        return f"'s ceiling allows {adaptive.ceiling} starts in {limiter.per}; use at most one in a microsecond"
     if limiter.per / adaptive.floor > LONGEST:
-        return f"'s floor lets one start in more than {LONGEST.days} days; use a higher one"
+        return f"'s floor allows less than one start in {LONGEST.days} days; use a higher one"
     return None
 
 
@@ -169,5 +169,5 @@ def _duration_fault(value: object, what: str, *, is_zero_fine: bool = False) -> 
 
 def _count_fault(value: object, what: str) -> str | None:
     if not is_whole(value) or value < 1:
-        return f"{what} is {show(value)}; use a whole number from 1"
+        return f"{what} is {show(value)}; use a whole number of at least 1"
     return f"{what} is {show(value)}; use at most {MOST}" if value > MOST else None

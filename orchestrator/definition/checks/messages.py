@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
-NAME_RULE: Final = "at most 100 of a-z, 0-9, _ and -, beginning with a letter or a digit"
+NAME_RULE: Final = "at most 100 characters of a-z, 0-9, _ and -, beginning with a letter or a digit"
 SHOWN: Final = 60
 """Characters of a user's value that a message repeats."""
 
@@ -107,7 +107,7 @@ def suggest(wanted: str, known: Collection[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     some = sorted(known)[:5]
-    return f"known: {', '.join(some)}{', ...' if len(known) > len(some) else ''}" if some else "none is known"
+    return f"known: {', '.join(some)}{', ...' if len(known) > len(some) else ''}" if some else "there is none"
 
 
 def _name_of(node: object) -> object:

@@ -42,7 +42,7 @@ def check_queues(flow: Flow) -> Iterator[Problem]:
     queues = [(flow_place(flow), flow.queue), *((place.where, place.node.queue) for place in find_places(flow))]
     for where, queue in queues:
         if queue is not None and not _is_queue(queue):
-            message = f"the queue name {show(queue)} cannot be used; use 1 to {LONGEST_QUEUE} printable characters"
+            message = f"the queue name {show(queue)} is not valid; use 1 to {LONGEST_QUEUE} printable characters"
             yield Problem(where, "bad-name", message)
 
 
@@ -60,13 +60,13 @@ def check_unique_names(flow: Flow) -> Iterator[Problem]:
         if not is_a(block.name, str):
             continue
         if block.name in owners:
-            message = "a node or another block has this name; give the block another one, when(predicate, name=...)"
+            message = "a node or another block has this name; rename the block with when(predicate, name=...)"
             yield Problem(step_place(flow, block), "duplicate-node", message)
         owners.setdefault(block.name, block)
     maps: set[str] = set()
     for step in flow.maps():
         if is_a(step.name, str) and step.name in maps:
-            message = "another map has this name; give one of them another"
+            message = "another map has this name; rename one of them"
             yield Problem(step_place(flow, step), "duplicate-node", message)
         maps |= {step.name} if is_a(step.name, str) else set()
 
@@ -86,7 +86,7 @@ def check_unique_keys(flow: Flow) -> Iterator[Problem]:
 
 def _check_form(where: str, what: str, value: object) -> Iterator[Problem]:
     if not is_name(value):
-        yield Problem(where, "bad-name", f"the {what} {show(value)} cannot be used; use {NAME_RULE}")
+        yield Problem(where, "bad-name", f"the {what} {show(value)} is not valid; use {NAME_RULE}")
 
 
 def _is_queue(value: object) -> bool:

@@ -24,14 +24,14 @@ def check_pages(flow: Flow) -> Iterator[Problem]:
             continue
         for what, number in (("max_pages", node.max_pages), ("page_size", node.page_size)):
             if number is not None and (not is_whole(number) or number < 1):
-                message = f"{what}={show(number)}; use a whole number, 1 or more, or leave it out"
+                message = f"{what}={show(number)}; use a whole number of at least 1, or leave it out"
                 yield Problem(place.where, "bad-batch", message)
         if node.cursor_source is not None and not is_name(node.cursor_source):
-            message = f"the cursor_source {show(node.cursor_source)} cannot be used; use {NAME_RULE}"
+            message = f"the cursor_source {show(node.cursor_source)} is not valid; use {NAME_RULE}"
             yield Problem(place.where, "bad-name", message)
         if place.is_mapped or place.undoes is not None:
-            what = "is called for each item of a map" if place.is_mapped else "undoes another node"
-            message = f"it {what} and is paginated, which does not go together; fetch the pages inside a plain function"
+            what = "be called for each item of a map" if place.is_mapped else "compensate another node"
+            message = f"a paginated node cannot {what}; fetch the pages inside a plain function"
             yield Problem(place.where, "bad-function", message)
 
 
@@ -45,6 +45,6 @@ def check_sources(flow: Flow) -> Iterator[Problem]:
         rivals = readers.setdefault(source, [])
         rival = next((each for each in rivals if not is_exclusive(each.path, place.path)), None)
         if rival is not None:
-            message = f"node {call(rival.node.name)} has the cursor_source {call(source)} too; give one of them another"
+            message = f"node {call(rival.node.name)} has the cursor_source {call(source)} too; rename one of them"
             yield Problem(place.where, "duplicate-key", message)
         rivals.append(place)

@@ -50,7 +50,8 @@ def check_compensations(flow: Flow) -> Iterator[Problem]:
     for place in find_places(flow):
         if place.undoes is not None and place.node.compensation is not None:
             message = (
-                f"it undoes {call(place.undoes.name)} and has a compensation of its own, which never runs; remove it"
+                f"it compensates {call(place.undoes.name)} and has a compensation of its own, which never runs; "
+                "remove it"
             )
             yield Problem(place.where, "bad-require", message)
         if not _is_one_of(place.node.compensation_when, "succeeded", "started"):
@@ -78,9 +79,9 @@ def check_maps(flow: Flow) -> Iterator[Problem]:
     for step in flow.maps():
         where = step_place(flow, step)
         if not is_whole(step.batch_size) or step.batch_size < 1:
-            yield Problem(where, "bad-batch", f"batch_size={show(step.batch_size)}; use a whole number, 1 or more")
+            yield Problem(where, "bad-batch", f"batch_size={show(step.batch_size)}; use a whole number of at least 1")
         if step.max_concurrency is not None and (not is_whole(step.max_concurrency) or step.max_concurrency < 1):
-            message = f"max_concurrency={show(step.max_concurrency)}; use a whole number, 1 or more, or leave it out"
+            message = f"max_concurrency={show(step.max_concurrency)}; use a whole number of at least 1, or leave it out"
             yield Problem(where, "bad-limit", message)
 
 
@@ -127,4 +128,4 @@ def _no_node(value: object) -> str:
         return f"{what}; give the nodes one by one, *nodes"
     if is_a(value, FunctionType):
         return f'{what}; wrap the function, Node("a-name", {show(value)})'
-    return f"{what}; make one of a function, Node(name, function)"
+    return f"{what}; wrap a function, Node(name, function)"

@@ -21,7 +21,9 @@ def check_triggers(flow: Flow) -> Iterator[Problem]:
     """A flow has a trigger, and every trigger can start it."""
     where = flow_place(flow)
     if not flow.triggers:
-        yield Problem(where, "no-trigger", 'nothing starts it; add triggered_by(manual("api")) or a schedule(...)')
+        yield Problem(
+            where, "no-trigger", 'it has no trigger; add triggered_by(manual("api")) or triggered_by(schedule(...))'
+        )
     for trigger in flow.triggers:
         for fault in _trigger_faults(flow, trigger):
             yield Problem(where, "bad-trigger", fault)

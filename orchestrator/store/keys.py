@@ -221,7 +221,7 @@ class Keys:
         return (self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.holders)
 
     def of_start(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
-        """The keys that start.lua gets, in the order in which it binds them; three more come behind them."""
+        """The keys that start.lua gets, in the order in which it binds them; behind them those that few starts need."""
         return (
             *(self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.plan(plan_hash)),
             *(self.live, self.timers, self.events, self.index, self.limits),

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
 from orchestrator.definition.plan import node_of
+from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
 from orchestrator.store.scripts.results import (
     Admitted,
@@ -46,49 +45,6 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.store.keys import Keys
 
-MODULES = ("maps", "pages", "buckets", "wait_queue", "unpublished", "abort", "finish")
-"""Parts of the vocabulary that few operations need: a script makes one when it first uses it."""
-ONE = "local answer = operations[1](ARGV)"
-MANY = """local answer, at = {}, 2
-while at <= #ARGV do
-  local last = at + 1 + tonumber(ARGV[at + 1])
-  operation = #answer + 1
-  answer[#answer + 1] = operations[tonumber(ARGV[at])]({RUN_ID, unpack(ARGV, at + 2, last)})
-  at = last + 1
-end"""
-
-
-@cache
-def script_text(name: str) -> str:
-    """Lua of an operation, or of two on one run as "<one>+<other>", with the vocabulary it needs in front of it."""
-    texts = [_lua(part) for part in name.split("+")]
-    before = re.search(r"^-- before: (.*)$", texts[0], re.MULTILINE) if len(texts) == 1 else None
-    needs = re.search(r"^-- needs: (.*)$", texts[0], re.MULTILINE)
-    if needs is None:
-        return texts[0]
-    if needs[1] != "transition":
-        return f"local {needs[1]} = (function()\n{_lua(needs[1])}\nend)()\n{texts[0]}"
-    declared = "\n".join(f"local {module} = {{}}" for module in MODULES)
-    modules = "\n".join(f"on_demand({module}, function()\n{_lua(module)}\nend)" for module in MODULES)
-    operations = ",\n".join(f"function(ARGV)\n{text}\nend" for text in texts)
-    ask = ONE if len(texts) == 1 else MANY
-    plain = "" if before is None else f"do\n{_lua(before[1])}\nend"
-    parts = (
-        plain,
-        _lua("transition"),
-        declared,
-        _lua("steps"),
-        modules,
-        f"local operations = {{{operations}}}",
-        ask,
-        "flush()",
-    )
-    return "\n".join((*parts, "return answer"))
-
-
-def _lua(name: str) -> str:
-    return (files(__package__) / f"{name}.lua").read_text()
-
 
 @cache
 def _script_sha(name: str) -> str:
@@ -105,6 +61,7 @@ class Scripts:
         self.wire = Wire(client)
         self._keys = keys
         self._pairs: dict[tuple[str, int, int, str], Packed] = {}  # as many as there are neighbours in plans
+        self._starts: dict[tuple[str, int, int, bool], Packed] = {}
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
@@ -158,35 +115,47 @@ class Scripts:
         message: tuple[str, str] = ("", ""),
     ) -> Started:
         """Create a run: start.lua; `message` is the list to push to and what is pushed."""
-        keys, first = self._keys, plan.steps[0]
-        idempotency = "" if idempotency_key is None else keys.idempotency(plan.flow, idempotency_key)
-        answer = self._call(
-            "start",
-            [*keys.of_start(run_id, plan.hash), idempotency, keys.slots, message[0]],
-            [
-                run_id,
-                plan.flow,
-                plan.hash,
-                json.dumps(plan.fields()) if send_plan else "",
-                input_json,
-                digest,
-                json.dumps(tags),
-                retention_ms,
-                history_limit,
-                int(chords),
-                plan.timeout_ms,
-                0 if idempotency_key is None else 1,
-                "" if scheduled_ms is None else scheduled_ms,
-                _limits(plan),
-                schedule,
-                overlap,
-                message[1],
-                int(first.kind == "parallel"),
-                int(first.local),
-                *first.nodes,
-            ],
-        )
+        keys = list(self._keys.of_start(run_id, plan.hash))
+        given: dict[str, Any] = {
+            "run_id": run_id,
+            "input": input_json,
+            "plan_fields": json.dumps(plan.fields()) if send_plan else "",
+            "tags": json.dumps(tags),
+        }
+        if idempotency_key is not None:
+            keys.append(self._keys.idempotency(plan.flow, idempotency_key))
+            given |= {"idempotency_key": len(keys), "digest": digest}
+        if scheduled_ms is not None:
+            given["scheduled"] = scheduled_ms
+        if schedule:
+            keys.append(self._keys.slots)
+            given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
+        queue, text = message
+        if text:
+            keys.append(queue)
+            given |= {"queue_key": len(keys), "message": text}
+        fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
+        names = argument_names("start")[: -len(argument_names("start", first="flow"))]
+        answer = self._call("start", keys, in_order(names, given), fixed)
         return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
+
+    def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
+        kind = (plan.hash, retention_ms, history_limit, chords)
+        if kind not in self._starts:
+            first = plan.steps[0]
+            given = {
+                "flow": plan.flow,
+                "plan_hash": plan.hash,
+                "retention": retention_ms,
+                "history_limit": history_limit,
+                "chords": int(chords),
+                "timeout": plan.timeout_ms,
+                "limits": json.dumps(_limits(plan)),
+                "is_parallel": int(first.kind == "parallel"),
+                "is_local": int(first.local),
+            }
+            self._starts[kind] = Packed([*in_order(argument_names("start", first="flow"), given), *first.nodes])
+        return self._starts[kind]
 
     def claim(self, run_id: str, plan: str, node: str, **options: Any) -> Claimed:
         """Give a node to one attempt; options as of `claim_call`."""
@@ -415,12 +384,14 @@ class Scripts:
         """Announce a flow: announce_flow.lua."""
         keys = [self._keys.plan(plan.hash), self._keys.flows, self._keys.limits]
         self._call(
-            "announce_flow", keys, [plan.flow, plan.hash, json.dumps(plan.fields()), _limits(plan), retention_ms]
+            "announce_flow",
+            keys,
+            [plan.flow, plan.hash, json.dumps(plan.fields()), json.dumps(_limits(plan)), retention_ms],
         )
 
 
-def _limits(plan: Plan) -> str:
-    return json.dumps({name: numbers_text(numbers) for name, numbers in plan.limits.items()})
+def _limits(plan: Plan) -> dict[str, str]:
+    return {name: numbers_text(numbers) for name, numbers in plan.limits.items()}
 
 
 def numbers_text(numbers: Sequence[int]) -> str:

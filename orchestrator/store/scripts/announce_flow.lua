@@ -19,9 +19,8 @@ if before ~= '' and before ~= plan_hash then
   local old = string.sub(KEYS[1], 1, #KEYS[1] - #plan_hash) .. before
   redis.call('HDEL', old, 'announced')
   if tonumber(redis.call('HGET', old, 'live') or 0) <= 0 then
-    local clock = redis.call('TIME')
-    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-    local kept = math.max(tonumber(redis.call('HGET', old, 'kept') or 0), now + tonumber(ARGV[5]))
+    -- include: instant
+    local kept = math.max(tonumber(redis.call('HGET', old, 'kept') or 0), NOW + ARGV[5])
     redis.call('PEXPIREAT', old, string.format('%.0f', kept))
   end
 end

@@ -96,10 +96,11 @@ if asked.wait > 0 then
 end
 
 local was_parked = rec.state == 'parked'
-rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
-  holder = holder, deadline = NOW + facts.timeout_ms, started = NOW, throttled = rec.throttled,
-  arrived = #facts.limits > 0 and string.format('%.0f', first) or nil,
-  admits = admits, lost = admits and rec.lost, buckets = rec.buckets}
+local before = rec
+rec = cjson.decode(string.format(RUNNING, rec.attempt + 1, rec.generation or 0, string.format('%.0f', rec.since or NOW), instant,
+  string.format('%.0f', NOW + facts.timeout_ms), token, cjson.encode(holder)))
+rec.throttled, rec.buckets, rec.admits, rec.lost = before.throttled, before.buckets, admits, admits and before.lost
+rec.arrived = #facts.limits > 0 and string.format('%.0f', first) or nil
 save(node, rec)
 note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
 redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)

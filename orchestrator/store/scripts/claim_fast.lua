@@ -1,6 +1,6 @@
 -- A claim where nothing is out of the ordinary: a node of the run's position that is ready, without limits, pages or items.
--- It is put in front of claim.lua, whose KEYS and ARGV it has, and writes and answers what that does; making the vocabulary
--- of the transitions costs more than all of its commands. Everything else is left to what stands behind it.
+-- It is put in front of claim.lua, whose KEYS and ARGV it has, and writes and answers what that does; making the functions
+-- of the library costs more than all of its commands. Everything else is left to what stands behind it.
 local position, timeout = ARGV[9], ARGV[10]
 if position ~= '' then
   local RUN_ID, node, token, holder = ARGV[1], ARGV[2], ARGV[4], ARGV[5]
@@ -13,21 +13,22 @@ if position ~= '' then
   if (status == 'running' or status == 'pending') and (verdict or '') == '' and epoch == ARGV[3] and at == position
     and string.sub(PLAN, -#plan) == plan and rec.state == 'ready'
     and not (rec.arrived or rec.buckets or rec.throttled or rec.lost) then
-    local clock = redis.call('TIME')
-    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-    rec = {state = 'running', attempt = rec.attempt + 1, generation = rec.generation, since = rec.since, token = token,
-      holder = holder, deadline = now + timeout, started = now}
-    redis.call('HSET', NODES, node, cjson.encode(rec))
-    redis.call('HSET', HOLDERS .. ':' .. holder, RUN_ID .. '|' .. node, token .. '|' .. string.format('%.0f', rec.deadline))
-    redis.call('ZADD', HOLDERS, 'NX', now + ARGV[6], holder)
+    -- include: instant
+    -- include: records
+    -- include: note
+    -- include: index
+    local attempt, deadline = rec.attempt + 1, string.format('%.0f', NOW + timeout)
+    redis.call('HSET', NODES, node, string.format(RUNNING, attempt, rec.generation or 0, string.format('%.0f', rec.since), instant,
+      deadline, token, cjson.encode(holder)))
+    redis.call('HSET', HOLDERS .. ':' .. holder, RUN_ID .. '|' .. node, token .. '|' .. deadline)
+    redis.call('ZADD', HOLDERS, 'NX', NOW + ARGV[6], holder)
     redis.call('HSET', RUN, 'status', 'running', 'running', running + 1)
     if status == 'pending' then
-      redis.call('ZREM', INDEX .. ':status:pending', RUN_ID)
-      redis.call('ZADD', INDEX .. ':status:running', created, RUN_ID)
+      move_in_index('pending', 'running', created)
     end
-    redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*', 'event', 'started', 'node', node, 'attempt', rec.attempt)
-    redis.call('ZADD', LIVE, now + 1000, RUN_ID)
-    local told = {rec.attempt, rec.generation or 0, '', scheduled or ''}
+    note('started', node, attempt)
+    redis.call('ZADD', LIVE, NOW + 1000, RUN_ID)
+    local told = {attempt, rec.generation or 0, '', scheduled or ''}
     return {'run', table.concat(told, ' '), '', unpack(#ARGV > 10 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 11)) or {})}
   end
 end

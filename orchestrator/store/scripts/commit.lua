@@ -46,7 +46,7 @@ elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end
 end_claim(rec, node)
-rec.state, rec.stored, rec.ended, rec.seq = 'succeeded', token, NOW, run.seq + 1
+succeed(rec, token, run.seq + 1)
 rec.choice = choice ~= '' and tonumber(choice) or nil
 if facts.kind == 'item' and not facts.undone then
   erase(node)  -- its output says that it is done

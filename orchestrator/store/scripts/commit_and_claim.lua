@@ -54,24 +54,23 @@ for number = 1, claimed do
   end
 end
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local instant, claims = string.format('%.0f', now), HOLDERS .. ':' .. holder
+-- include: instant
+-- include: records
+-- include: succeed
+local claims, json = HOLDERS .. ':' .. holder, cjson.encode(holder)
 local outputs, rows, fields, opened, closed = {}, {}, {'seq', seq + commits}, {}, {}
 for number, rec in ipairs(records) do
   local name = done[number]
-  rec.state, rec.stored, rec.ended, rec.seq, rec.token, rec.holder, rec.deadline =
-    'succeeded', rec.token, now, seq + number, nil, nil, nil
+  succeed(rec, rec.token, seq + number)
   outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 3], ARGV[4 * number + 4]
   rows[2 * number - 1], rows[2 * number] = name, cjson.encode(rec)
   closed[number] = RUN_ID .. '|' .. name
 end
 for number, name in ipairs(begun) do
   local token = ARGV[TOKENS + number]
-  local deadline = string.format('%.0f', now + ARGV[BEHIND + 2 * number])
+  local deadline = string.format('%.0f', NOW + ARGV[BEHIND + 2 * number])
   rows[#rows + 1] = name
-  rows[#rows + 1] = string.format('{"state":"running","attempt":1,"generation":0,"since":%s,"started":%s,"deadline":%s,'
-    .. '"token":"%s","holder":%s}', instant, instant, deadline, token, cjson.encode(holder))
+  rows[#rows + 1] = string.format(RUNNING, '1', '0', instant, instant, deadline, token, json)
   opened[2 * number - 1], opened[2 * number] = RUN_ID .. '|' .. name, token .. '|' .. deadline
 end
 local function change(field, before, value)

@@ -29,7 +29,12 @@ if run.verdict then
   redis.call('HSET', FAILURES, node, failure)
   return reply('turned', announced(abort.conclude(node, rec, facts, failure, 'failed')))
 end
-save(node, {state = 'ready', attempt = 0, since = NOW, generation = rec.generation, throttled = rec.throttled})
+save_ready(node, rec.generation)
+if rec.throttled then
+  local ready = record(node)
+  ready.throttled = rec.throttled
+  save(node, ready)
+end
 if not goes_on then
   detach(facts)
 end

@@ -2,15 +2,14 @@
 -- KEYS    1 timers, 2 buckets with a line
 -- ARGV    1 longest wait in ms, 2 how many at most
 -- Returns {ms to the next due instant, at most ARGV 1; number of timers; timers..., buckets...}. Writes nothing.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local timers = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[2])
-local buckets = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[2])
+-- include: instant
+local timers = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', NOW, 'LIMIT', 0, ARGV[2])
+local buckets = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', NOW, 'LIMIT', 0, ARGV[2])
 local wait = tonumber(ARGV[1])
 for _, key in ipairs({KEYS[1], KEYS[2]}) do
-  local first = redis.call('ZRANGEBYSCORE', key, '(' .. string.format('%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local first = redis.call('ZRANGEBYSCORE', key, '(' .. string.format('%.0f', NOW), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if first[2] then
-    wait = math.min(wait, tonumber(first[2]) - now)
+    wait = math.min(wait, tonumber(first[2]) - NOW)
   end
 end
 if #timers == tonumber(ARGV[2]) or #buckets == tonumber(ARGV[2]) then

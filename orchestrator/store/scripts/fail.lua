@@ -32,7 +32,7 @@ local function hold_back(rec)
     buckets.freeze(bucket, till)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
-  note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
+  note('throttled', node, rec.attempt + 1, 'detail', string.format('%.0f', delay))
   rec.bucket = frozen[1] and frozen[1].name
   if rec.bucket then
     redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
@@ -64,7 +64,7 @@ if waits then
     hold_back(rec)
   else
     rec.arrived = nil
-    note('retrying', node, rec.attempt, string.format('%.0f', delay))
+    note('retrying', node, rec.attempt, 'detail', string.format('%.0f', delay))
   end
   save(node, rec)
   if not rec.bucket then

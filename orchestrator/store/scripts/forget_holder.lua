@@ -2,10 +2,9 @@
 -- KEYS    1 holders, 2 its record
 -- ARGV    1 holder, 2 '1' only if its lease has ended
 -- Returns 1 if it is forgotten, 0 if it has claims or a lease. A second call answers 1 again.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- include: instant
 local lease = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
-if redis.call('EXISTS', KEYS[2]) == 1 or (ARGV[2] == '1' and lease > now) then
+if redis.call('EXISTS', KEYS[2]) == 1 or (ARGV[2] == '1' and lease > NOW) then
   return 0
 end
 redis.call('ZREM', KEYS[1], ARGV[1])

@@ -26,19 +26,18 @@ if not rec or rec.state ~= 'running' or rec.token ~= token or rec.holder ~= hold
   return
 end
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local instant, deadline = string.format('%.0f', now), string.format('%.0f', now + ARGV[9])
+-- include: instant
+-- include: records
+local deadline = string.format('%.0f', NOW + ARGV[9])
 local claims = HOLDERS .. ':' .. holder
 redis.call('HSET', RUN .. ':results:' .. node, string.match(item, '%[(%d+)%]$'), ARGV[4])
 redis.call('HSET', RUN, 'seq', run[5] + 1, 'open', open - 1, 'won', run[9] + 1, 'map_next', next_index + 1,
   'map_pulled', instant, 'map_looks', 0)
-redis.call('HSET', NODES, behind, string.format('{"state":"running","attempt":1,"generation":0,"since":%s,"started":%s,'
-  .. '"deadline":%s,"token":"%s","holder":%s}', instant, instant, deadline, follower, cjson.encode(holder)))
+redis.call('HSET', NODES, behind, string.format(RUNNING, '1', '0', instant, instant, deadline, follower, cjson.encode(holder)))
 redis.call('HDEL', NODES, item)
 redis.call('HSET', claims, RUN_ID .. '|' .. behind, follower .. '|' .. deadline)
 redis.call('HDEL', claims, RUN_ID .. '|' .. item)
 redis.call('SADD', RUN .. ':open', behind)
 redis.call('SREM', RUN .. ':open', item)
-redis.call('ZADD', LIVE, now + 1000, RUN_ID)
+redis.call('ZADD', LIVE, NOW + 1000, RUN_ID)
 return {next_index, redis.call('HGET', RUN .. ':items:' .. node, next_index), run[7] or ''}

@@ -5,7 +5,7 @@
 -- ARGV    1 bucket
 -- Returns {milliseconds to the next look, or -1 if the line is empty; members let go...}.
 -- TTL     marks of released members: one day. A second call lets go only what the bucket can grant beyond the first.
-local clock = redis.call('TIME')
+-- include: instant
 local now = clock[1] * 1000000 + clock[2]
 local LIMITS, LINES, name = KEYS[1], KEYS[2], ARGV[1]
 local bucket = buckets.read(LIMITS, name, now)

@@ -3,10 +3,9 @@
 -- ARGV    1 lease in ms, 2... holders, in the order of their records
 -- Returns the number of leases renewed.
 -- TTL     records of claims: one day. An identical second call renews again. Begins with PEXPIRE: it passes in a full Redis.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- include: instant
 for index = 2, #ARGV do
   redis.call('PEXPIRE', KEYS[index], 86400000)
-  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[index])
+  redis.call('ZADD', KEYS[1], NOW + tonumber(ARGV[1]), ARGV[index])
 end
 return #ARGV - 1

@@ -28,7 +28,7 @@ end
 redis.call('HINCRBY', PLAN, 'live', 1)
 redis.call('HDEL', RUN, 'finished')
 note('resumed')
-finish.event('resumed')
+finish.emit('resumed', run.flow)
 if run.status == 'compensation_failed' then
   set_status('compensating')
   local missing = {}

@@ -22,7 +22,7 @@ local function next_compensation()
     finish.finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
     return nothing()
   end
-  save(undo, {state = 'ready', attempt = 0, since = NOW, generation = record(undone_by(undo)).generation or 0})
+  save_ready(undo, record(undone_by(undo)).generation)
   touch()
   return saga_work()
 end
@@ -93,7 +93,7 @@ local function begin_ending(verdict, failure)
   end
   set_run({verdict = verdict, error = failure})
   set_status('compensating')
-  note('run-ending', '', 0, verdict)
+  note('run-ending', '', 0, 'detail', verdict)
   local step = plan_step(run.position)
   redis.call('DEL', AGAIN)
   for _, name in ipairs(step.kind == 'map' and redis.call('SMEMBERS', OPEN) or step.nodes) do

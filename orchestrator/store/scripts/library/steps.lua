@@ -28,7 +28,7 @@ local function enter(position)
       else
         open = open + 1
         names[open] = name
-        save(name, {state = 'ready', attempt = 0, since = NOW, generation = rec and rec.generation or 0})
+        save_ready(name, rec and rec.generation)
       end
     end
     if open > 0 then

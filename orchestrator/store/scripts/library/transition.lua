@@ -1,23 +1,28 @@
--- The vocabulary of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
--- It is put in front of the scripts that name it, with steps.lua and the modules. KEYS and the first ARGV are the same
--- for all of them:
--- KEYS    see keys.py, Keys.of_run.   ARGV[1] run id
+-- The library of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
+-- assembly.py puts it in front of the scripts that need it, with steps.lua and the modules. KEYS and the first ARGV are the
+-- same for all of them:
+-- KEYS    see keys.py, Keys.of_run
+-- ARGV    1 run id
 -- Three kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
 -- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
 local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
 local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE, CURSORS = unpack(KEYS, 9, 16)
 local RUN_ID = ARGV[1]
-local END, LOOK_AFTER_MS, EVENTS_KEPT, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 10000, 50, 20, 1000
-local clock = redis.call('TIME')
-local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
+local END, LOOK_AFTER_MS, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 50, 20, 1000
+-- include: instant
 local NOW_US = clock[1] * 1000000 + clock[2]
+-- include: records
+-- include: succeed
+-- include: index
+local history_limit = nil
+-- include: note
 
 local operation = 1  -- which one this is of those that one script carries out
 local is_repeat = false  -- whether an earlier one of them was carried out before
 local run = nil
 local plan_cache, records = {}, {}
-local changed, saved, claims, is_touched = {}, {}, {}, false  -- what flush has to write
+local changed, saved, texts, claims, is_touched = {}, {}, {}, {}, false  -- what flush has to write
 
 -- Fields of the run that few transitions ask for are read when one does.
 local function read_more(_, field)
@@ -45,8 +50,8 @@ local function load_run()
   end
   run = setmetatable({status = values[1], epoch = values[3], position = tonumber(values[4]), open = tonumber(values[5]),
     won = tonumber(values[6]), running = tonumber(values[7]), seq = tonumber(values[8]), detached = values[9],
-    announced = tonumber(values[10]) or END, verdict = values[11], scheduled = values[12], history_limit = values[13]},
-    {__index = read_more})
+    announced = tonumber(values[10]) or END, verdict = values[11], scheduled = values[12]}, {__index = read_more})
+  history_limit = values[13]
   return true
 end
 
@@ -56,7 +61,7 @@ local function set_run(fields)
   end
 end
 
--- A module of the vocabulary, made when it is first used: making a function costs as much as calling one.
+-- A module of the library, made when it is first used: making a function costs as much as calling one.
 local function on_demand(module, make)
   setmetatable(module, {__index = function(_, name)
     local made = make()
@@ -96,25 +101,19 @@ local OPEN, AGAIN, SAGA = RUN .. ':open', RUN .. ':again', RUN .. ':saga'
 
 local function record(node)
   if records[node] == nil then
-    local text = redis.call('HGET', NODES, node)
+    local text = texts[node] or redis.call('HGET', NODES, node)
     records[node] = text and cjson.decode(text) or false
   end
   return records[node]
 end
 
-local function save(node, rec) records[node], saved[node] = rec, true end
+local function save(node, rec) records[node], saved[node], texts[node] = rec, true, nil end
+local function save_text(node, text) records[node], saved[node], texts[node] = nil, nil, text end
+local function save_ready(node, generation) save_text(node, string.format(READY, instant, generation or 0)) end
 
 local function erase(node)
-  records[node], saved[node] = false, nil
+  records[node], saved[node], texts[node] = false, nil, nil
   redis.call('HDEL', NODES, node)
-end
-
-local function note(event, node, attempt, detail)
-  local entry = {'event', event, 'node', node or '', 'attempt', attempt or 0}
-  if detail then
-    entry[7], entry[8] = 'detail', detail
-  end
-  redis.call('XADD', HISTORY, 'MAXLEN', '~', run.history_limit, '*', unpack(entry))
 end
 
 local function touch() is_touched = true end
@@ -136,6 +135,9 @@ local function flush()
   for node in pairs(saved) do
     rows[#rows + 1], rows[#rows + 2] = node, cjson.encode(records[node])
   end
+  for node, text in pairs(texts) do
+    rows[#rows + 1], rows[#rows + 2] = node, text
+  end
   write(RUN, fields)
   write(NODES, rows)
   for _, claim in pairs(claims) do
@@ -148,7 +150,7 @@ local function flush()
   if is_touched then
     redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
   end
-  changed, saved, claims, is_touched = {}, {}, {}, false
+  changed, saved, texts, claims, is_touched = {}, {}, {}, {}, false
 end
 
 local function next_seq()
@@ -160,8 +162,7 @@ local function set_status(status)
   local before = run.status
   set_run({status = status})
   flush()
-  redis.call('ZREM', INDEX .. ':status:' .. before, RUN_ID)
-  redis.call('ZADD', INDEX .. ':status:' .. status, run.created, RUN_ID)
+  move_in_index(before, status, run.created)
 end
 
 -- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.

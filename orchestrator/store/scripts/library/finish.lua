@@ -1,0 +1,29 @@
+-- What others are told of a run: monitors, who waits for it, workers; and what is kept of it when it ends.
+
+-- include: emit
+-- include: end_run
+-- include: push
+
+local function own_keys()
+  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, SAGA, OPEN, AGAIN}
+  for _, node in ipairs(plan_fact('maps') or {}) do
+    keys[#keys + 1] = results_of(node)
+    keys[#keys + 1] = RUN .. ':items:' .. node
+  end
+  for _, entry in ipairs(plan_fact('pages') or {}) do
+    keys[#keys + 1] = results_of(entry[1])
+  end
+  return keys
+end
+
+local function finish(status)
+  is_touched = false
+  set_run({finished = NOW})
+  set_status(status)
+  if status == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
+    pages.move_cursors()
+  end
+  end_run(status, own_keys(), run.flow, run.created, run.retention, run.idem)
+end
+
+return {emit = emit, own_keys = own_keys, finish = finish, push = push}

@@ -1,7 +1,8 @@
 -- Say which timers and which lines of buckets are due, and when to ask again.
 -- KEYS    1 timers, 2 buckets with a line
 -- ARGV    1 longest wait in ms, 2 how many at most
--- Returns {ms to the next due instant, at most ARGV 1; number of timers; timers..., buckets...}. Writes nothing.
+-- Returns {ms to the next due instant, at most ARGV 1; number of timers; timers..., buckets...}.
+-- TTL     none. A second call answers the same: it writes nothing.
 -- include: instant
 local timers = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', NOW, 'LIMIT', 0, ARGV[2])
 local buckets = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', NOW, 'LIMIT', 0, ARGV[2])

@@ -1,4 +1,4 @@
-"""The entrance: an orchestrator on a Celery app registers flows and starts, finds and lists runs."""
+"""Client: an `Orchestrator` on a Celery app registers flows and starts, finds and lists runs."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
 class Orchestrator:
-    """Flows on a Celery app. Opens no connection before it is used.
+    """Flows on a Celery app. Opens no connection until it is used.
 
     Args:
         app: An existing Celery app; its own tasks keep working.
         redis_url: Where the state of runs lives, as a URL of a result backend, or `unix://<path>?db=<n>`; else the
             app's result backend or broker, if that is Redis.
-        settings: Numbers; every process of a deployment needs the same.
+        settings: Settings; every process of a deployment needs the same.
 
     Raises:
         ConfigurationError: No Redis is known, or none that runs can live in (the message names the setting), or the
@@ -59,13 +59,13 @@ class Orchestrator:
         address = address_of_runs(app, redis_url)
         known: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
         if known is not None and not (known.settings == settings and known.store.address.is_same(address)):
-            msg = f"the Celery app {app.main!r} has an orchestrator with other settings or another Redis; use it"
+            msg = f"the Celery app {app.main!r} has an orchestrator with other settings or another Redis; use that one"
             raise ConfigurationError(msg)
         self.app = app
         self._engine = known or _add_engine(app, Store(address, settings), settings)
 
     def register(self, flow: Flow) -> None:
-        """Make a flow's code known to this process: its nodes as tasks, its schedules to beat.
+        """Register a flow in this process: its nodes as Celery tasks, its schedules for beat.
 
         The same object again changes nothing.
 
@@ -106,8 +106,8 @@ class Orchestrator:
         Args:
             flow: A flow, or the name of one that is registered here or announced by a worker.
             input: The run's input; validated here if the flow's code is, else by the worker.
-            idempotency_key: The same key of the same flow answers with the first run, as long as its record lives.
-            tags: Text to text, kept with the run.
+            idempotency_key: The same key of the same flow returns the first run, as long as its record lives.
+            tags: Text to text, stored with the run.
 
         Raises:
             UnknownFlow: The name is neither registered here nor announced; the nearest names are in the message.
@@ -117,7 +117,7 @@ class Orchestrator:
             StoreUnavailable, StoreFull, StoreRefused: Redis; with an idempotency key it is safe to try again.
         """
         if idempotency_key is not None and not isinstance(idempotency_key, str):
-            raise InvalidInput(f"an idempotency key is text, not {type(idempotency_key).__name__}")
+            raise InvalidInput(f"an idempotency key must be a str, not {type(idempotency_key).__name__}")
         plan, given = self._prepare(flow, input)
         started = self._engine.start(
             plan, given, run_id=str(uuid.uuid4()), idempotency_key=idempotency_key, tags=_checked_tags(tags)
@@ -148,17 +148,17 @@ class Orchestrator:
             limit: At most so many.
 
         Raises:
-            ValueError: No status is called like that.
+            ValueError: There is no such status.
         """
         name = None if flow is None else _name_of(flow)
         if status is not None and status not in list(RunStatus):
-            raise ValueError(f"{status!r} is no status of a run; use one of {', '.join(RunStatus)}")
+            raise ValueError(f"{status!r} is not a run's status; use one of {', '.join(RunStatus)}")
         wanted = str(status) if status is not None else None
         ids = self._engine.store.run_ids(flow=name, status=wanted, limit=limit)
         return [FlowRun(self._engine, run_id) for run_id in ids]
 
     def cursor(self, flow: str | Flow, source: str) -> str | None:
-        """Return where the last successful run of a flow left a source; None when it begins anew.
+        """Return the cursor at which the last successful run of a flow left a source; None if there is none.
 
         Args:
             flow: A flow, or its name.
@@ -167,12 +167,12 @@ class Orchestrator:
         return self._engine.store.cursor(_name_of(flow), source)
 
     def reset_cursor(self, flow: str | Flow, source: str, cursor: str | None = None) -> None:
-        """Let the next run of a flow begin a source at `cursor`; a run that has begun it will not move it.
+        """Make the next run of a flow begin a source at `cursor`; runs that have started do not move it any more.
 
         Args:
             flow: A flow, or its name.
             source: The `cursor_source` of a paginated node.
-            cursor: None begins anew.
+            cursor: The next first cursor; None begins anew.
 
         Raises:
             InvalidInput: The cursor is not text.
@@ -253,9 +253,9 @@ def _modules(package: str, related_name: str) -> Iterator[ModuleType]:
 
 def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     if tags is not None and not isinstance(tags, Mapping):
-        raise InvalidInput(f"tags are a mapping of text to text, not {type(tags).__name__}")
+        raise InvalidInput(f"tags must be a mapping of str to str, not {type(tags).__name__}")
     given: dict[Any, Any] = dict(tags or {})
     wrong = [key for key, value in given.items() if not isinstance(key, str) or not isinstance(value, str)]
     if wrong:
-        raise InvalidInput(f"tags are text to text; the one named {wrong[0]!r} is not")
+        raise InvalidInput(f"tags must map str to str; the tag {wrong[0]!r} does not")
     return given

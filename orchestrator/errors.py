@@ -1,8 +1,8 @@
-"""What can go wrong, as one tree, so that a caller catches as much or as little of it as it wants.
+"""Errors of the library, as one tree, so that a caller catches as much or as little of it as it wants.
 
     OrchestratorError
     ├── FlowDefinitionError      build() found problems, all of them in `.problems`
-    ├── RegistrationError        a flow cannot be registered next to what is there
+    ├── RegistrationError        a flow that collides with what is registered
     ├── ConfigurationError       settings or an app that cannot work
     ├── UnknownFlow              no flow of this name, here or announced
     ├── IdempotencyConflict      the same idempotency key with another input
@@ -16,12 +16,12 @@
         ├── StoreUnavailable     it did not answer
         ├── StoreFull            it answered that its memory is full
         └── StoreRefused         it answered that it does not do that: rights, password, a key of another type
-    Signal                       not errors: how a node function says what shall happen next
+    Signal                       not errors: a node function raises one to say what happens next
     ├── Terminal, RetryLater
     FlowDefinitionWarning        a soft finding of build(); a UserWarning
 
-The `args` of each of them are the arguments that make it again, in order and made of JSON values only, so that pickle
-and Celery's JSON results bring back the same error. What a failure means for a run is decided elsewhere.
+The `args` of each are its constructor's arguments, as JSON values only, so that pickle and Celery's JSON results bring
+back the same error. What a failure means for a run is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FIELD_LIMIT = 20
 
 
 class OrchestratorError(Exception):
-    """Root of every error that this library raises; catch it to catch them all."""
+    """Root of every error that this library raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Problem:
 
     Attributes:
         where: The flow, step or node at fault, by name.
-        code: Which check found it, such as `unknown-key`; stable, for programs.
+        code: The check that found it, such as `unknown-key`; stable, for programs.
         message: What is wrong and what to do, for people.
     """
 
@@ -68,12 +68,12 @@ class Problem:
 
 
 class FlowDefinitionError(OrchestratorError):
-    """A flow was built with problems; every one of them is in `problems`, one line each in the text."""
+    """`build()` refused a flow; `problems` has every problem, and the text a line for each."""
 
     problems: tuple[Problem, ...]
 
     def __init__(self, problems: Iterable[Problem | Sequence[str]]) -> None:
-        """Take the problems, as `Problem` or as (where, code, message), which is how they come back from JSON."""
+        """Take the problems, as `Problem` or, as they come back from JSON, as (where, code, message)."""
         self.problems = tuple(each if isinstance(each, Problem) else Problem(*each) for each in problems)
         super().__init__([list(astuple(problem)) for problem in self.problems])
 
@@ -109,14 +109,14 @@ class UnknownFlow(OrchestratorError):
         if near:
             hint = f"did you mean {' or '.join(repr(name) for name in near)}?"
         elif self.known:
-            hint = f"known are {', '.join(sorted(self.known)[:10])}."
+            hint = f"known flows: {', '.join(sorted(self.known)[:10])}"
         else:
-            hint = "none is known: register it here, or start a worker that has it."
-        return f"no flow is named {self.name!r}; {hint}"
+            hint = "no flow is known: register it here, or start a worker that has it"
+        return f"there is no flow named {self.name!r}; {hint}"
 
 
 class IdempotencyConflict(OrchestratorError):
-    """An idempotency key was used again with another input; the first run is `run_id`."""
+    """An idempotency key was used again with another input; `run_id` is the run that has the key."""
 
     def __init__(self, flow_name: str, key: str, run_id: str) -> None:
         """Take the flow, the key and the run that owns the key."""
@@ -126,10 +126,10 @@ class IdempotencyConflict(OrchestratorError):
         super().__init__(flow_name, key, run_id)
 
     def __str__(self) -> str:
-        """Return what collided and what to do."""
+        """Return flow, key and run, and what to do."""
         return (
-            f"flow {self.flow_name}: the idempotency key {self.key!r} belongs to run {self.run_id}, which has another "
-            "input; use another key, or the first input"
+            f"flow {self.flow_name}: the idempotency key {self.key!r} belongs to run {self.run_id}, which was started "
+            "with another input; use another key, or the same input"
         )
 
 
@@ -137,7 +137,7 @@ class PayloadTooLarge(OrchestratorError):
     """A value is larger, as JSON, than `Settings.max_payload_bytes`; nothing of it was stored."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
-        """Take what it is, its size and the limit, both in bytes."""
+        """Take a name for the value, its size and the limit, both in bytes."""
         self.what = what
         self.size = size
         self.limit = limit
@@ -152,7 +152,7 @@ class PayloadTooLarge(OrchestratorError):
 
 
 class RunError(OrchestratorError):
-    """Something about one run; what is known of where it happened is in the attributes, else None."""
+    """An error about one run; the attributes that are known say where it happened, the others are None."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class RunError(OrchestratorError):
         node_name: str | None = None,
         attempt: int | None = None,
     ) -> None:
-        """Take the sentence and where it happened; give the context by keyword."""
+        """Take the message and, by keyword, where it happened."""
         self.message = message
         self.flow_name = flow_name
         self.run_id = run_id
@@ -174,7 +174,7 @@ class RunError(OrchestratorError):
         super().__init__(*arguments)
 
     def __str__(self) -> str:
-        """Return the sentence, then in brackets where it happened."""
+        """Return the message, then in brackets where it happened."""
         context = {"flow": self.flow_name, "run": self.run_id, "node": self.node_name, "attempt": self.attempt}
         known = ", ".join(f"{word} {value}" for word, value in context.items() if value is not None)
         return f"{self.message} [{known}]" if known else self.message
@@ -185,7 +185,7 @@ class UnknownRun(RunError):
 
 
 class RunFailed(RunError):
-    """A result was asked of a run that did not succeed; `error` is its first failure."""
+    """A result was requested from a run that did not succeed; `error` is its first failure."""
 
     error: NodeFailure
 
@@ -209,7 +209,7 @@ class RunCancelled(RunError):
 
 
 class NodeTimeout(RunError):
-    """One attempt of a node took longer than the node's timeout; a failed attempt like any other."""
+    """An attempt took longer than its node's timeout; it counts as a failed attempt like any other."""
 
 
 class InvalidInput(RunError):
@@ -221,31 +221,31 @@ class InvalidOutput(RunError):
 
 
 class OutcomeUnknown(RunError):
-    """A worker died in the node's last attempt: whether its effects happened is not known."""
+    """A worker died in a node's last attempt: the attempt may or may not have had its effects."""
 
 
 class RateLimited(RunError):
-    """A node was told to wait by the other side for longer than `Settings.max_throttle`."""
+    """A node had to wait for longer than `Settings.max_throttle` by `RetryLater(freeze=True)`."""
 
 
 class PaginationError(RunError):
-    """A page has more after it and does not say where: no cursor, or the one that it was fetched with. Terminal."""
+    """A page has more after it but no cursor, or the cursor it was fetched with. Terminal."""
 
 
 class MissingOutputError(RunError):
-    """An output was read that is not there; the message names the key and the keys that are. Terminal."""
+    """A missing output was read; the message names the key and the existing keys. Terminal."""
 
 
 class HiddenDependencyError(RunError):
-    """A node read what a sibling of its parallel step writes, which is a race. Terminal."""
+    """A node read the output of a sibling in its parallel step, which is a race. Terminal."""
 
 
 class StoreError(OrchestratorError):
-    """Redis could not do what was asked of it."""
+    """Redis could not do what it was asked to do."""
 
 
 class StoreUnavailable(StoreError):
-    """Redis did not answer in time; whether the last call had its effect is not known."""
+    """Redis did not answer in time; the last call may or may not have had its effect."""
 
 
 class StoreFull(StoreError):
@@ -257,7 +257,7 @@ class StoreRefused(StoreError):
 
 
 class Signal(Exception):
-    """What a node function raises to say what shall happen next; outside the root on purpose."""
+    """Raised by a node function to say what happens next; deliberately outside the root."""
 
 
 class Terminal(Signal):
@@ -270,7 +270,7 @@ class Terminal(Signal):
 
 
 class RetryLater(Signal):
-    """End this attempt and make the next one after a delay of its own."""
+    """End this attempt and make the next one after a given delay."""
 
     after: timedelta
 
@@ -289,7 +289,7 @@ class RetryLater(Signal):
         Args:
             message: The reason.
             after: From now to the next attempt; a number is seconds, which is how it comes back from JSON.
-            freeze: Also stop the node's rate limits for everybody until then, and do not count this attempt.
+            freeze: Also stop the node's rate limits for every worker until then, and do not count this attempt.
         """
         if after is None:
             raise TypeError("RetryLater needs after=, the timedelta until the next attempt")
@@ -304,7 +304,7 @@ class RetryLater(Signal):
 
 
 def _clean_text(value: object) -> object:
-    # A lone surrogate cannot be written as UTF-8: an exception's text with one in it must not take its record away.
+    # UTF-8 has no lone surrogates: an exception's text with one must not keep its failure from being recorded.
     return _printable(value) if isinstance(value, str) else value
 
 
@@ -312,15 +312,15 @@ CleanText = Annotated[str, BeforeValidator(_clean_text)]
 
 
 class NodeFailure(BaseModel):
-    """How a node, or a run, failed: what is stored of an exception.
+    """Failure of a node or a run: the stored form of an exception.
 
     Attributes:
         flow_name: The run's flow.
         node_name: The node, or None for a failure of the run itself (a timeout, a cancel).
         attempt: Number of the last attempt, from 1; 0 when no attempt started.
         type: `module.qualname` of the exception.
-        message: Its text, cut if it is very long.
-        traceback: As Python prints it, cut if it is very long; empty if there is none.
+        message: Its text, shortened if it is very long.
+        traceback: As Python prints it, shortened if it is very long; empty if there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -334,7 +334,7 @@ class NodeFailure(BaseModel):
 
     @classmethod
     def of(cls, error: BaseException, *, flow_name: str, node_name: str | None = None, attempt: int = 0) -> Self:
-        """Record an exception, whatever its methods do; texts are cut, never refused."""
+        """Record an exception, whatever its methods do; long texts are shortened, never refused."""
         return cls(
             flow_name=flow_name,
             node_name=node_name,
@@ -345,7 +345,7 @@ class NodeFailure(BaseModel):
         )
 
     def __str__(self) -> str:
-        """Return it as one sentence."""
+        """Return the failure as one sentence."""
         where = f"flow {self.flow_name}" if self.node_name is None else f"flow {self.flow_name}, node {self.node_name}"
         tried = f" in attempt {self.attempt}" if self.attempt else ""
         return f"{where} failed{tried}: {self.type}: {self.message}"
@@ -357,7 +357,7 @@ def type_name(kind: object) -> str:
 
 
 def describe_fields(error: ValidationError) -> str:
-    """Return each field's path and what is wrong with it, without the values, which may be secret."""
+    """Return each field's path and its fault, without the values, which may be secret."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [f"{path_text(each['loc'])}: {_cut(each['msg'], 500)}" for each in found[:FIELD_LIMIT]]
     more = len(found) - FIELD_LIMIT
@@ -375,7 +375,7 @@ def text_of(error: BaseException) -> str:
     """Return the text of an exception; never raises."""
     try:
         return _printable(str(error))
-    except Exception:  # noqa: BLE001 - the exception is a user's: its text may raise anything
+    except Exception:  # noqa: BLE001 - a user's exception may raise anything from __str__
         return "<its text cannot be read>"
 
 

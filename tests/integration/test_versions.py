@@ -113,7 +113,7 @@ def test_a_run_waits_for_a_worker_with_its_flow(story):
 
 
 def test_a_flow_that_no_worker_has_announced_cannot_be_started_by_its_name(story):
-    assert str(story.unknown).startswith("no flow is named 'only-new'; ")
+    assert str(story.unknown).startswith("there is no flow named 'only-new'; ")
     assert "orders" in story.unknown.known
 
 

@@ -114,7 +114,7 @@ def test_problems_are_one_line_each():
 def test_unknown_flow_names_the_nearest():
     assert "'enrich-issues'" in str(UnknownFlow("enrich-isues", ["enrich-issues", "other"]))
     assert "other" in str(UnknownFlow("zzz", ["other"]))
-    assert "none is known" in str(UnknownFlow("zzz"))
+    assert "no flow is known" in str(UnknownFlow("zzz"))
 
 
 def test_run_errors_say_where():

@@ -30,11 +30,11 @@ from tests.hostile_world import FORGED, QUEUE, TEXT, nothing_written, snapshot
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("typd", "no flow is named 'typd'; did you mean 'typed' or 'untyped'?"),
-        (TEXT, f"no flow is named {TEXT!r}; known are breaks-its-word, "),
-        ("x" * 10_000, "no flow is named 'xxx"),
-        ("\ud800", r"no flow is named '\ud800'; known are "),
-        (5, "no flow is named 5; known are "),
+        ("typd", "there is no flow named 'typd'; did you mean 'typed' or 'untyped'?"),
+        (TEXT, f"there is no flow named {TEXT!r}; known flows: breaks-its-word, "),
+        ("x" * 10_000, "there is no flow named 'xxx"),
+        ("\ud800", r"there is no flow named '\ud800'; known flows: "),
+        (5, "there is no flow named 5; known flows: "),
     ],
     ids=["near", "hostile", "long", "surrogate", "number"],
 )
@@ -86,7 +86,7 @@ def test_no_late_call_brings_a_run_back(hostile, client):
 
 
 def test_an_unknown_status_is_refused(hostile):
-    with pytest.raises(ValueError, match=r"'suceeded' is no status of a run; use one of pending, running, .*succeeded"):
+    with pytest.raises(ValueError, match=r"'suceeded' is not a run's status; use one of pending, running, .*succeeded"):
         hostile.orchestrator.runs(status="suceeded")
     assert hostile.orchestrator.runs(flow="typd") == []
 
@@ -115,7 +115,7 @@ def test_a_hostile_name_is_refused_when_the_flow_is_built(name):
     }
     assert {problem.code for problem in problems.values()} == {"bad-name"}
     for problem in problems.values():
-        assert "cannot be used; use at most 100 of a-z, 0-9, _ and -" in problem.message
+        assert "is not valid; use at most 100 characters of a-z, 0-9, _ and -" in problem.message
         assert len(str(problem).splitlines()) == 1
 
 
@@ -189,10 +189,10 @@ def test_odd_inputs_that_are_json_arrive_as_they_are(hostile, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tags": {"a": 5}}, "tags are text to text; the one named 'a' is not"),
-        ({"tags": {5: "a"}}, "tags are text to text; the one named 5 is not"),
-        ({"tags": ["a"]}, "tags are a mapping of text to text, not list"),
-        ({"idempotency_key": 5}, "an idempotency key is text, not int"),
+        ({"tags": {"a": 5}}, "tags must map str to str; the tag 'a' does not"),
+        ({"tags": {5: "a"}}, "tags must map str to str; the tag 5 does not"),
+        ({"tags": ["a"]}, "tags must be a mapping of str to str, not list"),
+        ({"idempotency_key": 5}, "an idempotency key must be a str, not int"),
     ],
     ids=["value", "key", "list", "idempotency"],
 )
@@ -304,7 +304,9 @@ def test_no_idempotency_key_or_tag_reaches_another_key(hostile, client, text):
     assert run.result(timeout=30) == given
     assert run.tags == {text: text}
     assert hostile.orchestrator.start("untyped", given, idempotency_key=text + given["asked"]).id == run.id
-    with pytest.raises(IdempotencyConflict, match=f"belongs to run {run.id}, which has another input; use another key"):
+    with pytest.raises(
+        IdempotencyConflict, match=f"belongs to run {run.id}, which was started with another input; use another key"
+    ):
         hostile.orchestrator.start("untyped", "other", idempotency_key=text + given["asked"])
 
     wait_until(lambda: not client.exists(QUEUE) and not client.hlen("unacked"), "the worker is quiet")

@@ -158,6 +158,13 @@ def test_a_command_names_what_is_there(line):
             pytest.fail(f"no test checks {line!r}")
 
 
+def test_the_architecture_names_every_module_and_folder_of_the_package():
+    package = ROOT / "orchestrator"
+    there = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert there <= set(named("docs/architecture.md"))
+
+
 def test_the_settings_are_all_there_with_their_defaults():
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| `(ORCHESTRATOR_\w+)` \|", prose("docs/configuration.md"), re.MULTILINE)
     assert rows == [(each.name, shown(each.default), f"ORCHESTRATOR_{each.name.upper()}") for each in fields(Settings)]

@@ -1,14 +1,13 @@
 """Call on_after_configure handlers connected after Orchestrator(app) configured the app.
 
-Registering tasks configures and finalizes the app, and Celery sends these signals only once. A handler connected
-afterwards, further down in the same module, is called when a worker or beat has imported everything.
+Registering tasks configures and finalizes the app, and Celery sends these signals only once. Handlers connected
+afterwards, further down in the same module or in a task module, are called when a worker or beat has imported them all.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import import_modules
 from celery.utils.dispatch import Signal
 
 if TYPE_CHECKING:
@@ -19,11 +18,17 @@ def call_late_handlers(app: Celery) -> None:
     """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too."""
     signals = {app.on_after_configure: {"source": app.conf}, app.on_after_finalize: {}}
     called = {signal: list(signal.receivers) for signal in signals}
+    import_modules = app.loader.import_default_modules
 
-    def call(**_: Any) -> None:
+    def import_and_call() -> Any:
+        modules = import_modules()
         for signal, named in signals.items():
             late = Signal(name=signal.name)
             late.receivers = [receiver for receiver in signal.receivers if receiver not in called[signal]]
+            called[signal] += late.receivers  # Flower and `celery report` import the modules too: once is enough
             late.send(sender=app, **named)
+        return modules
 
-    import_modules.connect(call, sender=app, weak=False)
+    # Not the signal import_modules: Celery sends it before the modules of `include`, and an app that is autodiscovered
+    # after its orchestrator connects to it behind us.
+    app.loader.import_default_modules = import_and_call

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 from celery import Celery, chain, chord, group
 from celery.exceptions import Ignore, Reject, Retry
@@ -177,3 +180,46 @@ def test_handlers_that_are_connected_after_the_orchestrator_are_called_once(capl
     assert called[1:] == [("configured", True, "redis://127.0.0.1:1/0"), ("finalized", True, None)]
     assert app.conf.beat_schedule["own"]["task"] == later.name
     assert caplog.records == []
+
+
+TASK_MODULE = """
+from late_app import app, called
+
+@app.on_after_configure.connect
+def configured(**_):
+    called.append(f"{__name__} configured")
+
+@app.on_after_finalize.connect
+def finalized(**_):
+    called.append(f"{__name__} finalized")
+"""
+
+
+def test_handlers_in_task_modules_are_called_once(tmp_path, monkeypatch):
+    # Given: an orchestrator, then a task module that Celery finds, and one that it is told of
+    (tmp_path / "late_found").mkdir()
+    (tmp_path / "late_found" / "tasks.py").write_text(TASK_MODULE)
+    (tmp_path / "late_included.py").write_text(TASK_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = Celery("late", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
+    called: list[str] = []
+    module = ModuleType("late_app")
+    module.__dict__.update(app=app, called=called)
+    monkeypatch.setitem(sys.modules, "late_app", module)
+    Orchestrator(app)
+    app.conf.include = ["late_included"]
+    app.autodiscover_tasks(["late_found"])
+
+    # When: a worker begins
+    app.loader.init_worker()
+
+    # Then
+    names = ("late_found.tasks", "late_included")
+    expected = [f"{name} {event}" for name in names for event in ("configured", "finalized")]
+    assert sorted(called) == expected
+
+    # When: something else imports the modules again
+    app.loader.import_default_modules()
+
+    # Then
+    assert sorted(called) == expected

@@ -1,4 +1,4 @@
-"""How long a function may run in this process: an exception at the limit, the end of a process that cannot raise it.
+"""Time limits of functions: an exception at the limit, and the end of a process that cannot raise it.
 
 Only the main thread of a process can be interrupted; in other threads and pools the attempt is ended from outside. A
 pool process that does not stop is killed by the worker's main process, which sees the limit in shared memory.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.middleware import NodeCall, Result
 
 HARD_AFTER_S = 3.0
-# The one of `signal` makes an enum of what it finds, which takes longer than all else here.
+# signal.getsignal() wraps its result in an enum, which costs more than everything else here.
 getsignal: Callable[[int], object] = import_module("_signal").getsignal
 _errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
 
@@ -34,7 +34,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _take_back() -> None:
-    """Handle the signal again where somebody's function has left it to others: they would be called for our timer."""
+    """Install our handler again if a node function installed another one, which our timer would call."""
     if getsignal(signal.SIGALRM) is not _interrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, _interrupt)
@@ -50,6 +50,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        # The timer first: between the two it would call the handler that was there before us.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
@@ -61,21 +62,23 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
     The kill comes from another process, so it works while a function in C holds the interpreter. The timer is left to
     the next block or to the end of `interruptible`, whichever comes first: outside of a block it does nothing.
     """
+    # The kill is armed before the timer: it also ends a function that holds the interpreter, where no handler runs.
     set_limit(time.monotonic() + seconds + HARD_AFTER_S)
     try:
+        # Python runs signal handlers in the main thread alone, so a timer would raise in the wrong function.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         _take_back()
         try:
-            # In this order: what is left of the timer of the block before must not strike this one.
+            # In this order: the timer that the block before left must not strike this one.
             signal.setitimer(signal.ITIMER_REAL, seconds)
             _errors[:] = [expired]
             yield
         finally:
-            _errors.clear()
+            _errors.clear()  # first, so that the timer finds nothing to raise from here on
             _take_back()
-    finally:  # also when the limit is reached just now, in the line above
+    finally:  # the limit may strike in any line above, and its kill must be disarmed all the same
         set_limit(0)
 
 

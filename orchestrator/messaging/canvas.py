@@ -47,6 +47,8 @@ class Target:
         """Return the message for one attempt of a node, decision or compensation."""
         node_plan = self.plan.nodes[node_of(name)]
         options = self._options(node_plan.queue) | {"headers": {SINCE_HEADER: since}}
+        # Immutable, so Celery publishes the callback: one with arguments runs inside of the process that sees the
+        # failure, and when a child dies that is the worker's main process, whose event loop it would block.
         if node_plan.kind != "compensation":
             options["link_error"] = [self.engine(BEGIN_SAGA)]
         item = () if name == node_plan.name else (name,)  # the compensation of one item
@@ -59,8 +61,11 @@ class Target:
     def _options(self, queue: str) -> dict[str, Any]:
         return {
             "queue": queue,
+            # With a stored result a child killed between it and its chord's count hangs the chord for ever (celery
+            # #10752).
             "ignore_result": True,
             "serializer": "json",
+            # Monitors show the run as the parent of its nodes; Celery would name the task that published each.
             "root_id": self.run_id,
             "parent_id": self.run_id,
         }
@@ -72,21 +77,23 @@ class Target:
 def compile_work(target: Target, work: Work) -> list[Signature]:
     """Turn what a transition left to publish into signatures, each to be sent on its own."""
     if work.kind == "saga":
-        return [_in_line([target.node(name, work.since) for name in work.names[:SEGMENT]], target)]
+        return [_one_by_one([target.node(name, work.since) for name in work.names[:SEGMENT]], target)]
     if work.kind == "nodes":
         return [target.node(name, work.since) for name in work.names]
     step = target.plan.steps[work.position]
     if step.kind != "parallel":
-        return [_in_line([target.node(name, work.since) for name in _segment(target.plan, work.position)], target)]
+        return [_one_by_one([target.node(name, work.since) for name in _segment(target.plan, work.position)], target)]
     members = [target.node(name, work.since) for name in work.names]
+    # A member that was parked or lost comes back in a message of its own, and Celery's chord would wait for it in vain:
+    # the stored count joins the step.
     if work.detached:
         return members
-    if step.next == END:
+    if step.next == END:  # nothing follows that a chord could call
         return [group(members, app=target.app)]
     return [chord(members, _body(target, step.next, work.since), app=target.app)]
 
 
-def _in_line(signatures: list[Signature], target: Target) -> Signature:
+def _one_by_one(signatures: list[Signature], target: Target) -> Signature:
     return signatures[0] if len(signatures) == 1 else chain(*signatures, app=target.app)
 
 
@@ -106,6 +113,8 @@ def _segment(plan: Plan, position: int) -> list[str]:
 
 def _body(target: Target, position: int, since: int) -> Signature:
     step = target.plan.steps[position]
+    # Never a chord inside a chord: a failing inner one hangs the outer one for ever in several shapes. The worker that
+    # runs this task sends the next step.
     if step.kind == "parallel":
         return target.engine(ADVANCE, position)
     return target.node(step.nodes[0], since)

@@ -1,8 +1,8 @@
-"""A node's message as Celery sends it, for a script to push where broker and run store are one Redis.
+"""Template of a node's message, for a script to push where broker and run store are one Redis.
 
-One transaction then makes the run and its message. What Celery and kombu make of a message is taken from them once for
-a node; only ids differ from run to run. Whatever may make it differ otherwise (somebody listens to publishing, another
-library adds headers, the broker is elsewhere) leaves the sending to them.
+One transaction then makes the run and its message. The template is captured once for a node from what Celery and kombu
+send; only ids differ from run to run. Celery sends the message itself wherever it could differ otherwise: a signal
+handler listens to publishing, another library adds headers, the broker is elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SINCE: Final = 1_111_111_111_111
 """Stands for the instant in ms at which the node became publishable."""
 SINCE_MARK: Final = "@since@"
-"""What the script replaces by that instant."""
+"""Mark that the script replaces by that instant."""
 RUN, TASK, BODY = (f"@{uuid.uuid4()}@" for _ in range(3))
 OWN: Final = frozenset({"task", "id", "root_id", "eta", "expires"})
 """Headers of a message of Celery's protocol 2, where the body does not have them."""
@@ -58,20 +58,21 @@ class Envelope:
     body: str
 
     def addressed(self, run_id: str) -> str:
-        """The message for a run; the script puts in the instant."""
+        """Return the message for a run; the script puts in the instant."""
+        # The body is base64 inside of the text, so its marks are replaced before it is encoded.
         body = b64encode(self.body.replace(RUN, run_id).encode()).decode()
         text = self.text.replace(RUN, run_id).replace(TASK, str(uuid.uuid4()))
         return text.replace(self.tag, str(uuid.uuid4())).replace(BODY, body)
 
 
 def is_unobserved(app: Any) -> bool:
-    """Whether nobody but the broker is told of a message that is sent."""
+    """Return True if no publish handler or sent-event would notice that Celery's publishing is bypassed."""
     heard = signals.before_task_publish.receivers or signals.after_task_publish.receivers
     return not heard and not app.conf.task_send_sent_event
 
 
 def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope | None:
-    """Let Celery send a message, keep it back, and make an envelope of it; None where it cannot be pushed.
+    """Let Celery send a message, intercept it, and make a template of it; None if a script cannot push it.
 
     Args:
         signature: The message, for the run `RUN`, publishable since `SINCE`.
@@ -82,6 +83,7 @@ def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope
     kept: list[tuple[str, dict[str, Any]]] = []
     if not hasattr(channel, "_q_for_pri"):
         return None
+    # On this channel object alone: other producers of the process go on sending.
     channel._put = lambda queue, message, **_: kept.append((queue, message))  # noqa: SLF001 - kombu has no other place
     try:
         signature.apply_async(producer=producer, task_id=TASK)
@@ -89,13 +91,15 @@ def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope
         del channel._put  # noqa: SLF001 - as above
     address = address_of_channel(channel)
     is_here = address is not None and store.address.has_rights_of(address)
+    # With x-expires on the queue kombu renews the time to live of its lists with each message; a script would not.
     if len(kept) != 1 or not is_here or channel._expires:  # noqa: SLF001 - as above
         return None
     ((queue, message),) = kept
     headers = message["headers"]
+    # Another library's header, a trace id say, differs from message to message.
     if not OWN <= headers.keys() <= HEADERS or message["properties"].get("body_encoding") != "base64":
         return None
-    if headers["eta"] or headers["expires"]:  # instants of this one message
+    if headers["eta"] or headers["expires"]:  # they are instants, which were right for this one message
         return None
     key = list_name(channel, queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
     if not store.keys.shares_slot(key):

@@ -17,7 +17,7 @@ demo: $(READY)  ## run the main flow on an embedded server and real workers
 PROCESSES ?= 3
 
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> strikes as that seed did
 	$(BIN)/python -m tests.chaos.full_load $(if $(SEED),--seed $(SEED))
@@ -29,7 +29,7 @@ bench: $(READY)  ## measure beside raw canvas, about 15 minutes
 	@$(BIN)/python -m benchmarks
 
 coverage: $(READY)  ## run every test and report branches that none of them takes
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term-missing
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder --cov --cov-report=term-missing
 
 format: $(READY)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -7,14 +7,12 @@ import redis
 
 from orchestrator.server import EmbeddedServer
 from tests.harness import Ledger, lasting_keys, load_program, workers
+from tests.scheduling import WorldScheduling
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the markers in a hook of its own
-def pytest_collection_modifyitems(items):
-    """A module's tests run in one test process, unless a marker groups them with those of other modules."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return WorldScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

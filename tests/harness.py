@@ -68,7 +68,14 @@ class WorkerProcess:
     """One `celery worker` process in a process group of its own."""
 
     def __init__(
-        self, module: str, name: str, log: Path, *, environment: Mapping[str, str], options: list[str]
+        self,
+        module: str,
+        name: str,
+        log: Path,
+        *,
+        environment: Mapping[str, str],
+        options: list[str],
+        folder: Path = ROOT,
     ) -> None:
         self.name = name
         self.log = log
@@ -76,7 +83,7 @@ class WorkerProcess:
         command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "info", "-n", f"{name}@%h", *options]
         with log.open("a") as out:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=dict(environment), stdout=out, stderr=out, start_new_session=True
+                command, cwd=folder, env=dict(environment), stdout=out, stderr=out, start_new_session=True
             )
 
     @property

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from orchestrator import FlowRun
     from tests.chaos.world import World
 
-pytestmark = pytest.mark.xdist_group("plain world")
 CLIENT = """
 import sys
 from celery import Celery

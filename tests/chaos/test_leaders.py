@@ -9,12 +9,10 @@ import pytest
 
 from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
-from tests.post import counted
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
 
-pytestmark = pytest.mark.xdist_group("plain world")
 # Point and which hit of it, and the flow. Sweeps go on all the time: the one that comes once the runs are on their way
 # is the one to hit.
 POINTS = {
@@ -40,17 +38,10 @@ def leader(world: World) -> str:
 def test_a_leader_killed_at_a_point_is_followed_by_another(point, plain_world):
     hit, flow = POINTS[point]
     with plain_world.lent(work_s=WORK_S) as world:
-        follow(world, f"{point}:kill9", hit, flow)
+        check_follower(world, f"{point}:kill9", hit, flow)
 
 
-@pytest.mark.xdist_group("office")
-def test_a_leader_killed_after_it_sent_lost_messages_again_is_followed_by_another(office):
-    with office("lose=7", work_s=WORK_S) as world:
-        follow(world, "after_republish:kill9", 2, "ten")
-        assert counted(world.ledger)["lost"] > 0
-
-
-def follow(world: World, fault: str, hit: int, flow: str) -> None:
+def check_follower(world: World, fault: str, hit: int, flow: str) -> None:
     """Let the leader die at a hit of a point while runs of a flow go on, and check that another one leads them on."""
     first = wait_until(lambda: leader(world), "a leader")
     if hit > 1:

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator import StoreError
 from tests.chaos.load_faults import FAULTS, MORE_FAULTS, staged, strike_for
-from tests.chaos.world import check_keys, check_run
+from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
 RUNS = 60
@@ -35,13 +35,20 @@ LONG = [(name, "canvas") for name in ("server restarted", *MORE_FAULTS)] + [
 ]
 
 
-def case(name, mode):
-    """A fault and how the flows run; what acts between the server and everybody else needs the world with a proxy."""
-    fault = (FAULTS | MORE_FAULTS)[name]
-    marks = [pytest.mark.xdist_group("network" if fault.is_between else "plain world")]
-    return pytest.param(
-        fault, mode, id=f"{name}-{mode}", marks=marks + [pytest.mark.chaos_long] * ((name, mode) in LONG)
-    )
+def case(name, mode, *, marks=()):
+    return pytest.param((FAULTS | MORE_FAULTS)[name], mode, id=f"{name}-{mode}", marks=marks)
+
+
+@pytest.fixture
+def world(fault, plain_world, tmp_path):
+    """The shared world, or one behind a proxy for what acts between the server and everybody else."""
+    if not fault.is_between:
+        with plain_world.lent():
+            yield plain_world
+        return
+    with World(tmp_path, proxied=True) as own:
+        own.start_workers()
+        yield own
 
 
 @pytest.mark.timeout(240)
@@ -49,17 +56,16 @@ def case(name, mode):
     ("fault", "mode"),
     [case(name, "canvas") for name in FAULTS if name != "server restarted"]
     + [case(name, "fused") for name in FUSED]
-    + [case(*pair) for pair in LONG],
+    + [case(*pair, marks=[pytest.mark.chaos_long]) for pair in LONG],
 )
-def test_no_run_is_lost_and_nothing_is_counted_twice(fault, mode, request):
-    lender = request.getfixturevalue("network_world" if fault.is_between else "plain_world")
+def test_no_run_is_lost_and_nothing_is_counted_twice(fault, mode, world):
     about = uuid.uuid4().hex
     kinds = KINDS if mode == "canvas" else [kind if kind == "local" else f"{kind}-fused" for kind in KINDS]
 
     def start_all(orchestrator):
         return [start_surely(orchestrator, kinds[n % len(kinds)], f"{about}-{n}") for n in range(RUNS)]
 
-    with lender.lent() as world, staged(world, "7") as scene:
+    with staged(world, "7") as scene:
         orchestrator = world.orchestrator()
         start_all(orchestrator)
         wait_until(lambda: orchestrator.runs(status="running", limit=1), "work is in progress")

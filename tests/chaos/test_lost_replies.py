@@ -21,7 +21,6 @@ from orchestrator.store.scripts.assembly import script_text
 from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
 
-pytestmark = pytest.mark.xdist_group("network")
 CHAIN = dict.fromkeys([f"link-{n}" for n in range(5)], 1)
 FAN = dict.fromkeys([f"member-{n}" for n in range(8)], 1) | {"join": 1}
 NAPS = {"before": 1, "nap": 1, "afterwards": 1}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.chaos.test_leaders import check_follower
 from tests.chaos.world import check_keys, check_run
 from tests.harness import wait_until
 from tests.post import counted, deliver_again, kept
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from orchestrator import FlowRun
     from tests.chaos.world import World
 
-pytestmark = pytest.mark.xdist_group("office")
 
 EXPECTED = {
     "chain": "succeeded",
@@ -113,6 +113,12 @@ def test_every_tenth_message_lost_and_the_others_twice_in_random_order(office):
         assert figures["lost"] > 5, figures
         assert figures["turned"] > 10, figures
         check_calls(world, runs)
+
+
+def test_a_leader_killed_after_it_sent_lost_messages_again_is_followed_by_another(office):
+    with office("lose=7", work_s=0.3) as world:
+        check_follower(world, "after_republish:kill9", 2, "ten")
+        assert counted(world.ledger)["lost"] > 0
 
 
 def state_of(client: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from tests.chaos.test_load import start_surely
 from tests.chaos.world import LEASE_S, World, check_keys, check_run, child_pids
 from tests.harness import wait_until
 
-pytestmark = pytest.mark.xdist_group("network")
 PROGRAM = "tests.programs.network"
 DEAF_S = 30.0
 """Twice of what is aimed at, for a busy machine; with Celery's own settings it is a minute or without end."""

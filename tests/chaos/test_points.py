@@ -8,8 +8,6 @@ import pytest
 
 from tests.chaos.world import check_keys, check_run, child_pids
 
-pytestmark = pytest.mark.xdist_group("plain world")
-
 # Point and node, and how often the function of that node may run.
 POINTS = {
     "before_claim@link-2": 1,

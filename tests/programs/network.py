@@ -22,7 +22,7 @@ from orchestrator import (
     manual,
     paginate,
 )
-from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, items, line, local, pace, pages, undo
+from tests.programs.chaos import LEDGER, MANY, URL, act, after, chain, fan, line, pace, undo
 
 app = Celery("network", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
@@ -161,6 +161,5 @@ def fetch(ctx: NodeContext, cursor: str | None) -> Page[int]:
 paged = flow("paged").then(paginate("fetch", fetch, cursor_source="origin").with_retry(MANY)).build()
 
 fused = line("fused", 5, fused=True)
-of_the_load = (chain, fan, local, items, pages)
-for each in (fused, joined, short, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged, *of_the_load):
+for each in (chain, fan, fused, joined, short, batch, naps, shaky, telling, mendable, limited, keyed, looping, paged):
     orchestrator.register(each)

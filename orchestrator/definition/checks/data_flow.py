@@ -15,6 +15,7 @@ from orchestrator.definition.checks.messages import (
     flow_place,
     is_a,
     is_node,
+    is_text,
     is_whole,
     node_place,
     step_place,
@@ -154,9 +155,9 @@ class _Walk:
                 yield Problem(reader.where, code, f"{reader.what} reads the failure of {call(name)}, {fault}")
 
     def _key_faults(self, reader: _Reader, key: str) -> Iterator[tuple[str, str]]:
-        if reader.own is not None and key == reader.own.output_key:
+        if reader.own is not None and is_text(reader.own.output_key, key):
             yield "not-yet-written", "which the node itself writes, after it has succeeded"
-        elif reader.undoes is not None and key == reader.undoes.output_key:
+        elif reader.undoes is not None and is_text(reader.undoes.output_key, key):
             if reader.undoes.compensation_when == "started" and reader.needs(key):
                 yield "maybe-missing", f"which a failed node has not written; {ASK_FIRST}"
         elif sibling := reader.step.by_key.get(key):
@@ -172,9 +173,9 @@ class _Walk:
             yield "maybe-missing", f"which {self._writers_of(key)} may not have written; {ASK_FIRST}"
 
     def _failure_faults(self, reader: _Reader, name: str) -> Iterator[tuple[str, str]]:
-        if reader.own is not None and name == reader.own.name:
+        if reader.own is not None and is_text(reader.own.name, name):
             yield "not-yet-written", "which is the node itself: it cannot have failed yet"
-        elif reader.undoes is not None and name == reader.undoes.name:
+        elif reader.undoes is not None and is_text(reader.undoes.name, name):
             return
         elif name in reader.step.by_name:
             yield "sibling-read", f"a RACE CONDITION: {call(name)} {READ_LATER}"
@@ -187,7 +188,9 @@ class _Walk:
         return " and ".join(call(writer.node.name) for writer in self.writers.by_key[key][:3])
 
     def _key_hint(self, key: str) -> str:
-        keys = [own for own, writers in self.writers.by_key.items() if any(key == each.node.name for each in writers)]
+        keys = [
+            own for own, writers in self.writers.by_key.items() if any(is_text(each.node.name, key) for each in writers)
+        ]
         return (
             f"the node of this name writes the output key {call(keys[0])}"
             if keys

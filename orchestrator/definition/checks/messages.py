@@ -52,6 +52,11 @@ def is_whole(value: object) -> TypeGuard[int]:
     return is_a(value, int) and not is_a(value, bool)
 
 
+def is_text(value: object, text: str) -> bool:
+    """Whether a value is this text; what stands where a name should may refuse to be compared."""
+    return is_a(value, str) and value == text
+
+
 def is_name(value: object) -> TypeGuard[str]:
     """Return whether a value may be the name of a flow, node, step or limiter, or an output key."""
     return is_a(value, str) and NAME.fullmatch(value) is not None

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.definition.checks.locations import Place, find_places, find_writers, is_exclusive
-from orchestrator.definition.checks.messages import NAME_RULE, call, flow_place, is_a, is_name, show, step_place
+from orchestrator.definition.checks.messages import (
+    NAME_RULE,
+    call,
+    flow_place,
+    is_a,
+    is_name,
+    is_text,
+    show,
+    step_place,
+)
 from orchestrator.definition.flow import Then
 from orchestrator.definition.policies import SharedConcurrency, SharedRateLimiter
 from orchestrator.errors import Problem
@@ -77,7 +86,7 @@ def check_unique_keys(flow: Flow) -> Iterator[Problem]:
         for index, writer in enumerate(writers):
             rival = next((each for each in writers[:index] if not is_exclusive(each.path, writer.path)), None)
             # Two nodes of one name have one key because of it, and check_unique_names reports that already.
-            if rival is not None and not rival.node.name == writer.node.name == key:
+            if rival is not None and not (is_text(rival.node.name, key) and is_text(writer.node.name, key)):
                 message = (
                     f"node {call(rival.node.name)} writes the output key {call(key)} too; change one with as_(...)"
                 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,8 @@ class Publisher:
                 if len(signatures) == 1:
                     send(signatures[0], producer)
                     return
-                with producer.batch(BATCH):
+                # Before kombu 5.7 a producer cannot batch: each message is a round trip of its own.
+                with producer.batch(BATCH) if hasattr(producer, "batch") else nullcontext():
                     for signature in signatures:
                         send(signature, producer)
         except BROKER_ERRORS as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from functools import lru_cache
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
+from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ class Packed:
 
 
 NOTHING = Packed(())
+# redis-py before 5.3 asks for the name of a command; newer ones warn of it.
+_NAME = (
+    ("EVALSHA",)
+    if signature(ConnectionPool.get_connection).parameters["command_name"].default is Parameter.empty
+    else ()
+)
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +86,7 @@ class Wire:
         count = 3 + len(keys) + len(args) + fixed.count
         message = b"*%d\r\n" % count + _packed_head(command, script, keys) + packed(args) + fixed.text
         is_held = getattr(self._held, "is_wanted", False)
-        connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection()
+        connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection(*_NAME)
 
         def exchange() -> Any:
             connection.send_packed_command([message])

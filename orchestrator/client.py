@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pkgutil
 import re
 import uuid
@@ -27,6 +26,7 @@ from orchestrator.messaging.celery_addresses import address_of_runs
 from orchestrator.middleware import Middlewares
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
+from orchestrator.store.blocking_calls import call_in_thread
 from orchestrator.store.run_store import Store
 
 if TYPE_CHECKING:
@@ -127,8 +127,11 @@ class Orchestrator:
         return FlowRun(self._engine, started.run_id)
 
     async def start_async(self, flow: str | Flow, input: Any = None, **options: Any) -> FlowRun:
-        """Start a run as `start` does, without blocking the event loop."""
-        return await asyncio.to_thread(self.start, flow, input, **options)
+        """Start a run as `start` does, without blocking the event loop, also while Redis does not answer.
+
+        A start whose task is cancelled may have happened; one with an idempotency key is safe to repeat.
+        """
+        return await call_in_thread(self.start, flow, input, **options)
 
     def get(self, run_id: str) -> FlowRun:
         """Return a run by its id.

@@ -5,7 +5,7 @@ Every answer is read from Redis when it is asked for; a notification only makes 
 
 from __future__ import annotations
 
-import asyncio
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from orchestrator.definition.context import running_attempt
 from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.explain import Waiting, explain_run
+from orchestrator.store.blocking_calls import call_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.node import Node
     from orchestrator.engine import Engine
-    from orchestrator.store.run_store import RunRecord, Standing
+    from orchestrator.store.run_store import RunRecord
+    from orchestrator.store.standing import Standing
 
 T = TypeVar("T")
 READ_AGAIN_S = 1.0
@@ -112,22 +114,22 @@ class FlowRun:
 
     def _ended(self, timeout: float | timedelta | None) -> Standing:
         _refuse_inside_node(self.id)
-        now = time.monotonic()
-        deadline = None if timeout is None else now + _seconds(timeout)
-        patience = now + OUTAGE_S if deadline is None else deadline
+        deadline = None if timeout is None else time.monotonic() + _seconds(timeout)
+        down_since: float | None = None
         while True:
             try:
-                return self._end(deadline, timeout)
+                standing = self._engine.store.standing(self.id)
+                down_since = None
+                return standing if standing.status.is_final else self._end(deadline, timeout)
             except StoreUnavailable:
-                if time.monotonic() > patience:
+                now = time.monotonic()
+                down_since = down_since or now
+                if now > (down_since + OUTAGE_S if deadline is None else deadline):
                     raise
                 time.sleep(0.25)
 
     def _end(self, deadline: float | None, timeout: float | timedelta | None) -> Standing:
         store = self._engine.store
-        standing = store.standing(self.id)
-        if standing.status.is_final:
-            return standing
         with store.guarded(), store.listener.subscribed(store.keys.done(self.id), patience=READ_AGAIN_S) as hear:
             while not (standing := store.standing(self.id)).status.is_final:
                 left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
@@ -154,7 +156,9 @@ class FlowRun:
             RunFailed: The run did not succeed; `.error` is its first failure.
             TimeoutError: As `wait`.
         """
-        ended = self._ended(timeout)
+        return self._result(self._ended(timeout), kind)
+
+    def _result(self, ended: Standing, kind: Any) -> Any:
         if ended.status is not RunStatus.SUCCEEDED:
             message = f"the run ended {ended.status}"
             error = ended.error or NodeFailure(
@@ -249,14 +253,21 @@ class FlowRun:
         self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
 
     async def wait_async(self, timeout: float | timedelta | None = None) -> RunStatus:  # noqa: ASYNC109 - as `wait`
-        """Wait as `wait` does, without blocking the event loop."""
-        _refuse_inside_node(self.id)
-        return await asyncio.to_thread(self.wait, timeout)
+        """Wait as `wait` does; neither the event loop nor a thread is held meanwhile, however many runs are waited for.
+
+        A wait whose task is cancelled ends at once.
+        """
+        return (await self._ended_async(timeout)).status
 
     async def result_async(self, kind: Any = Any, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
         """Return the result as `result` does, without blocking the event loop."""
+        return await call_in_thread(self._result, await self._ended_async(timeout), kind)
+
+    async def _ended_async(self, timeout: float | timedelta | None) -> Standing:  # noqa: ASYNC109 - as `wait`
         _refuse_inside_node(self.id)
-        return await asyncio.to_thread(self.result, kind, timeout)
+        patience = OUTAGE_S if timeout is None else math.inf
+        with self._engine.store.shared_listener.waiting(self.id, patience=patience) as waiter:
+            return await waiter.end(None if timeout is None else _seconds(timeout))
 
 
 def _seconds(span: float | timedelta) -> float:

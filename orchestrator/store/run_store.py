@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,21 +17,23 @@ import redis
 
 from orchestrator.definition.plan import MICROSECONDS, Plan
 from orchestrator.definition.state import NodeFailure, RunStatus
-from orchestrator.errors import UnknownRun
 from orchestrator.lazy import lazy
 from orchestrator.store.completion_listener import Listener
 from orchestrator.store.guard import Guard
 from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.scripts import Scripts, numbers_text
+from orchestrator.store.shared_listener import SharedListener
+from orchestrator.store.standing import FIELDS, RUN_ID, read_standing, standing_of, unknown_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
+    from orchestrator.errors import UnknownRun
     from orchestrator.settings import Settings
     from orchestrator.store.address import Address
+    from orchestrator.store.standing import Standing
 
-RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
 LIST_OF = b"@"
 """Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
 PAGES_OF = b"#"
@@ -86,16 +87,6 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands, as whoever waits for it asks: its flow, plan and status, and its first failure or None."""
-
-    flow: str
-    plan: str
-    status: RunStatus
-    error: NodeFailure | None
-
-
-@dataclass(frozen=True)
 class Claim:
     """An open claim: the run, the node, the token that fences it, and the end of its time in ms."""
 
@@ -122,6 +113,7 @@ class Store:
         _stores.add(self)
         self.scripts = Scripts(self.client, self.keys)
         self.listener = Listener(self.client)
+        self.shared_listener = SharedListener(self.client, self.keys.done, self.standings, self.guarded)
         self._plans: dict[str, Plan] = {}
 
     def begin_in_fork(self) -> None:
@@ -129,6 +121,7 @@ class Store:
         self.client.connection_pool = self.address.new_pool(self.settings)
         self.scripts.wire.begin()
         self.listener.begin()
+        self.shared_listener.begin()
 
     def guarded(self) -> Guard:
         """Turn Redis's errors in a block into those of the store."""
@@ -251,7 +244,7 @@ class Store:
             with self.guarded():
                 raw = self.client.hgetall(self.keys.run(run_id))
         if not raw:
-            raise _unknown(run_id)
+            raise unknown_run(run_id)
         fields = {name.decode(): value.decode() for name, value in raw.items()}
         error = fields.get("error")
         created = instant(fields["created"])
@@ -271,15 +264,19 @@ class Store:
 
     def standing(self, run_id: str) -> Standing:
         """Read as much of a run as its end is told by; raises as `run`."""
-        values: list[bytes | None] = [None]
-        if RUN_ID.fullmatch(str(run_id)):
-            with self.guarded():
-                values = self.client.hmget(self.keys.run(run_id), "flow", "plan", "status", "error")
-        flow, plan, status, error = values if values[0] else (None,) * 4
-        if flow is None or plan is None or status is None:
-            raise _unknown(run_id)
-        failure = NodeFailure.model_validate_json(error) if error else None
-        return Standing(flow.decode(), plan.decode(), RunStatus(status.decode()), failure)
+        if not RUN_ID.fullmatch(str(run_id)):
+            raise unknown_run(run_id)
+        with self.guarded():
+            return standing_of(run_id, self.client.hmget(self.keys.run(run_id), FIELDS))
+
+    def standings(self, run_ids: Sequence[str]) -> dict[str, Standing | UnknownRun]:
+        """Read many at once; a run without a record has an error in its place."""
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hmget(self.keys.run(run_id), FIELDS)
+            found = pipe.execute()
+        return {run_id: read_standing(run_id, values) for run_id, values in zip(run_ids, found, strict=True)}
 
     def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Node name to its record, for every node that was ever ready."""
@@ -426,10 +423,6 @@ def _begin_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_in_fork)
-
-
-def _unknown(run_id: str) -> UnknownRun:
-    return UnknownRun(f"run {run_id!r} is unknown: it was never started here, or its retention is over", run_id=run_id)
 
 
 def events_of(row: dict[str, str]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ READY := .venv/.ready
 EXTRAS := .[embedded,flower,dev]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test chaos check coverage format format-check lint types constraints clean
+.PHONY: help demo bench test unit chaos check coverage format format-check lint types constraints clean
 
 help:  ## print these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
@@ -18,6 +18,9 @@ PROCESSES ?= 3
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
+
+unit: $(READY)  ## run the tests that need no server, the scripts on fakeredis
+	$(BIN)/python -m pytest tests/unit tests/integration/test_scripts_*.py --fake-server -n 2 --dist loadscope
 
 chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> strikes as that seed did
 	$(BIN)/python -m tests.chaos.full_load $(if $(SEED),--seed $(SEED))

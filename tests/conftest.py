@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import redis
 
 from orchestrator.server import EmbeddedServer
+from tests.fake_server import InProcessServer, why_not
 from tests.harness import Ledger, lasting_keys, load_program, workers
 from tests.scheduling import WorldScheduling
+
+LEFT_TO_THE_REAL_SERVER = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fake-server", action="store_true", help="run script tests on fakeredis, and none with workers")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("fake_server"):
+        reasons: Counter[str] = Counter()
+        config.stash[LEFT_TO_THE_REAL_SERVER] = reasons
+        reasons.update(reason for item in items if (reason := why_not(item)))
+        config.hook.pytest_deselected(items=[item for item in items if why_not(item)])
+        items[:] = [item for item in items if not why_not(item)]
+
+
+def pytest_report_collectionfinish(config):
+    left = config.stash.get(LEFT_TO_THE_REAL_SERVER, {})
+    return [f"{count} tests are left to the real server: {reason}" for reason, count in left.items()]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -16,8 +39,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(request, tmp_path_factory):
     """One server for the whole session."""
+    if request.config.getoption("fake_server"):
+        yield InProcessServer()
+        return
     with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
         yield running
 
@@ -42,8 +68,8 @@ def ledger(server):
 def _ended_runs_expire(request):
     """After every test with a server: no key of an ended run is without a TTL."""
     yield
-    if "server" not in request.fixturenames:
-        return
+    if "server" not in request.fixturenames or request.config.getoption("fake_server"):
+        return  # script tests look at the keys of their own prefix
     client = redis.Redis.from_url(request.getfixturevalue("server").url, decode_responses=True)
     for key, status in lasting_keys(client, "orchestrator:run:*").items():
         assert status in {"pending", "running", "compensating"}, f"{key} of a run that is {status!r} has no TTL"

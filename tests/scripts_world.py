@@ -30,6 +30,7 @@ from orchestrator.store import keys
 from orchestrator.store.address import Address
 from orchestrator.store.run_store import Store
 from orchestrator.store.scripts.results import PageEnd
+from tests import fake_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -328,13 +329,17 @@ class Run:
         self.world.client.hset(self.world.keys.nodes(self.id), name, json.dumps(record | earlier))
 
 
+def real_address(url: str) -> Address:
+    return Address("redis_url", redis.Connection, parse_url(url))
+
+
 class World:
     """The scripts on one server, under a prefix that no other test has."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.prefix = f"t-{secrets.token_hex(6)}"
-        address = Address("redis_url", redis.Connection, parse_url(url))
+        address = fake_server.address_of(url) if url.startswith(fake_server.SCHEME) else real_address(url)
         self.store = Store(address, Settings(prefix=self.prefix, retention=timedelta(milliseconds=RETENTION_MS)))
         self.client = self.store.client
         self.keys = self.store.keys

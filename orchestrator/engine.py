@@ -14,6 +14,7 @@ from orchestrator.definition.plan import SLOTS
 from orchestrator.errors import NodeFailure, StoreError, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
+from orchestrator.messaging.start_checks import StartChecks
 from orchestrator.middleware import Middlewares
 from orchestrator.store.scripts.results import Moved, Started, Work
 
@@ -54,6 +55,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         """Make the publisher of the app."""
+        self._checks = StartChecks(self.app, self.store)
         self.publisher = Publisher(self.app, self.store)
 
     def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
@@ -84,9 +86,11 @@ class Engine:
         """Create a run and send its first message; a repeat answers with the existing run and sends nothing.
 
         Raises:
+            ConfigurationError: The run would hang, as the app's settings or the store show; nothing was written.
             StoreFull: Nothing was written.
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
+        self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
         fault_point("before_start")
         for send_plan in (False, True):
             with self.store.guarded():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import limit_title, node_of
 from orchestrator.messaging.queue_inspection import look_at_queue
+from orchestrator.messaging.start_checks import undeclared_queues
 from orchestrator.store.keys import limit_of
 from orchestrator.store.run_store import instant
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
     from orchestrator.store.run_store import RunRecord
 
+OFTEN = 2
+NAMED = 5
 ENDED = frozenset({"succeeded", "failed", "unknown", "skipped", "compensated", "compensation_failed"})
 
 
@@ -104,17 +107,28 @@ class _Explainer:
     def _is_open(self, name: str) -> bool:
         return self.records.get(name, {}).get("state") not in ENDED
 
-    def _explain_ready(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
+    def _explain_ready(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         node_plan = self.plan.nodes[node_of(name)]
         queue = node_plan.queue
         length = look_at_queue(self.engine.app, queue).length
         shown = f"queue {queue}" + ("" if length is None else f" of length {length}")
         workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
         if not workers:
-            return f"waits in {shown}, which no worker consumes", None
-        if not any(node_plan.name in worker["flows"].get(self.plan.flow, ()) for worker in workers):
+            undeclared = undeclared_queues(self.engine.app, self.plan).get(queue)
+            return f"waits in {shown}, which no worker consumes" + (f": {undeclared}" if undeclared else ""), None
+        able = [worker for worker in workers if node_plan.name in worker["flows"].get(self.plan.flow, ())]
+        if not able:
             return f"waits in {shown}, whose workers have no code for {node_plan.task}", None
-        return f"waits in {shown} for one of {len(workers)} workers", None
+        if not any(worker.get("json", True) for worker in able):
+            return f"waits in {shown}, whose workers read no JSON: add 'json' to accept_content, or set Settings.accept_json", None
+        if all(node_plan.task in worker.get("missing", ()) for worker in able):
+            return f"waits for {node_plan.task} in a pool process; those of {_names(able)} do not have it", None
+        reason = f"waits in {shown} for one of {len(workers)} workers"
+        if all(0 < worker.get("processes", 0) <= worker.get("busy", 0) for worker in able):
+            reason += f"; every pool process of {_names(able)} is busy"
+        if (looks := record.get("looks", 0)) >= OFTEN:
+            reason += f"; its message was sent {looks + 1} times, and nobody has begun it"
+        return reason, None
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         detail = f", reports {record['detail']}" if "detail" in record else ""
@@ -141,3 +155,8 @@ class _Explainer:
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))
         return f"is being compensated by {undo}", None
+
+
+def _names(workers: list[dict[str, Any]]) -> str:
+    named = ", ".join(worker.get("name", "a worker") for worker in workers[:NAMED])
+    return named + (f" and {len(workers) - NAMED} more" if len(workers) > NAMED else "")

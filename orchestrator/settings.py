@@ -13,7 +13,8 @@ from datetime import timedelta
 
 from orchestrator.errors import ConfigurationError
 
-PREFIX_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,50}")
+PREFIX_PATTERN = re.compile(r"(?=.{1,50}$)[A-Za-z0-9_.-]*(\{[A-Za-z0-9_.-]+\})?[A-Za-z0-9_.-]*")
+EVICTING_STORE = ("warn", "refuse")
 LEASE_FACTOR = 4
 
 
@@ -28,13 +29,18 @@ class Settings:
         reconcile_every: Time between two sweeps of the reconciler. Default 1 s; at most a quarter of the lease.
         retention: How long the record of a run is kept after its end. Default 7 days.
         max_payload_bytes: Largest input, output, page or item, in bytes of JSON. Default 1 MiB.
-        prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`. Default "orchestrator".
+        prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`, and a part of it in `{}`
+            for a server in cluster mode. Default "orchestrator".
         history_limit: History entries kept of one run. Default 1000.
         shutdown_grace: How long running nodes may go on after SIGTERM. Default 25 s; keep it below the container's
             limit.
         max_throttle: Longest that `RetryLater(freeze=True)` may hold back one node in all. Default 24 h.
         claim_patience: How long a message waits for Redis before it leaves its node to the reconciler. Default 10 s.
         socket_timeout: Limit of one call to Redis. Default 5 s.
+        accept_json: Whether a worker that takes flows reads JSON, which the messages of nodes are written in, although
+            the app's `accept_content` has none. Default True; if False, `start` refuses with such an app.
+        evicting_store: "warn" or "refuse": whether `start` refuses a Redis that throws keys away when it is full.
+            Default "warn".
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
     """
 
@@ -48,6 +54,8 @@ class Settings:
     max_throttle: timedelta = timedelta(hours=24)
     claim_patience: timedelta = timedelta(seconds=10)
     socket_timeout: timedelta = timedelta(seconds=5)
+    accept_json: bool = True
+    evicting_store: str = "warn"
     fused: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +75,9 @@ class Settings:
             except (ValueError, OverflowError) as error:
                 problems.append(f"{f'{variable}={text!r}' if text else field.name}: {error}")
         if not problems and not PREFIX_PATTERN.fullmatch(self.prefix):
-            problems.append("prefix: must be 1 to 50 of letters, digits, '_', '.', '-'")
+            problems.append("prefix: must be 1 to 50 of letters, digits, '_', '.', '-', and may have one part in {}")
+        if not problems and self.evicting_store not in EVICTING_STORE:
+            problems.append(f"evicting_store: must be {' or '.join(map(repr, EVICTING_STORE))}")
         if not problems and self.lease / LEASE_FACTOR < self.reconcile_every:
             problems.append(
                 f"lease: {self.lease} is less than {LEASE_FACTOR} x reconcile_every ({self.reconcile_every}), so that "

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery.app import trace
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, NotRegistered
 from celery.worker.request import Request
 
 from orchestrator.engine import engine_of
+from orchestrator.liveness.leases import note_missing
 from orchestrator.messaging.publisher import BROKER_ERRORS
 from orchestrator.middleware import End, Middleware
 
@@ -105,6 +106,8 @@ class NodeRequest(Request):
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         if isinstance(error, Parked):
             self.send_event("task-retried", exception=str(error), traceback="")
+        elif isinstance(error, NotRegistered):
+            note_missing(self.name)
         elif isinstance(error, Ignore):
             self.send_event("task-ignored", result=str(error))
         return answer

@@ -22,9 +22,10 @@ from orchestrator.definition.plan import node_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.pool_processes import in_pool_process, is_overdue, new_processes, tokens_of
+from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from orchestrator.engine import Engine
     from orchestrator.store.run_store import Claim
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.25
 LOOK_EVERY_S = 1.0
+ANNOUNCE_EVERY_S = 2.0
+"""At most, while what there is to announce of a worker changes; else with its leases."""
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
 INLINE = "inline"
 """Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
 
+_missing: set[str] = set()
 _draining = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
 
 
@@ -57,6 +61,11 @@ def holder_name() -> str:
 
 
 os.register_at_fork(after_in_child=holder_name.cache_clear)
+
+
+def note_missing(task: str) -> None:
+    """Note that a pool process of this worker does not have a task that its main process has."""
+    _missing.add(task)
 
 
 def start_draining() -> None:
@@ -139,9 +148,13 @@ class Watchdog(threading.Thread):
 class LeaseRenewer(threading.Thread):
     """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, describe: Callable[[], dict[str, Any]] = dict) -> None:
+        """Take what there is to say of the worker, as JSON values, beside its queues and flows."""
         super().__init__(name="orchestrator-leases", daemon=True)
         self.engine = engine
+        self._describe = describe
+        self._announced: dict[str, Any] = {}
+        self._announced_at = 0.0
         self.known: dict[int, int] = {}  # process id to place in the pool
         self._renewed = 0.0
         self._looked = 0.0
@@ -153,9 +166,9 @@ class LeaseRenewer(threading.Thread):
             try:
                 self.beat()
             except StoreError as error:
-                logger.warning("leases are not renewed: %s", error)
-            except Exception:
-                logger.exception("leases are not renewed")
+                warn_sparingly(logger, "leases are not renewed: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next beat tries again
+                log_error_sparingly(logger, error, "leases are not renewed")
             time.sleep(WATCH_EVERY_S)
 
     def holders(self) -> dict[str, int | None]:
@@ -172,8 +185,11 @@ class LeaseRenewer(threading.Thread):
         if time.monotonic() - self._renewed >= lease_s / 3:
             with self.engine.store.guarded():
                 self.engine.store.scripts.renew(list(self.holders()), lease_ms=self.engine.store.lease_ms)
-                self._announce()
+                self._announce(flows=True)
             self._renewed = time.monotonic()
+        elif time.monotonic() - self._announced_at >= ANNOUNCE_EVERY_S and self._state() != self._announced:
+            with self.engine.store.guarded():
+                self._announce()
         if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._end_forgotten()
             self._looked = time.monotonic()
@@ -192,18 +208,30 @@ class LeaseRenewer(threading.Thread):
                     end_claim(self.engine, claim, "its process does not work on it any more", timed_out=False)
         self._suspects = suspects
 
-    def _announce(self) -> None:
-        """Tell `explain` what this worker consumes and has code for; a full Redis may refuse it."""
-        flows = {name: list(entry.plan.nodes) for name, entry in self.engine.registry.flows.items()}
+    def _state(self) -> dict[str, Any]:
+        return {
+            "queues": list(self.engine.app.amqp.queues.consume_from),
+            "flows": {name: list(entry.plan.nodes) for name, entry in self.engine.registry.flows.items()},
+            "missing": sorted(_missing),
+            **self._describe(),
+        }
+
+    def _announce(self, *, flows: bool = False) -> None:
+        """Tell `explain` what this worker consumes, has code for and is busy with; a full Redis may refuse it.
+
+        Args:
+            flows: Also announce flows whose announcement is gone: Redis was emptied, or an older copy was restored.
+        """
+        state = self._state()
         try:
-            announced = self.engine.store.announced()
+            announced = self.engine.store.announced() if flows else state["flows"]
             for name, entry in self.engine.registry.flows.items():
-                if name not in announced:  # Redis was emptied, or went back behind the start of this worker
+                if name not in announced:
                     self.engine.announce(entry)
-            queues = list(self.engine.app.amqp.queues.consume_from)
-            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], queues, flows)
+            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state)
+            self._announced, self._announced_at = state, time.monotonic()
         except (redis.OutOfMemoryError, StoreFull):
-            logger.warning("Redis is full: this worker is not announced")
+            warn_sparingly(logger, "Redis is full: this worker is not announced")
 
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""

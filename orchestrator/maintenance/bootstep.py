@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -20,9 +21,12 @@ from orchestrator.liveness.leases import LeaseRenewer, Watchdog, name_worker, st
 from orchestrator.maintenance.preflight import warn_of_problems
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.maintenance.run_events import Monitor
+from orchestrator.maintenance.worker_state import describe_worker
 from orchestrator.messaging import memory_unacked, resilient_broker
+from orchestrator.messaging.accepted_content import accept_json
 from orchestrator.messaging.socket_timeouts import limit_sockets
 from orchestrator.schedules import remember_slots
+from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -43,6 +47,8 @@ class OrchestratorStep(bootsteps.StartStopStep):
         resilient_broker.install()
         memory_unacked.install()
         limit_sockets(parent.app)
+        if engine_of(parent.app).settings.accept_json:
+            accept_json(parent.app, parent.hostname)
         conf = parent.app.conf
         if not is_chosen(conf, "broker_connection_max_retries"):
             conf.broker_connection_max_retries = None  # Celery gives up on a Redis that is away for 45 minutes
@@ -63,7 +69,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
             warn_of_problems(engine)
         else:
             threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
-        self.lease_renewer = LeaseRenewer(engine)
+        self.lease_renewer = LeaseRenewer(engine, partial(describe_worker, parent))
         self.lease_renewer.start()
         Watchdog(self.lease_renewer).start()
         self.reconciler = Reconciler(engine, Monitor(engine, parent))
@@ -115,7 +121,7 @@ def announce_flows(engine: Engine) -> bool:
             with engine.store.guarded():
                 remember_slots(engine, entry)
     except StoreError as error:
-        logger.warning("flows are not announced yet: %s", error)
+        warn_sparingly(logger, "flows are not announced yet: %s", error)
         return False
     return True
 

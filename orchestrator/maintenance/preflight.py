@@ -7,12 +7,14 @@ any of it.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from orchestrator.errors import StoreError
 from orchestrator.messaging.celery_addresses import has_redis_broker
+from orchestrator.messaging.start_checks import eviction, refused_content, undeclared_queues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 OLDEST = (6, 2)
+OTHERS_COME_UP_S = 5.0
+NAMED = 5
 VISIBILITY_S = 3600
 """Celery's `visibility_timeout` for Redis where the app sets none."""
 UNSAFE = {"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"}
@@ -32,8 +36,31 @@ UNSAFE = {"pickle", "application/x-python-serialize", "yaml", "application/x-yam
 
 def warn_of_problems(engine: Engine) -> None:
     """Log one warning for each problem that can be seen from a worker."""
-    for problem in (*app_problems(engine.app, engine.registry), *_seen_from_here(engine.store)):
+    problems = [*app_problems(engine.app, engine.registry), *_seen_from_here(engine.store)]
+    for entry in engine.registry.flows.values():
+        hanging = (*undeclared_queues(engine.app, entry.plan).values(), *refused_content(engine.app, engine.settings))
+        problems += [f"runs of flow {entry.plan.flow} would hang, `start` refuses them: {text}" for text in hanging]
+    for problem in problems:
         logger.warning("%s", problem)
+    look = threading.Timer(OTHERS_COME_UP_S, warn_of_unconsumed_queues, [engine])
+    look.daemon = True
+    look.start()
+
+
+def warn_of_unconsumed_queues(engine: Engine) -> None:
+    """Log one warning for each queue of a flow of this process that no worker consumes."""
+    try:
+        consumed = {queue for worker in engine.store.workers() for queue in worker["queues"]}
+    except StoreError:  # it is away: whoever needs it says so
+        return
+    waiting: dict[str, list[str]] = {}
+    for flow, entry in engine.registry.flows.items():
+        for name, node in entry.plan.nodes.items():
+            if node.queue not in consumed:
+                waiting.setdefault(node.queue, []).append(f"{flow}.{name}")
+    for queue, names in waiting.items():
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        logger.warning("no worker consumes queue %s, in which %s would wait; start one with -Q %s", queue, shown, queue)
 
 
 def _seen_from_here(store: Store) -> list[str]:
@@ -54,10 +81,8 @@ def server_problems(store: Store) -> Iterator[str]:
     where = f"Redis at {store.place}"
     memory, persistence = store.client.info("memory"), store.client.info("persistence")
     version = str(store.client.info("server").get("redis_version", ""))
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        when = "when it is full" if int(memory.get("maxmemory", 0)) else "as soon as a maxmemory is set"
-        yield f"{where} has maxmemory-policy {policy}: {when}, runs vanish in silence. Set maxmemory-policy noeviction"
+    if problem := eviction(store.place, memory):
+        yield problem
     if not int(persistence.get("aof_enabled", 1)):
         yield (
             f"{where} has appendonly no: a restart of it loses runs that were accepted. "

@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreFull
+from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreFull, StoreUnavailable
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
+from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.run_store import Claim
 
 if TYPE_CHECKING:
@@ -80,12 +82,29 @@ class Reconciler:
                 return step()
         except StoreFull as error:
             self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
-            logger.warning("reconciler: %s", error)
+            warn_sparingly(logger, "reconciler: %s", error)
         except StoreError as error:
-            logger.warning("reconciler: %s", error)
-        except Exception:
-            logger.exception("reconciler: a step failed")
+            warn_sparingly(logger, "reconciler: %s", error)
+        except Exception as error:  # noqa: BLE001 - the next round tries again
+            log_error_sparingly(logger, error, "reconciler: a step failed")
         return None
+
+    def _for_run(self, run_id: str, step: Callable[[], object]) -> None:
+        """Do a step for one run; what is wrong with that run must not keep the others waiting.
+
+        Raises:
+            StoreFull: No other run gets further either.
+            StoreUnavailable: As above.
+        """
+        try:
+            with self.store.guarded():
+                step()
+        except (StoreFull, StoreUnavailable):
+            raise
+        except StoreError as error:
+            warn_sparingly(logger, "reconciler: run %s: %s", run_id, error)
+        except Exception as error:  # noqa: BLE001 - as above
+            log_error_sparingly(logger, error, "reconciler: run %s: a step failed", run_id)
 
     def _sweep_if_leader(self) -> None:
         lock_ms = round(2000 * self._period_s)
@@ -123,8 +142,9 @@ class Reconciler:
 
     def _look_at_runs(self, now: int) -> None:
         heads: dict[str, QueueHead] = {}
-        for run_id in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, AT_ONCE):
-            self._look_at(run_id.decode(), heads)
+        for raw in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, AT_ONCE):
+            run_id = raw.decode()
+            self._for_run(run_id, partial(self._look_at, run_id, heads))
 
     def _look_at(self, run_id: str, heads: dict[str, QueueHead]) -> None:
         pinned = self.engine.pinned(run_id)
@@ -159,7 +179,7 @@ class Reconciler:
             wait = min(wait, next_look) if next_look >= 0 else wait
         for member in timers:
             run_id, node = member.split("|")
-            self._fire(run_id, node)
+            self._for_run(run_id, partial(self._fire, run_id, node))
         return wait
 
     def _fire(self, run_id: str, node: str) -> None:

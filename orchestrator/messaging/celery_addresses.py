@@ -142,7 +142,8 @@ def _address_of_backend(app: Celery, backend: Any, setting: str) -> Address:
         msg = f"{setting} of the Celery app {app.main!r} is a list of servers, and runs live in one of them only"
         raise ConfigurationError(msg)
     with _reading(app, setting, url):
-        made: Any = kind(app=app, url=url)
+        # What it would read is not of interest here: a serializer may be installed later.
+        made: Any = kind(app=app, url=url, serializer="json", accept=["json"])
         options: Mapping[str, Any] = made.connparams
         given = parse_qsl(urlsplit(url or "").query)
         if not issubclass(kind, SentinelBackend):

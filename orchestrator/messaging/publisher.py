@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
+from celery.exceptions import QueueNotFound
 from kombu.exceptions import KombuError, LimitExceeded, OperationalError
 from kombu.pools import connections
 
@@ -20,6 +21,7 @@ from orchestrator.messaging.canvas import ADVANCE, Target, compile_work, send
 from orchestrator.messaging.celery_addresses import has_redis_backend
 from orchestrator.messaging.message_template import RUN, SINCE, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
+from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,6 +178,8 @@ class Publisher:
                 with producer.batch(BATCH) if hasattr(producer, "batch") else nullcontext():
                     for signature in signatures:
                         send(signature, producer)
+        except QueueNotFound as error:
+            warn_sparingly(logger, "flow %s: its messages are not sent: %s", plan.flow, error)
         except BROKER_ERRORS as error:
             logger.warning(
                 "flow %s run %s: the broker took no message, it will be sent again: %s", plan.flow, run_id, error

@@ -16,6 +16,7 @@ from redis import Redis
 from orchestrator.messaging.canvas import SINCE_HEADER
 from orchestrator.messaging.celery_addresses import list_name
 from orchestrator.messaging.publisher import BROKER_ERRORS
+from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -56,7 +57,7 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
                 pipe.lrange(name, -LOOK_AT, -1)
             answers = pipe.execute()
     except BROKER_ERRORS as error:
-        logger.warning("queue %s cannot be looked at: %s", queue, error)
+        warn_sparingly(logger, "queue %s cannot be looked at: %s", queue, error)
         return QueueHead(None, None)
     instants = [
         instant for messages in answers[1::2] for message in messages if (instant := _since(message)) is not None

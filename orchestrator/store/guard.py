@@ -54,21 +54,22 @@ class Guard:
 
     def meaning(self, error: redis.RedisError) -> StoreError | None:
         """The store's error for one of Redis; None for a mistake of the caller, such as an argument of a wrong type."""
-        where = f"Redis at {self.place}"
+        where, text = f"Redis at {self.place}", str(error).rstrip(".")
         if isinstance(error, redis.OutOfMemoryError):
-            return StoreFull(f"{where} is full: {error}. Nothing was written; free memory or raise maxmemory")
-        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in str(error)):
+            return StoreFull(f"{where} is full: {text}. Nothing was written; free memory or raise maxmemory")
+        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in text):
             return StoreRefused(
-                f"{where} does not know this user or password: {error}. Correct them in {self.setting}; special "
+                f"{where} does not know this user or password: {text}. Correct them in {self.setting}; special "
                 "characters in a URL have to be percent-encoded"
             )
         if isinstance(error, AWAY):
-            return StoreUnavailable(f"{where} did not answer: {error}")
+            return StoreUnavailable(f"{where} did not answer: {text}")
         if not isinstance(error, redis.ResponseError):
             return None
-        if isinstance(error, PASSING) or FOR_A_WHILE.match(str(error)):
-            return StoreUnavailable(f"{where} cannot do it now: {error}")
-        return StoreRefused(f"{where} refused: {error}. {self._remedy(error)}")
+        is_elsewhere = isinstance(error, redis.exceptions.MovedError)  # an AskError, but for good
+        if not is_elsewhere and (isinstance(error, PASSING) or FOR_A_WHILE.match(text)):
+            return StoreUnavailable(f"{where} cannot do it now: {text}")
+        return StoreRefused(f"{where} refused: {text}. {self._remedy(error)}")
 
     def _remedy(self, error: redis.ResponseError) -> str:
         text = str(error)

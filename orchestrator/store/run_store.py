@@ -171,18 +171,17 @@ class Store:
             found.append(Claim(run_id, node, token, int(deadline)))
         return found
 
-    def announce_worker(self, worker: str, queues: Collection[str], flows: Mapping[str, Collection[str]]) -> None:
-        """Note, for as long as a lease, which queues a worker consumes and for which nodes it has code."""
-        known = json.dumps({"queues": list(queues), "flows": {flow: list(nodes) for flow, nodes in flows.items()}})
+    def announce_worker(self, worker: str, state: Mapping[str, Any]) -> None:
+        """Note, for as long as a lease, what a worker says of itself: "queues", "flows" to their nodes, and more."""
         pipe = self.client.pipeline(transaction=False)
-        pipe.set(self.keys.worker(worker), known, px=self.lease_ms)
+        pipe.set(self.keys.worker(worker), json.dumps(state), px=self.lease_ms)
         now = self.now_ms()
         pipe.zadd(self.keys.workers, {worker: now + self.lease_ms})
         pipe.zremrangebyscore(self.keys.workers, "-inf", now)
         pipe.execute()
 
     def workers(self) -> list[dict[str, Any]]:
-        """What every worker that lives has announced: its queues, and flow to the nodes it has code for."""
+        """What every worker that lives has announced, as `announce_worker` was given it."""
         with self.guarded():
             now = self.now_ms()
             names = self.client.zrangebyscore(self.keys.workers, now, "+inf")

@@ -49,8 +49,8 @@ def assert_is(told, state, reason, *, about_ms=None, attempt=0):
         assert about_ms - 20_000 < told[2] <= about_ms
 
 
-def announce(world, *, queues=("celery",), flows=None):
-    world.store.announce_worker("w", queues, flows or {})
+def announce(world, *, queues=("celery",), flows=None, **state):
+    world.store.announce_worker("w", {"queues": queues, "flows": flows or {}} | state)
 
 
 def test_a_ready_node_waits_for_a_worker_of_its_queue(world, explain):

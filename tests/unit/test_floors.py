@@ -18,7 +18,7 @@ PACKAGE = "orchestrator"
 PYDANTIC = {"pydantic", "pydantic_core"}
 CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard"}
 FLOORS: list[tuple[set[str], set[str]]] = [
-    ({"errors", "settings", "lazy", "fault_points", "server"}, {"pydantic"}),
+    ({"errors", "settings", "lazy", "sparing_log", "fault_points", "server"}, {"pydantic"}),
     ({"definition"}, {*PYDANTIC, "croniter"}),
     ({"middleware"}, set()),
     ({"store"}, {*PYDANTIC, "redis"}),

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -69,10 +70,16 @@ def test_a_bad_variable_is_named(monkeypatch, variable, value):
         Settings()
 
 
-@pytest.mark.parametrize("prefix", ["", "a b", "a:b", "{a}", "x" * 51, "a\n", "\ud800", "ä"])
+@pytest.mark.parametrize("prefix", ["", "a b", "a:b", "{}", "{a", "a}", "{a}{b}", "x" * 51, "a\n", "\ud800", "ä"])
 def test_a_bad_prefix_is_refused(prefix):
     with pytest.raises(ConfigurationError, match="prefix"):
         Settings(prefix=prefix)
+
+
+@pytest.mark.parametrize("policy", ["", "ignore", "WARN"])
+def test_a_bad_word_is_refused(policy):
+    with pytest.raises(ConfigurationError, match="evicting_store: must be 'warn' or 'refuse'"):
+        Settings(evicting_store=policy)
 
 
 @pytest.mark.parametrize(("text", "fused"), [("1", True), ("0", False), ("", False)])
@@ -84,7 +91,7 @@ def test_a_yes_or_no_is_one_or_zero_in_the_environment(monkeypatch, text, fused)
         Settings()
 
 
-@pytest.mark.parametrize("prefix", ["a", "A-b_c.9", "x" * 50])
+@pytest.mark.parametrize("prefix", ["a", "A-b_c.9", "x" * 50, "{a}", "shop.{a}-1"])
 def test_a_good_prefix_is_taken(prefix):
     assert Settings(prefix=prefix).prefix == prefix
 
@@ -92,8 +99,9 @@ def test_a_good_prefix_is_taken(prefix):
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
 @pytest.mark.parametrize("value", [None, True, 0, -1, "", [], timedelta(0), timedelta(seconds=-1), float("nan")])
 def test_a_value_of_a_wrong_kind_is_refused(field, value):
-    if (field, value) == ("fused", True):
-        assert Settings(fused=value).fused
+    if value is True and field in {"fused", "accept_json"}:
+        given: dict[str, Any] = {field: value}
+        assert getattr(Settings(**given), field)
         return
     with pytest.raises(ConfigurationError, match=field):
         Settings(**{field: value})

@@ -1,0 +1,123 @@
+"""Refuse to start a run that would hang: what the app's own settings, or the store, show to be impossible.
+
+An absent, busy or old worker is no reason to refuse: the run is stored, and `explain` says what it waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ConfigurationError, StoreRefused
+from orchestrator.messaging.accepted_content import accepts_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from celery import Celery
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.settings import Settings
+    from orchestrator.store.run_store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class StartChecks:
+    """The checks of one process; what a plan has passed is not looked at again."""
+
+    def __init__(self, app: Celery, store: Store) -> None:
+        self._app = app
+        self._store = store
+        self._passed: set[str] = set()
+        self._store_is_known = False
+
+    def refuse(self, plan: Plan, *, is_registered: bool) -> None:
+        """Let a run of a plan pass, or raise before anything of it is stored.
+
+        Args:
+            plan: The plan of the run.
+            is_registered: Whether this process has the flow's code; else only the queue that it sends to is looked at.
+
+        Raises:
+            ConfigurationError: No message of the run could be sent or read, or the store forgets runs and
+                `Settings.evicting_store` says not to use it; names the setting.
+        """
+        if plan.hash in self._passed:
+            return
+        problems = [*undeclared_queues(self._app, plan, all_of_them=is_registered).values()]
+        problems += refused_content(self._app, self._store.settings)
+        if problems:
+            raise ConfigurationError(f"flow {plan.flow} is not started: {'; '.join(problems)}")
+        self._look_at_store()
+        self._passed.add(plan.hash)
+
+    def _look_at_store(self) -> None:
+        if self._store_is_known:
+            return
+        problem = self._eviction()
+        if problem and self._store.settings.evicting_store == "refuse":
+            raise ConfigurationError(f"{problem}; Settings.evicting_store is 'refuse', so nothing is started")
+        if problem:
+            logger.warning("%s", problem)
+        self._store_is_known = True
+
+    def _eviction(self) -> str | None:
+        try:
+            with self._store.guarded():
+                return eviction(self._store.place, self._store.client.info("memory"))
+        except StoreRefused as error:  # some managed servers, and users with few rights, are not told
+            logger.debug("%s", error)
+            return None
+
+
+def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> dict[str, str]:
+    """Queues of a plan that the app declares nowhere, although it sends to declared ones only, to a sentence each.
+
+    Args:
+        app: The app.
+        plan: The plan.
+        all_of_them: Also those of later messages, which workers send.
+    """
+    declared: Any = app.amqp.queues
+    if declared.create_missing:
+        return {}
+    users: dict[str, list[str]] = {plan.queue: ["steps and compensations"]}
+    for node in plan.nodes.values():
+        users.setdefault(node.queue, []).append(node.name)
+    first = plan.steps[0]
+    sent_to = (
+        set(users) if all_of_them else {plan.queue if first.kind == "parallel" else plan.nodes[first.nodes[0]].queue}
+    )
+    return {
+        queue: f"queue {queue} of {', '.join(users[queue])} is not in task_queues of the Celery app {app.main!r}, and "
+        "task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"
+        for queue in sorted(sent_to)
+        if queue not in declared and queue not in declared.aliases
+    }
+
+
+def refused_content(app: Celery, settings: Settings) -> Iterator[str]:
+    """Say so if the workers of an app like this one refuse every message of a node."""
+    if not settings.accept_json and not accepts_json(app):
+        yield (
+            f"accept_content of the Celery app {app.main!r} has no json, in which the messages of nodes are written, "
+            "and Settings.accept_json is off; add 'json' to accept_content, or set accept_json=True"
+        )
+
+
+def eviction(place: str, memory: Mapping[str, Any]) -> str | None:
+    """Say so if the server of the runs may throw keys away.
+
+    Args:
+        place: Where it is.
+        memory: What it says of its memory, `INFO memory`.
+    """
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy == "noeviction":
+        return None
+    when = "when it is full" if int(memory.get("maxmemory", 0)) else "as soon as a maxmemory is set"
+    return (
+        f"Redis at {place} has maxmemory-policy {policy}: {when}, runs vanish in silence. Set maxmemory-policy "
+        "noeviction, or give runs a server of their own by Orchestrator(app, redis_url=...)"
+    )

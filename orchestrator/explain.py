@@ -120,7 +120,7 @@ class _Explainer:
         if not able:
             return f"waits in {shown}, whose workers have no code for {node_plan.task}", None
         if not any(worker.get("json", True) for worker in able):
-            return f"waits in {shown}, whose workers read no JSON: add 'json' to accept_content, or set Settings.accept_json", None
+            return f"waits in {shown}, whose workers read no JSON: add it to accept_content or set accept_json", None
         if all(node_plan.task in worker.get("missing", ()) for worker in able):
             return f"waits for {node_plan.task} in a pool process; those of {_names(able)} do not have it", None
         reason = f"waits in {shown} for one of {len(workers)} workers"

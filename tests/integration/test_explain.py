@@ -67,6 +67,24 @@ def test_a_ready_node_waits_for_a_worker_of_its_queue(world, explain):
         world.client.delete(queue)
 
 
+def test_what_a_worker_says_of_itself_is_explained(world, explain):
+    run = world.run(line_plan("a"))
+    told = {"flows": {"f": ["a"]}, "name": "w@h"}
+    for state, reason in (
+        ({"json": False}, "whose workers read no JSON: add it to accept_content or set accept_json"),
+        ({"missing": ["f.a"]}, "waits for f.a in a pool process; those of w@h do not have it"),
+        ({"missing": ["f.b"], "processes": 2, "busy": 1}, "for one of 1 workers"),
+        ({"processes": 2, "busy": 2}, "for one of 1 workers; every pool process of w@h is busy"),
+        ({"processes": 0, "busy": 2}, "for one of 1 workers"),
+    ):
+        announce(world, **told, **state)
+        assert explain(run)["a"][1].endswith(reason)
+    for _ in range(2):
+        world.scripts.republish(run.id, run.plan.hash, 1, ["a"])
+        run.age("a", MINUTE_MS)
+    assert explain(run)["a"][1].endswith("its message was sent 3 times, and nobody has begun it")
+
+
 def test_a_worker_of_another_queue_or_of_a_changed_flow_does_not_count(world, explain):
     run = world.run(line_plan("a"))
     announce(world, queues=["other"], flows={"f": ["a"]})

@@ -30,9 +30,9 @@ def test_most_script_tests_run_on_either_server():
     assert len(either) > 2 / 3 * len(NAMES)
 
 
-@pytest.mark.parametrize("module", TOGETHER)
-def test_a_module_that_shares_a_world_is_there(module):
-    assert (ROOT / module).is_file()
+@pytest.mark.parametrize("place", TOGETHER)
+def test_what_shares_a_world_is_there(place):
+    assert (ROOT / place).exists()
 
 
 def test_neither_wheel_nor_source_archive_has_the_tests_in_it():

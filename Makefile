@@ -5,7 +5,7 @@ READY := .venv/.ready
 EXTRAS := .[embedded,flower,dev]
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test unit chaos check coverage format format-check lint types constraints clean
+.PHONY: help compat demo bench test unit chaos check coverage format format-check lint types constraints clean
 
 help:  ## print these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
@@ -25,6 +25,9 @@ unit: $(READY)  ## run the tests that need no server, the scripts on fakeredis
 chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> strikes as that seed did
 	$(BIN)/python -m tests.chaos.full_load $(if $(SEED),--seed $(SEED))
 	SEED=$(SEED) $(BIN)/python -m pytest -m chaos_long
+
+compat: $(READY)  ## try the deployments of docs/deployments.md and write its table, about 20 minutes; needs redis-server, rabbitmq-server, openssl
+	$(BIN)/python -m tests.compat.matrix $(WORDS)
 
 check: format-check lint types test  ## all that CI runs: format, lint, types, tests
 

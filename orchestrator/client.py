@@ -18,12 +18,13 @@ from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
 from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
+from orchestrator.execution.task_calls import TaskCalls
 from orchestrator.execution.task_events import TaskEvents
 from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
 from orchestrator.messaging import late_signal_handlers
 from orchestrator.messaging.celery_addresses import address_of_runs
-from orchestrator.middleware import Middlewares
+from orchestrator.middleware import Middlewares, WhenImported
 from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
 from orchestrator.store.blocking_calls import call_in_thread
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
 
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+
+# Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
+SENTRY = WhenImported("sentry_sdk", "orchestrator.contrib.sentry:SentryNodes")
+OPEN_TELEMETRY = WhenImported("opentelemetry.instrumentation.celery", "orchestrator.contrib.opentelemetry:NodeSpans")
 
 
 class Orchestrator:
@@ -221,7 +226,9 @@ class Orchestrator:
 
 def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), store)
-    engine.middlewares = Middlewares((TaskEvents(app), CelerySignals(app), TimeLimit()))
+    engine.middlewares = Middlewares(
+        (SENTRY, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, TimeLimit(), TaskCalls(app)),
+    )
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)

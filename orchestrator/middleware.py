@@ -7,11 +7,13 @@ ended; what the end leads to (retry, join, saga) is decided by the store's scrip
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import uuid
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class NodeCall:
         is_own: Whether it is of the message's own node, as later items of a map are; Celery reports their failure.
         expired: Makes the error that is raised at the limit.
         will_retry: Tells whether an error leads to another attempt, as far as the policy says.
+        goes_on: Whether the run goes on without the node if it fails for good.
         started: When it was called, on the monotonic clock.
     """
 
@@ -78,6 +81,7 @@ class NodeCall:
     is_own: bool
     expired: Callable[[], BaseException]
     will_retry: Callable[[BaseException], bool]
+    goes_on: bool = False
     started: float = field(default_factory=time.monotonic)
     _task_id: str = ""
 
@@ -104,6 +108,42 @@ class Middleware:
 
     def after_run(self, run_id: str, flow_name: str, event: str) -> None:
         """Hear that a run was "started", "resumed", or ended with a status: in one worker of the fleet, and later."""
+
+
+class WhenImported(Middleware):
+    """A middleware for a library, loaded once somebody else has imported the library; until then it costs a look-up.
+
+    Args:
+        library: Name of the library's module.
+        path: The middleware's class, as `module:name`; it is called without arguments.
+    """
+
+    def __init__(self, library: str, path: str) -> None:
+        self._library = library
+        self._path = path
+        self._loaded: Middleware | None = None
+
+    def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
+        """Wrap the node as the middleware does."""
+        if self._loaded is None:
+            if self._library not in sys.modules:
+                return proceed()
+            self._loaded = self._load()
+        return self._loaded.around(call, proceed)
+
+    def after_node(self, call: NodeCall, outcome: Outcome) -> None:
+        """Let the middleware hear how an attempt ended."""
+        if self._loaded is not None:
+            self._loaded.after_node(call, outcome)
+
+    def _load(self) -> Middleware:
+        module, _, name = self._path.partition(":")
+        try:
+            loaded: Middleware = getattr(import_module(module), name)()
+        except Exception:  # a release that it does not know must not end every node
+            logger.exception("nodes are not reported to %s: %s cannot be loaded", self._library, self._path)
+            return Middleware()
+        return loaded
 
 
 class Middlewares:

@@ -97,23 +97,27 @@ class Contract:
         """Return stored JSON as the function takes it; what `read` is for a Python value."""
         return self._checked(data, lambda codec: codec.load(data))
 
-    def invoke(self, ctx: NodeContext | None, value: Any, *cursor: str | None) -> Any:
+    def invoke(
+        self, ctx: NodeContext | None, value: Any, *cursor: str | None, function: Callable[..., Any] | None = None
+    ) -> Any:
         """Call the function with what `read` returned; an async one returns its awaitable.
 
         Args:
             ctx: The attempt; None for a function that does not take it.
             value: The input.
             cursor: Of a function that fetches pages: where the page begins.
+            function: Called in place of the function, with the same arguments.
         """
+        function = function or self.fn
         context = [*([ctx] if self.takes_context else []), *cursor]
         if not self.parameters or value is MISSING:
-            return self.fn(*context)
+            return function(*context)
         first = self.parameters[0]
         if self.style == "single" and first.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return self.fn(*context, **{first.name: value})
+            return function(*context, **{first.name: value})
         named = dict(value) if self.style == "fields" else {first.name: value}
         only = [each.name for each in self.parameters if each.kind is inspect.Parameter.POSITIONAL_ONLY]
-        return self.fn(*context, *(named.pop(name) for name in only if name in named), **named)
+        return function(*context, *(named.pop(name) for name in only if name in named), **named)
 
     def _checked(self, given: Any, read: Callable[[Codec[Any]], Any]) -> Any:
         if given is MISSING:

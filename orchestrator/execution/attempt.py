@@ -238,6 +238,7 @@ class Attempt:
             self.is_own,
             inputs.expired,
             self._will_retry,
+            goes_on=self.plan.steps[self.node_plan.step].go_on and not self.node_plan.undoes,
         )
         return self.engine.middlewares.call(self.node_call, function)
 

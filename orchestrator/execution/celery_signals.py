@@ -7,17 +7,17 @@ stays per message: it is the main process's.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
-from celery._state import _task_stack  # Celery's own tracer pushes the running task there
 
+from orchestrator.execution.node_requests import make_request, requested
+from orchestrator.liveness.interruption import raise_interruption
 from orchestrator.middleware import End, Middleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from celery import Celery
 
@@ -46,15 +46,15 @@ class CelerySignals(Middleware):
         if call.is_first or not is_heard():
             return proceed()
         task = self.app.tasks[call.task]
-        args = (call.run_id,)
-        with _requested(task, call, args):
-            about = {"task_id": call.task_id, "task": task, "args": args, "kwargs": {}}
+        with requested(task, make_request(call)):
+            about = {"task_id": call.task_id, "task": task, "args": (call.run_id,), "kwargs": {}}
             state = states.SUCCESS
             signals.task_prerun.send(sender=task, **about)
             try:
                 result = proceed()
                 signals.task_success.send(sender=task, result=None)
             except BaseException as error:
+                raise_interruption(error)  # a lost attempt has not failed
                 state = self._send_failure(task, call, error)
                 raise
             finally:
@@ -75,18 +75,19 @@ class CelerySignals(Middleware):
         if call.will_retry(error):
             _send_retry(task, task.request, error)
             return str(states.RETRY)
-        if not call.is_own:  # that failure is raised to Celery when its message ends
+        if call.goes_on or not call.is_own:  # else it is raised to Celery when its message ends
             _send_failed(task, call, error)
         return str(states.FAILURE)
 
 
-def _einfo(error: BaseException) -> ExceptionInfo:
+def einfo_of(error: BaseException) -> ExceptionInfo:
+    """The error as Celery passes it to handlers."""
     return ExceptionInfo((type(error), error, error.__traceback__))
 
 
 def _send_retry(task: Any, request: Any, error: BaseException) -> None:
     if signals.task_retry.receivers:
-        signals.task_retry.send(sender=task, request=request, reason=error, einfo=_einfo(error))
+        signals.task_retry.send(sender=task, request=request, reason=error, einfo=einfo_of(error))
 
 
 def _send_failed(task: Any, call: NodeCall, error: BaseException) -> None:
@@ -98,31 +99,5 @@ def _send_failed(task: Any, call: NodeCall, error: BaseException) -> None:
             args=(call.run_id,),
             kwargs={},
             traceback=error.__traceback__,
-            einfo=_einfo(error),
+            einfo=einfo_of(error),
         )
-
-
-@contextmanager
-def _requested(task: Any, call: NodeCall, args: tuple[str]) -> Iterator[None]:
-    """Let the node's task have a request, and be the current one, as while Celery traces it."""
-    message = call.message
-    _task_stack.push(task)
-    task.push_request(
-        id=call.task_id,
-        correlation_id=call.task_id,
-        root_id=call.run_id,
-        parent_id=call.run_id,
-        task=call.task,
-        args=args,
-        kwargs={},
-        retries=call.attempt - 1,
-        called_directly=False,
-        headers=getattr(message, "headers", None),
-        delivery_info=getattr(message, "delivery_info", None),
-        hostname=getattr(message, "hostname", None),
-    )
-    try:
-        yield
-    finally:
-        task.pop_request()
-        _task_stack.pop()

@@ -6,13 +6,13 @@ One small class for each kind; a new kind is a class and a line in `KINDS`. Page
 from __future__ import annotations
 
 import asyncio
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.signature import MISSING
 from orchestrator.errors import PayloadTooLarge
 from orchestrator.execution.map_items import items_of
+from orchestrator.execution.task_calls import call_function
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -153,8 +153,7 @@ def invoke(inputs: Inputs, *cursor: str | None, **changes: Any) -> Any:
     contract = inputs.node.contract
     given = inputs.read_given()
     context = inputs.context(**changes) if contract.takes_context else None
-    result = contract.invoke(context, given, *cursor)
-    return asyncio.run(_limited(result, inputs)) if inspect.isawaitable(result) else result
+    return call_function(contract, context, given, *cursor, finish=lambda result: asyncio.run(_limited(result, inputs)))
 
 
 async def _limited(result: Awaitable[Any], inputs: Inputs) -> Any:

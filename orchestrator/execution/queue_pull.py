@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery.app.task import Context
-
 from orchestrator.definition.plan import IN_LINE
 from orchestrator.errors import StoreError
 from orchestrator.liveness.leases import is_draining
@@ -124,16 +122,16 @@ def _requested(task: Any, message: Pulled) -> Iterator[None]:
     task_id = message.headers.get("id")
     own = task.request
     task.push_request(
+        message.headers,
         id=task_id,
         correlation_id=task_id,
         root_id=message.run_id,
         parent_id=message.run_id,
         args=(message.run_id, message.epoch, message.plan_hash),
         kwargs={},
+        called_directly=False,
         hostname=own.hostname,
         delivery_info=own.delivery_info,
-        # Only what nobody but a user gives a meaning: anything else would be taken for a field of the request.
-        headers={name: value for name, value in message.headers.items() if not hasattr(Context, name)},
         **dict.fromkeys((*EMBEDDED, "errbacks", "group", "children")),
     )
     try:

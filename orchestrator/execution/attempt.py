@@ -145,7 +145,7 @@ class Attempt:
         """Claim the node, if that was not done, and call what it stands for; never raises what a node function does."""
         end_if_told()
         entry = self.engine.registry.entry_for(self.plan, self.node_plan)
-        if entry is None:
+        if entry is None:  # an older or newer worker; the node stays ready, and the reconciler asks another one
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self.place)
             return Outcome(End.SKIPPED)
         if (outcome := self._claim_once()) is not None:
@@ -165,6 +165,7 @@ class Attempt:
 
     def _claim_once(self) -> Outcome | None:
         """Claim it, if that was not done; returns how it ended if it is not to be made here."""
+        # A claim that came with the commit in front of it is worked on even now: giving it back would cost an attempt.
         if is_draining() and not self.claimed.is_held:
             return Outcome(End.REQUEUE)
         fault_point("before_claim", self.node_plan.name)
@@ -176,6 +177,7 @@ class Attempt:
                 return Outcome(End.SKIPPED)
         if self.claimed.is_held:
             return None
+        # "done" is told apart for chords: a repeated message of a done member repeats a count that a crash has lost.
         return Outcome(End.DONE if self.claimed.outcome == "done" else End.SKIPPED)
 
     def _claim(self) -> Claimed:
@@ -184,7 +186,7 @@ class Attempt:
         call = self.claim_call()
         while True:
             claimed = retry_for(self.store, patience, partial(self.store.scripts.send, call))
-            if claimed.outcome == "sleep":
+            if claimed.outcome == "sleep":  # up to 250 ms without a token: shorter than the way through the broker
                 time.sleep(claimed.sleep / 1_000_000)
                 call = self.claim_call(arrived=claimed.arrived, may_sleep=False)
             elif claimed.outcome == "no limit":
@@ -219,6 +221,7 @@ class Attempt:
             read_given=self.kind.given,
         )
         try:
+            # Outside of the time limit: this may wait for Redis, which is no fault of the node.
             if self.kind.has_state:
                 inputs.read_state()
             if self.claimed.outcome == "admit" and (moved := self._admit(inputs)) is not None:

@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.results import Call
 
 logger = logging.getLogger(__name__)
+DROPPED = {"fenced", "unknown"}
 ENDS = {
     "stored": End.STORED,
     "turned": End.PAGE_STORED,
     "excused": End.TOLERATED,
     "parked": End.PARKED,
     "failed": End.FAILED,
+    # The run was ending when the attempt asked for its limits: it was not started, and what is left goes on from here.
+    "ending": End.PARKED,
 }
 
 
@@ -67,6 +70,8 @@ def commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[At
     """
     first = returned[0][0]
     for attempt, made in returned:
+        # A hundred thousand items do not fit into one script call: they are staged under the token, which expires, and
+        # the commit renames them. A crash in between leaves nothing that anybody reads.
         if made.items:
             stage = partial(attempt.store.stage_items, attempt.run_id, attempt.token, made.items)
             retry_until_stored(attempt.store, attempt.place, stage)
@@ -83,6 +88,7 @@ def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[A
     call, pushed = _commit_call(first, made, continues=bool(successors))
     if not successors:
         return Committed([scripts.send(call)], pushed=pushed)
+    # One script commits and claims: between two, a crash would leave the successors to the reconciler for a second.
     moved, claims = scripts.send_with_claims(call, [each.claim_call() for each in successors[:AT_ONCE]])
     return Committed([moved], [*claims, *[NOT_CLAIMED] * (len(successors) - len(claims))])
 
@@ -108,6 +114,8 @@ def _commit_call(attempt: Attempt, made: Returned, *, continues: bool) -> tuple[
     follows = attempt.celery_continues or continues
     pushed = "" if continues or made.page is not None else _single_follower(attempt, made.choice)
     message = ("", "")
+    # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery carries
+    # the rest of a chain: then it publishes the follower itself, and the node would run twice.
     if pushed and not follows:
         publisher = attempt.engine.publisher
         message = publisher.known_message(attempt.plan, attempt.run_id, pushed, attempt.epoch)
@@ -151,7 +159,7 @@ def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tupl
         max_throttle_ms=milliseconds(longest) if failed.gives_back else None,
     )
     moved = retry_until_stored(attempt.store, attempt.place, record)
-    if moved.outcome == "exhausted":
+    if moved.outcome == "exhausted":  # nothing was recorded yet: an endless freeze ends as a failure of its own
         message = f"the other side told it to wait for longer than max_throttle, {longest.total_seconds():g} s in all"
         limited = RateLimited(message, **inputs.where)
         return record_failure(attempt, Failed(limited, limited, NO_FURTHER), continues=continues)
@@ -164,7 +172,8 @@ def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tupl
 
 def outcome_of(attempt: Attempt, moved: Moved, error: BaseException | None = None) -> Outcome:
     """How an attempt ended, from the answer of the script that recorded it."""
-    if moved.outcome in {"fenced", "unknown"}:
-        logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *attempt.place)
-        return Outcome(End.SKIPPED)
-    return Outcome(ENDS[moved.outcome], error)
+    if moved.outcome not in DROPPED:
+        return Outcome(ENDS[moved.outcome], error)
+    # A worker that was frozen for longer than its lease: whoever took over decides, this result never counts.
+    logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *attempt.place)
+    return Outcome(End.SKIPPED)

@@ -49,7 +49,7 @@ class Executor:
                 batch = self._run_in_threads(batch)
                 continue
             (attempt,) = batch
-            if not attempt.may_run:
+            if not attempt.may_run:  # claimed with the commit in front of it, and somebody else was faster
                 break
             outcome, batch = self._run_inline(attempt)
             if attempt.node_plan is node_plan and (is_first or outcome.end in MADE_HERE):
@@ -58,6 +58,7 @@ class Executor:
         return own
 
     def _run_inline(self, attempt: Attempt) -> tuple[Outcome, Batch]:
+        # Marked until its end is stored: a claim that no process works on is ended by the lease renewer.
         with working_on(attempt.token):
             made = attempt.make()
             successors = self.source.after(attempt, made) if isinstance(made, Returned | Failed) else ()
@@ -118,12 +119,13 @@ class Executor:
             fault_point("after_store", attempt.node_plan.name)
             behind = self.source.take(attempt, moved.work)
             if not behind:
+                # The script has noted that this process publishes; if it dies here, the reconciler does.
                 self.engine.publish(attempt.plan, attempt.run_id, attempt.epoch, moved.work)
             if pushed:
                 self.engine.publisher.learn(attempt.plan, pushed, attempt.epoch)
             self.engine.release_slots(attempt.plan, attempt.node_plan.name)
             fault_point("after_publish", attempt.node_plan.name)
-        if attempt.node_call is not None:
+        if attempt.node_call is not None:  # after the fact: an observer's delay must not hold back what is published
             self.engine.middlewares.after_node(attempt.node_call, outcome)
         note(outcome)
         return behind

@@ -71,12 +71,14 @@ def for_celery(error: BaseException, inputs: Inputs) -> BaseException:
 
 
 def _delay_ms(error: BaseException, inputs: Inputs) -> int:
+    # A pure function raises the same again; only a limit that it ran into may have been the machine's fault.
     if isinstance(error, TERMINAL) or (inputs.is_pure and not isinstance(error, NodeTimeout)):
         return NO_FURTHER
     node = inputs.entry.nodes.get(inputs.node_plan.name)
     if node is not None:  # a decision has no policy of a user's
         if isinstance(error, RetryLater):
             return milliseconds(error.after)
+        # A classifier is called with the real exception, and with no other: it stands behind the error's own word.
         if node.error_classifier is not None:
             try:
                 verdict = node.error_classifier(error)

@@ -42,6 +42,7 @@ def fast_commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequen
     first = attempts[0]
     if len(successors) > AT_ONCE or not all(map(is_plain, attempts)) or not are_plain(successors):
         return None
+    # What plan and attempt cannot know (a cancel, a failed sibling, a resume) the scripts look at before they write.
     scripts, run_id, plan = first.store.scripts, first.run_id, first.plan
     done = [Done(attempt.name, attempt.token, made.output) for attempt, made in returned]
     if first.node_plan.kind == "item":
@@ -50,7 +51,7 @@ def fast_commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequen
     seen: dict[str, bytes] = {}
     for attempt, _ in returned:
         seen |= attempt.prefetched.read(attempt.claimed.values)
-    for attempt, made in returned:
+    for attempt, made in returned:  # stored by this very call: successors in this process need not read it back
         seen[attempt.node_plan.key] = made.output
     wanted = [Wanted(each.name, each.token, each.prefetched.to_ask(seen)) for each in successors]
     found = scripts.commit_and_claim(run_id, plan, done, wanted, holder=holder_name())

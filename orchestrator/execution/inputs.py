@@ -143,7 +143,7 @@ class Inputs:
         """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
         self.is_pure = True
         answer = function(*given)
-        self.is_pure = False
+        self.is_pure = False  # not in a `finally`: the verdict on what it raises asks for it
         return answer
 
     @property
@@ -192,6 +192,7 @@ class Inputs:
             visible=self.plan.visible(self.node_plan.name),
             hidden=self.plan.hidden(self.node_plan.name),
         )
+        # Only the first step pays for it: what it has seen is checked for the rest of the run.
         if self.node_plan.step == 0 and codec is not None:
             state.input()  # a client without the flow's code could not check it
         return state
@@ -202,6 +203,7 @@ class Inputs:
         return self._surely(self._store.whole, self.run_id, value)
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
+        # Who reads one member of a fan-out mostly reads them all: one round trip instead of one each.
         wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
         return self._surely(self._store.outputs, self.run_id, wanted)
 

@@ -77,6 +77,7 @@ class LocalFanOut:
         """The members that have returned since the last time; starts threads for as long as none does."""
         finished: list[tuple[Attempt, Made | BaseException]] = []
         while self._left and not finished:
+            # One thread does for functions that return at once; handing a member to another costs more than it.
             if self._todo and not self._threads:
                 self._start_thread()
             try:
@@ -86,6 +87,7 @@ class LocalFanOut:
                     self._start_thread()
                 elif all(thread.done() for thread in self._threads) and self._finished.empty():
                     self._left = 0  # an error in this thread has struck between a member's return and its count
+        # Whoever returned meanwhile shares the round trip.
         while not self._finished.empty():
             finished.append(self._finished.get())
         self._left -= len(finished)
@@ -117,7 +119,7 @@ class LocalFanOut:
                 member, place = self._todo.popleft()
             except IndexError:  # another thread was faster
                 return
-            go_on_at(place)
+            go_on_at(place)  # time limits in shared memory are kept by place, and threads by number have none
             try:
                 with member.store.scripts.wire.held():
                     self._finished.put((member, self._context.copy().run(member.make)))

@@ -69,7 +69,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     first = plan.steps[0]
     if not plan.fused or first.kind not in IN_LINE or plan.nodes[first.nodes[0]].task != task.name:
         return
-    if task.rate_limit:
+    if task.rate_limit:  # Celery's own is per message, in the main process: what is taken here would pass it by
         return
     queue = (task.request.delivery_info or {}).get("routing_key")
     key = engine.publisher.first_list(plan, queue) if queue else ""
@@ -85,7 +85,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
         if text is None:
             return
         message = _read(key, text)
-        if message is None:
+        if message is None:  # kombu and Celery decide what becomes of it
             put_back(engine, key, text)
             return
         with _requested(task, message):

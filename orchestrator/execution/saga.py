@@ -42,6 +42,7 @@ def announced(app: Any, run_id: str, epoch: int, plan_hash: str, position: int |
         plan = engine.store.plan(plan_hash)
         if plan is None:
             return None
+        # Any number of these messages may come, and late: the script answers the work to one of them.
         moved = engine.store.scripts.publish_position(run_id, plan_hash, epoch, position)
     fault_point("after_announce")
     return plan, moved.work

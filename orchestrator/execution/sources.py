@@ -69,10 +69,10 @@ class RunSource:
 
     def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
         """What comes behind an attempt in this message, if anything."""
-        if is_draining():
+        if is_draining():  # what follows is published instead, for a worker that stays
             return ()
         if attempt.kind.repeats(made):
-            self._left -= 1
+            self._left -= 1  # a message ends after so many, so that other work of the queue gets its turn
             return (self._attempt(attempt.node_plan.name, is_own=True),) if self._left > 0 else ()
         return self.after_step(attempt, made.choice) if isinstance(made, Returned) else ()
 
@@ -93,6 +93,7 @@ class RunSource:
         step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
         if step is None or not (step.kind in IN_LINE or step.local):
             return ()
+        # All or none: a step whose members run in several places is joined by messages.
         nodes = [self.plan.nodes[name] for name in step.nodes]
         knows = self.engine.registry.entry_for
         fit = all(node.queue == queue and not node.paged and knows(self.plan, node) for node in nodes)
@@ -105,6 +106,7 @@ class RunSource:
             node,
             run_id=self.run_id,
             epoch=self.epoch,
+            # The chain or chord in the message is that of its own node; what this process goes on with has none.
             celery_continues=self._celery_continues and is_own,
             is_first=is_first and not self._is_pulled,
             is_own=is_own and not self._is_pulled,

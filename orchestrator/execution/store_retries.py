@@ -27,6 +27,8 @@ ASK_AGAIN_S = 0.25
 
 def retry_until_stored(store: Store, place: Place, call: Callable[[], Answer]) -> Answer:
     """Repeat a call until Redis answers."""
+    # Without an end: the lease is renewed by the main process meanwhile, so nobody else makes the attempt again. A warm
+    # shutdown ends it after its grace.
     while True:
         try:
             with store.guarded():

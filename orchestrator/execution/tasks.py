@@ -77,6 +77,7 @@ class NodeTask(Task):
         source = RunSource(engine, plan, run_id=run_id, epoch=epoch, celery_continues=continues, message=self.request)
         with engine.store.scripts.wire.held(), interruptible():
             outcome = Executor(engine, source).run(source.first(name))
+            # Only behind a stored run: a failure has to reach Celery before anything else is begun.
             if outcome.end is End.STORED and not continues:
                 self._run_pulled(engine, plan, since=began)
         self._answer_celery(outcome, in_chord=in_chord)

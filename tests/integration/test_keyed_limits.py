@@ -10,10 +10,15 @@ KEYS = ["red", "blue", "green"]
 
 
 @pytest.fixture(scope="module")
-def keyed(server, tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("keyed")
+
+
+@pytest.fixture(scope="module")
+def keyed(server, folder):
     program = load_program("keyed", server.url)
     options = ["-c", "2", "-Q", "keyed"]
-    with workers("tests.programs.keyed", server.url, tmp_path_factory.mktemp("keyed"), options=options):
+    with workers("tests.programs.keyed", server.url, folder, options=options):
         yield program
 
 
@@ -54,6 +59,17 @@ def test_who_waits_for_its_key_is_explained(keyed, ledger):
     assert waiting.until is not None
     run.cancel()
     assert run.wait(timeout=30) == "cancelled"
+
+
+def test_a_run_that_is_cancelled_while_a_node_asks_for_its_key_is_undone(keyed, ledger, folder):
+    run = keyed.orchestrator.start("keyed-cancels")
+    assert run.wait(timeout=30) == "cancelled"
+    assert ledger.names("undo") == ["before"]
+    assert ledger.names("start") == [], "the node was not started"
+    logs = [path.read_text() for path in folder.glob("*.log")]
+    assert not any(
+        "Task keyed-cancels.asked[" in line and "raised" in line for log in logs for line in log.splitlines()
+    )
 
 
 def test_a_refusal_holds_for_its_key_alone(keyed, ledger):

@@ -166,5 +166,19 @@ bad = [
         ("long", lambda text: "x" * 1001),
     )
 ]
-for each in (by_item, refused, by_state, by_fields, calling, asking, too_long, *bad):
+
+
+def cancels(run_id: str) -> str:
+    """Cancel the run between the claim and the admission of its node."""
+    orchestrator.get(run_id).cancel("while it asked for its key")
+    return "any"
+
+
+cancelling = (
+    flow("keyed-cancels")
+    .then(Node("before", lambda: 1).on_error(Node("undo", lambda: LEDGER.note("undo", "before"))))
+    .then(Node("asked", note).with_input_func(lambda state: state.run_id).with_rate_limit(5, per=SECOND, key=cancels))
+    .build()
+)
+for each in (by_item, refused, by_state, by_fields, calling, asking, too_long, cancelling, *bad):
     orchestrator.register(each)

@@ -1,7 +1,7 @@
-"""What about a deployment would lose or repeat work, or let strangers in: said loudly when a worker starts.
+"""Preflight checks: warn at a worker's start of what would lose or repeat work, or let strangers in.
 
-Each problem is one sentence of what is wrong, where, and what to do. Nothing is refused: a laptop may well run without
-any of it.
+Each warning is one sentence that says what is wrong, where, and what to do. Nothing is refused: a laptop may well run
+without any of it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ UNSAFE = {"pickle", "application/x-python-serialize", "yaml", "application/x-yam
 
 
 def warn_of_problems(engine: Engine) -> None:
-    """Log one warning for each problem that can be seen from a worker."""
+    """Log one warning for each problem that a worker can see."""
     problems = [*app_problems(engine.app, engine.registry), *_seen_from_here(engine.store)]
     for entry in engine.registry.flows.values():
         hanging = (*undeclared_queues(engine.app, entry.plan).values(), *refused_content(engine.app, engine.settings))
         problems += [f"runs of flow {entry.plan.flow} would hang, `start` refuses them: {text}" for text in hanging]
     for problem in problems:
         logger.warning("%s", problem)
+    # Workers of a deployment start one by one: a queue is missed only once the others had the time to announce theirs.
     look = threading.Timer(OTHERS_COME_UP_S, warn_of_unconsumed_queues, [engine])
     look.daemon = True
     look.start()
@@ -51,7 +52,7 @@ def warn_of_unconsumed_queues(engine: Engine) -> None:
     """Log one warning for each queue of a flow of this process that no worker consumes."""
     try:
         consumed = {queue for worker in engine.store.workers() for queue in worker["queues"]}
-    except StoreError:  # it is away: whoever needs it says so
+    except StoreError:  # it is away, which the lease renewer reports
         return
     waiting: dict[str, list[str]] = {}
     for flow, entry in engine.registry.flows.items():
@@ -67,13 +68,13 @@ def _seen_from_here(store: Store) -> list[str]:
     try:
         with store.guarded():
             return list(server_problems(store))
-    except (StoreError, redis.RedisError) as error:  # some managed servers tell nobody how they are set up
+    except (StoreError, redis.RedisError) as error:  # some managed servers refuse INFO
         logger.info("Redis at %s does not say how it is set up: %s", store.place, error)
         return []
 
 
 def server_problems(store: Store) -> Iterator[str]:
-    """What the server of the runs is not fit for.
+    """Yield the problems of the server of the runs.
 
     Raises:
         redis.RedisError: It did not answer, or does not tell this user.
@@ -94,19 +95,20 @@ def server_problems(store: Store) -> Iterator[str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading two numbers of a version; one that cannot be read counts as new."""
+    """Return the leading two numbers of a version; one that cannot be read counts as new."""
     numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
     return tuple(numbers) or OLDEST
 
 
 def app_problems(app: Celery, registry: Registry) -> Iterator[str]:
-    """What in the app's settings does not suit the flows of this process."""
+    """Yield the app's settings that do not suit the flows of this process."""
     conf: Any = app.conf
     limits = {
         f"{flow}.{name}": node.timeout_ms / 1000
         for flow, entry in registry.flows.items()
         for name, node in entry.plan.nodes.items()
     }
+    # Redis delivers an unacknowledged message again after this time, whether or not its task still runs.
     visibility = float((conf.broker_transport_options or {}).get("visibility_timeout", VISIBILITY_S))
     longest = max(limits, key=limits.__getitem__, default=None)
     if longest and has_redis_broker(app) and visibility < limits[longest]:

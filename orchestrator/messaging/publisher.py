@@ -1,6 +1,6 @@
-"""How messages leave: what a transition left to publish is compiled and sent to the broker.
+"""Publisher: compiles what a transition left to publish and sends it to the broker.
 
-A failure to send is not an error of the run: the reconciler publishes again what nobody claimed.
+A failure to send is no error of the run: the reconciler publishes again what nobody claimed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BATCH = 500
+"""Messages in one pipeline to the broker."""
 LEARN_AGAIN_S = 10.0
+"""Pause after a failure to learn how a message looks."""
 POOL_WAIT_S = 10.0
-"""For a connection of the app's pool, where the app sets no `broker_pool_acquire_timeout`."""
+"""Longest wait for a connection of the app's pool, where the app sets no `broker_pool_acquire_timeout`."""
 BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
 
 
@@ -64,9 +66,9 @@ class Publisher:
     def publish_first(self, plan: Plan, run_id: str, work: Work) -> None:
         """Send the start of a run from a client: one plain message.
 
-        A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to
-        a worker, which announces it. Making a chain takes longer than everything else in a start, so of a chain only
-        the first node is sent, and whoever stores it sends the rest.
+        A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to a
+        worker. Making a chain takes longer than everything else in a start, so only its first node is sent, and the
+        worker that commits it sends the rest.
         """
         if not work.names:
             return
@@ -78,13 +80,13 @@ class Publisher:
         return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
 
     def first_list(self, plan: Plan, queue: str) -> str:
-        """The Redis list in which first messages of runs wait in a queue; empty where the store's Redis has none."""
+        """Return the Redis list of a queue for first messages of runs; empty if it is not in the store's Redis."""
         self.learn(plan, "", 1)
         envelope = self._envelopes.get((plan.hash, "", 1))
         return envelope.key if envelope and envelope.queue == queue else ""
 
     def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
-        """The first message of a run for a script to push, and the list that it is pushed to.
+        """Return the list that a run's first message is pushed to by a script, and the message.
 
         Both are empty where only Celery can send it.
         """
@@ -92,14 +94,15 @@ class Publisher:
         return self.known_message(plan, run_id, "", 1)
 
     def known_message(self, plan: Plan, run_id: str, node: str, epoch: int) -> tuple[str, str]:
-        """The message of a node, as `first_message`; also empty where this process has not learned how it looks."""
+        """Return the message of a node, as `first_message`; also empty if this process has not learned how it looks."""
+        # Asked for each message: a handler of publishing may be connected at any time.
         envelope = self._envelopes.get((plan.hash, node, epoch)) if is_unobserved(self.app) else None
         return (envelope.key, envelope.addressed(run_id)) if envelope else ("", "")
 
     def learn(self, plan: Plan, node: str, epoch: int) -> None:
-        """Find out how Celery would send a node's message, "" for the first of a run; asks the broker, once for each.
+        """Learn how Celery would send a node's message, "" for the first of a run; asks the broker, once for each.
 
-        Where that fails, nothing is learned for a while: a broker that is away must not be waited for each time.
+        After a failure nothing is learned for a while, so that not every commit waits for a broker that is away.
         """
         kind = (plan.hash, node, epoch)
         if kind in self._envelopes or time.monotonic() < self._learns_after or not is_unobserved(self.app):
@@ -109,23 +112,24 @@ class Publisher:
             signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
             with self.producer() as producer:
                 self._envelopes[kind] = take_envelope(signature, producer, self.store)
-        except Exception as error:  # noqa: BLE001 - of the broker, of routes; whoever sends it will say what is wrong
+        except Exception as error:  # noqa: BLE001 - of the broker or of routes; sending the message will report it
             self._learns_after = time.monotonic() + LEARN_AGAIN_S
             logger.debug("flow %s: the message of %s is left to Celery: %r", plan.flow, node or "a start", error)
 
     @lazy
     def _limited(self) -> Any:
-        """A connection with limits on its socket, where the app's own ones have none; a worker's app has them."""
+        """A connection with socket timeouts, where the app's own ones have none; a worker's app has them."""
         limited = limited_options(self.app)
         has_limits = limited == self.app.conf.broker_transport_options
         return None if has_limits else self.app.connection_for_write(transport_options=limited)
 
     def _pool(self) -> Any:
-        """The connections; not the pool of producers, which waits for a connection without a limit."""
+        """Return the pool of connections; the pool of producers waits for a connection without a limit."""
         if self._limited is None:
             return self.app.pool
-        pool = connections[self._limited]  # asked for anew each time: a process that was forked has other pools
-        if pool.limit != (limit := self.app.conf.broker_pool_limit or 0):  # else that of another app of this process
+        pool = connections[self._limited]  # looked up each time: a forked process has other pools
+        # Kombu gives every pool the limit that was set last in this process, which may be another app's.
+        if pool.limit != (limit := self.app.conf.broker_pool_limit or 0):
             pool.resize(limit, ignore_errors=True)
         return pool
 
@@ -134,7 +138,7 @@ class Publisher:
         """Take a connection out of the app's pool, with a producer on it, until the block ends.
 
         Raises:
-            OperationalError: None of them was free in time.
+            OperationalError: No connection was free in time.
         """
         pool = self._pool()
         wait_s = self.app.conf.get("broker_pool_acquire_timeout") or POOL_WAIT_S
@@ -146,13 +150,14 @@ class Publisher:
             )
             raise OperationalError(msg) from error
         try:
+            # Celery declares the queue of each task that it sends, once for a connection.
             yield self.app.amqp.Producer(connection, auto_declare=False)
         finally:
             connection.release()
 
     @contextmanager
     def dispatcher(self, hostname: str) -> Iterator[EventDispatcher]:
-        """A sender of events, as `producer`; it does not buffer while the broker is away.
+        """Make a sender of events on a connection as of `producer`; it does not buffer while the broker is away.
 
         Raises:
             OperationalError: No connection was free in time.
@@ -165,7 +170,8 @@ class Publisher:
                 yield sender
 
     def _send(self, signatures: list[Signature], plan: Plan, run_id: str) -> None:
-        if self.app.conf.task_always_eager:  # they run in here, and what they send needs connections
+        # Eager tasks run inside of apply_async, and what they publish would wait for the connection held here.
+        if self.app.conf.task_always_eager:
             for signature in signatures:
                 signature.apply_async()
             return
@@ -182,5 +188,8 @@ class Publisher:
             warn_sparingly(logger, "flow %s: its messages are not sent: %s", plan.flow, error)
         except BROKER_ERRORS as error:
             logger.warning(
-                "flow %s run %s: the broker took no message, it will be sent again: %s", plan.flow, run_id, error
+                "flow %s run %s: the broker did not take its messages, they will be sent again: %s",
+                plan.flow,
+                run_id,
+                error,
             )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LOOK_AT = 100
+"""Messages read at the old end: enough to find one of the engine's among others, without copying a long queue."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,27 @@ class QueueHead:
 
     def may_have_lost(self, since: int) -> bool:
         """Return whether a message published at `since` may not be in the queue any more."""
+        # Strictly later: a message with the same instant may be the very one.
         return not self.length or self.oldest is None or self.oldest > since
 
 
 def look_at_queue(app: Celery, queue: str) -> QueueHead:
-    """Look at the oldest messages of a queue, all its priorities included."""
+    """Read the oldest messages of a queue, in all of its priorities."""
     try:
         with app.connection_for_read() as connection:
             channel = connection.default_channel
             if not isinstance(channel, Channel):
                 return QueueHead(None, None)
             lists = [list_name(channel, queue, priority) for priority in channel.priority_steps]
-            # Not the channel's client: it puts the app's key prefix before the keys of some commands, LRANGE not among.
+            # Not the channel's client: it prefixes the keys of some commands, but not of LRANGE, with the app's key
+            # prefix.
             pipe = Redis(connection_pool=channel.client.connection_pool).pipeline(transaction=False)
             for name in lists:
                 pipe.llen(name)
-                pipe.lrange(name, -LOOK_AT, -1)
+                pipe.lrange(name, -LOOK_AT, -1)  # kombu pushes on the left: the oldest are on the right
             answers = pipe.execute()
     except BROKER_ERRORS as error:
-        warn_sparingly(logger, "queue %s cannot be looked at: %s", queue, error)
+        warn_sparingly(logger, "queue %s cannot be inspected: %s", queue, error)
         return QueueHead(None, None)
     instants = [
         instant for messages in answers[1::2] for message in messages if (instant := _since(message)) is not None

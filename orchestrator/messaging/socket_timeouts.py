@@ -1,7 +1,7 @@
-"""How long Celery's own connections to Redis may be mute: none is waited for without an end.
+"""Default socket timeouts for Celery's Redis connections, so that no read blocks for ever.
 
-Celery's defaults leave a broker's socket without any limit, a backend's with one of two minutes, and a consumer on a
-connection that vanished deaf for most of a minute. What the app itself sets is left alone.
+Celery's defaults set no timeout on a broker's socket, two minutes on a backend's, and leave a consumer deaf for most of
+a minute after its connection vanished. Whatever the app itself sets is left alone.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class _Explainer:
             error = self.store.last_failure(self.run.run_id, name)
             failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
             return f"waits for attempt {record['attempt'] + 1} of {attempts}{failed}", instant(record["due"])
-        place, due = self.store.place_in_line(bucket, self.run.run_id, name)
+        place, due = self.store.place_in_queue(bucket, self.run.run_id, name)
         limiter = limit_title(limit_of(bucket)) + (" for its key" if bucket != limit_of(bucket) else "")
         if place is None:
             return f"was released from the wait queue of {limiter}", None

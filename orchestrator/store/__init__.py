@@ -1,1 +1,1 @@
-"""What is kept of runs in Redis: keys, records, and one atomic script for each transition."""
+"""Store of runs in Redis: keys, records, and one atomic script for each transition."""

@@ -1,6 +1,6 @@
-"""How a client hears that a run has ended: one subscribed connection for each thread, kept for its next wait.
+"""Listener for the ends of runs: one subscribed connection for each thread, kept for its next wait.
 
-What it hears is a hint; whoever waits reads the run's status all the same.
+A message is a hint; a wait reads the run's status all the same.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Listener:
         self.begin()
 
     def begin(self) -> None:
-        """Keep no subscription, as a process that was just forked: it may not share a connection."""
+        """Forget all subscriptions; a forked process must not share a connection with its parent."""
         self._kept = threading.local()
 
     @contextmanager
     def subscribed(self, channel: str, *, patience: float) -> Iterator[Callable[[float], None]]:
-        """Subscribe to a channel; gives a function that waits for a message for so many seconds at most.
+        """Subscribe to a channel; yields a function that waits for a message for at most so many seconds.
 
         Args:
             channel: The channel.
-            patience: Seconds until the server has confirmed it; without, messages may be missed.
+            patience: Longest wait in seconds for the server to confirm it; before that, messages may be missed.
 
         Raises:
             redis.RedisError: The server cannot be reached.
@@ -41,12 +41,13 @@ class Listener:
             subscription.subscribe(channel)
             until = time.monotonic() + patience
             while time.monotonic() < until:
-                told = subscription.get_message(timeout=patience)
-                if told and told["type"] == "subscribe" and told["channel"] == channel.encode():
+                # A kept connection may still deliver messages of the channel before: only this confirmation counts.
+                message = subscription.get_message(timeout=patience)
+                if message and message["type"] == "subscribe" and message["channel"] == channel.encode():
                     break
             yield lambda seconds: subscription.get_message(timeout=seconds)
             subscription.unsubscribe(channel)
-        except BaseException:
+        except BaseException:  # what it would read next is not known, so it serves no further wait
             self._kept.subscription = None
             subscription.close()
             raise

@@ -1,4 +1,4 @@
-"""The run store: what is kept of runs in Redis, read and moved.
+"""Run store: reads what Redis keeps of runs, and gives access to the scripts that change it.
 
 Transitions are the scripts', reached through `store.scripts`; this module holds the connection, reads records back into
 named values, keeps plans at hand, and gives Redis's errors their meaning.
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from orchestrator.store.standing import Standing
 
 LIST_OF = b"@"
-"""Begins the stored value of an output that is the list of a map's outputs: no JSON begins like that."""
+"""Prefix of the stored value of an output that is the list of a map's outputs; no JSON begins with it."""
 PAGES_OF = b"#"
-"""Begins the stored value of an output that is all pages of a paginated node."""
+"""Prefix of the stored value of an output that is all pages of a paginated node."""
 IN_PARTS = (LIST_OF, PAGES_OF)
-"""Begin a stored value that stands for others, which `Store.whole` puts together."""
+"""Prefixes of stored values that stand for others, which `Store.whole` puts together."""
 ITEMS_AT_ONCE = 1000
 PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000
 INPUT = ":input"
-"""Field of the run's input among its outputs; no output key can be named like that."""
+"""Field of the run's input among its outputs; no output key can have this name."""
 
 
 def instant(milliseconds: str | float | None) -> datetime | None:
-    """An aware datetime from milliseconds since the epoch, or None."""
+    """Return an aware datetime from milliseconds since the epoch, or None."""
     return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
 
 
 def milliseconds(span: timedelta) -> int:
-    """Whole milliseconds of a timedelta."""
+    """Return whole milliseconds of a timedelta."""
     return round(span.total_seconds() * 1000)
 
 
@@ -117,7 +117,7 @@ class Store:
         self._plans: dict[str, Plan] = {}
 
     def begin_in_fork(self) -> None:
-        """Share no connection, and no lock of a pool: the thread that holds it may not have been forked."""
+        """Take new connections: a lock of the parent's pool may be held by a thread that the child does not have."""
         self.client.connection_pool = self.address.new_pool(self.settings)
         self.scripts.wire.begin()
         self.listener.begin()
@@ -133,11 +133,11 @@ class Store:
 
     @property
     def place(self) -> str:
-        """Server and database for a person to read, without any password."""
+        """Server and database for messages, without any password."""
         return self.address.place
 
     def plan(self, plan_hash: str) -> Plan | None:
-        """A published plan by its hash; kept at hand once it was read."""
+        """Return a stored plan by its hash; kept in memory once it was read."""
         plan = self._plans.get(plan_hash)
         if plan is None:
             with self.guarded():
@@ -148,22 +148,22 @@ class Store:
         return plan
 
     def define_limits(self, plan: Plan) -> None:
-        """Write the numbers of a plan's buckets where there are none."""
+        """Write the numbers of a plan's buckets if they are missing."""
         for name, numbers in plan.limits.items():
             self.client.hsetnx(self.keys.limits, name, numbers_text(numbers))
 
     def is_ending(self, run_id: str) -> bool:
-        """Whether nothing new starts in a run any more, or it is gone."""
+        """Return whether a run is ending, has ended, or is gone."""
         status = self.client.hget(self.keys.run(run_id), "status")
         return status is None or status.decode() not in {"pending", "running"}
 
     def now_ms(self) -> int:
-        """Redis's clock in milliseconds."""
+        """Return Redis's clock in milliseconds."""
         seconds, micros = self.client.time()
         return int(seconds * 1000 + micros // 1000)
 
     def claims(self, holder: str) -> list[Claim]:
-        """The open claims of one process."""
+        """Return the open claims of one process."""
         found = []
         for member, value in self.client.hgetall(self.keys.holder(holder)).items():
             run_id, node = member.decode().split("|")
@@ -172,7 +172,7 @@ class Store:
         return found
 
     def announce_worker(self, worker: str, state: Mapping[str, Any]) -> None:
-        """Note, for as long as a lease, what a worker says of itself: "queues", "flows" to their nodes, and more."""
+        """Store for one lease what a worker announces of itself: "queues", "flows" to their nodes, and more."""
         pipe = self.client.pipeline(transaction=False)
         pipe.set(self.keys.worker(worker), json.dumps(state), px=self.lease_ms)
         now = self.now_ms()
@@ -181,7 +181,7 @@ class Store:
         pipe.execute()
 
     def workers(self) -> list[dict[str, Any]]:
-        """What every worker that lives has announced, as `announce_worker` was given it."""
+        """Return what every live worker has announced, as given to `announce_worker`."""
         with self.guarded():
             now = self.now_ms()
             names = self.client.zrangebyscore(self.keys.workers, now, "+inf")
@@ -189,13 +189,13 @@ class Store:
         return [json.loads(text) for text in texts if text]
 
     def lease_end(self, holder: str) -> int | None:
-        """End of a process's lease in ms, or None if it has none."""
+        """Return the end of a process's lease in ms, or None if it has none."""
         with self.guarded():
             score = self.client.zscore(self.keys.holders, holder)
         return None if score is None else int(score)
 
-    def place_in_line(self, bucket: str, run_id: str, node: str) -> tuple[int | None, int | None]:
-        """Rank of a node in a bucket's line, from 0, and about when it is let go, in ms; None when it is not in it."""
+    def place_in_queue(self, bucket: str, run_id: str, node: str) -> tuple[int | None, int | None]:
+        """Return a node's rank in a bucket's wait queue and about when it is released, in ms; None if not in it."""
         tat_key, line_key, _, frozen_key = self.keys.bucket(bucket)
         with self.guarded():
             pipe = self.client.pipeline(transaction=False)
@@ -217,17 +217,17 @@ class Store:
         return rank, (free + rank * interval) // 1000
 
     def pace(self, bucket: str) -> float | None:
-        """Starts a second that an adaptive bucket allows now; None of any other, and of one that nobody waited for."""
+        """Return the starts a second that an adaptive bucket allows now; None for others and before any wait."""
         with self.guarded():
             interval = self.client.hget(self.keys.pace(bucket), "interval")
         return MICROSECONDS / float(interval) if interval else None
 
     def announced(self) -> dict[str, str]:
-        """Flow names that workers announced, to the hash of the plan."""
+        """Return the announced flow names, each with the hash of its plan."""
         return {name.decode(): plan.decode() for name, plan in self.client.hgetall(self.keys.flows).items()}
 
     def announced_plan(self, flow: str) -> Plan | None:
-        """The plan that workers announced last for a flow."""
+        """Return the plan that workers announced last for a flow."""
         plan_hash = self.client.hget(self.keys.flows, flow)
         return self.plan(plan_hash.decode()) if plan_hash else None
 
@@ -262,7 +262,7 @@ class Store:
         )
 
     def standing(self, run_id: str) -> Standing:
-        """Read as much of a run as its end is told by; raises as `run`."""
+        """Read the part of a run by which a wait recognises its end; raises as `run`."""
         if not RUN_ID.fullmatch(str(run_id)):
             raise unknown_run(run_id)
         with self.guarded():
@@ -278,13 +278,13 @@ class Store:
         return {run_id: read_standing(run_id, values) for run_id, values in zip(run_ids, found, strict=True)}
 
     def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
-        """Node name to its record, for every node that was ever ready."""
+        """Return the record of every node that was ever ready, by node name."""
         with self.guarded():
             raw = self.client.hgetall(self.keys.nodes(run_id))
         return {name.decode(): json.loads(text) for name, text in raw.items()}
 
     def outputs(self, run_id: str, keys: Collection[str] | None) -> dict[str, bytes]:
-        """Stored JSON by output key; None asks for every key."""
+        """Return stored JSON by output key; None asks for every key."""
         with self.guarded():
             if keys is None:
                 raw = self.client.hgetall(self.keys.outputs(run_id))
@@ -296,7 +296,7 @@ class Store:
             }
 
     def whole(self, run_id: str, value: bytes) -> bytes:
-        """Put the outputs of a map's items, or the pages of a node, together where a stored value stands for them."""
+        """Return the outputs of a map's items, or the pages of a node, for the stored value that stands for them."""
         if value.startswith(PAGES_OF):
             return self._all_pages(run_id, value.decode().removeprefix(PAGES_OF.decode()))
         if not value.startswith(LIST_OF):
@@ -319,12 +319,12 @@ class Store:
         return b'{"items":[' + b",".join(parts) + b"]," + told.encode() + b"}"
 
     def pages_done(self, run_id: str, node: str) -> int:
-        """How many pages of a node are stored."""
+        """Return how many pages of a node are stored."""
         with self.guarded():
             return int(self.client.hget(self.keys.results(run_id, node), ":page") or 0)
 
     def cursor(self, flow: str, source: str) -> str | None:
-        """Where the last successful run of a flow left a source."""
+        """Return the cursor at which the last successful run of a flow left a source."""
         with self.guarded():
             stored: bytes | None = self.client.hget(self.keys.cursors, f"{flow}|{source}")
         kept: str | None = None if stored is None else json.loads(stored.partition(b" ")[2])
@@ -343,25 +343,25 @@ class Store:
                 pipe.execute()
 
     def result(self, run_id: str, node: str, index: int) -> bytes | None:
-        """The output of one item of a map."""
+        """Return the output of one item of a map."""
         with self.guarded():
             found: bytes | None = self.client.hget(self.keys.results(run_id, node), str(index))
         return found
 
     def item_failures(self, run_id: str, node: str) -> dict[int, bytes]:
-        """NodeFailure JSON of the failed items of a map, by index."""
+        """Return NodeFailure JSON of the failed items of a map, by index."""
         with self.guarded():
             found = dict(self.client.hscan_iter(self.keys.failures(run_id), match=f"{node}[[]*", count=ITEMS_AT_ONCE))
         return {int(name.decode().partition("[")[2].rstrip("]")): text for name, text in found.items()}
 
     def input(self, run_id: str) -> bytes | None:
-        """The run's input as JSON; None when it was started without one."""
+        """Return the run's input as JSON; None when it was started without one."""
         with self.guarded():
             stored: bytes | None = self.client.hget(self.keys.outputs(run_id), INPUT)
         return stored or None
 
     def failures(self, run_id: str) -> dict[str, NodeFailure]:
-        """Last failure of every node that ended failed or unknown."""
+        """Return the last failure of every node that ended failed or unknown."""
         ended = {name for name, record in self.nodes(run_id).items() if _has_failed(record)}
         with self.guarded():
             raw = self.client.hgetall(self.keys.failures(run_id))
@@ -370,13 +370,13 @@ class Store:
         }
 
     def last_failure(self, run_id: str, node: str) -> NodeFailure | None:
-        """What the last attempt of a node that did not succeed told, whatever became of the node."""
+        """Return the failure of a node's last attempt that did not succeed, whatever became of the node."""
         with self.guarded():
             text = self.client.hget(self.keys.failures(run_id), node)
         return NodeFailure.model_validate_json(text) if text else None
 
     def failure(self, run_id: str, node: str) -> bytes | None:
-        """Failure of a node as JSON, if it ended failed or unknown."""
+        """Return the failure of a node as JSON, if it ended failed or unknown."""
         with self.guarded():
             pipe = self.client.pipeline(transaction=False)
             pipe.hget(self.keys.nodes(run_id), node)
@@ -386,7 +386,7 @@ class Store:
         return text if record and _has_failed(json.loads(record)) else None
 
     def history(self, run_id: str) -> list[tuple[datetime, dict[str, str]]]:
-        """What happened to a run, oldest first: instant and event, node, attempt, detail."""
+        """Return a run's history, oldest first: instant and event, node, attempt, detail."""
         with self.guarded():
             entries = self.client.xrange(self.keys.history(run_id))
         return [
@@ -396,7 +396,7 @@ class Store:
         ]
 
     def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
-        """Runs by flow or status, newest first."""
+        """Return ids of runs by flow or status, newest first."""
         statuses = [status] if status else [str(known) for known in RunStatus]
         indexes = (
             [self.keys.by_flow(flow)] if flow and not status else [self.keys.by_status(known) for known in statuses]
@@ -425,7 +425,7 @@ os.register_at_fork(after_in_child=_begin_in_fork)
 
 
 def events_of(row: dict[str, str]) -> list[dict[str, str]]:
-    """The events of one entry of a run's history: one, or all that commit_and_claim.lua did."""
+    """Return the events of one history entry: one, or all that commit_and_claim.lua did."""
     if "event" in row:
         return [row]
     done = [(event, node) for event in ("succeeded", "started") for node in json.loads(row[event])]

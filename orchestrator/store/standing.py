@@ -1,4 +1,4 @@
-"""The part of a run's record by which a wait recognises its end."""
+"""Standing of a run: the part of its record by which a wait recognises the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIELDS = ("flow", "plan", "status", "error")
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands, as whoever waits for it asks: its flow, plan and status, and its first failure or None."""
+    """Flow, plan and status of a run, and its first failure or None."""
 
     flow: str
     plan: str
@@ -41,7 +41,7 @@ def standing_of(run_id: str, values: Sequence[bytes | None]) -> Standing:
 
 
 def read_standing(run_id: str, values: Sequence[bytes | None]) -> Standing | UnknownRun:
-    """As `standing_of`, with the error as the answer."""
+    """Return what `standing_of` returns or raises."""
     try:
         return standing_of(run_id, values)
     except UnknownRun as error:
@@ -49,5 +49,5 @@ def read_standing(run_id: str, values: Sequence[bytes | None]) -> Standing | Unk
 
 
 def unknown_run(run_id: str) -> UnknownRun:
-    """The error of a run that has no record."""
+    """Return the error of a run that has no record."""
     return UnknownRun(f"run {run_id!r} is unknown: it was never started here, or its retention is over", run_id=run_id)

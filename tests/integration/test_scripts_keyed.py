@@ -224,7 +224,7 @@ def test_explain_knows_the_place_in_the_line_of_a_key(world):
     for name in ("m-1", "m-2"):
         enter(run, name, RED)
     now = world.store.now_ms()
-    rank, due = world.store.place_in_line(RED, run.id, "m-2")
+    rank, due = world.store.place_in_queue(RED, run.id, "m-2")
     assert rank == 1
     assert now + 100_000 < due < now + 121_000
 

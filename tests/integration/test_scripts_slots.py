@@ -131,7 +131,7 @@ def test_another_number_holds_at_once(world):
     assert world.line("@db") == [member(run, "m-1"), member(run, "m-3")]
 
 
-def test_a_cancelled_run_frees_its_place_in_line(world):
+def test_a_cancelled_run_frees_its_place_in_queue(world):
     first, run = world.run(fan(2, limit=1)), world.run(fan(1, limit=1))
     token = first.hold("m-0")
     first.claim("m-1")
@@ -164,7 +164,7 @@ def test_nobody_knows_when_a_slot_is_free(world):
     run.hold("m-0")
     for number in (1, 2):
         run.claim(f"m-{number}")
-    assert world.store.place_in_line("@db", run.id, "m-2") == (1, None)
+    assert world.store.place_in_queue("@db", run.id, "m-2") == (1, None)
 
 
 def test_a_hundred_claims_of_seven_slots_hold_seven(world):

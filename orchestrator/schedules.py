@@ -67,13 +67,46 @@ def instants(cron: str, timezone: str, *, after: datetime, until: datetime) -> I
     A wall-clock time that a change of the clocks repeats counts once, its first time, unless the hour field is a
     wildcard; one that is left out counts at the moment of the change.
     """
+    # Walked on the wall clock and translated here: croniter loses instants at a change that is no whole hour.
     zone = ZoneInfo(timezone)
-    following = croniter(cron, after.astimezone(zone))
     fields = cron.lower().split()
     every_hour = fields == ["@hourly"] or (len(fields) > 1 and fields[1].startswith("*"))
-    while (instant := following.get_next(datetime).astimezone(UTC)) <= until:
-        if every_hour or not instant.astimezone(zone).fold:
-            yield instant
+    shown = after.astimezone(zone)
+    start = shown.replace(tzinfo=None, fold=0)
+    if _span(shown, shown.replace(fold=1)) > timedelta(0):  # the clock will be set back over what it has shown
+        start -= _span(shown, shown.replace(fold=1))
+    walls = croniter(cron, start)
+    repeated: deque[datetime] = deque()
+    last = after
+    while True:
+        first, second = _instants_of(walls.get_next(datetime), zone)
+        passed = [repeated.popleft() for instant in tuple(repeated) if instant <= first]
+        if every_hour and second is not None:
+            repeated.append(second)
+        for instant in (*passed, first):
+            if instant > until:
+                return
+            if instant > last:
+                yield instant
+                last = instant
+
+
+def _instants_of(wall: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:
+    """When a clock of the zone shows a time, and when it shows it again; the moment of the change if it never does."""
+    first, second = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    if first < second:
+        return first, second
+    while first - second > timedelta(seconds=1):  # the change is after `second` and not after `first`
+        middle = second + (first - second) // 2
+        if _span(middle.astimezone(zone), first.astimezone(zone)):
+            second = middle
+        else:
+            first = middle
+    return first.replace(microsecond=0), None
+
+
+def _span(one: datetime, other: datetime) -> timedelta:
+    return (one.utcoffset() or timedelta(0)) - (other.utcoffset() or timedelta(0))
 
 
 class CronSchedule(every):

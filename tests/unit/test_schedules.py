@@ -88,6 +88,12 @@ def test_what_fires_in_every_hour_fires_in_the_repeated_one():
     assert len(fired("@hourly", "Europe/Berlin", BEFORE_GAP, AFTER_GAP)) == 23
 
 
+def test_a_change_of_half_an_hour_loses_no_instant():
+    after, until = (local("Australia/Lord_Howe", 2026, 10, day, hour) for day, hour in ((4, 1), (4, 3)))
+    found = ["10-04 01:20+1030", "10-04 01:40+1030", "10-04 02:30+1100", "10-04 02:40+1100", "10-04 03:00+1100"]
+    assert fired("*/20 * * * *", "Australia/Lord_Howe", after, until) == found
+
+
 def test_a_midnight_that_comes_twice_is_one_day():
     # Cuba sets its clocks back at 01:00, so that the hour from midnight comes twice.
     after, until = local("America/Havana", 2026, 10, 31, 12), local("America/Havana", 2026, 11, 2, 12)
@@ -130,7 +136,7 @@ def test_a_day_that_no_month_has_is_refused_by_build():
 def walk(cron: str, zone: str, after: datetime, until: datetime) -> list[datetime]:
     """The same, minute by minute: a slow answer that needs no knowledge of clock changes."""
     found: list[datetime] = []
-    every_hour = cron.split()[1] == "*"
+    every_hour = cron.split()[1].startswith("*")
     shown = after.astimezone(ZoneInfo(zone)).replace(tzinfo=None, fold=0)
     instant = after
     while (instant := instant + MINUTE) <= until:
@@ -138,7 +144,7 @@ def walk(cron: str, zone: str, after: datetime, until: datetime) -> list[datetim
         wall = here.replace(tzinfo=None, fold=0)
         left_out = [shown + n * MINUTE for n in range(1, int((wall - shown) / MINUTE))]
         is_meant = croniter.match(cron, wall) and (every_hour or not here.fold)
-        if is_meant or (not every_hour and any(croniter.match(cron, passed) for passed in left_out)):
+        if is_meant or any(croniter.match(cron, passed) for passed in left_out):
             found.append(instant)
         shown = wall
     return found
@@ -153,9 +159,15 @@ CHANGES = [
     ("America/Havana", datetime(2026, 11, 1, 2, tzinfo=UTC)),
     ("Australia/Lord_Howe", datetime(2026, 4, 4, 12, tzinfo=UTC)),  # half an hour
     ("Australia/Lord_Howe", datetime(2026, 10, 3, 13, tzinfo=UTC)),
+    ("Pacific/Chatham", datetime(2026, 4, 4, 11, tzinfo=UTC)),  # at a quarter to
+    ("Pacific/Chatham", datetime(2026, 9, 26, 11, tzinfo=UTC)),
+    ("Antarctica/Troll", datetime(2026, 3, 28, 23, tzinfo=UTC)),  # two hours
+    ("Antarctica/Troll", datetime(2026, 10, 24, 22, tzinfo=UTC)),
+    ("Pacific/Apia", datetime(2011, 12, 30, 7, tzinfo=UTC)),  # a whole day
     ("Asia/Kathmandu", datetime(2026, 3, 8, 1, tzinfo=UTC)),  # none
 ]
 CRONS = ["30 2 * * *", "*/30 * * * *", "0 0 * * *", "15 1,2,3 * * *", "*/10 2 * * *", "59 1 * * *", "*/20 1-3 * * *"]
+CRONS += ["0 * * * *", "15 * * * *", "*/45 * * * *", "0 */2 * * *"]
 
 
 @pytest.mark.parametrize(("zone", "after"), CHANGES)

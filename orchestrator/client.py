@@ -138,14 +138,15 @@ class Orchestrator:
         """
         return await call_in_thread(self.start, flow, input, **options)
 
-    def get(self, run_id: str) -> FlowRun:
+    def get(self, run_id: str | uuid.UUID) -> FlowRun:
         """Return a run by its id.
 
         Raises:
             UnknownRun: There is none, or its retention is over.
         """
-        self._engine.store.run(run_id)
-        return FlowRun(self._engine, run_id)
+        known = str(run_id) if isinstance(run_id, uuid.UUID) else run_id
+        self._engine.store.run(known)
+        return FlowRun(self._engine, known)
 
     def runs(self, flow: str | Flow | None = None, status: str | None = None, limit: int = 100) -> list[FlowRun]:
         """List runs, newest first.

@@ -6,13 +6,13 @@ needs the store.
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
     from datetime import datetime
 
 
@@ -30,6 +30,15 @@ def _ignore(_detail: object) -> None:
 
 def _ignore_limit(_name: str, _key: str | None) -> None:
     return None
+
+
+class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that adds flow, run, node and attempt to what a line carries in its own `extra`, which comes first."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Merge both; before Python 3.13 an adapter drops the extra of the call."""
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

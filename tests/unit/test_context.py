@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 
-from orchestrator.definition.context import NodeContext
+import pytest
+
+from orchestrator.definition.context import AttemptLogger, NodeContext
 
 
 def context():
@@ -26,3 +28,20 @@ def test_a_context_alone_is_never_cancelled():
     assert not ctx.is_cancelled()
     ctx.heartbeat("half")
     assert (ctx.scheduled_for, ctx.page_size) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "seen"),
+    [
+        ({"order": 5}, {"run": "r", "node": "n", "order": 5}),
+        ({"node": "of the caller"}, {"run": "r", "node": "of the caller"}),
+        (None, {"run": "r", "node": "n"}),
+    ],
+)
+def test_a_line_keeps_its_own_extra_beside_that_of_the_attempt(caplog, extra, seen):
+    logger = AttemptLogger(logging.getLogger("x"), {"run": "r", "node": "n"})
+    with caplog.at_level(logging.INFO, "x"):
+        logger.info("order %d", 5, extra=extra)
+    (record,) = caplog.records
+    assert record.getMessage() == "order 5"
+    assert vars(record).items() >= seen.items()

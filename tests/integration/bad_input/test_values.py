@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_an_unknown_run_is_refused_and_no_other_key_is_taken_for_it(hostile, cli
         hostile.orchestrator.get(run_id)
     assert type(caught.value) is UnknownRun
     assert f"run {run_id!r} is unknown: it was never started here, or its retention is over" in str(caught.value)
+
+
+def test_a_run_is_found_by_its_id_as_text_or_as_a_uuid(hostile):
+    run = hostile.orchestrator.start("fresh")
+    found = hostile.orchestrator.get(uuid.UUID(run.id))
+    assert (found.id, found.wait(timeout=30)) == (run.id, "succeeded")
+    with pytest.raises(UnknownRun, match="is unknown"):
+        hostile.orchestrator.get(uuid.UUID(int=1))
 
 
 def test_no_late_call_brings_a_run_back(hostile, client):

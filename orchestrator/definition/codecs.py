@@ -6,11 +6,9 @@ Sizes, storage and access are left to others.
 
 from __future__ import annotations
 
-import json
-import math
+import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar, get_args, get_origin
@@ -20,9 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PydanticSchemaGenerationError,
-    Secret,
-    SecretBytes,
-    SecretStr,
     TypeAdapter,
     ValidationError,
     create_model,
@@ -30,6 +25,9 @@ from pydantic import (
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import to_json
 
+from orchestrator.definition.losses import UNREAD, find_losses
+from orchestrator.definition.schemas import Care, care_of, distinguishes_tuples, has_times
+from orchestrator.definition.time_zones import with_standard_zones
 from orchestrator.errors import (
     FIELD_LIMIT,
     InvalidInput,
@@ -43,25 +41,53 @@ from orchestrator.errors import (
 
 T = TypeVar("T")
 
-# What JSON of pydantic has where something was lost: NaN and infinity become null (or are not JSON), a NaN key "None",
-# a secret its mask.
-_NULL: Final = b"null"
-_TRACES: Final = (_NULL, b"NaN", b"Infinity", b'"None"', b"***")
 _MAX_DEPTH: Final = 200
-_SAFE: Final = frozenset({str, int, bool, type(None)})
-_SECRETS: Final = (SecretStr, SecretBytes, Secret)
+_UNKNOWN_TYPE: Final = "unknown type"  # as pydantic says it
+# JSON has no word for these numbers; pydantic writes them where it writes no null.
+_NO_NUMBERS: Final = (b"NaN", b"Infinity")
+_PLAINEST_MARSHAL: Final = 2  # later versions mark what is shared, which JSON does not keep
 
 
 class BadType(TypeError):
     """An annotation that values cannot be validated against, or cannot be written as JSON."""
 
 
-class Codec(Generic[T]):
-    """JSON in and out of one annotation."""
+class Reader(Generic[T]):
+    """Reads the stored JSON of one annotation."""
 
-    __slots__ = ("_adapter", "_is_any", "annotation")
+    __slots__ = ("_adapter", "_has_times", "annotation")
 
     annotation: Any
+
+    def __init__(self, annotation: Any, adapter: TypeAdapter[T] | None = None) -> None:
+        """Build the validator once, if there is none yet; raises what pydantic raises."""
+        self.annotation = annotation
+        self._adapter: TypeAdapter[T] = TypeAdapter(annotation) if adapter is None else adapter
+        self._has_times = has_times(self._adapter)
+
+    def load(self, data: bytes, /) -> T:
+        """Return the value of stored JSON.
+
+        Raises:
+            InvalidInput: It does not fit; the message has each field's path.
+        """
+        try:
+            value = self._adapter.validate_json(data)
+        except ValidationError as error:
+            # Not `from error`: its text repeats the values, which may be secret.
+            raise InvalidInput(f"does not fit {self._title()}: {describe_fields(error)}") from None
+        except Exception as error:
+            raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
+        return with_standard_zones(value) if self._has_times else value
+
+    def _title(self) -> str:
+        return type_name(self.annotation)
+
+
+class Codec(Reader[T]):
+    """JSON in and out of one annotation."""
+
+    __slots__ = ("_care", "_distinguishes_tuples", "_is_any")
 
     def __init__(self, annotation: Any) -> None:
         """Build the validator once.
@@ -72,9 +98,10 @@ class Codec(Generic[T]):
         if get_origin(annotation) is Iterable or annotation is Iterable:
             # pydantic leaves an Iterable unread, and so unchecked, until somebody walks it.
             annotation = list[get_args(annotation) or Any]  # type: ignore[misc]
-        self.annotation = annotation
-        self._is_any = annotation is Any
-        self._adapter: TypeAdapter[T] = _adapter_of(annotation)
+        super().__init__(annotation, _adapter_of(annotation))
+        self._is_any = annotation is Any or annotation is object
+        self._care = care_of(self._adapter)
+        self._distinguishes_tuples = distinguishes_tuples(self._adapter)
 
     def check(self, value: object) -> T:
         """Return a Python value as the annotation has it.
@@ -84,22 +111,10 @@ class Codec(Generic[T]):
         """
         return value if self._is_any else self._validate(value, InvalidInput)  # type: ignore[return-value]
 
-    def load(self, data: bytes, /) -> T:
-        """Return the value of stored JSON.
-
-        Raises:
-            InvalidInput: It does not fit; the message has each field's path.
-        """
-        try:
-            return self._adapter.validate_json(data)
-        except ValidationError as error:
-            # Not `from error`: its text repeats the values, which may be secret.
-            raise InvalidInput(f"does not fit {type_name(self.annotation)}: {describe_fields(error)}") from None
-        except Exception as error:
-            raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
-
     def dump(self, value: object, *, error: type[RunError] = InvalidOutput) -> bytes:
         """Return the JSON of a value that fits the annotation and comes back from JSON as it is.
+
+        A part without an annotation of its own has to be what JSON has; a tuple counts as a list there.
 
         Args:
             value: Validated first, so that a mapping may stand for a model.
@@ -110,16 +125,11 @@ class Codec(Generic[T]):
         """
         known = value if self._is_any else self._validate(value, error)
         data = self._write(known, error)
-        if known is None and data == b"null":
+        if self._care is Care.NONE:
             return data
         again, refusal = self._read_again(data)
-        is_same = refusal is None and _is_equal(known, again)
-        traces = [trace for trace in _TRACES if trace in data]
-        # A null is mostly a None: then one quick pass shows that no number is lost.
-        if not is_same or (traces and not (traces == [_NULL] and self._has_real_numbers(known))):
-            self._refuse_losses(known, error)
-        if refusal is not None:
-            raise error(f"{_kind(value)} does not come back from JSON as {type_name(self.annotation)}: {refusal}")
+        if refusal is not None or self._care is Care.EVERY_PART or not _is_same_data(known, again, data):
+            self._refuse_losses(known, again, refusal, error)
         return data
 
     def schema(self) -> dict[str, Any]:
@@ -131,7 +141,7 @@ class Codec(Generic[T]):
             return self._adapter.validate_python(value)
         except ValidationError as failure:
             fault = describe_fields(failure)
-            raise error(f"{_kind(value)} does not fit {type_name(self.annotation)}: {fault}") from None
+            raise error(f"{_kind(value)} does not fit {self._title()}: {fault}") from None
         except Exception as failure:
             raise error(f"{_kind(value)} cannot be checked, a validator failed: {text_of(failure)}") from failure
 
@@ -142,7 +152,9 @@ class Codec(Generic[T]):
         try:
             return self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
         except Exception as failure:
-            raise error(f"{_kind(value)} is not JSON: {find_culprit(value) or text_of(failure)}") from failure
+            fault = find_culprit(value) or text_of(failure)
+            remedy = self._remedy(error) if self._is_any and _UNKNOWN_TYPE in fault else ""
+            raise error(f"{_kind(value)} is not JSON: {fault}{remedy}") from failure
 
     def _read_again(self, data: bytes) -> tuple[object, str | None]:
         try:
@@ -152,23 +164,34 @@ class Codec(Generic[T]):
         except Exception as failure:  # noqa: BLE001 - a user's validator may raise anything
             return None, f"a validator failed: {text_of(failure)}"
 
-    def _has_real_numbers(self, value: Any) -> bool:
+    def _refuse_losses(self, known: Any, again: object, refusal: str | None, error: type[RunError]) -> None:
+        compared = UNREAD if refusal is not None else again
         try:
-            kept = self._adapter.dump_python(value, by_alias=True, round_trip=True, warnings=False)
-            json.dumps(kept, allow_nan=False, default=_as_list)
-        except Exception:  # noqa: BLE001 - not that quick, then: the full search says what it is
-            return False
-        return True
-
-    def _refuse_losses(self, value: Any, error: type[RunError]) -> None:
-        try:
-            kept = self._adapter.dump_python(value, by_alias=True, round_trip=True, warnings=False)
-            plain = self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings=False)
-            losses = list(islice(find_losses(kept, plain), FIELD_LIMIT))
+            losses = list(
+                islice(find_losses(known, compared, distinguishes_tuples=self._distinguishes_tuples), FIELD_LIMIT)
+            )
         except Exception as failure:
-            raise error(f"{_kind(value)} cannot be compared with its JSON: {text_of(failure)}") from failure
+            raise error(f"{_kind(known)} cannot be compared with its JSON: {text_of(failure)}") from failure
         if losses:
-            raise error(f"{_kind(value)} is not JSON: {'; '.join(losses)}")
+            fault = "is not JSON" if self._is_any else "does not come back from JSON as it was"
+            remedy = self._remedy(error) if any(loss.is_of_type for loss in losses) else ""
+            raise error(f"{_kind(known)} {fault}: {'; '.join(map(str, losses))}{remedy}")
+        if refusal is not None:
+            raise error(f"{_kind(known)} does not come back from JSON as {self._title()}: {refusal}")
+
+    def _remedy(self, error: type[RunError]) -> str:
+        if not self._is_any:
+            return "; annotate exactly what is returned: JSON tells neither a subclass nor the member of a union"
+        return "; annotate the return" if error is InvalidOutput else "; name its type with takes(...) or an annotation"
+
+
+def _is_same_data(one: Any, other: Any, data: bytes) -> bool:
+    # marshal tells exact built-in types apart, asks no user's __eq__ and refuses every other class.
+    try:
+        is_same = marshal.dumps(one, _PLAINEST_MARSHAL) == marshal.dumps(other, _PLAINEST_MARSHAL)
+    except ValueError:
+        return False
+    return is_same and not any(name in data for name in _NO_NUMBERS)
 
 
 @lru_cache(maxsize=1024)
@@ -194,7 +217,7 @@ def codec_of(annotation: Any) -> Codec[Any]:
 class FieldsCodec(Codec[dict[str, Any]]):
     """A codec of several named values in one JSON object: values in and out are mappings of the names."""
 
-    __slots__ = ("_names",)
+    __slots__ = ("_codecs", "_names")
 
     def __init__(self, entries: Mapping[str, tuple[Any, bool]]) -> None:
         """Take each name's annotation and whether it is required."""
@@ -207,7 +230,8 @@ class FieldsCodec(Codec[dict[str, Any]]):
             )
             for field, name in self._names.items()
         }
-        super().__init__(create_model("Fields", __config__=ConfigDict(extra="forbid"), **definitions))
+        super().__init__(create_model("Parameters", __config__=ConfigDict(extra="forbid"), **definitions))
+        self._codecs = {name: codec_of(annotation) for name, (annotation, _) in entries.items()}
 
     def check(self, value: object) -> dict[str, Any]:
         """Return the given names with their values validated; a name left out stays out."""
@@ -216,6 +240,21 @@ class FieldsCodec(Codec[dict[str, Any]]):
     def load(self, data: bytes, /) -> dict[str, Any]:
         """Return the given names of stored JSON with their values validated; a name left out stays out."""
         return self._unpack(super().load(data))
+
+    def dump(self, value: object, *, error: type[RunError] = InvalidOutput) -> bytes:
+        """Return the JSON of the given names, each as its annotation has it; a name left out stays out."""
+        return b"{%s}" % b",".join(
+            to_json(name) + b":" + self._written(name, part, error) for name, part in self.check(value).items()
+        )
+
+    def _written(self, name: str, part: object, error: type[RunError]) -> bytes:
+        try:
+            return self._codecs[name].dump(part, error=error)
+        except error as refusal:
+            raise error(f"{name}: {refusal.message}") from None
+
+    def _title(self) -> str:
+        return f"the parameters {', '.join(self._codecs)}"
 
     def _unpack(self, given: Any) -> dict[str, Any]:
         return {name: getattr(given, field) for field, name in self._names.items() if field in given.model_fields_set}
@@ -239,48 +278,6 @@ def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
 
 def _kind(value: object) -> str:
     return f"a value of type {type_name(type(value))}"
-
-
-def _as_list(value: object) -> object:
-    return list(value) if isinstance(value, set | frozenset) else None
-
-
-def _is_equal(one: object, other: object) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - a user's __eq__ may raise or answer something without a truth value
-        return False
-
-
-def find_losses(kept: object, plain: object, path: tuple[object, ...] = ()) -> Iterator[str]:
-    """Yield what of a dump in Python form is lost in the same dump in JSON form, each with its path."""
-    if isinstance(kept, _SECRETS):
-        if plain in (str(kept), str(kept)[2:-1]) and plain != kept.get_secret_value():  # SecretBytes shows b'...'
-            yield f"{path_text(path)}: a {type(kept).__name__} would be stored masked; return what may be stored"
-    elif _is_no_number(kept):
-        if plain is None or isinstance(plain, float) or plain in ("NaN", "Infinity", "-Infinity"):
-            yield f"{path_text(path)}: NaN and infinity are not JSON"
-    elif isinstance(kept, Mapping) and isinstance(plain, Mapping):
-        yield from _lost_entries(kept, plain, path)
-    elif isinstance(kept, list | tuple | set | frozenset) and isinstance(plain, list):
-        for index, (part, text) in enumerate(zip(kept, plain, strict=False)):
-            if type(part) not in _SAFE:
-                yield from find_losses(part, text, (*path, index))
-
-
-def _lost_entries(kept: Mapping[Any, Any], plain: Mapping[Any, Any], path: tuple[object, ...]) -> Iterator[str]:
-    if len(kept) != len(plain):
-        yield f"{path_text(path)}: two of its keys are the same text in JSON"
-        return
-    for (key, part), (name, text) in zip(kept.items(), plain.items(), strict=True):
-        if _is_no_number(key):
-            yield f"{path_text(path)}: the key NaN or infinity is not JSON"
-        if type(part) not in _SAFE:
-            yield from find_losses(part, text, (*path, name))
-
-
-def _is_no_number(value: object) -> bool:
-    return isinstance(value, float | Decimal) and not math.isfinite(value)
 
 
 def find_culprit(value: object) -> str | None:

@@ -11,17 +11,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
-from pydantic import TypeAdapter, ValidationError
-
-from orchestrator.errors import (
-    HiddenDependencyError,
-    InvalidInput,
-    MissingOutputError,
-    NodeFailure,
-    describe_fields,
-    text_of,
-    type_name,
-)
+from orchestrator.definition.codecs import Reader
+from orchestrator.errors import HiddenDependencyError, InvalidInput, MissingOutputError, NodeFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -301,33 +292,14 @@ class FlowState:
             raise InvalidInput(f"{what}: {error.message}", flow_name=self._flow_name, run_id=self._run_id) from error
 
 
-class _Reader:
-    """A codec that only reads, for the type given to `get`."""
-
-    __slots__ = ("_adapter", "annotation")
-
-    def __init__(self, annotation: Any) -> None:
-        self.annotation = annotation
-        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-
-    def load(self, data: bytes, /) -> Any:
-        try:
-            return self._adapter.validate_json(data)
-        except ValidationError as error:
-            # Not `from error`: its text repeats the values, which may be secret.
-            raise InvalidInput(f"does not fit {type_name(self.annotation)}: {describe_fields(error)}") from None
-        except Exception as error:
-            raise InvalidInput(f"cannot be checked, a validator failed: {text_of(error)}") from error
-
-
 @lru_cache(maxsize=1024)
-def _cached_reader(annotation: Any, _text: str) -> _Reader:
-    return _Reader(annotation)
+def _cached_reader(annotation: Any, _text: str) -> Reader[Any]:
+    return Reader(annotation)
 
 
-def _reader_of(annotation: Any) -> _Reader:
+def _reader_of(annotation: Any) -> Reader[Any]:
     try:
         # Equal unions may differ in order, and the order decides which member wins: so the text is part of the key.
         return _cached_reader(annotation, "" if isinstance(annotation, type) else str(annotation))
     except TypeError:  # not hashable, such as Annotated with a list in it
-        return _Reader(annotation)
+        return Reader(annotation)

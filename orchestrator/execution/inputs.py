@@ -11,7 +11,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.definition.context import NodeContext
+from orchestrator.definition.context import AttemptLogger, NodeContext
 from orchestrator.definition.plan import node_of
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.state import FlowState
@@ -161,7 +161,7 @@ class Inputs:
         fields: dict[str, Any] = {
             **self.where,
             "idempotency_key": self.idempotency_key,
-            "logger": logging.LoggerAdapter(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
+            "logger": AttemptLogger(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
             "scheduled_for": instant(self.claimed.scheduled),
             "ask_cancelled": handle.is_cancelled,
             "report": handle.report,

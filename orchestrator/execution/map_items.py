@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence, ValuesView
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.definition.codecs import codec_of
 from orchestrator.errors import InvalidInput, InvalidOutput, PayloadTooLarge, type_name
 
 if TYPE_CHECKING:
     from orchestrator.definition.codecs import Codec
     from orchestrator.definition.flow import Map
+    from orchestrator.definition.state import FlowState
 
 MOST_ITEMS = 100_000
+_SERIES: Final = (Sequence, AbstractSet, ValuesView, Iterator)
+_TEXTS: Final = (str, bytes, bytearray, memoryview)
 
 
-def items_of(step: Map, items: object, *, largest: int) -> list[bytes]:
+def take_items(step: Map, state: FlowState) -> list[Any]:
+    """Call the function of a map and take what it returns: a list, or another series such as a range or a generator.
+
+    Raises:
+        InvalidOutput: It is no series of items, or there are too many.
+    """
+    items = step.over(state)
+    if not isinstance(items, _SERIES) or isinstance(items, _TEXTS):
+        raise InvalidOutput(f"over of {step.name} returned {type_name(type(items))}; return a list")
+    taken = list(islice(items, MOST_ITEMS + 1))
+    if len(taken) > MOST_ITEMS:
+        raise InvalidOutput(f"over of {step.name} returned too many items; at most {MOST_ITEMS} can be")
+    return taken
+
+
+def items_of(step: Map, items: Sequence[Any], *, largest: int) -> list[bytes]:
     """Return the items of a map as JSON.
 
     Args:
@@ -23,28 +43,21 @@ def items_of(step: Map, items: object, *, largest: int) -> list[bytes]:
         largest: Most bytes of one item.
 
     Raises:
-        InvalidOutput: They are no list, or too many.
         InvalidInput: One does not fit the node; its index is in the message.
         PayloadTooLarge: One is too large.
     """
     contract = step.node.contract
     assert contract.input is not None  # noqa: S101 - `build()` refuses a node without a parameter
-    as_given = codec_of(Any) if contract.style == "fields" else contract.input
-    if not isinstance(items, list | tuple):
-        raise InvalidOutput(f"over of {step.name} returned {type_name(type(items))}; return a list")
-    if len(items) > MOST_ITEMS:
-        raise InvalidOutput(f"over of {step.name} returned {len(items)} items; at most {MOST_ITEMS} can be")
     found = []
     for index, item in enumerate(items):
-        found.append(_written(index, item, contract.input, as_given))
+        found.append(_written(index, item, contract.input))
         if len(found[-1]) > largest:
             raise PayloadTooLarge(f"item {index} of {step.node.name}", len(found[-1]), largest)
     return found
 
 
-def _written(index: int, item: object, codec: Codec[Any], as_given: Codec[Any]) -> bytes:
+def _written(index: int, item: object, codec: Codec[Any]) -> bytes:
     try:
-        codec.check(item)
-        return as_given.dump(item, error=InvalidInput)
+        return codec.dump(item, error=InvalidInput)
     except InvalidInput as error:
         raise InvalidInput(f"item {index}: {error.message}") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.signature import MISSING
 from orchestrator.errors import PayloadTooLarge
-from orchestrator.execution.map_items import items_of
+from orchestrator.execution.map_items import items_of, take_items
 from orchestrator.execution.task_calls import call_function
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class ExpansionKind(NodeKind):
     def call(self, inputs: Inputs) -> Returned:
         """Return the items."""
         step = inputs.entry.sources[inputs.node_plan.name]
-        items = inputs.call_pure(step.over, inputs.state)
+        items = inputs.call_pure(take_items, step, inputs.state)
         found = items_of(step, items, largest=inputs.engine.settings.max_payload_bytes)
         return Returned(choice=len(found), items=found)
 

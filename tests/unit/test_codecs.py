@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
-from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -23,7 +22,6 @@ from pydantic import (
     Secret,
     SecretBytes,
     SecretStr,
-    SerializationInfo,
     computed_field,
     field_serializer,
 )
@@ -172,11 +170,7 @@ WRITTEN = [
     (Iterable[int], (n for n in (1, 2)), b"[1,2]"),
     (Iterable, [1], b"[1]"),
     (bytes, b"ok", b'"ok"'),
-    (Any, {1: 2}, b'{"1":2}'),
     (Any, (1, 2), b"[1,2]"),
-    (Any, Colour.RED, b'"red"'),
-    (Any, Point(1, 2), b"[1,2]"),
-    (Any, UUID(int=1), b'"00000000-0000-0000-0000-000000000001"'),
     (Any, "**********", b'"**********"'),
     (Any, "NaN null Infinity", b'"NaN null Infinity"'),
     (SecretStr, SecretStr("**********"), b'"**********"'),
@@ -232,15 +226,14 @@ REFUSED = [
     (Price, {"amount": "nan"}, "test_codecs.Price", "amount: NaN"),
     (Offer, Offer(amount=NAN), "test_codecs.Offer", "amount: NaN"),
     (Offer, Offer(prices=[Price(amount=1), Price(amount=math.inf)]), "test_codecs.Offer", "prices.1.amount: NaN"),
-    (Any, Offer(amount=NAN), "test_codecs.Offer", "amount: NaN"),
-    (list[Any], [Offer(), Offer(amount=NAN)], "list", "1.amount: NaN"),
+    (list[Offer], [Offer(), Offer(amount=NAN)], "list", "1.amount: NaN"),
     (Strings, Strings(amount=NAN), "test_codecs.Strings", "amount: NaN"),
     (Constants, Constants(amount=NAN), "test_codecs.Constants", "amount: NaN"),
     (Uncompared, Uncompared(amount=NAN), "test_codecs.Uncompared", "amount: NaN"),
     (set[float], {NAN}, "set", "0: NaN"),
-    (Any, {"a": frozenset([NAN])}, "dict", "a.0: NaN"),
-    (Any, {NAN: 1}, "dict", "(root): the key NaN"),
-    (dict[float, int], {NAN: 1}, "dict", "(root): the key NaN"),
+    (dict[str, frozenset[float]], {"a": frozenset([NAN])}, "dict", "a.0: NaN"),
+    (Any, {NAN: 1}, "dict", "float.[key]: NaN"),
+    (dict[float, int], {NAN: 1}, "dict", "float.[key]: NaN"),
     (Any, decimal.Decimal("Infinity"), "decimal.Decimal", "(root): NaN"),
     (decimal.Decimal, decimal.Decimal("NaN"), "decimal.Decimal", "(root): "),
     # secrets, which pydantic writes as stars
@@ -249,7 +242,8 @@ REFUSED = [
     (list[SecretBytes], [SecretBytes(b"pw")], "list", "0: a SecretBytes"),
     (Secret[int], Secret[int](5), "Secret", "(root): a Secret"),
     (Masked, Masked("pw"), "test_codecs.Masked", "(root): a Masked"),
-    (Any, {"a": Login(password=SecretStr("pw"))}, "dict", "a.password: a SecretStr"),
+    (dict[str, Login], {"a": Login(password=SecretStr("pw"))}, "dict", "a.password: a SecretStr"),
+    (Any, {"a": SecretStr("pw")}, "dict", "a: a SecretStr"),
     # what is not text, or has no end
     (str, "a\ud800", "str", "(root): str: UnicodeEncodeError"),
     (Any, {"a": ["\udfff"]}, "dict", "a.0: str: UnicodeEncodeError"),
@@ -326,18 +320,6 @@ def test_a_validator_that_fails_the_second_time_is_a_refusal():
     calls: list[int] = []
     with pytest.raises(InvalidOutput, match=r"does not come back from JSON .*the second time"):
         codec_of(Annotated[int, AfterValidator(refuse_again)]).dump(1)
-
-
-def test_a_value_that_cannot_be_compared_with_its_json_is_refused():
-    def refuse_python(value: int, info: SerializationInfo) -> int:
-        if info.mode == "python":
-            raise Loud("only JSON")
-        return value
-
-    annotation: Any = list[Annotated[int, PlainSerializer(refuse_python)] | None]
-    assert codec_of(annotation).dump([1]) == b"[1]"
-    with pytest.raises(InvalidOutput, match=r"cannot be compared with its JSON: .*only JSON"):
-        codec_of(annotation).dump([1, None])
 
 
 def test_an_input_is_refused_as_an_input():
@@ -442,6 +424,17 @@ def test_a_type_with_a_form_of_its_own_in_json_is_taken():
 def test_schema_is_the_json_schema():
     assert codec_of(Price).schema()["properties"]["amount"]["type"] == "number"
     assert codec_of(Any).schema() == {}
+
+
+def test_fields_are_written_as_their_annotations_have_them():
+    codec = FieldsCodec({"at": (datetime, True), "point": (Any, False), "_x": (int, False)})
+    given = {"at": datetime(2026, 1, 2, tzinfo=UTC), "_x": "3"}
+    assert codec.dump(given) == b'{"at":"2026-01-02T00:00:00Z","_x":3}'
+    assert codec.load(codec.dump(given)) == {"at": given["at"], "_x": 3}
+    with pytest.raises(InvalidInput, match=r"^point: .*Point comes back as list"):
+        codec.dump(given | {"point": Point(1, 2)}, error=InvalidInput)
+    with pytest.raises(InvalidInput, match=r"type int does not fit the parameters at, point, _x: \(root\)"):
+        codec.dump(5, error=InvalidInput)
 
 
 def test_fields_are_named_values():

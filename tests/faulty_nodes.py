@@ -335,7 +335,8 @@ FUNCTIONS: tuple[Faulty, ...] = (
         lambda b: b.then(node("a", unresolved, 1)),
         "bad-type",
         "node a",
-        "its function unresolved: an annotation cannot be resolved: name 'Nowhere' is not defined",
+        "its function unresolved: an annotation cannot be resolved: name 'Nowhere' is not defined; import it outside "
+        "of TYPE_CHECKING",
     ),
     Faulty(
         "type-lock",

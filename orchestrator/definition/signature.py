@@ -7,6 +7,7 @@ be a node's is refused with a `BadFunction`, whose text becomes the Problem's.
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections import abc
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _EMPTY: Final = inspect.Parameter.empty
-_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_ARGS: Final = inspect.Parameter.VAR_POSITIONAL
+_KWARGS: Final = inspect.Parameter.VAR_KEYWORD
+_VARIADIC: Final = (_ARGS, _KWARGS)
+_BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_UNIONS: Final = (typing.Union, types.UnionType)
 _GENERATORS: Final = (abc.Generator, abc.AsyncGenerator, abc.Iterator, abc.AsyncIterator, abc.AsyncIterable)
 _TASK_OPTIONS: Final = ("rate_limit", "time_limit", "soft_time_limit", "queue", "autoretry_for")
 
@@ -66,6 +71,8 @@ class Contract:
         output: How its output is stored.
         is_async: Whether calling it gives an awaitable of the output.
         parameters: Its parameters besides the context, with annotations resolved.
+        is_decorated: Whether a decorator with *args or **kwargs is called first, so that its parameters are the inner
+            function's, of which the decorator may supply some.
         ignored: Options of its own that do not apply, of a Celery task.
         page: How a page is validated, of a function that fetches pages; its output is all of them.
     """
@@ -79,6 +86,14 @@ class Contract:
     parameters: tuple[inspect.Parameter, ...]
     ignored: tuple[str, ...]
     page: Codec[Any] | None = None
+    is_decorated: bool = False
+
+    @property
+    def remedy(self) -> str:
+        """What else to do about an input that does not fit, to be put behind the fault."""
+        if not self.is_decorated:
+            return ""
+        return "; if its decorator supplies some of them, call it in a function of your own that takes the others"
 
     @property
     def needs_input(self) -> bool:
@@ -112,22 +127,28 @@ class Contract:
         context = [*([ctx] if self.takes_context else []), *cursor]
         if not self.parameters or value is MISSING:
             return function(*context)
-        first = self.parameters[0]
-        if self.style == "single" and first.kind is not inspect.Parameter.POSITIONAL_ONLY:
-            return function(*context, **{first.name: value})
-        named = dict(value) if self.style == "fields" else {first.name: value}
-        only = [each.name for each in self.parameters if each.kind is inspect.Parameter.POSITIONAL_ONLY]
-        return function(*context, *(named.pop(name) for name in only if name in named), **named)
+        named = dict(value) if self.style == "fields" else {self.parameters[0].name: value}
+        # By position as far as it goes, because some callables (singledispatch) look at positions only.
+        places = [each for each in self.parameters if each.kind in _BY_POSITION]
+        while places and places[-1].name not in named:
+            places.pop()
+        return function(*context, *(named.pop(each.name, each.default) for each in places), **named)
 
     def _checked(self, given: Any, read: Callable[[Codec[Any]], Any]) -> Any:
         if given is MISSING:
             if self.needs_input:
                 names = ", ".join(parameter.name for parameter in self.parameters)
-                raise InvalidInput(f"the function takes {names}; give the node an input, with_input or with_input_func")
+                fault = f"the function takes {names}; give the node an input, with_input or with_input_func"
+                raise InvalidInput(fault + self.remedy)
             return MISSING
         if self.input is None:
             raise InvalidInput("the function has no parameter for an input; add one, or leave the input out")
-        return read(self.input)
+        try:
+            return read(self.input)
+        except InvalidInput as error:
+            if not self.is_decorated:
+                raise
+            raise InvalidInput(error.message + self.remedy) from None
 
 
 def read_contract(fn: Any) -> Contract:
@@ -144,7 +165,8 @@ def read_contract(fn: Any) -> Contract:
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise BadFunction("bad-function", "it is a generator; return a list, or use paginate")
     hints = _hints_of(target, code)
-    parameters = _parameters_of(target, hints)
+    signature, is_decorated = _signature_of(target)
+    parameters = _parameters_of(target, signature, hints)
     takes_context = bool(parameters) and _is_context(parameters[0].annotation)
     if takes_context:
         parameters = parameters[1:]
@@ -158,6 +180,7 @@ def read_contract(fn: Any) -> Contract:
         is_async=is_awaitable or inspect.iscoroutinefunction(code),
         parameters=parameters,
         ignored=_ignored_options(fn) if is_task else (),
+        is_decorated=is_decorated,
     )
 
 
@@ -187,7 +210,7 @@ def _hints_of(target: Any, code: Any) -> dict[str, Any]:
     known: dict[str, Any] = {}
     if isinstance(code, type):
         # What a class returns is itself; its fields, if it has a signature of its own, are in it already.
-        known = {name: each.annotation for name, each in _signature_of(target).parameters.items()}
+        known = {name: each.annotation for name, each in _signature_of(target)[0].parameters.items()}
         constructor = inspect.getattr_static(code, "__init__")
         annotated: Any = code.__new__ if constructor is object.__init__ else constructor
     else:
@@ -198,6 +221,9 @@ def _hints_of(target: Any, code: Any) -> dict[str, Any]:
         except NameError:
             # Linters move an import that only annotations need under TYPE_CHECKING; for this one name nothing is lost.
             known |= typing.get_type_hints(annotated, localns={"NodeContext": NodeContext}, include_extras=True)
+    except NameError as error:
+        fault = f"an annotation cannot be resolved: {text_of(error)}; import it outside of TYPE_CHECKING"
+        raise BadFunction("bad-type", fault) from error
     except Exception as error:
         raise BadFunction("bad-type", f"an annotation cannot be resolved: {text_of(error)}") from error
     if isinstance(code, type):
@@ -208,26 +234,48 @@ def _hints_of(target: Any, code: Any) -> dict[str, Any]:
     return {name: hint for name, hint in known.items() if hint is not _EMPTY}
 
 
-def _signature_of(target: Any) -> inspect.Signature:
+def _signature_of(target: Any) -> tuple[inspect.Signature, bool]:
+    """Return how a callable is called, and whether that is known only from what its decorator says that it wraps."""
     try:
-        return inspect.signature(target)
+        shown = inspect.signature(target)
     except (ValueError, TypeError) as error:
         raise BadFunction("bad-function", "its signature cannot be read; call it in a function of your own") from error
+    try:
+        own = inspect.signature(target, follow_wrapped=False)
+    except (ValueError, TypeError):  # in C, such as lru_cache, which takes what it wraps takes
+        return shown, False
+    kinds = {each.kind for each in own.parameters.values()}
+    if list(own.parameters) == list(shown.parameters):
+        return shown, False
+    if not kinds.intersection(_VARIADIC):
+        return own, False  # the decorator names what it takes, whatever is behind it
+    if kinds.issuperset(_VARIADIC):
+        return shown, True
+    kind = inspect.Parameter.POSITIONAL_ONLY if _ARGS in kinds else inspect.Parameter.KEYWORD_ONLY
+    inner = [each.replace(kind=kind) for each in shown.parameters.values() if each.kind not in _VARIADIC]
+    return shown.replace(parameters=inner), True
 
 
-def _parameters_of(target: Any, hints: dict[str, Any]) -> tuple[inspect.Parameter, ...]:
+def _parameters_of(target: Any, signature: inspect.Signature, hints: dict[str, Any]) -> tuple[inspect.Parameter, ...]:
     # What a partial fixes by keyword stays in its signature, with a default; it is no input all the same.
     bound = target.keywords if isinstance(target, partial) else {}
-    parameters = [each for each in _signature_of(target).parameters.values() if each.name not in bound]
+    parameters = [each for each in signature.parameters.values() if each.name not in bound]
     named = [each.replace(annotation=hints.get(each.name, Any)) for each in parameters if each.kind not in _VARIADIC]
     if any(_is_context(each.annotation) for each in named[1:]):
         raise BadFunction("bad-function", "NodeContext is not its first parameter; put it first")
+    if named and _is_context(named[0].annotation) and named[0].kind not in _BY_POSITION:
+        raise BadFunction("bad-function", "NodeContext is given by position; take it as the first positional parameter")
     if len(named) < len(parameters) and all(_is_context(each.annotation) for each in named):
         raise BadFunction("bad-function", "it takes *args or **kwargs alone; name its parameters, or use wraps")
     return tuple(named)
 
 
 def _is_context(annotation: Any) -> bool:
+    """Whether it is a NodeContext, which may be optional or annotated."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _is_context(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in _UNIONS:
+        return {_is_context(each) for each in typing.get_args(annotation) if each is not type(None)} == {True}
     return isinstance(annotation, type) and issubclass(annotation, NodeContext)
 
 

@@ -106,6 +106,14 @@ def takes_awkward_names(_x: int, model_config: int, self: int):
     return ("awkward", _x, model_config, self)
 
 
+def takes_an_optional_context(ctx: NodeContext | None, given: int):
+    return ("optional", ctx and ctx.run_id, given)
+
+
+def takes_an_annotated_context(ctx: Annotated[NodeContext, "note"], given: int):
+    return ("annotated", ctx.run_id, given)
+
+
 class Caller:
     def __call__(self, given: int):
         return ("caller", given)
@@ -182,7 +190,10 @@ class One(BaseModel):
         (takes_a_default, "single", 4, ("default", 4)),
         (takes_positions, "fields", {"a": 1}, ("positions", 1, 2, 3)),
         (takes_positions, "fields", {"a": 1, "b": 5, "c": 6}, ("positions", 1, 5, 6)),
+        (takes_positions, "fields", {"a": 1, "c": 6}, ("positions", 1, 2, 6)),
         (takes_a_keyword, "single", 5, ("keyword", 5)),
+        (takes_an_optional_context, "single", 5, ("optional", "r", 5)),
+        (takes_an_annotated_context, "single", 5, ("annotated", "r", 5)),
         (takes_more, "single", 5, ("more", 5, (), {})),
         (takes_awkward_names, "fields", {"_x": 1, "model_config": 2, "self": 3}, ("awkward", 1, 2, 3)),
         (lambda: 1, "none", MISSING, 1),
@@ -453,7 +464,7 @@ def syntax(given: "1 +"):  # type: ignore[valid-type]  # noqa: F722
     [
         (unresolved, "cannot be resolved: name 'Nowhere'"),
         (unresolved_return, "cannot be resolved: name 'Nowhere'"),
-        (only_for_linters, "cannot be resolved: name 'Decimal'"),
+        (only_for_linters, "cannot be resolved: name 'Decimal' is not defined; import it outside of TYPE_CHECKING"),
         (not_stored, "parameter given: .*Hostile"),
         (not_stored_return, "its return type: .*Hostile"),
         (not_stored_field, "parameter b: .*Hostile"),

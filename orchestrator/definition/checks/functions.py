@@ -100,7 +100,8 @@ def _input_fault(place: Place, contract: Contract) -> str | None:
     # A compensation without an input of its own gets the output of its node.
     if not has_constant and node.input_func is None and contract.needs_input and place.undoes is None:
         names = ", ".join(parameter.name for parameter in contract.parameters)
-        return f"its function takes {names}, but it has no input; give it one, with_input(...) or with_input_func(...)"
+        fault = f"its function takes {names}, but it has no input; give it one, with_input(...) or with_input_func(...)"
+        return fault + contract.remedy
     if has_constant:
         try:
             contract.read(node.input)

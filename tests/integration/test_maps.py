@@ -61,6 +61,9 @@ def test_too_few_successes_fail_the_run_at_the_join(mapped):
     run = start(mapped, "requires", 7 - 1)
     assert run.wait(timeout=30) == "failed"
     assert run.error.message == "step all: 3 of 6 nodes succeeded, 4 are required"
+    empty = start(mapped, "requires", 0)
+    assert empty.wait(timeout=30) == "failed"
+    assert empty.error.message == "step all: 0 of 0 nodes succeeded, 4 are required"
 
 
 def test_a_failed_item_fails_the_run_and_resume_repeats_only_what_is_missing(mapped, ledger):
@@ -129,6 +132,27 @@ def test_what_cannot_be_mapped_fails_the_run_with_a_reason(mapped, flow, kind, w
     assert run.error.type == f"orchestrator.errors.{kind}"
     assert words in run.error.message
     assert run.error.node_name == "all.over"
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [("range", [0, 2, 4]), ("generator", [0, 2, 4]), ("set", [14]), ("tuple", [2, 4]), ("keys", [2]), ("values", [4])],
+)
+def test_any_series_of_items_can_be_mapped(mapped, kind, result):
+    assert start(mapped, "series", kind).result(list[int], timeout=30) == result
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes", "mapping", "none"])
+def test_what_is_no_series_of_items_fails_the_run(mapped, kind):
+    run = start(mapped, "series", kind)
+    assert run.wait(timeout=30) == "failed"
+    assert f"over of all returned {type(mapped.SERIES[kind]()).__name__}; return a list" in run.error.message
+
+
+def test_an_endless_series_fails_the_run(mapped):
+    run = start(mapped, "series", "endless")
+    assert run.wait(timeout=30) == "failed"
+    assert "over of all returned too many items; at most 100000 can be" in run.error.message
 
 
 def test_a_map_over_a_map_and_a_map_on_a_branch(mapped):

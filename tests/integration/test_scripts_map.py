@@ -259,3 +259,13 @@ def test_too_few_successes_end_the_run_at_the_join(world):
     do_next(run)
     assert run.status == "failed"
     assert "1 of 2 nodes succeeded, 2 are required" in run.field("error")
+
+
+def test_an_empty_map_that_requires_successes_ends_the_run_at_the_join_and_again_after_a_resume(world):
+    run = mapped_run(world, 0, on_failure="continue", require=1)
+    assert run.expanded.outcome == "stored"
+    assert run.expanded.work.kind == ""
+    for _ in range(2):
+        assert run.status == "failed"
+        assert "step all: 0 of 0 nodes succeeded, 1 are required" in run.field("error")
+        run.resume()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from datetime import timedelta
@@ -137,6 +138,25 @@ limited_node = Node("limited", slow).with_shared_rate_limit(slow_api)
 limited = flow("limited").then_map("all", limited_node, over=count_up).build()
 not_a_list = flow("not-a-list").then_map("all", Node("never", double), over=lambda state: 5).build()
 bad_items = flow("bad-items").then_map("all", Node("never", double), over=lambda state: [1, "two"]).build()
+SERIES: dict[str, Any] = {
+    "range": lambda: range(3),
+    "generator": lambda: (number for number in range(3)),
+    "set": lambda: {7},
+    "tuple": lambda: (1, 2),
+    "keys": {1: 2}.keys,
+    "values": {1: 2}.values,
+    "endless": itertools.count,
+    "text": lambda: "12",
+    "bytes": lambda: b"12",
+    "mapping": lambda: {1: 2},
+    "none": lambda: None,
+}
+series = (
+    flow("series")
+    .takes(str)
+    .then_map("all", Node("each", double), over=lambda state: SERIES[state.input(str)]())
+    .build()
+)
 twice = (
     flow("twice")
     .then_map("first", Node("one", double), over=count_up)
@@ -154,6 +174,6 @@ chosen = (
 
 for each in (
     sums, batched, many, counted, flaky_flow, continues, requires, resumes, narrow, undone, dies, limited, not_a_list,
-    bad_items, twice, chosen,
+    bad_items, series, twice, chosen,
 ):  # fmt: skip
     orchestrator.register(each)

@@ -9,6 +9,14 @@ local function following(step)
   return step.branches[record(step.nodes[1]).choice + 1]
 end
 
+-- Fewer members succeeded than the step requires.
+local function fail_join(step)
+  abort.begin('failed', abort.failure_of('orchestrator.errors.RunError',
+    string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won,
+      step.kind == 'map' and run.map_count or #step.nodes, step.require)))
+  return abort.when_quiet()
+end
+
 -- Make the members of a position ready, passing over what is already done; past the last position the run succeeds.
 local function enter(position)
   while position ~= END do
@@ -18,6 +26,9 @@ local function enter(position)
       local work = maps.enter(position, step)
       if work.kind ~= '' then
         return work
+      end
+      if run.won < step.require then
+        return fail_join(step)
       end
       maps.leave(step)
     end
@@ -62,10 +73,7 @@ local function count_join(step, succeeded)
     return nothing(), false
   end
   if run.won < step.require then
-    abort.begin('failed', abort.failure_of('orchestrator.errors.RunError',
-      string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won,
-        step.kind == 'map' and run.map_count or #step.nodes, step.require)))
-    return abort.when_quiet(), true
+    return fail_join(step), true
   end
   if step.kind == 'map' then
     maps.leave(step)

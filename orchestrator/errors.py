@@ -27,6 +27,7 @@ back the same error. What a failure means for a run is decided elsewhere.
 from __future__ import annotations
 
 import difflib
+import logging
 import traceback as tracebacks
 from dataclasses import astuple, dataclass
 from datetime import timedelta
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
+PACKAGE = __name__.partition(".")[0]
+PLUMBING = {PACKAGE, "asyncio", "billiard", "celery", "concurrent", "contextlib", "functools", "kombu", "pydantic"}
+PLUMBING |= {"eventlet", "gevent", "opentelemetry", "pydantic_core", "sentry_sdk", "threading", "wrapt"}
+"""Packages whose frames stand between a worker and a user's function, and tell the user nothing."""
 MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 16_000
 FIELD_LIMIT = 20
@@ -269,6 +274,10 @@ class Terminal(Signal):
         super().__init__(message)
 
 
+EXPECTED: tuple[type[Exception], ...] = (Terminal,)
+"""Verdicts that a node function gives on purpose: a failed node, but no fault of its code."""
+
+
 class RetryLater(Signal):
     """End this attempt and make the next one after a given delay."""
 
@@ -320,7 +329,8 @@ class NodeFailure(BaseModel):
         attempt: Number of the last attempt, from 1; 0 when no attempt started.
         type: `module.qualname` of the exception.
         message: Its text, shortened if it is very long.
-        traceback: As Python prints it, shortened if it is very long; empty if there is none.
+        traceback: As Python prints it, from the user's own frame on; shortened if it is very long, empty if there is
+            none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -341,7 +351,7 @@ class NodeFailure(BaseModel):
             attempt=attempt,
             type=_full_name(type(error)),
             message=_cut(text_of(error), MESSAGE_LIMIT),
-            traceback=_cut(_traceback_of(error), TRACEBACK_LIMIT),
+            traceback=_cut(traceback_text(error), TRACEBACK_LIMIT),
         )
 
     def __str__(self) -> str:
@@ -390,11 +400,39 @@ def _full_name(kind: object) -> str:
         return "<unprintable type>"
 
 
-def _traceback_of(error: BaseException) -> str:
+def traceback_text(error: BaseException) -> str:
+    """Return a traceback as Python prints it, without the frames above the user's own; never raises.
+
+    It is whole while the logger `orchestrator` is at DEBUG, and where an error of no known kind comes out of the
+    plumbing itself.
+    """
     try:
-        return "".join(tracebacks.format_exception(error))
+        known = tracebacks.TracebackException.from_exception(error)
+        if not logging.getLogger(PACKAGE).isEnabledFor(logging.DEBUG):
+            if isinstance(error, OrchestratorError | Signal) or _plumbing_above(error) < len(known.stack):
+                del known.stack[: _plumbing_above(error)]
+            _cut_causes(known, error)
+        return "".join(known.format())
     except Exception:  # noqa: BLE001 - formatting reads notes and causes, which are a user's too
         return "".join(tracebacks.format_tb(error.__traceback__))
+
+
+def _plumbing_above(error: BaseException) -> int:
+    """How many frames there are before the first that is a user's; all of them if none is."""
+    depth = 0
+    for frame, _ in tracebacks.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in PLUMBING:
+            break
+        depth += 1
+    return depth
+
+
+def _cut_causes(known: tracebacks.TracebackException, error: BaseException) -> None:
+    inner = list(zip(known.exceptions or (), getattr(error, "exceptions", ()), strict=False))
+    for part, cause in ((known.__cause__, error.__cause__), (known.__context__, error.__context__), *inner):
+        if part is not None and cause is not None:
+            del part.stack[: _plumbing_above(cause)]
+            _cut_causes(part, cause)
 
 
 def _cut(text: str, limit: int) -> str:

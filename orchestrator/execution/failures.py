@@ -100,5 +100,6 @@ def _located(error: BaseException, inputs: Inputs) -> BaseException:
     if error.flow_name not in {None, inputs.plan.flow} or error.run_id not in {None, inputs.run_id}:
         return error  # about another run
     located = type(error)(error.message, **inputs.where)
-    located.__cause__ = error
+    located.__cause__, located.__context__ = error.__cause__, error.__context__
+    located.__suppress_context__ = error.__suppress_context__
     return located.with_traceback(error.__traceback__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import mmap
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -18,6 +17,7 @@ from celery.exceptions import Ignore, NotRegistered
 from celery.worker.request import Request
 
 from orchestrator.engine import engine_of
+from orchestrator.errors import traceback_text
 from orchestrator.liveness.leases import note_missing
 from orchestrator.messaging.publisher import BROKER_ERRORS
 from orchestrator.middleware import End, Middleware
@@ -62,8 +62,7 @@ class TaskEvents(Middleware):
             return
         if error is not None and outcome.end is not End.TOLERATED:
             kind = "task-retried" if outcome.end is End.PARKED else "task-failed"
-            lines = "".join(traceback.format_exception(error))
-            self._send(call, kind, exception=repr(error), traceback=lines)
+            self._send(call, kind, exception=repr(error), traceback=traceback_text(error))
         elif outcome.end is End.STORED:
             self._send(call, "task-succeeded", result="None", runtime=time.monotonic() - call.started)
         else:
@@ -78,10 +77,11 @@ class TaskEvents(Middleware):
             logger.warning("events of node %s are not sent: %s", call.node_name, problem)
 
     def _log_failure(self, call: NodeCall, error: BaseException) -> None:
-        told = {"name": call.task, "exc": repr(error), "traceback": "".join(traceback.format_exception(error))}
+        told = {"name": call.task, "exc": repr(error), "traceback": traceback_text(error)}
         context = {"id": call.task_id, "args": (), "kwargs": {}, "hostname": call.message.hostname} | told
+        context["description"] = trace.log_policy_unexpected.description
         trace.logger.error(
-            "Task %(name)s[%(id)s] raised unexpected: %(exc)s",
+            trace.LOG_FAILURE,
             context,
             exc_info=(type(error), error, error.__traceback__),
             extra={"data": context},

@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from orchestrator.definition.plan import node_of
 from orchestrator.engine import engine_of
-from orchestrator.errors import TRACEBACK_LIMIT, RegistrationError, StoreError, text_of
+from orchestrator.errors import EXPECTED, TRACEBACK_LIMIT, RegistrationError, StoreError, text_of, traceback_text
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
@@ -81,6 +81,11 @@ class NodeTask(Task):
             if outcome.end is End.STORED and not continues:
                 self._run_pulled(engine, plan, since=began)
         self._answer_celery(outcome, in_chord=in_chord)
+
+    def on_failure(self, exc: BaseException, *about: Any) -> None:
+        """Let monitors have the traceback that begins at the user's own frame."""
+        (*_, einfo) = about
+        einfo.traceback = traceback_text(exc)
 
     def _answer_celery(self, outcome: Outcome, *, in_chord: bool) -> None:
         """Return where the canvas goes on, and raise what Celery understands where it does not."""
@@ -159,7 +164,8 @@ class Advance(Task):
 class QuotedErrors(logging.Filter):
     """Keeps what a node raised inside its own record of Celery's log: a user's text may look like further records.
 
-    Long texts are cut in the middle; error trackers get the exception as it is.
+    Long texts are cut in the middle, and the traceback begins at the user's own frame; error trackers get the exception
+    as it is. A verdict that the node gave on purpose is no error of the worker.
     """
 
     def __init__(self) -> None:
@@ -171,8 +177,13 @@ class QuotedErrors(logging.Filter):
         told = getattr(record, "data", None) or {}
         if told.get("name") in self.names and "exc" in told and isinstance(record.args, dict):
             record.args = record.args | {"exc": " ".join(shorten(told["exc"], SHOWN).splitlines())}
-            if record.exc_info:  # a text made already is what formatters print instead of the traceback
-                lines = shorten(told["traceback"], TRACEBACK_LIMIT).splitlines()
+            error = record.exc_info[1] if record.exc_info else None
+            if isinstance(error, EXPECTED):
+                record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+                record.args = record.args | {"description": "raised expected"}  # Celery's word for it
+                record.exc_info = None
+            elif error is not None:  # a text made already is what formatters print instead of the traceback
+                lines = shorten(traceback_text(error), TRACEBACK_LIMIT).splitlines()
                 record.exc_text = indent("\n".join(lines), "    ", lambda _: True)
         return True
 

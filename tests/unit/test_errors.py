@@ -228,7 +228,7 @@ def test_a_traceback_that_cannot_be_formatted_still_shows_its_frames(monkeypatch
     def refuse(_error):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("traceback.format_exception", refuse)
+    monkeypatch.setattr("traceback.TracebackException.from_exception", refuse)
     assert "in throw" in NodeFailure.of(fail(ValueError("x")), flow_name="f").traceback
 
 

@@ -33,6 +33,10 @@ class Customer(BaseModel):
     email: str
 
 
+def make_offer() -> Offer:
+    return Offer(price=5, currency="EUR")
+
+
 def flow(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("test"))
 
@@ -79,7 +83,7 @@ branches = (
 swapped = flow("swapped").when(lambda state: True, "gate").then(step("inside")).end_when().then(step("behind")).build()
 models = (
     flow("models")
-    .then(Node("make", lambda: Offer(price=5, currency="EUR")))
+    .then(Node("make", make_offer))
     .then(
         Node("judge", lambda offer: offer.price)
         .with_input_func(lambda state: state.get("make", Offer))

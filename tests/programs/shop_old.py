@@ -31,6 +31,10 @@ class Customer(BaseModel):
     name: str
 
 
+def make_offer() -> Offer:
+    return Offer(price=5)
+
+
 def flow(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("test"))
 
@@ -64,7 +68,7 @@ branches = (
 swapped = flow("swapped").then(step("gate")).then(step("behind")).build()
 models = (
     flow("models")
-    .then(Node("make", lambda: Offer(price=5)))
+    .then(Node("make", make_offer))
     .then(
         Node("judge", lambda offer: offer.price)
         .with_input_func(lambda state: state.get("make", Offer))

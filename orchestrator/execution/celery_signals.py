@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from celery import signals, states
 
+from orchestrator.errors import traceback_text
 from orchestrator.execution.node_requests import make_request, requested
 from orchestrator.liveness.interruption import raise_interruption
 from orchestrator.middleware import End, Middleware
@@ -82,7 +83,9 @@ class CelerySignals(Middleware):
 
 def einfo_of(error: BaseException) -> ExceptionInfo:
     """The error as Celery passes it to handlers."""
-    return ExceptionInfo((type(error), error, error.__traceback__))
+    einfo = ExceptionInfo((type(error), error, error.__traceback__))
+    einfo.traceback = traceback_text(error)
+    return einfo
 
 
 def _send_retry(task: Any, request: Any, error: BaseException) -> None:

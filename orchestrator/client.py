@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
 import re
 import uuid
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import schedules
@@ -14,6 +13,7 @@ from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
 from orchestrator.definition.state import RunStatus
+from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
 from orchestrator.execution import tasks
@@ -32,7 +32,6 @@ from orchestrator.store.run_store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import ModuleType
 
     from celery import Celery
 
@@ -77,26 +76,18 @@ class Orchestrator:
         Raises:
             RegistrationError: The name is another flow's, a task name is taken, or a shared limiter has other numbers.
         """
-        registry = self._engine.registry
-        known = registry.flows.get(flow.name)
-        if known is None:
-            tasks.refuse_taken_names(self.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
-        entry = registry.add(flow)
-        if entry is not None:
-            tasks.register_nodes(self.app, entry)
-            schedules.add_to_beat(self.app, entry)
+        _register(self._engine, flow)
 
-    def autodiscover(self, packages: Iterable[str], related_name: str = "flows") -> None:
+    def autodiscover(self, packages: Iterable[str], related_name: str = FLOWS) -> None:
         """Import `<package>.<related_name>`, all of it if it is a package, and register every flow found there.
+
+        In a Django project whose apps are not loaded, as in the module of its Celery app, this is done when they are.
+        Packages given to `app.autodiscover_tasks` need not be named: a worker searches their `flows` by itself.
 
         Raises:
             ModuleNotFoundError: A package itself does not exist; one without the related module is passed over.
         """
-        for package in packages:
-            for module in _modules(package, related_name):
-                for value in vars(module).values():
-                    if isinstance(value, Flow):
-                        self.register(value)
+        self._engine.discovery.search(packages, related_name)
 
     def start(
         self,
@@ -197,6 +188,8 @@ class Orchestrator:
             flow = flow.name
         if not FLOW_NAME.fullmatch(str(flow)):
             raise UnknownFlow(flow, self._known_flows())
+        if flow not in self._engine.registry.flows:
+            self._engine.discovery.catch_up()
         entry = self._engine.registry.flows.get(flow)
         plan = entry.plan if entry is not None else self._announced(flow)
         codec = entry.flow.input_codec if entry is not None else None
@@ -233,8 +226,18 @@ def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
-    late_signal_handlers.call_late_handlers(app)
+    engine.discovery = Discovery(app, partial(_register, engine))
+    late_signal_handlers.call_late_handlers(app, first=engine.discovery.catch_up)
     return engine
+
+
+def _register(engine: Engine, flow: Flow) -> None:
+    if engine.registry.flows.get(flow.name) is None:
+        tasks.refuse_taken_names(engine.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
+    entry = engine.registry.add(flow)
+    if entry is not None:
+        tasks.register_nodes(engine.app, entry)
+        schedules.add_to_beat(engine.app, entry)
 
 
 def _name_of(flow: str | Flow) -> str:
@@ -246,20 +249,6 @@ def _task_names(flow: Flow) -> Iterator[str]:
     yield from (undo.name for _, undo in flow.compensations())
     yield from (block.name for block in flow.blocks())
     yield from (step.source for step in flow.maps())
-
-
-def _modules(package: str, related_name: str) -> Iterator[ModuleType]:
-    import_module(package)
-    name = f"{package}.{related_name}"
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return
-    yield module
-    for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
-        yield import_module(f"{name}.{found.name}")
 
 
 def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.plan import Plan
     from orchestrator.definition.registry import Registered, Registry
+    from orchestrator.discovery import Discovery
     from orchestrator.settings import Settings
     from orchestrator.store.run_store import RunRecord, Store
 
@@ -42,6 +43,7 @@ class Engine:
         store: The run store.
         publisher: Sends messages through the app.
         middlewares: What is wrapped around the call of every node.
+        discovery: Where flows are searched.
     """
 
     app: Celery
@@ -50,6 +52,7 @@ class Engine:
     store: Store
     publisher: Publisher = field(init=False)
     middlewares: Middlewares = field(default_factory=Middlewares)
+    discovery: Discovery = field(init=False)
 
     ATTRIBUTE: ClassVar[str] = "_orchestrator_engine"
 

@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.dispatch import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 
-def call_late_handlers(app: Celery) -> None:
-    """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too."""
+def call_late_handlers(app: Celery, *, first: Callable[[], None]) -> None:
+    """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too.
+
+    Args:
+        app: The app.
+        first: Called before them, when the task modules are imported.
+    """
     signals = {app.on_after_configure: {"source": app.conf}, app.on_after_finalize: {}}
     called = {signal: list(signal.receivers) for signal in signals}
     import_modules = app.loader.import_default_modules
 
     def import_and_call() -> Any:
         modules = import_modules()
+        first()
         for signal, named in signals.items():
             late = Signal(name=signal.name)
             late.receivers = [receiver for receiver in signal.receivers if receiver not in called[signal]]

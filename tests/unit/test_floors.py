@@ -24,7 +24,7 @@ FLOORS: list[tuple[set[str], set[str]]] = [
     ({"middleware"}, set()),
     ({"store"}, {*PYDANTIC, "redis"}),
     ({"messaging"}, CELERY),
-    ({"engine", "schedules"}, {*CELERY, "croniter"}),
+    ({"engine", "schedules", "discovery"}, {*CELERY, "croniter"}),
     ({"liveness"}, CELERY),
     ({"execution"}, CELERY),
     ({"maintenance"}, CELERY),

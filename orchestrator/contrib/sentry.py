@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import sentry_sdk
 from sentry_sdk import tracing_utils
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 OPERATION = "queue.task.celery"
 
-# The scope of the message that this context works on, and a copy of it from before its first node could write into it.
-_message_scope: ContextVar[tuple[Scope, Scope] | None] = ContextVar("orchestrator_sentry_scope", default=None)
+# Of each message: a copy of its scope from before its first node could write into it.
+_clean: WeakKeyDictionary[Any, Scope] = WeakKeyDictionary()
+# The scope of the message that this context works on, with that copy.
+_current: ContextVar[tuple[Scope, Scope] | None] = ContextVar("orchestrator_sentry_scope", default=None)
 
 
 class SentryNodes(Middleware):
@@ -38,14 +41,13 @@ class SentryNodes(Middleware):
         """Call the node in a scope and a transaction of its own."""
         if not _is_active():
             return proceed()
-        scope = sentry_sdk.get_isolation_scope()
         if call.is_first:
-            _message_scope.set((scope, scope.fork()))
+            scope = sentry_sdk.get_isolation_scope()
+            _clean[call.message] = scope.fork()
+            _current.set((scope, _clean[call.message]))
             _tag(scope, call)
             return proceed()
-        known = _message_scope.get()
-        clean = known[1] if known is not None and known[0] is scope else scope
-        with use_isolation_scope(clean.fork()) as own:
+        with use_isolation_scope(_clean_scope(call).fork()) as own:
             own.clear_breadcrumbs()
             own.add_event_processor(_describe(call))
             _tag(own, call)
@@ -83,6 +85,16 @@ class SentryNodes(Middleware):
 
 def _is_active() -> bool:
     return sentry_sdk.get_client().get_integration(CeleryIntegration) is not None
+
+
+def _clean_scope(call: NodeCall) -> Scope:
+    """The scope around a message, without what its first node has set; threads of local steps ask too."""
+    if call.message not in _clean:
+        scope = sentry_sdk.get_isolation_scope()
+        known = _current.get()
+        # The message of a run that is taken from the queue is worked on in the scope of the message before it.
+        _clean[call.message] = known[1] if known is not None and known[0] is scope else scope.fork()
+    return _clean[call.message]
 
 
 def _tag(scope: Scope, call: NodeCall) -> None:

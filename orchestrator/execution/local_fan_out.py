@@ -10,7 +10,6 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from contextvars import copy_context
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
@@ -45,7 +44,6 @@ class LocalFanOut:
         self._left = len(members)
         self._claims: dict[Attempt, ExitStack] = {}
         self._threads: list[Future[None]] = []
-        self._context = copy_context()  # what was bound for the message counts for all that is done in it
         self._finished: SimpleQueue[tuple[Attempt, Made | BaseException]] = SimpleQueue()
 
     def run(self) -> tuple[Attempt, ...]:
@@ -122,7 +120,7 @@ class LocalFanOut:
             go_on_at(place)  # time limits in shared memory are kept by place, and threads by number have none
             try:
                 with member.store.scripts.wire.held():
-                    self._finished.put((member, self._context.copy().run(member.make)))
+                    self._finished.put((member, member.make()))
             except BaseException as error:  # noqa: BLE001 - it is raised where the step is waited for
                 self._finished.put((member, error))
 

@@ -60,7 +60,9 @@ class LocalFanOut:
             self._todo.append((member, claim.enter_context(working_on(member.token))))
         errors: list[BaseException] = []
         behind: tuple[Attempt, ...] = ()
-        while self._left:
+        # Errors may strike here between two members (a signal of Celery's), but not more often than there are members:
+        # one that comes back each time would spin for ever. What is left then is ended by the lease renewer.
+        while self._left and len(errors) <= len(self._members):
             try:
                 behind = self._end(self._next(errors)) or behind
             except BaseException as error:  # noqa: BLE001 - whatever it is waits until all have ended

@@ -209,6 +209,16 @@ def test_an_error_that_strikes_who_waits_is_raised_when_all_have_ended(store):
     assert tokens_of(None) == frozenset()
 
 
+def test_an_error_that_strikes_each_time_ends_it(store, monkeypatch):
+    def refuses(_work):
+        raise OSError("no")
+
+    monkeypatch.setattr(module, "_threads", lambda _process: SimpleNamespace(submit=refuses))
+    with pytest.raises(OSError, match="no"):
+        work(store, [Member(store, number) for number in range(3)])
+    assert tokens_of(None) == frozenset()
+
+
 def test_without_a_thread_it_is_done_where_it_is_waited_for(store, monkeypatch):
     def refuses(_work):
         raise RuntimeError("can't start new thread")

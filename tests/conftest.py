@@ -50,7 +50,7 @@ def server(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def sample(server, tmp_path_factory):
-    """The sample program in this process, with two worker processes of two children behind it."""
+    """The sample program in this process, with a worker of four processes behind it."""
     program = load_program("sample", server.url)
     with workers("tests.programs.sample", server.url, tmp_path_factory.mktemp("sample")):
         yield program

@@ -122,7 +122,7 @@ def environment_for(url: str, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def workers(
-    module: str, url: str, folder: Path, *, count: int = 2, options: list[str] | None = None, **settings: str
+    module: str, url: str, folder: Path, *, count: int = 1, options: list[str] | None = None, **settings: str
 ) -> Iterator[list[WorkerProcess]]:
     """Run worker processes for a test program until the block ends; every worker still alive is stopped."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def workers(
             f"w{number}",
             folder / f"w{number}.log",
             environment=environment_for(url, **settings),
-            options=options or ["-c", "2"],
+            options=options or ["-c", "4"],
         )
         for number in range(count)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from types import ModuleType
 
@@ -19,6 +20,7 @@ def server(tmp_path_factory):
     """A server of its own: the kiosk has queues of its own, but one worker more is not needed."""
     with EmbeddedServer(tmp_path_factory.mktemp("server")) as own:
         yield own
+        gc.collect()  # a result of Celery unsubscribes when it goes, and would wait for a server that has gone
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def program(server):
 @pytest.fixture(scope="module")
 def pair(server, program, folder):
     """Two workers; either may lead."""
-    with workers(MODULE, server.url, folder, options=["-c", "1"]) as started:
+    with workers(MODULE, server.url, folder, count=2, options=["-c", "1"]) as started:
         yield started
 
 

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fused(server, folder):
     program = load_program("fused", server.url)
-    options = ["-c", "2", "-Q", "fused,fused-other", "-E"]
+    options = ["-c", "4", "-Q", "fused,fused-other", "-E"]
     with workers("tests.programs.fused", server.url, folder, options=options, lease="3", reconcile_every="0.5"):
         yield program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 
@@ -23,6 +24,7 @@ def server(tmp_path_factory):
     """A server of this module's: its settings are changed."""
     with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
         yield running
+        gc.collect()  # a result of Celery unsubscribes when it goes, and would wait for a server that has gone
 
 
 @pytest.fixture(scope="module")

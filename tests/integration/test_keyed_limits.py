@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def keyed(server, folder):
     program = load_program("keyed", server.url)
-    options = ["-c", "2", "-Q", "keyed"]
+    options = ["-c", "4", "-Q", "keyed"]
     with workers("tests.programs.keyed", server.url, folder, options=options):
         yield program
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local(server, folder):
     program = load_program("local", server.url)
-    options = ["-c", "2", "-Q", "local,local-other"]
+    options = ["-c", "4", "-Q", "local,local-other"]
     with workers("tests.programs.local", server.url, folder, options=options, lease="3", reconcile_every="0.5"):
         yield program
 

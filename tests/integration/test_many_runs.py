@@ -17,7 +17,7 @@ RUNS = 100
 def test_a_hundred_complete_and_a_hundred_failing_runs_at_once(tmp_path):
     with EmbeddedServer(tmp_path / "server") as server:
         program = load_program("seed", server.url)
-        with workers("tests.programs.seed", server.url, tmp_path / "workers"):
+        with workers("tests.programs.seed", server.url, tmp_path / "workers", count=2, options=["-c", "2"]):
             runs = [
                 program.orchestrator.start(name) for _ in range(RUNS) for name in ("enrich-issues", "fulfill-order")
             ]

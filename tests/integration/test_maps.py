@@ -14,7 +14,7 @@ from tests.harness import lasting_keys, load_program, wait_until, workers
 def mapped(server, tmp_path_factory):
     program = load_program("mapped", server.url)
     folder = tmp_path_factory.mktemp("mapped")
-    options = ["-c", "2", "-Q", "mapped"]
+    options = ["-c", "4", "-Q", "mapped"]
     with workers("tests.programs.mapped", server.url, folder, options=options):
         yield program
 

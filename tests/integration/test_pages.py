@@ -14,7 +14,7 @@ from tests.harness import lasting_keys, load_program, wait_until, workers
 def paged(server, tmp_path_factory):
     program = load_program("paged", server.url)
     folder = tmp_path_factory.mktemp("paged")
-    with workers("tests.programs.paged", server.url, folder, options=["-c", "2", "-Q", "paged"]):
+    with workers("tests.programs.paged", server.url, folder, options=["-c", "4", "-Q", "paged"]):
         yield program
 
 

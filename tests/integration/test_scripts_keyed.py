@@ -61,7 +61,7 @@ def test_one_registry_refuses_a_name_with_keys_and_without():
     registry.add(flow("f").then(node("a", shared_rate_limit=tenant())).build())
     registry.add(flow("g").then(node("a", shared_rate_limit=tenant())).build())
     plain = SharedRateLimiter("tenant", 1, per=MINUTE)
-    with pytest.raises(RegistrationError, match="limiter tenant has a key function in one of this flow and flow f"):
+    with pytest.raises(RegistrationError, match="limiter tenant has a key function in one of the flows h and f"):
         registry.add(flow("h").then(node("a", shared_rate_limit=plain)).build())
 
 

@@ -10,7 +10,7 @@ from tests.harness import load_program, wait_until, workers
 @pytest.fixture(scope="module")
 def slotted(server, tmp_path_factory):
     program = load_program("slotted", server.url)
-    options = ["-c", "3", "-Q", "slotted"]
+    options = ["-c", "6", "-Q", "slotted"]
     with workers("tests.programs.slotted", server.url, tmp_path_factory.mktemp("slotted"), options=options):
         yield program
 

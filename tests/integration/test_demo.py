@@ -112,7 +112,10 @@ def test_it_shows_a_run_and_a_refusal_and_leaves_nothing_running(demo):
     assert demo.processes() == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.chaos_long) for each in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_signal_in_the_middle_stops_everything(demo, number):
     demo.wait_for("waiting for a token")
     assert len(demo.processes()) >= 8, "the demo, a server, two workers with two children each"

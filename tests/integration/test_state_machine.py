@@ -1,7 +1,7 @@
 """The scripts under every operation in any order: whatever clients, workers and reconcilers do, the invariants hold.
 
 Hypothesis plays several runs at once on the real server and checks tests/invariants.py after every step; at the end
-every run has to end. `TEST_MACHINE_EXAMPLES` plays that many games with new seeds instead of the fixed ones.
+every run has to end. `make chaos` plays `TEST_MACHINE_EXAMPLES` games that are drawn anew, 200 if nothing is said.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tests.invariants import ENDED, RunView, View
 from tests.machine import FAR_MS, SHAPES, Player, check, finish, rewind, view_of
 from tests.scripts_world import LEASE_MS, World, new_token
 
-EXAMPLES = int(os.environ.get("TEST_MACHINE_EXAMPLES", "0"))
+GAMES, NEW_GAMES = 60, int(os.environ.get("TEST_MACHINE_EXAMPLES", "200"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 80,
+    max_examples=GAMES,
     stateful_step_count=40,
-    derandomize=not EXAMPLES,
+    derandomize=True,
     database=None,
     deadline=None,
     print_blob=True,
-    phases=[Phase.generate] if not EXAMPLES else [Phase.generate, Phase.shrink],
+    phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 MOST_RUNS = 3
@@ -355,15 +355,26 @@ class Machine(RuleBasedStateMachine):
             self.world.close()
 
 
-@pytest.mark.timeout(3600 if EXAMPLES else 240)
-def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
+def play(server, settings_of_games):
+    """Play games and return what happened in them, by event."""
     played: Counter[str] = Counter()
 
     class Game(Machine):
         url = server.url
         seen = played
 
-    run_state_machine_as_test(Game, settings=SETTINGS)
+    run_state_machine_as_test(Game, settings=settings_of_games)
+    return played
+
+
+@pytest.mark.chaos_long
+@pytest.mark.timeout(3600)
+def test_the_invariants_hold_in_games_that_nobody_has_played_before(server):
+    play(server, settings(SETTINGS, max_examples=NEW_GAMES, derandomize=False, phases=[Phase.generate, Phase.shrink]))
+
+
+def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
+    played = play(server, SETTINGS)
     assert played["onward"]
     assert not {"run-succeeded", "run-failed", "run-cancelled", "run-compensation_failed", "resumed"} - played.keys()
     assert (

@@ -16,7 +16,7 @@ from orchestrator.definition.state import RunStatus
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
-from orchestrator.execution import tasks
+from orchestrator.execution import task_names, tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
 from orchestrator.execution.task_events import TaskEvents
@@ -233,7 +233,7 @@ def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
 
 def _register(engine: Engine, flow: Flow) -> None:
     if engine.registry.flows.get(flow.name) is None:
-        tasks.refuse_taken_names(engine.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
+        task_names.refuse_taken_names(engine.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
     entry = engine.registry.add(flow)
     if entry is not None:
         tasks.register_nodes(engine.app, entry)

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Task, chain, chord, group
 from celery.exceptions import Ignore, Reject, Retry
 
 from orchestrator import FlowBuilder, Node, Orchestrator, RegistrationError, RunFailed, manual, schedule
@@ -152,6 +152,38 @@ def test_a_task_that_is_called_like_a_node_is_refused():
     renamed = FlowBuilder("parcels").triggered_by(manual("test")).then(Node("ship", lambda: None)).build()
     orchestrator.register(renamed)
     assert "parcels.ship" in app.tasks
+
+
+def test_a_task_that_is_given_the_name_of_a_node_later_is_refused():
+    app = Celery("given", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0", set_as_current=False)
+    orchestrator = Orchestrator(app)
+    for name in ("orders", "parcels"):
+        orchestrator.register(FlowBuilder(name).triggered_by(manual("test")).then(Node("ship", lambda: None)).build())
+    nodes = {name: app.tasks[name] for name in ("orders.ship", "parcels.ship")}
+
+    class Ship(Task):
+        name = "orders.ship"
+
+    def ship() -> None:
+        pass
+
+    ship.__module__ = "orders"
+    for define in (
+        app.task(name="orders.ship", shared=False),
+        app.task(name="parcels.ship", shared=False),
+        lambda _: app.task(shared=False)(ship),
+        lambda _: app.register_task(Ship),
+        lambda _: app.register_task(Ship()),
+    ):
+        with pytest.raises(RegistrationError, match=r"\.ship is that of a node of a flow; give the task another name"):
+            define(lambda: None)
+    assert {name: app.tasks[name] for name in nodes} == nodes
+
+    @app.task(name="orders.pack", bind=True, shared=False)
+    def pack(self, box: str) -> str:
+        return f"{self.name} {box}"
+
+    assert app.tasks["orders.pack"]("small") == "orders.pack small"
 
 
 def test_handlers_that_are_connected_after_the_orchestrator_are_called_once(caplog):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from celery import Celery
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator import FlowBuilder, FlowState, Node, NodeContext, Orchestrator, RetryPolicy, manual
+from orchestrator import FlowBuilder, FlowState, Node, NodeContext, Orchestrator, RetryPolicy, Terminal, manual
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -135,7 +135,9 @@ breaks_its_word = flow("breaks-its-word").then(Node("promise", promise).with_ret
 
 # --- texts -----------------------------------------------------------------------------------------
 def say(text: str) -> NoReturn:
-    """Raise an error with this text."""
+    """Raise an error with this text, or give it as a verdict."""
+    if text.startswith("terminal"):
+        raise Terminal(text)
     raise ValueError(text)
 
 

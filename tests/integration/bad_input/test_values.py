@@ -353,6 +353,31 @@ def test_the_text_of_an_error_is_kept_and_forges_no_line_of_the_log(hostile, wor
     assert strangers == [], "every line is a record or indented"
 
 
+def test_a_traceback_in_the_log_and_in_the_state_begins_at_the_users_own_frame(hostile, worker):
+    size = len(worker.log.read_bytes())
+    run = hostile.orchestrator.start("says", "short")
+    assert run.wait(timeout=30) == "failed"
+    wait_until(lambda: b"raise ValueError(text)" in worker.log.read_bytes()[size:], "its traceback is logged")
+    for text in (run.error.traceback, worker.log.read_bytes()[size:].decode()):
+        lines = text.partition("Traceback (most recent call last):\n")[2].splitlines()
+        assert re.match(r'\s+File ".*/tests/programs/hostile\.py", line \d+, in say', lines[0])
+        assert "/orchestrator/" not in text
+        assert "/celery/" not in text
+
+
+def test_a_verdict_of_a_node_is_logged_as_expected(hostile, worker):
+    size = len(worker.log.read_bytes())
+    run = hostile.orchestrator.start("says", "terminal: no")
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.message == "terminal: no"
+    wait_until(lambda: b"raised expected" in worker.log.read_bytes()[size:], "the verdict is logged")
+    log = worker.log.read_bytes()[size:].decode()
+    (line,) = (line for line in log.splitlines() if "raised " in line)
+    assert ": INFO/" in line
+    assert line.endswith("raised expected: Terminal('terminal: no')")
+    assert "Traceback" not in log
+
+
 def test_a_very_long_error_does_not_fill_log_or_state(hostile, client, worker):
     size = len(worker.log.read_bytes())
     run = hostile.orchestrator.start("says", "x" * 1_000_000)

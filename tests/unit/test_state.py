@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timezone
 from typing import Annotated, Any
 
 import pytest
@@ -71,6 +72,12 @@ def test_get_validates_against_the_readers_type():
     assert state.get("issue") == {"id": "I-1", "votes": 3}
     assert state.get("issue", dict[str, Any]) == {"id": "I-1", "votes": 3}
     assert state.get("issue", Annotated[dict[str, Any], ["not hashable"]]) == {"id": "I-1", "votes": 3}
+
+
+def test_a_time_is_read_with_the_zone_class_of_the_standard_library():
+    state = Stored({"at": "2026-03-29T01:30:00Z", "all": [{"at": "01:30:00+05:45"}]}).state()
+    assert state.get("at", datetime).tzinfo is UTC
+    assert type(state.get("all", list[dict[str, time]])[0]["at"].tzinfo) is timezone
 
 
 def test_a_node_stands_in_place_of_a_key():

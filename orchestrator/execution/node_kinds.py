@@ -5,17 +5,19 @@ One small class for each kind; a new kind is a class and a line in `KINDS`. Page
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.signature import MISSING
 from orchestrator.errors import PayloadTooLarge
+from orchestrator.execution.current_loop import provide_current_loop
+from orchestrator.execution.event_loop import run_on_loop
 from orchestrator.execution.map_items import items_of, take_items
 from orchestrator.execution.task_calls import call_function
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from orchestrator.definition.plan import NodePlan, Plan
     from orchestrator.execution.failures import Failed
@@ -153,14 +155,6 @@ def invoke(inputs: Inputs, *cursor: str | None, **changes: Any) -> Any:
     contract = inputs.node.contract
     given = inputs.read_given()
     context = inputs.context(**changes) if contract.takes_context else None
-    return call_function(contract, context, given, *cursor, finish=lambda result: asyncio.run(_limited(result, inputs)))
-
-
-async def _limited(result: Awaitable[Any], inputs: Inputs) -> Any:
-    try:
-        async with asyncio.timeout(inputs.timeout_s) as scope:
-            return await result
-    except TimeoutError:
-        if scope.expired():
-            raise inputs.expired() from None
-        raise
+    provide_current_loop()
+    finish = partial(run_on_loop, timeout_s=inputs.timeout_s, expired=inputs.expired)
+    return call_function(contract, context, given, *cursor, finish=finish)

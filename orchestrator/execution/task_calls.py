@@ -23,12 +23,12 @@ from orchestrator.definition.plan import node_of
 from orchestrator.engine import engine_of
 from orchestrator.errors import RunError
 from orchestrator.execution.celery_signals import einfo_of
-from orchestrator.execution.node_requests import make_request, requested
+from orchestrator.execution.node_requests import Stepwise, make_request, requested, with_current_task
 from orchestrator.liveness.interruption import raise_interruption
 from orchestrator.middleware import Middleware
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from celery import Celery
     from celery.app.task import Context
@@ -181,36 +181,16 @@ def call_function(contract: Contract, *given: Any, finish: Callable[[Awaitable[A
     running = _running.get()
     if running is None:
         result = contract.invoke(*given)
-        return finish(result) if inspect.isawaitable(result) else result
+        return finish(with_current_task(result)) if inspect.isawaitable(result) else result
     function = None if isinstance(running.task, AppTask) else running.start
     try:
         result = contract.invoke(*given, function=function)
-        running.returned = finish(_Stepwise(result, running)) if inspect.isawaitable(result) else result
+        running.returned = (
+            finish(Stepwise(result, running.task, running.request)) if inspect.isawaitable(result) else result
+        )
     except Replaced as replaced:
         running.returned = replaced.returned
     return running.returned
-
-
-class _Stepwise:
-    """An awaitable that has its task's request in each of its steps, in whichever thread its event loop runs."""
-
-    def __init__(self, result: Awaitable[Any], running: Running) -> None:
-        self._result = result
-        self._running = running
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._result.__await__()
-        step: Callable[[], Any] = partial(next, steps)
-        while True:
-            try:
-                with requested(self._running.task, self._running.request):
-                    awaited = step()
-            except StopIteration as end:
-                return end.value
-            try:
-                step = partial(steps.send, (yield awaited))
-            except BaseException as error:  # noqa: BLE001 - the coroutine's own, a cancellation among them
-                step = partial(steps.throw, error)
 
 
 def _entry_of(task: Any) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ HANGS = {
     "held": KILLED,
 }
 OPTIONS = {
-    "prefork": ["-c", str(len(HANGS) + 8)],
+    "prefork": ["-c", str(len(HANGS) + 9)],
     "threads": ["-P", "threads", "-c", "8"],
     "solo": ["-P", "solo"],
 }
@@ -80,7 +80,7 @@ def runs(hanging, pools):
     started = {
         **{kind: start("hangs-prefork", kind) for kind in HANGS},
         **{f"recovers {kind}": start("recovers-prefork", kind) for kind in ("sleep", "held")},
-        **{f"async {kind}": start("async-prefork", kind) for kind in ("sleep", "swallow")},
+        **{f"async {kind}": start("async-prefork", kind) for kind in ("sleep", "swallow", "block")},
         "input": start("input-hangs"),
         "undo": start("undo-hangs"),
         "threads": start("hangs-threads", "gate"),
@@ -133,7 +133,7 @@ def test_an_attempt_out_of_time_is_made_again_by_the_policy(hanging, runs, kind)
     assert events == ["started", "retrying" if kind == "sleep" else "timed-out", "started", "succeeded"]
 
 
-@pytest.mark.parametrize(("kind", "how"), [("sleep", RAISED), ("swallow", KILLED)])
+@pytest.mark.parametrize(("kind", "how"), [("sleep", RAISED), ("swallow", KILLED), ("block", KILLED)])
 def test_an_async_node_is_ended_too(runs, kind, how):
     assert_timed_out(runs[f"async {kind}"], how, node="hang-async")
 

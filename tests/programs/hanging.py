@@ -96,6 +96,8 @@ async def hang_async(ctx: NodeContext, kind: str) -> int:
     """Hang in the event loop."""
     LEDGER.note("start", ctx.run_id)
     while ctx.attempt == 1:
+        if kind == "block":
+            time.sleep(60)  # noqa: ASYNC251 - as code does that is not async at heart
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:

@@ -1,0 +1,255 @@
+"""Run async nodes on one event loop per process, so that clients and pools which they keep live on between nodes.
+
+The loop has a native thread of its own. The thread of an attempt waits there for its coroutine, so that a time limit
+interrupts it as it interrupts a function; members of a local step share the loop, while each has its thread.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import atexit
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery import signals
+
+from orchestrator.execution.node_requests import Stepwise
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+LOOK_AGAIN_S = 0.25
+CLOSE_S = 5.0
+"""How long the end of a process waits for tasks that were cancelled, and for threads that they wait for."""
+
+
+def run_on_loop(awaitable: Awaitable[Result], *, timeout_s: float, expired: Callable[[], BaseException]) -> Result:
+    """Await something on the loop of this process, and wait for it in this thread.
+
+    It sees the context variables of the caller. What is raised in the waiting thread, by a time limit or because the
+    process has to end, cancels it and goes on when it has ended.
+
+    Args:
+        awaitable: What an async function returned.
+        timeout_s: Its limit in seconds, for threads that nothing can interrupt.
+        expired: Makes the error that is raised at the limit.
+
+    Raises:
+        RuntimeError: Called on the loop itself, where waiting would block it for ever.
+        BaseException: What the awaitable raised.
+    """
+    loop = _loops.get(NODES) or _loops.setdefault(NODES, NodeLoop())
+    return loop.run(Call(awaitable, timeout_s, expired))  # type: ignore[no-any-return]
+
+
+class NodeLoop:
+    """An event loop in a thread of its own, which starts with the first call."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_started = _thread.allocate_lock()
+        self._is_ready = Flag()
+        self._has_ended = Flag()
+        self._is_closing = False
+
+    def run(self, call: Call) -> Any:
+        """Make a call and wait for its end; as `run_on_loop`."""
+        if self._loop is not None and self._loop is asyncio._get_running_loop():  # noqa: SLF001 - it never raises
+            call.drop()
+            raise RuntimeError("an async node may not wait here for another async node: use start_async and await it")
+        try:
+            loop = self._start()
+            loop.call_soon_threadsafe(call.begin, context=copy_context())
+            call.has_ended.wait()
+        except BaseException:
+            self._cancel(call)
+            call.has_ended.wait()  # one that refuses to end is left to whatever ends the attempt from outside
+            raise
+        return call.result()
+
+    def _cancel(self, call: Call) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(call.cancel)
+                return
+        except RuntimeError:  # it is closed
+            pass
+        call.drop()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._is_started.acquire(blocking=False):
+            _start_native_thread(self._serve)
+        self._is_ready.wait()
+        assert self._loop is not None  # noqa: S101 - it is ready
+        return self._loop
+
+    def _serve(self) -> None:
+        self._loop = loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._is_ready.set()
+        while not self._is_closing:
+            try:
+                loop.run_forever()
+            except BaseException:  # SystemExit of a task that a node has left behind must not end it for all others
+                logger.exception("a task that an async node left behind has raised")
+        try:
+            loop.run_until_complete(_end_tasks())
+            loop.close()
+        except BaseException:  # as above, while the process ends
+            logger.exception("the event loop of the async nodes was not closed in order")
+        finally:
+            self._has_ended.set()
+
+    def close(self) -> None:
+        """Cancel what is left on the loop, finish async generators, and end the thread, within some seconds."""
+        loop = self._loop
+        if loop is None:  # nothing ran on it
+            return
+        self._is_closing = True
+        loop.call_soon_threadsafe(loop.stop)
+        self._has_ended.wait(CLOSE_S)
+
+
+class Call:
+    """Something to await on the loop.
+
+    Attributes:
+        has_ended: Set when it has returned or raised.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any], timeout_s: float, expired: Callable[[], BaseException]) -> None:
+        self.has_ended = Flag()
+        self._awaitable = awaitable
+        self._timeout_s = timeout_s
+        self._expired = expired
+        self._task: asyncio.Task[None] | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Start it; called by the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Cancel it, or let it never begin; called by the loop."""
+        if self._task is None:
+            self.drop()
+        else:
+            self._task.cancel()
+
+    def drop(self) -> None:
+        """End it without its having begun."""
+        if isinstance(self._awaitable, Coroutine | Stepwise):
+            self._awaitable.close()  # else Python warns that nobody has awaited it
+        self._error = asyncio.CancelledError()
+        self.has_ended.set()
+
+    def result(self) -> Any:
+        """What it returned; raises what it raised."""
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._result
+        finally:
+            del self  # the traceback of the error holds this frame, and would hold the error
+
+    async def _run(self) -> None:
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                self._result = await self._awaitable
+        except TimeoutError as error:
+            self._error = self._expired() if limit.expired() else error
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it; SystemExit would end the loop
+            self._error = error
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step
+            self.drop()
+        else:
+            self.has_ended.set()
+
+
+class Flag:
+    """An event that is set once, without taking a lock.
+
+    A time limit may strike the waiting thread at any point. It could leave the lock of a `threading.Event` taken, and
+    then the loop would wait for it as long as the process lives.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wake = _thread.allocate_lock()
+        self._wake.acquire()
+
+    def set(self) -> None:
+        """Wake those that wait."""
+        self._is_set = True
+        self._wake.release()
+
+    def wait(self, timeout: float = math.inf) -> bool:
+        """Wait until it is set; returns whether it was, within so many seconds."""
+        until = time.monotonic() + timeout
+        while not self._is_set and (left := until - time.monotonic()) > 0:
+            # Looked at again all the same: a lock of greenlets may miss that another thread has released it.
+            if self._wake.acquire(timeout=min(left, LOOK_AGAIN_S)):
+                self._wake.release()  # for the next one that waits
+        return self._is_set
+
+
+async def _end_tasks() -> None:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CLOSE_S / 2)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def _start_native_thread(function: Callable[[], None]) -> None:
+    """Start a thread of the system, also where gevent or eventlet have put greenlets in the place of threads.
+
+    A loop in a greenlet would be the running loop of every other greenlet too.
+    """
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        gevent.get_original("_thread", "start_new_thread")(function, ())
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        eventlet.original("_thread").start_new_thread(function, ())
+    else:
+        threading.Thread(target=function, name="orchestrator-async-nodes", daemon=True).start()
+
+
+NODES = "nodes"
+_loops: dict[str, NodeLoop] = {}
+_of_the_parent: list[NodeLoop] = []  # closing one would take its files out of the parent's epoll
+
+
+def _begin_in_fork() -> None:
+    if NODES in _loops:
+        _of_the_parent.append(_loops.pop(NODES))
+
+
+def _close(**_: Any) -> None:
+    loop = _loops.pop(NODES, None)
+    if loop is not None:
+        loop.close()
+
+
+os.register_at_fork(after_in_child=_begin_in_fork)
+signals.worker_process_shutdown.connect(_close, weak=False)
+signals.worker_shutdown.connect(_close, weak=False)
+atexit.register(_close)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import schedules
+from orchestrator import schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
 from orchestrator.definition.state import RunStatus
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
+from orchestrator.errors import ConfigurationError, InvalidInput
 from orchestrator.execution import task_names, tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
@@ -31,16 +29,13 @@ from orchestrator.store.blocking_calls import call_in_thread
 from orchestrator.store.run_store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from celery import Celery
 
-    from orchestrator.definition.plan import Plan
-
-FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
-
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
 SENTRY = WhenImported("sentry_sdk", "orchestrator.contrib.sentry:SentryNodes")
+DJANGO = WhenImported("django.db", "orchestrator.contrib.django.connections:AsyncConnections")
 OPEN_TELEMETRY = WhenImported("opentelemetry.instrumentation.celery", "orchestrator.contrib.opentelemetry:NodeSpans")
 
 
@@ -112,15 +107,8 @@ class Orchestrator:
             IdempotencyConflict: The key belongs to a run with another input.
             StoreUnavailable, StoreFull, StoreRefused: Redis; with an idempotency key it is safe to try again.
         """
-        if idempotency_key is not None and not isinstance(idempotency_key, str):
-            raise InvalidInput(f"an idempotency key must be a str, not {type(idempotency_key).__name__}")
-        plan, given = self._prepare(flow, input)
-        started = self._engine.start(
-            plan, given, run_id=str(uuid.uuid4()), idempotency_key=idempotency_key, tags=_checked_tags(tags)
-        )
-        if started.outcome == "conflict":
-            raise IdempotencyConflict(plan.flow, idempotency_key or "", started.run_id)
-        return FlowRun(self._engine, started.run_id)
+        start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags)
+        return FlowRun(self._engine, starts.send(self._engine, start))
 
     async def start_async(self, flow: str | Flow, input: Any = None, **options: Any) -> FlowRun:
         """Start a run as `start` does, without blocking the event loop, also while Redis does not answer.
@@ -182,46 +170,11 @@ class Orchestrator:
         with store.guarded():
             store.scripts.set_cursor(_name_of(flow), source, data.decode())
 
-    def _prepare(self, flow: str | Flow, given: Any) -> tuple[Plan, bytes]:
-        if isinstance(flow, Flow):
-            self.register(flow)
-            flow = flow.name
-        if not FLOW_NAME.fullmatch(str(flow)):
-            raise UnknownFlow(flow, self._known_flows())
-        if flow not in self._engine.registry.flows:
-            self._engine.discovery.catch_up()
-        entry = self._engine.registry.flows.get(flow)
-        plan = entry.plan if entry is not None else self._announced(flow)
-        codec = entry.flow.input_codec if entry is not None else None
-        try:
-            if codec is not None:
-                data = codec.dump(codec.check(given), error=InvalidInput)
-            else:
-                data = b"" if given is None else codec_of(Any).dump(given, error=InvalidInput)
-        except InvalidInput as error:
-            raise InvalidInput(f"the input of flow {flow}: {error.message}", flow_name=flow) from None
-        largest = self._engine.settings.max_payload_bytes
-        if len(data) > largest:
-            raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
-        return plan, data
-
-    def _announced(self, name: str) -> Plan:
-        store = self._engine.store
-        with store.guarded():
-            plan = store.announced_plan(name)
-            if plan is None:
-                raise UnknownFlow(name, self._known_flows())
-        return plan
-
-    def _known_flows(self) -> list[str]:
-        with self._engine.store.guarded():
-            return sorted({*self._engine.store.announced(), *self._engine.registry.flows})
-
 
 def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), store)
     engine.middlewares = Middlewares(
-        (SENTRY, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, TimeLimit(), TaskCalls(app)),
+        (SENTRY, DJANGO, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, TimeLimit(), TaskCalls(app)),
     )
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
@@ -249,13 +202,3 @@ def _task_names(flow: Flow) -> Iterator[str]:
     yield from (undo.name for _, undo in flow.compensations())
     yield from (block.name for block in flow.blocks())
     yield from (step.source for step in flow.maps())
-
-
-def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    if tags is not None and not isinstance(tags, Mapping):
-        raise InvalidInput(f"tags must be a mapping of str to str, not {type(tags).__name__}")
-    given: dict[Any, Any] = dict(tags or {})
-    wrong = [key for key, value in given.items() if not isinstance(key, str) or not isinstance(value, str)]
-    if wrong:
-        raise InvalidInput(f"tags must map str to str; the tag {wrong[0]!r} does not")
-    return given

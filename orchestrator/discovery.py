@@ -28,11 +28,15 @@ FLOWS = "flows"
 
 
 class Discovery:
-    """What is to be searched for flows of one app."""
+    """Packages that are searched for flows of one app.
+
+    Attributes:
+        register: Registers a flow.
+    """
 
     def __init__(self, app: Celery, register: Callable[[Flow], None]) -> None:
         self._app = app
-        self._register = register
+        self.register = register
         self._waiting: list[tuple[tuple[str, ...], str]] = []
         self._searched: set[str] = set()
         self._lock = RLock()
@@ -68,7 +72,7 @@ class Discovery:
         for each in () if module is None else _with_submodules(module):
             for value in list(vars(each).values()):
                 if isinstance(value, Flow):
-                    self._register(value)
+                    self.register(value)
 
 
 def _with_submodules(module: ModuleType) -> Iterator[ModuleType]:

@@ -14,6 +14,7 @@ from kombu.entity import Queue
 from orchestrator import ConfigurationError, FlowBuilder, Node, Orchestrator, Settings, manual
 from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
+from orchestrator.starts import known_flows
 from tests.harness import Ledger, load_program, wait_until, workers
 
 PROGRAM = "tests.programs.picky"
@@ -75,7 +76,7 @@ def test_a_queue_that_the_app_does_not_declare_is_refused_before_anything_is_sto
 
 
 def test_only_what_this_app_sends_itself_is_looked_at_of_a_flow_that_is_only_announced(picky, worker, server):
-    wait_until(lambda: "picky-nowhere" in picky.orchestrator._known_flows(), "the flows are announced")
+    wait_until(lambda: "picky-nowhere" in known_flows(engine_of(picky.app)), "the flows are announced")
     app = Celery("sends", broker=server.url, backend=server.url, set_as_current=False)
     app.conf.update(task_create_missing_queues=False, task_queues=[Queue("picky")], task_default_queue="picky")
     run = Orchestrator(app).start("picky-nowhere")

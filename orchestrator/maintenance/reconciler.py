@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 LONGEST_NAP_MS = 100
-AT_ONCE = 500
+"""Longest sleep of the timer loop: a timer that is set meanwhile may be due earlier than all it knew of."""
+ROWS_AT_ONCE = 500
+"""Runs, timers and index entries in one round."""
 LOOK_AGAIN_MS = 1000
+"""Time until the next look at a run."""
 HANGS_AFTER_MS = 4000
+"""Time past its deadline at which an attempt of a pool process is ended; the watchdog kills the process 3 s past it."""
 INLINE_HANGS_AFTER_MS = 1000
+"""The same in pools where nothing can interrupt a function."""
 
 
 class Reconciler:
@@ -59,12 +64,13 @@ class Reconciler:
         self._guarded(self._step_down)
 
     def _step_down(self) -> None:
+        # Not atomic: the lock may pass to another worker in between. Two leaders, or none for a moment, are harmless.
         if self.store.client.get(self.store.keys.leader) == self._id.encode():
             self.store.client.delete(self.store.keys.leader)
 
     def _sweep_loop(self) -> None:
         while not self._stopped.is_set():
-            self.monitor.note_watching()
+            self.monitor.note_watching()  # in every worker: its own pool processes send the events of their nodes
             self._guarded(self._sweep_if_leader)
             self._stopped.wait(self._period_s)
 
@@ -73,7 +79,7 @@ class Reconciler:
             nap_ms = LONGEST_NAP_MS
             if time.monotonic() < self._leads_until:
                 nap_ms = self._guarded(self.fire_due) or 0
-            self._stopped.wait(max(nap_ms, 5) / 1000)
+            self._stopped.wait(max(nap_ms, 5) / 1000)  # what is due and fails stays due, which must not spin
 
     def _guarded(self, step: Callable[[], Answer]) -> Answer | None:
         """Do a step; an error is logged, and the next round tries again."""
@@ -81,6 +87,8 @@ class Reconciler:
             with self.store.guarded():
                 return step()
         except StoreFull as error:
+            # Attempts whose commit Redis refuses wait past their deadline; before any is ended they get one lease to
+            # commit.
             self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
             warn_sparingly(logger, "reconciler: %s", error)
         except StoreError as error:
@@ -107,7 +115,7 @@ class Reconciler:
             log_error_sparingly(logger, error, "reconciler: run %s: a step failed", run_id)
 
     def _sweep_if_leader(self) -> None:
-        lock_ms = round(2000 * self._period_s)
+        lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
         client, key = self.store.client, self.store.keys.leader
         if not client.set(key, self._id, nx=True, px=lock_ms):
             if client.get(key) != self._id.encode():
@@ -120,6 +128,7 @@ class Reconciler:
     def sweep(self) -> None:
         """Do one round of what the leader does every `Settings.reconcile_every`."""
         fault_point("sweep")
+        # After a gap between sweeps nobody may have been able to renew: the script forbids to end leases for one lease.
         now, may_end, went_back = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
         if went_back:
             logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
@@ -133,6 +142,7 @@ class Reconciler:
         for raw, lease_end in self.store.client.zrange(self.store.keys.holders, 0, -1, withscores=True):
             holder = raw.decode()
             if lease_end < now:
+                # The lease is checked once more before the holder is forgotten: it may be renewed while its claims end.
                 end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
                 continue
             margin = INLINE_HANGS_AFTER_MS if holder.endswith(INLINE) else HANGS_AFTER_MS
@@ -142,7 +152,7 @@ class Reconciler:
 
     def _look_at_runs(self, now: int) -> None:
         heads: dict[str, QueueHead] = {}
-        for raw in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, AT_ONCE):
+        for raw in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, ROWS_AT_ONCE):
             run_id = raw.decode()
             self._for_run(run_id, partial(self._look_at, run_id, heads))
 
@@ -156,11 +166,13 @@ class Reconciler:
         again = []
         for seen in findings:
             if seen.kind == "ready":
+                # Published again only if its message cannot be in the queue any more, so that a long queue is never
+                # multiplied.
                 queue = plan.nodes[seen.node].queue
                 head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
                 if head.may_have_lost(int(seen.detail)):
                     again.append(seen.node)
-            elif seen.kind == "awake":
+            elif seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
                 self.engine.wake(record, plan, seen.node)
             else:
                 end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
@@ -171,9 +183,10 @@ class Reconciler:
 
     def fire_due(self) -> int:
         """Publish what timers and wait queues release; return milliseconds to the next due instant."""
-        wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=AT_ONCE)
+        wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=ROWS_AT_ONCE)
         for bucket in buckets:
             next_look, members = self.store.scripts.release(bucket)
+            # A leader that dies here leaves members that no wait queue holds: inspect_run reports them as awake.
             fault_point("after_release")
             timers += members
             wait = min(wait, next_look) if next_look >= 0 else wait
@@ -192,16 +205,17 @@ class Reconciler:
             self.engine.wake(record, plan, node)
             return
         error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
+        # Checked again by the script: a resume meanwhile gives the run another deadline.
         self.engine.end_run(
             run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=plan.flow), only_late=True
         )
 
     def _clean_indexes(self, now: int) -> None:
         keys = self.store.keys
-        for member in self.store.client.zrangebyscore(keys.expiring, "-inf", now, 0, AT_ONCE):
+        for member in self.store.client.zrangebyscore(keys.expiring, "-inf", now, 0, ROWS_AT_ONCE):
             status, flow, run_id = member.decode().split("|")
             pipe = self.store.client.pipeline(transaction=False)
             pipe.zrem(keys.by_status(status), run_id)
             pipe.zrem(keys.by_flow(flow), run_id)
-            pipe.zrem(keys.expiring, member)
+            pipe.zrem(keys.expiring, member)  # last: a crash before it repeats the two above
             pipe.execute()

@@ -38,7 +38,8 @@ class Monitor:
         self._alive_at = -float(ALIVE_EVERY_S)
 
     def forward(self) -> None:
-        """Send what happened since any worker last did; what nobody hears is only skipped."""
+        """Send what happened since any worker last did; skip it if neither a monitor nor a middleware listens."""
+        # Watched as it begins, so that a new leader continues where the last one stopped.
         was_watched, self._was_watched = self._was_watched, self._is_watched()
         middlewares = self.engine.middlewares
         entries = self._new_entries() if middlewares.wants_runs or (was_watched and self._was_watched) else []
@@ -57,6 +58,7 @@ class Monitor:
             return
         for _, row in entries:
             middlewares.after_run(row["run"], row["flow"], row["event"])
+        # After the sending: a leader that dies before this line has events sent twice, rather than never.
         if entries:
             self._mark_sent(entries[-1][1]["entry"].encode())
         elif not middlewares.wants_runs and not (was_watched and self._was_watched):
@@ -86,7 +88,7 @@ class Monitor:
             self._mark_sent(newest[0][0])
 
     def _new_entries(self) -> list[tuple[float, dict[str, str]]]:
-        """When something happened to a run, in seconds, and the fields of the entry, its id among them."""
+        """Return new entries: the instant in seconds, and the fields with the entry's id."""
         store = self.engine.store
         last = self._sent()
         begin = "-" if last == NO_ENTRY else b"(" + last

@@ -20,6 +20,7 @@ from orchestrator.execution.task_calls import TaskCalls
 from orchestrator.execution.task_events import TaskEvents
 from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
+from orchestrator.maintenance.eager_runs import warn_of_eager
 from orchestrator.messaging import late_signal_handlers
 from orchestrator.messaging.celery_addresses import address_of_runs
 from orchestrator.middleware import Middlewares, WhenImported
@@ -107,6 +108,8 @@ class Orchestrator:
             IdempotencyConflict: The key belongs to a run with another input.
             StoreUnavailable, StoreFull, StoreRefused: Redis; with an idempotency key it is safe to try again.
         """
+        if self.app.conf.task_always_eager:
+            warn_of_eager(str(self.app.main))
         start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags)
         return FlowRun(self._engine, starts.send(self._engine, start))
 

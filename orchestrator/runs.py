@@ -15,6 +15,7 @@ from orchestrator.definition.context import running_attempt
 from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.explain import Waiting, explain_run
+from orchestrator.maintenance.eager_runs import fire_due
 from orchestrator.store.blocking_calls import call_in_thread
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ class FlowRun:
         """Show the id."""
         return f"FlowRun({self.id!r})"
 
+    @property
+    def _is_eager(self) -> bool:
+        return bool(self._engine.app.conf.task_always_eager)
+
     def _record(self) -> RunRecord:
         return self._engine.store.run(self.id)
 
@@ -99,7 +104,7 @@ class FlowRun:
         return self._record().finished
 
     def wait(self, timeout: float | timedelta | None = None) -> RunStatus:
-        """Wait until the run has ended, however it ended.
+        """Wait until the run has ended, however it ended; under `task_always_eager` run the retries that are due.
 
         Args:
             timeout: Seconds or timedelta; None waits without limit.
@@ -135,7 +140,7 @@ class FlowRun:
                 left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"run {self.id} has not ended within {timeout} s: it is {standing.status}")
-                hear(min(left, READ_AGAIN_S))
+                hear(min(left, fire_due(self._engine, self.id) if self._is_eager else READ_AGAIN_S))
         return standing
 
     @overload
@@ -264,6 +269,8 @@ class FlowRun:
         return await call_in_thread(self._result, await self._ended_async(timeout), kind)
 
     async def _ended_async(self, timeout: float | timedelta | None) -> Standing:  # noqa: ASYNC109 - as `wait`
+        if self._is_eager:  # what is due runs in the thread that waits
+            return await call_in_thread(self._ended, timeout)
         _refuse_inside_node(self.id)
         patience = OUTAGE_S if timeout is None else math.inf
         with self._engine.store.shared_listener.waiting(self.id, patience=patience) as waiter:

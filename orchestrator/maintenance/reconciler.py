@@ -23,6 +23,7 @@ from orchestrator.store.run_store import Claim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
     from orchestrator.maintenance.run_events import Monitor
 
@@ -204,11 +205,7 @@ class Reconciler:
         if node:
             self.engine.wake(record, plan, node)
             return
-        error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
-        # Checked again by the script: a resume meanwhile gives the run another deadline.
-        self.engine.end_run(
-            run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=plan.flow), only_late=True
-        )
+        end_late_run(self.engine, run_id, plan)
 
     def _clean_indexes(self, now: int) -> None:
         keys = self.store.keys
@@ -219,3 +216,10 @@ class Reconciler:
             pipe.zrem(keys.by_flow(flow), run_id)
             pipe.zrem(keys.expiring, member)  # last: a crash before it repeats the two above
             pipe.execute()
+
+
+def end_late_run(engine: Engine, run_id: str, plan: Plan) -> None:
+    """End a run that is past the time that its flow gives it."""
+    # Checked again by the script: a resume meanwhile gives the run another deadline.
+    error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
+    engine.end_run(run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=plan.flow), only_late=True)

@@ -1,0 +1,62 @@
+"""Fire what is due in a run under `task_always_eager`, where there is neither a worker nor a reconciler.
+
+Celery runs tasks in the caller then. So does this: a retry, a node that waited for a limiter, and the end of the run's
+time come while somebody waits for the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+from orchestrator.maintenance.reconciler import end_late_run
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+
+logger = logging.getLogger(__name__)
+LONGEST_NAP_S = 0.1
+
+
+def fire_due(engine: Engine, run_id: str) -> float:
+    """Run the nodes of one run that wait and are due, in this thread; those of other runs are left to their waits.
+
+    Returns:
+        Seconds after which it is worth to ask again.
+
+    Raises:
+        StoreUnavailable: Redis did not answer.
+    """
+    pinned = engine.pinned(run_id)
+    if pinned is None:
+        return LONGEST_NAP_S
+    record, plan = pinned
+    with engine.store.guarded():
+        now = engine.store.now_ms()
+        timeout: float | None = engine.store.client.zscore(engine.store.keys.timers, f"{run_id}|")
+    if timeout is not None and timeout <= now:
+        end_late_run(engine, run_id, plan)
+        return 0
+    nap_s = LONGEST_NAP_S
+    for node, known in engine.store.nodes(run_id).items():
+        if known["state"] != "parked":
+            continue
+        if (bucket := known.get("bucket")) is not None:
+            with engine.store.guarded():
+                engine.store.scripts.release(bucket)
+        elif known["due"] > now:
+            nap_s = min(nap_s, (known["due"] - now) / 1000)
+            continue
+        engine.wake(record, plan, node)
+    return nap_s
+
+
+@cache
+def warn_of_eager(app: str) -> None:
+    """Log, once for each app, what a run in the caller does not show."""
+    logger.warning(
+        "task_always_eager is set for the Celery app %s: a run is made in its caller, and its retries in whoever waits "
+        "for it; locks, leases and recovery are not exercised",
+        app,
+    )

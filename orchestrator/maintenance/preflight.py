@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import redis
+from celery.app.annotations import resolve_all
 
 from orchestrator.errors import StoreError
+from orchestrator.execution.task_calls import HOOKS
 from orchestrator.messaging.celery_addresses import has_redis_broker
 from orchestrator.messaging.start_checks import eviction, refused_content, undeclared_queues
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery
 
@@ -100,6 +103,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers) or OLDEST
 
 
+def _ignored_annotations(app: Celery, tasks: Iterable[str]) -> set[str]:
+    annotations = [
+        annotation for name in tasks for annotation in resolve_all(app.annotations, SimpleNamespace(name=name))
+    ]
+    return {key for annotation in annotations for key in annotation if key.removeprefix("@") not in HOOKS}
+
+
 def app_problems(app: Celery, registry: Registry) -> Iterator[str]:
     """Yield the app's settings that do not suit the flows of this process."""
     conf: Any = app.conf
@@ -116,6 +126,11 @@ def app_problems(app: Celery, registry: Registry) -> Iterator[str]:
             f"the app {app.main!r} has visibility_timeout {visibility:g} s, shorter than the longest node timeout, "
             f"{limits[longest]:g} s of {longest}: Redis delivers its message again while it runs, each time for "
             "nothing. Raise visibility_timeout in broker_transport_options, or lower the node's timeout"
+        )
+    if ignored := sorted(_ignored_annotations(app, limits)):
+        yield (
+            f"the app {app.main!r} has {', '.join(ignored)} in task_annotations for tasks of nodes, where only hooks "
+            "apply. Set the nodes' own policies, and annotate your own tasks by their names"
         )
     if unsafe := sorted(UNSAFE.intersection(conf.accept_content or ())):
         yield (

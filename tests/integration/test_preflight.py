@@ -101,6 +101,36 @@ def test_an_app_that_accepts_more_than_json_is_named(content, own):
     assert f"the app 'careful' has {content} in accept_content" in problem
 
 
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ({"*": {"rate_limit": "1/h", "acks_late": False, "on_failure": print}}, "acks_late, rate_limit"),
+        ([{"own": {"rate_limit": "1/h"}}, {"slow.quick": {"time_limit": 3, "@__call__": print}}], "time_limit"),
+        ({"own": {"rate_limit": "1/h"}, "slow.quick": {"before_start": print}}, None),
+    ],
+)
+def test_annotations_that_do_not_apply_to_nodes_are_named(annotations, said, own):
+    made = engine(own.url, task_annotations=annotations)
+    problems = list(app_problems(made.app, made.registry))
+    assert len(problems) == (said is not None)
+    for problem in problems:
+        assert f"'careful' has {said} in task_annotations for tasks of nodes" in problem
+    node = made.app.tasks["slow.quick"]
+    assert (node.rate_limit, node.time_limit, node.acks_late) == (None, None, True)
+
+
+def test_hooks_of_annotations_are_called_for_each_node(own):
+    called = []
+
+    def on_success(task, retval, *_):
+        called.append((task.name, retval))
+
+    made = engine(own.url, task_annotations={"*": {"on_success": on_success}}, task_always_eager=True)
+    run = Orchestrator(made.app).start("slow")
+    assert run.wait(timeout=10) == "succeeded"
+    assert called == [("slow.quick", 1), ("slow.slowest", 1)]
+
+
 def test_a_server_that_does_not_tell_is_no_reason_to_warn(own, admin, caplog):
     admin.acl_setuser("shy", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     caplog.set_level("INFO")

@@ -83,7 +83,7 @@ class Base(Task):
     """A base class whose tasks Sentry wraps where they are called."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
 
 def bound() -> str:

@@ -121,6 +121,10 @@ def test_a_run_starts_with_the_commit_without_an_outbox_too(site, worker, variab
     assert site("runs", "noted") == [*before, "direct"]
 
 
+def test_the_migration_of_the_outbox_is_complete(site):
+    assert site("has_all_migrations")
+
+
 def test_an_input_that_does_not_fit_is_refused_within_the_transaction(site, worker):
     assert "the input of flow noted" in site("refuses")
 

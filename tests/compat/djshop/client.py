@@ -37,6 +37,14 @@ def migrate() -> None:
         call_command("migrate", run_syncdb=True, verbosity=0, database=alias)
 
 
+def has_all_migrations() -> bool:
+    try:
+        call_command("makemigrations", "orchestrator_outbox", check=True, dry_run=True, verbosity=0)
+    except SystemExit:
+        return False
+    return True
+
+
 def registered() -> list[str]:
     """The flows of this process, before it has started any."""
     return sorted(engine_of(app).registry.flows)

@@ -1,7 +1,7 @@
 """Fire what is due in a run under `task_always_eager`, where there is neither a worker nor a reconciler.
 
-Celery runs tasks in the caller then. So does this: a retry, a node that waited for a limiter, and the end of the run's
-time come while somebody waits for the run.
+Celery runs tasks in the caller then, and so does this: retries, nodes that waited for a limiter, and the run's timeout
+happen while a caller waits for the run.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fire_due(engine: Engine, run_id: str) -> float:
 def warn_of_eager(app: str) -> None:
     """Log, once for each app, what a run in the caller does not show."""
     logger.warning(
-        "task_always_eager is set for the Celery app %s: a run is made in its caller, and its retries in whoever waits "
-        "for it; locks, leases and recovery are not exercised",
+        "task_always_eager is set for the Celery app %s: a run is made in its caller, its retries in the caller that waits for "
+        "it; locks, leases and recovery are not exercised",
         app,
     )

@@ -56,7 +56,7 @@ def fire_due(engine: Engine, run_id: str) -> float:
 def warn_of_eager(app: str) -> None:
     """Log, once for each app, what a run in the caller does not show."""
     logger.warning(
-        "task_always_eager is set for the Celery app %s: a run is made in its caller, its retries in the caller that waits for "
-        "it; locks, leases and recovery are not exercised",
+        "task_always_eager is set for the Celery app %s: a run is made in its caller, its retries in the caller that "
+        "waits for it; locks, leases and recovery are not exercised",
         app,
     )

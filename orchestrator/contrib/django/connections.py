@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orchestrator.middleware import NodeCall, Result
 
 _executor = SyncToAsync.single_thread_executor
+# By its name: in its first call the thread is not in the executor's list yet.
+_THREAD = f"{_executor._thread_name_prefix}_"  # noqa: SLF001 - it has one
 
 
 class AsyncConnections(Middleware):
@@ -40,7 +42,7 @@ class AsyncConnections(Middleware):
                 _executor.submit(self._close)
 
     def _note(self, **_: Any) -> None:
-        if current_thread() in _executor._threads:  # noqa: SLF001 - it has one
+        if current_thread().name.startswith(_THREAD):
             self._are_open = True
 
     @staticmethod

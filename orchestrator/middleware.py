@@ -96,6 +96,10 @@ class NodeCall:
 class Middleware:
     """Wraps nodes; a subclass overrides what it needs. One object serves all threads of a process."""
 
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do for now: then it is left out of a node's chain. Asked for every node."""
+        return False
+
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:  # noqa: ARG002 - for subclasses
         """Call the node's function by `proceed()`, once, and return what that returns or raise what it raises.
 
@@ -123,11 +127,13 @@ class WhenImported(Middleware):
         self._path = path
         self._loaded: Middleware | None = None
 
+    def is_idle(self) -> bool:
+        """Until the library is there."""
+        return self._loaded is None and self._library not in sys.modules
+
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Wrap the node as the middleware does."""
         if self._loaded is None:
-            if self._library not in sys.modules:
-                return proceed()
             self._loaded = self._load()
         return self._loaded.around(call, proceed)
 
@@ -158,7 +164,9 @@ class Middlewares:
 
     def _compose(self, installed: Sequence[Middleware]) -> None:
         self._installed = tuple(installed)
-        self._inwards = [each for each in reversed(installed) if _overrides(each, "around")]
+        # Innermost first, with the question whether it is idle where there may be an answer.
+        inwards = [each for each in reversed(installed) if _overrides(each, "around")]
+        self._inwards = [(each, each.is_idle if _overrides(each, "is_idle") else None) for each in inwards]
         self._after_node = [each for each in installed if _overrides(each, "after_node")]
         self._after_run = [each for each in installed if _overrides(each, "after_run")]
 
@@ -170,13 +178,16 @@ class Middlewares:
     def call(self, call: NodeCall, function: Callable[[], Result]) -> Result:
         """Call a node's function through all middlewares."""
         proceed = function
-        for middleware in self._inwards:
-            proceed = partial(middleware.around, call, proceed)
+        for middleware, is_idle in self._inwards:
+            if is_idle is None or not is_idle():
+                proceed = partial(middleware.around, call, proceed)
         return proceed()
 
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
-        """Let the middlewares hear how an attempt ended."""
+        """Let the middlewares hear how an attempt ended; of one without an error, only those that are not idle."""
         for middleware in self._after_node:
+            if outcome.error is None and middleware.is_idle():
+                continue
             try:
                 middleware.after_node(call, outcome)
             except Exception:  # an observer's failure must not become the node's: its output is stored already

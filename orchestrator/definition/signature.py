@@ -127,7 +127,10 @@ class Contract:
         context = [*([ctx] if self.takes_context else []), *cursor]
         if not self.parameters or value is MISSING:
             return function(*context)
-        named = dict(value) if self.style == "fields" else {self.parameters[0].name: value}
+        first = self.parameters[0]
+        if self.style == "single" and len(self.parameters) == 1 and first.kind in _BY_POSITION:
+            return function(*context, value)
+        named = dict(value) if self.style == "fields" else {first.name: value}
         # By position as far as it goes, because some callables (singledispatch) look at positions only.
         places = [each for each in self.parameters if each.kind in _BY_POSITION]
         while places and places[-1].name not in named:

@@ -25,26 +25,25 @@ if TYPE_CHECKING:
     from orchestrator.middleware import NodeCall, Outcome, Result
 
 
-def is_heard() -> bool:
-    """Whether anybody listens; asked for every node, so it is written to be fast."""
-    return bool(
-        signals.task_prerun.receivers
-        or signals.task_postrun.receivers
-        or signals.task_success.receivers
-        or signals.task_failure.receivers
-        or signals.task_retry.receivers
-    )
-
-
 class CelerySignals(Middleware):
     """Sends the signals of attempts that Celery does not trace; what a handler raises Celery logs."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app
 
+    def is_idle(self) -> bool:
+        """While no handler is connected."""
+        return not (
+            signals.task_prerun.receivers
+            or signals.task_postrun.receivers
+            or signals.task_success.receivers
+            or signals.task_failure.receivers
+            or signals.task_retry.receivers
+        )
+
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Send what Celery's tracer would send around the task of this node."""
-        if call.is_first or not is_heard():
+        if call.is_first:
             return proceed()
         task = self.app.tasks[call.task]
         with requested(task, make_request(call)):

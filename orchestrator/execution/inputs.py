@@ -24,7 +24,6 @@ from orchestrator.store.run_store import IN_PARTS, INPUT, instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from orchestrator.definition.node import Node
     from orchestrator.definition.plan import Plan
     from orchestrator.definition.registry import Registered
     from orchestrator.engine import Engine
@@ -46,6 +45,8 @@ class Inputs:
         node_plan: What the plan says of it; of an item, of its map's node.
         claimed: The answer of the claim.
         entry: The code of the flow in this process.
+        node: The node's code.
+        timeout_s: Limit of the attempt in seconds.
         is_pure: Whether an input function or a predicate is running, whose exceptions are never retried.
     """
 
@@ -69,6 +70,9 @@ class Inputs:
         self.node_plan = plan.nodes[node_of(name)]
         self.claimed = claimed
         self.entry = entry
+        # Any: of the engine's own nodes, a decision and the computation of a map's items, there is none.
+        self.node: Any = entry.nodes.get(self.node_plan.name)
+        self.timeout_s = self.node_plan.timeout_ms / 1000
         self.is_pure = False
         self._store = engine.store
         self._token = token
@@ -80,11 +84,6 @@ class Inputs:
         self._given: Any = _NOT_READ
 
     @property
-    def node(self) -> Node[Any, Any]:
-        """The node's code."""
-        return self.entry.nodes[self.node_plan.name]
-
-    @property
     def where(self) -> dict[str, Any]:
         """The attempt, as errors name it."""
         return {
@@ -93,11 +92,6 @@ class Inputs:
             "node_name": self.name,
             "attempt": self.claimed.attempt,
         }
-
-    @property
-    def timeout_s(self) -> float:
-        """Limit of the attempt in seconds."""
-        return self.node_plan.timeout_ms / 1000
 
     def expired(self) -> NodeTimeout:
         """The error of an attempt that reaches its limit."""

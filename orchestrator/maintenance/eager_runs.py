@@ -10,9 +10,10 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
-from orchestrator.maintenance.reconciler import end_late_run
+from orchestrator.maintenance.reconciler import LOOK_AGAIN_MS, end_late_run
 
 if TYPE_CHECKING:
+    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,19 @@ def fire_due(engine: Engine, run_id: str) -> float:
             nap_s = min(nap_s, (known["due"] - now) / 1000)
             continue
         engine.wake(record, plan, node)
+    _run_ready(engine, run_id, plan)
     return nap_s
+
+
+def _run_ready(engine: Engine, run_id: str, plan: Plan) -> None:
+    """Run what the reconciler of a worker on the same Redis has published, for no worker may have this flow's code."""
+    with engine.store.guarded():
+        epoch, findings = engine.store.scripts.inspect_run(run_id, plan.hash, again_ms=LOOK_AGAIN_MS)
+        ready = [seen.node for seen in findings if seen.kind == "ready"]
+        if not ready:
+            return
+        moved = engine.store.scripts.republish(run_id, plan.hash, epoch, ready)
+    engine.publish(plan, run_id, epoch, moved.work)
 
 
 @cache

@@ -23,6 +23,7 @@ from orchestrator import (
     manual,
 )
 from orchestrator.maintenance import eager_runs
+from orchestrator.server import EmbeddedServer
 
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3, jitter=False)
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -120,14 +121,20 @@ FLOWS = {
 }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["", "propagates"])
-def orchestrator(request, server):
-    app = Celery(f"eager-{request.param}", broker=server.url, backend=server.url, set_as_current=False)
-    app.conf.update(task_always_eager=True, task_eager_propagates=request.param)
+def eager(url, **conf):
+    app = Celery("eager", broker=url, backend=url, set_as_current=False)
+    app.conf.update(task_always_eager=True, **conf)
     made = Orchestrator(app)
     for builder, _ in FLOWS.values():
         made.register(builder.build())
     return made
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "propagates"])
+def orchestrator(request, tmp_path_factory):
+    """A client of a server on which there is no worker."""
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as server:
+        yield eager(server.url, task_eager_propagates=request.param)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, ends) in FLOWS.items() if ends])
@@ -153,6 +160,12 @@ def test_a_retry_that_is_not_due_is_waited_for_and_those_of_others_are_theirs(or
     assert other.wait(timeout=20) == "succeeded"
     patient.cancel("over")
     assert patient.wait(timeout=20) == "cancelled"
+
+
+@pytest.mark.parametrize("name", ["fan", "map"])
+def test_workers_of_other_flows_on_the_same_redis_do_not_keep_a_run_from_its_end(sample, server, name):
+    """Their reconciler publishes the retry, to a queue where nobody has the code."""
+    assert eager(server.url).start(name).wait(timeout=30) == "succeeded"
 
 
 def test_coroutines_wait_too_and_their_loop_goes_on(orchestrator):

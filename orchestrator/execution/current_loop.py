@@ -20,10 +20,26 @@ def provide_current_loop() -> None:
     if current is None and policy is not None:  # a policy of somebody's own
         return
     if getattr(current, "_loop", None) is None:
-        own: LoopOnDemand | None = getattr(_thread, "loop", None)
-        if own is None or own.is_over():
-            own = _thread.loop = LoopOnDemand()
-        asyncio.set_event_loop(own)
+        own: OwnLoop | None = getattr(_thread, "own", None)
+        if own is None or own.loop.is_over():
+            own = _thread.own = OwnLoop()
+        asyncio.set_event_loop(own.loop)
+
+
+class OwnLoop:
+    """The loop that a thread was given, which is closed when the thread ends.
+
+    Attributes:
+        loop: The loop.
+    """
+
+    def __init__(self) -> None:
+        self.loop = LoopOnDemand()
+
+    def __del__(self) -> None:
+        # A loop is part of cycles; left to the collector, its sockets may be closed in front of it, with a warning.
+        if self.loop.is_open():
+            self.loop.close()
 
 
 class LoopOnDemand(asyncio.SelectorEventLoop):
@@ -41,6 +57,10 @@ class LoopOnDemand(asyncio.SelectorEventLoop):
     def __del__(self) -> None:
         if self.__dict__:
             super().__del__()
+
+    def is_open(self) -> bool:
+        """Whether it was used, and is neither closed nor running."""
+        return bool(self.__dict__) and not self.is_closed() and not self.is_running()
 
     def is_over(self) -> bool:
         """Whether it was used and closed."""

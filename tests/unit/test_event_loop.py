@@ -335,12 +335,6 @@ def in_thread():
     with ThreadPoolExecutor(1) as pool:
         yield lambda function: pool.submit(function).result(timeout=30)
 
-        def close():
-            provide_current_loop()
-            asyncio.get_event_loop().close()
-
-        pool.submit(close).result()
-
 
 def test_a_thread_has_the_same_current_loop_for_each_node_and_after_asyncio_run(in_thread):
     async def running():
@@ -376,6 +370,18 @@ def test_a_current_loop_that_is_there_stays_and_a_closed_one_is_replaced(in_thre
         return asyncio.get_event_loop().run_until_complete(asyncio.sleep(0, 1))
 
     assert in_thread(go) == 1
+
+
+def test_a_current_loop_is_closed_with_its_thread():
+    def go():
+        provide_current_loop()
+        asyncio.get_event_loop().run_until_complete(asyncio.sleep(0))
+        return asyncio.get_event_loop()
+
+    with ThreadPoolExecutor(1) as pool:
+        loop = pool.submit(go).result()
+        assert not loop.is_closed()
+    assert loop.is_closed()
 
 
 def test_a_current_loop_opens_no_file_before_it_is_used():

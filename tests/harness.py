@@ -80,7 +80,9 @@ class WorkerProcess:
         self.name = name
         self.log = log
         self._log_begins = log.stat().st_size if log.exists() else 0  # behind what a worker of this name wrote before
-        command = [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "info", "-n", f"{name}@%h", *options]
+        # Mingling waits a second for other workers, to learn which tasks they revoked.
+        own = ["-l", "info", "-n", f"{name}@%h", "--without-mingle"]
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", *own, *options]
         with log.open("a") as out:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=dict(environment), stdout=out, stderr=out, start_new_session=True

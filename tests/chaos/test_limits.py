@@ -39,7 +39,7 @@ class LimitedWorld(World):
             name,
             self.folder / f"{name}.log",
             environment=environment_for(self.url, **self.settings) | self.environment | environment,
-            options=["-c", str(self.size[1]), "--without-gossip", "--without-mingle"],
+            options=["-c", str(self.size[1]), "--without-gossip"],
         )
         self.workers.append(worker)
         return worker

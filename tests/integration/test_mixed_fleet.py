@@ -102,7 +102,7 @@ class Fleet:
             name,
             self.folder / f"{name}.log",
             environment=self.environment(is_old=is_old, **more),
-            options=["-c", str(CHILDREN), "--without-gossip", "--without-mingle"],
+            options=["-c", str(CHILDREN), "--without-gossip"],
             folder=self.folder,
         )
         try:

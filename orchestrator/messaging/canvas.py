@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery.canvas import Signature, chain, chord, group
+from celery.utils.functional import regen
 
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.plan import END, Plan, node_of
@@ -120,12 +121,21 @@ def _body(target: Target, position: int, since: int) -> Signature:
     return target.node(step.nodes[0], since)
 
 
-class _Header(group):
-    """The members of a chord, sent by a producer that is there already."""
+class _Members(group):
+    """Members that are sent by a producer that is there already, and whose results nobody waits for."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the members."""
         return super().apply_async(args, kwargs, **options | {"producer": self.producer})
+
+    # Celery makes a barrier of the members' results, which subscribes this process to each of them. They unsubscribe
+    # when the garbage collector finds them, and while Redis is away that waits for 20 s in whatever thread it runs in.
+    def _apply_tasks(self, tasks: Any, producer: Any = None, app: Any = None, _barrier: Any = None, **more: Any) -> Any:
+        return super()._apply_tasks(tasks, producer, app, **more)
+
+    def _freeze_group_tasks(self, *args: Any, **options: Any) -> Any:
+        name, results = super()._freeze_group_tasks(*args, **options)
+        return name, regen(iter(results))  # of a list the backend would make one result, with a barrier
 
 
 def send(signature: Signature, producer: Any) -> None:
@@ -135,10 +145,13 @@ def send(signature: Signature, producer: Any) -> None:
     """
     if signature.task == "celery.chain":
         signature.apply_async(connection=producer.connection)  # a chain drops a producer that it is given
-    elif signature.task == "celery.chord":
-        header = _Header(signature.tasks, app=signature.app)
-        header.producer = producer
-        signature.run(header, signature.body, ())  # nor does a chord give it to its header
+    elif signature.task in {"celery.chord", "celery.group"}:
+        members = _Members(signature.tasks, app=signature.app)
+        members.producer = producer
+        if signature.task == "celery.chord":
+            signature.run(members, signature.body, ())  # nor does a chord give it to its header
+        else:
+            members.apply_async()
     else:
         signature.apply_async(producer=producer)
 

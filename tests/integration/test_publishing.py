@@ -69,6 +69,8 @@ def test_one_connection_of_the_pool_is_enough(server, app, flow, work, messages)
     for number in (1, 2):
         publish(app, flow, work)
         assert queued(server) == number * messages
+    with redis.Redis.from_url(server.url) as client:
+        assert client.pubsub_channels() == [], "who publishes waits for the result of nobody"
 
 
 @pytest.mark.parametrize("names", [("a",), MEMBERS])

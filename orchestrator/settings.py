@@ -16,6 +16,11 @@ from orchestrator.errors import ConfigurationError
 PREFIX_PATTERN = re.compile(r"(?=.{1,50}$)[A-Za-z0-9_.-]*(\{[A-Za-z0-9_.-]+\})?[A-Za-z0-9_.-]*")
 EVICTING_STORE = ("warn", "refuse")
 LEASE_FACTOR = 4
+PATCHES = (
+    *("partial_reports", "fork_server", "refused_acks", "refused_connections", "closed_channels"),
+    *("unacked_in_memory", "client_per_channel"),
+)
+"""Changes of kombu and Celery that a worker makes while it takes flows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,8 @@ class Settings:
         evicting_store: "warn" or "refuse": whether `start` refuses a Redis that throws keys away when it is full.
             Default "warn".
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
+        patches: Names of the patches of kombu and Celery to apply, or to leave out if each begins with `-`; default
+            all, see docs/deployments.md. As a variable with commas between them; `none` for none.
     """
 
     lease: timedelta = timedelta(seconds=30)
@@ -57,6 +64,7 @@ class Settings:
     accept_json: bool = True
     evicting_store: str = "warn"
     fused: bool = False
+    patches: tuple[str, ...] = PATCHES
 
     def __post_init__(self) -> None:
         """Read the environment and refuse what cannot work.
@@ -74,6 +82,8 @@ class Settings:
                 _require(getattr(self, field.name), type(field.default))
             except (ValueError, OverflowError) as error:
                 problems.append(f"{f'{variable}={text!r}' if text else field.name}: {error}")
+        if not problems:
+            object.__setattr__(self, "patches", _chosen_patches(self.patches, problems))
         if not problems and not PREFIX_PATTERN.fullmatch(self.prefix):
             problems.append("prefix: must be 1 to 50 of letters, digits, '_', '.', '-', and may have one part in {}")
         if not problems and self.evicting_store not in EVICTING_STORE:
@@ -94,10 +104,27 @@ def _parse(text: str, kind: type) -> object:
         if text not in {"0", "1"}:
             raise ValueError("must be 1 or 0")
         return text == "1"
+    if kind is tuple:
+        return () if text == "none" else tuple(part.strip() for part in text.split(","))
     return int(text) if kind is int else text
 
 
+def _chosen_patches(names: tuple[str, ...], problems: list[str]) -> tuple[str, ...]:
+    """The patches to apply, in order."""
+    wanted = {name.removeprefix("-") for name in names}
+    if unknown := sorted(wanted.difference(PATCHES)):
+        problems.append(f"patches: there is none called {', '.join(unknown)}; they are {', '.join(PATCHES)}")
+    left_out = [name for name in names if name.startswith("-")]
+    if left_out and len(left_out) < len(names):
+        problems.append("patches: name either those to apply or, with '-' before each, those to leave out")
+    return tuple(name for name in PATCHES if (name in wanted) != bool(left_out))
+
+
 def _require(value: object, kind: type) -> None:
+    if kind is tuple:
+        if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+            raise ValueError("must be a tuple of names")
+        return
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = "a timedelta, such as timedelta(seconds=30)" if kind is timedelta else f"of type {kind.__name__}"
         raise ValueError(f"must be {wanted}, not {type(value).__name__}")

@@ -1,0 +1,64 @@
+"""Wait where Redis refuses, for memory, to note what became of a message.
+
+Kombu lets the refusal end the worker, and with it every child's running node; celery#5716 tells of a worker that is
+left in such a state.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+from kombu.transport.redis import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+Untyped: Any = Channel
+TRY_AGAIN_S = 0.25
+
+
+def outlast_full_memory(call: Callable[[], Answer]) -> Answer:
+    """Repeat a call while Redis refuses it for memory; every other error is the caller's."""
+    while True:
+        try:
+            return call()
+        except redis.OutOfMemoryError as error:
+            logger.warning("Redis is full, trying again: %s", error)
+            time.sleep(TRY_AGAIN_S)
+
+
+@contextmanager
+def applied(_worker: Any) -> Iterator[None]:
+    """Let channels that are made in the block wait."""
+    stock = Untyped.QoS
+
+    class PatientQoS(stock):  # type: ignore[misc, valid-type]
+        """Keeps track of unacknowledged messages, waiting while Redis is full."""
+
+        def append(self, message: Any, delivery_tag: str) -> None:
+            """Note a message as delivered."""
+            outlast_full_memory(lambda: super(PatientQoS, self).append(message, delivery_tag))
+
+        def ack(self, delivery_tag: str) -> None:
+            """Note a message as done."""
+            outlast_full_memory(lambda: super(PatientQoS, self).ack(delivery_tag))
+
+        def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+            """Note a message as refused, or put it back."""
+            outlast_full_memory(lambda: super(PatientQoS, self).reject(delivery_tag, requeue=requeue))
+
+        def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
+            """Put a message back."""
+            outlast_full_memory(lambda: super(PatientQoS, self).restore_by_tag(tag, client, leftmost))
+
+    Untyped.QoS = PatientQoS
+    try:
+        yield
+    finally:
+        Untyped.QoS = stock

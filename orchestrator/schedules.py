@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
 
-from celery import Task, signals
+from celery import signals
 from celery.schedules import schedule as every
 from croniter import croniter
 
@@ -21,6 +21,7 @@ from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.triggers import ScheduleTrigger
 from orchestrator.engine import Engine, engine_of
 from orchestrator.errors import InvalidInput
+from orchestrator.messaging.engine_task import EngineTask
 from orchestrator.messaging.socket_timeouts import limit_sockets
 
 if TYPE_CHECKING:
@@ -178,9 +179,10 @@ def _entry_name(slot: str) -> str:
 def add_what_is_missing(sender: Any, **_: Any) -> None:
     """Give a starting beat limits on its sockets, and the entries that an assignment to its schedule has dropped."""
     engine: Engine | None = getattr(sender.app, Engine.ATTRIBUTE, None)
-    if engine:
+    entries = [entry for entry in engine.registry.flows.values() if slots_of(entry)] if engine else []
+    if entries:
         limit_sockets(sender.app)
-    for entry in engine.registry.flows.values() if engine else ():
+    for entry in entries:
         missing = [name for name in map(_entry_name, slots_of(entry)) if name not in sender.scheduler.schedule]
         if missing:
             add_to_beat(sender.app, entry)
@@ -200,13 +202,10 @@ def remember_slots(engine: Engine, entry: Registered) -> None:
             store.client.hdel(store.keys.slots, raw)
 
 
-class Tick(Task):
+class Tick(EngineTask):
     """What a beat's message does: start what is due of a schedule, at most one run for each instant."""
 
     name = TICK
-    ignore_result = True
-    acks_late = True
-    serializer = "json"
 
     def run(self, flow: str, slot: str) -> None:
         """Start what is due of one schedule of one flow."""

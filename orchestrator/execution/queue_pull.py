@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import IN_LINE
 from orchestrator.errors import StoreError
-from orchestrator.liveness.leases import is_draining
+from orchestrator.liveness.pool_processes import takes_no_more
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ class Pulled:
 def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[Pulled]:
     """Take messages of a task, the first one of a fused flow, out of the queue from which its present one came.
 
-    Nothing is taken where the task has a rate limit of Celery's, or the queue is not a list in the run store's Redis.
+    Nothing is taken where the queue is not a list in the run store's Redis.
 
     Args:
         engine: The engine.
@@ -69,13 +69,11 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     first = plan.steps[0]
     if not plan.fused or first.kind not in IN_LINE or plan.nodes[first.nodes[0]].task != task.name:
         return
-    if task.rate_limit:  # Celery's own is per message, in the main process: what is taken here would pass it by
-        return
     queue = (task.request.delivery_info or {}).get("routing_key")
     key = engine.publisher.first_list(plan, queue) if queue else ""
     if not key:
         return
-    while time.monotonic() < since + GOES_ON_FOR_S and not is_draining():
+    while time.monotonic() < since + GOES_ON_FOR_S and not takes_no_more():
         try:
             with engine.store.guarded():
                 text = engine.store.scripts.pop_message(key, task.name)

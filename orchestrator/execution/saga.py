@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import Task
-
 from orchestrator.engine import engine_of
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.canvas import BEGIN_SAGA
+from orchestrator.messaging.engine_task import EngineTask
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.store.scripts.results import Work
 
 
-class BeginSaga(Task):
+class BeginSaga(EngineTask):
     """The error callback of every node: publishes the saga of a run that is ending and quiet, once."""
 
     name = BEGIN_SAGA
-    ignore_result = True
-    acks_late = True
-    serializer = "json"
 
     def run(self, run_id: str, epoch: int, plan_hash: str) -> None:
         """Ask for the saga and publish it; does nothing for any other state of the run."""

@@ -7,18 +7,18 @@ reported here.
 from __future__ import annotations
 
 import logging
-import mmap
 import time
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery.app import trace
 from celery.exceptions import Ignore, NotRegistered
-from celery.worker.request import Request
 
 from orchestrator.engine import engine_of
 from orchestrator.errors import traceback_text
 from orchestrator.liveness.leases import note_missing
+from orchestrator.liveness.pool_processes import is_watched
+from orchestrator.messaging.engine_task import EngineRequest
 from orchestrator.messaging.publisher import BROKER_ERRORS
 from orchestrator.middleware import End, Middleware
 
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.middleware import NodeCall, Outcome, Result
 
 logger = logging.getLogger(__name__)
-_watched = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
-
-
-def note_watching(*, is_watched: bool) -> None:
-    """Let the pool processes know whether a monitor wants events of tasks."""
-    _watched[0] = is_watched
 
 
 class TaskEvents(Middleware):
@@ -50,7 +44,7 @@ class TaskEvents(Middleware):
 
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Send that the node starts."""
-        if _watched[0] and not call.is_own:
+        if is_watched() and not call.is_own:
             self._send(call, "task-received", args=repr((call.run_id,)), kwargs="{}")
             self._send(call, "task-started")
         return proceed()
@@ -62,7 +56,7 @@ class TaskEvents(Middleware):
             return
         if outcome.end is End.FAILED and error is not None:
             self._log_failure(call, error)
-        if not _watched[0]:
+        if not is_watched():
             return
         if error is not None and outcome.end is not End.TOLERATED:
             kind = "task-retried" if outcome.end is End.PARKED else "task-failed"
@@ -96,7 +90,7 @@ class Parked(Ignore):
     """An attempt failed and its node waits for the next one."""
 
 
-class NodeRequest(Request):
+class NodeRequest(EngineRequest):
     """A node's message in the worker: tells monitors of attempts that leave the canvas, where Celery says nothing."""
 
     def send_event(self, type: str, **fields: Any) -> None:

@@ -11,7 +11,6 @@ import time
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from celery import Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from orchestrator.definition.plan import node_of
@@ -25,6 +24,7 @@ from orchestrator.execution.task_events import Parked
 from orchestrator.execution.task_names import guard_names
 from orchestrator.liveness.time_limit import interruptible
 from orchestrator.messaging.canvas import ADVANCE
+from orchestrator.messaging.engine_task import EngineTask
 from orchestrator.middleware import End
 from orchestrator.schedules import Tick
 
@@ -41,23 +41,16 @@ SHOWN = 1000
 """Characters that a monitor gets of the error of an attempt that is made again."""
 
 
-class NodeTask(Task):
+class NodeTask(EngineTask):
     """One node, branch decision or compensation of a flow as a Celery task of its own.
 
     Acknowledged late and never retried by Celery: what a crash leaves undone is the stored state's to repeat.
     """
 
-    ignore_result = True
-    acks_late = True
-    acks_on_failure_or_timeout = True
-    reject_on_worker_lost = False
-    serializer = "json"
     typing = False
-    max_retries = 0
     Request = "orchestrator.execution.task_events:NodeRequest"
 
-    def __init__(self, flow: str, node: str) -> None:
-        self.name = f"{flow}.{node}"
+    def __init__(self, node: str) -> None:
         self.node = node
 
     @classmethod
@@ -142,13 +135,10 @@ class NodeTask(Task):
                 return
 
 
-class Advance(Task):
+class Advance(EngineTask):
     """A message for a parallel step, the first or behind another one: publishes it, once, or does a local one."""
 
     name = ADVANCE
-    ignore_result = True
-    acks_late = True
-    serializer = "json"
 
     def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
         """Ask for the position and publish it, or work through it."""
@@ -205,18 +195,18 @@ logging.getLogger("celery.app.trace").addFilter(QUOTED_ERRORS)
 def register_engine_tasks(app: Celery) -> None:
     """Give an app the engine's own tasks."""
     for kind in (Advance, BeginSaga, Tick):
-        app.register_task(own_class(kind)())
+        app.register_task(own_class(kind, kind.name)())
 
 
-def own_class(kind: type[Task]) -> Any:
+def own_class(kind: type[EngineTask], name: str) -> Any:
     """Make a class for one task of one app: Celery keeps the app, the request and the annotations in the class."""
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__})
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "name": name})
 
 
 def register_nodes(app: Celery, entry: Registered) -> None:
     """Register every node of a flow under `<flow>.<node>`."""
     for name in entry.plan.nodes:
-        task = own_class(NodeTask)(entry.flow.name, name)
+        task = own_class(NodeTask, f"{entry.flow.name}.{name}")(name)
         app.register_task(task)
         QUOTED_ERRORS.names.add(task.name)
         guard_names(app, [task.name])

@@ -15,6 +15,7 @@ from celery.utils.functional import regen
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.plan import END, Plan, node_of
 from orchestrator.definition.planning import make_plan
+from orchestrator.messaging.engine_task import Routes
 from orchestrator.store.scripts.results import Work
 
 if TYPE_CHECKING:
@@ -122,11 +123,11 @@ def _body(target: Target, position: int, since: int) -> Signature:
 
 
 class _Members(group):
-    """Members that are sent by a producer that is there already, and whose results nobody waits for."""
+    """Members that are sent with options that a chord does not give them, and whose results nobody waits for."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the members."""
-        return super().apply_async(args, kwargs, **options | {"producer": self.producer})
+        return super().apply_async(args, kwargs, **options | self.sent_with)
 
     # Celery makes a barrier of the members' results, which subscribes this process to each of them. They unsubscribe
     # when the garbage collector finds them, and while Redis is away that waits for 20 s in whatever thread it runs in.
@@ -143,17 +144,19 @@ def send(signature: Signature, producer: Any) -> None:
 
     What canvas sends without one waits for a pooled producer, and a pool may have none but those whose holders wait.
     """
+    options = {"producer": producer, "router": Routes(signature.app)}
     if signature.task == "celery.chain":
-        signature.apply_async(connection=producer.connection)  # a chain drops a producer that it is given
+        # A chain drops a producer that it is given.
+        signature.apply_async(connection=producer.connection, router=options["router"])
     elif signature.task in {"celery.chord", "celery.group"}:
         members = _Members(signature.tasks, app=signature.app)
-        members.producer = producer
+        members.sent_with = options
         if signature.task == "celery.chord":
-            signature.run(members, signature.body, ())  # nor does a chord give it to its header
+            signature.run(members, signature.body, ())
         else:
             members.apply_async()
     else:
-        signature.apply_async(producer=producer)
+        signature.apply_async(**options)
 
 
 def show_canvas(flow: Flow, run_id: str) -> Signature:

@@ -195,12 +195,6 @@ def test_a_damaged_message_is_never_taken(client):
     assert len(client.waiting()) == 2
 
 
-def test_a_task_with_a_rate_limit_of_celery_s_gets_a_message_for_each_run(client, monkeypatch):
-    client.start()
-    monkeypatch.setattr(client.task, "rate_limit", "10/s")
-    assert client.pull() == []
-
-
 def test_whoever_listens_to_celery_s_signals_hears_every_node_of_every_run(client):
     runs = client.start(3)
     heard = []
@@ -225,7 +219,7 @@ def test_nothing_is_taken_from_a_queue_that_the_present_message_did_not_come_fro
     assert len(client.waiting()) == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("is_draining", lambda: True), ("GOES_ON_FOR_S", 0)])
+@pytest.mark.parametrize(("name", "value"), [("takes_no_more", lambda: True), ("GOES_ON_FOR_S", 0)])
 def test_nothing_is_taken_at_a_shutdown_or_when_the_time_is_over(client, monkeypatch, name, value):
     client.start()
     monkeypatch.setattr(pull_module, name, value)

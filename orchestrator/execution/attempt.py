@@ -26,7 +26,8 @@ from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
 from orchestrator.execution.store_retries import retry_for, retry_until_stored
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.interruption import end_if_told, raise_interruption
-from orchestrator.liveness.leases import holder_name, is_draining
+from orchestrator.liveness.leases import holder_name
+from orchestrator.liveness.pool_processes import is_draining
 from orchestrator.liveness.time_limit import time_limit
 from orchestrator.middleware import End, NodeCall, Outcome
 from orchestrator.store.scripts.results import Claimed, Moved
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _tokens = random.Random()  # noqa: S311 - unique is all that they have to be
-os.register_at_fork(after_in_child=_tokens.seed)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_tokens.seed)
 NOT_CLAIMED = Claimed("")
 ASK_AGAIN = {"", "sleep", "no limit"}
 MAY_RUN = {*ASK_AGAIN, "run", "admit"}

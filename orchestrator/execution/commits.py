@@ -18,7 +18,7 @@ from orchestrator.execution.failures import NO_FURTHER, Failed, for_celery
 from orchestrator.execution.fast_path import are_plain, fast_commit, is_plain
 from orchestrator.execution.store_retries import retry_until_stored
 from orchestrator.fault_points import fault_point
-from orchestrator.liveness.pool_processes import AT_ONCE
+from orchestrator.liveness.pool_memory import AT_ONCE
 from orchestrator.middleware import End, Outcome
 from orchestrator.store.run_store import milliseconds
 from orchestrator.store.scripts.results import Claimed, Moved

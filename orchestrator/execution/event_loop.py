@@ -243,13 +243,15 @@ def _begin_in_fork() -> None:
         _of_the_parent.append(_loops.pop(NODES))
 
 
-def _close(**_: Any) -> None:
+def close_loop(**_: Any) -> None:
+    """Close the loop of this process, if it has one; the next call starts another one."""
     loop = _loops.pop(NODES, None)
     if loop is not None:
         loop.close()
 
 
-os.register_at_fork(after_in_child=_begin_in_fork)
-signals.worker_process_shutdown.connect(_close, weak=False)
-signals.worker_shutdown.connect(_close, weak=False)
-atexit.register(_close)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_begin_in_fork)
+signals.worker_process_shutdown.connect(close_loop, weak=False)
+signals.worker_shutdown.connect(close_loop, weak=False)
+atexit.register(close_loop)

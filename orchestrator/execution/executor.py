@@ -15,7 +15,8 @@ from orchestrator.execution.failures import Failed
 from orchestrator.execution.local_fan_out import LocalFanOut
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.fault_points import fault_point
-from orchestrator.liveness.pool_processes import AT_ONCE, working_on
+from orchestrator.liveness.pool_memory import AT_ONCE
+from orchestrator.liveness.pool_processes import working_on
 from orchestrator.middleware import End, Outcome
 
 if TYPE_CHECKING:

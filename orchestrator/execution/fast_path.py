@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.liveness.leases import holder_name
-from orchestrator.liveness.pool_processes import AT_ONCE
+from orchestrator.liveness.pool_memory import AT_ONCE
 from orchestrator.store.scripts.results import Claimed, Done, Wanted
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestrator.liveness.pool_processes import AT_ONCE, go_on_at, working_on
+from orchestrator.liveness.pool_memory import AT_ONCE
+from orchestrator.liveness.pool_processes import go_on_at, working_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ANOTHER_AFTER_S = 0.0005
 LOOK_AGAIN_S = 1.0
+_executors: dict[int, ThreadPoolExecutor] = {}  # by process id
 
 
 class LocalFanOut:
@@ -108,7 +109,7 @@ class LocalFanOut:
 
     def _start_thread(self) -> None:
         try:
-            self._threads.append(_threads(os.getpid()).submit(self._run_members))
+            self._threads.append(_threads().submit(self._run_members))
         except RuntimeError:  # this process gets no thread any more
             self._run_members()
 
@@ -127,7 +128,17 @@ class LocalFanOut:
                 self._finished.put((member, error))
 
 
-@lru_cache(maxsize=1)
-def _threads(_process: int) -> ThreadPoolExecutor:
+def _threads() -> ThreadPoolExecutor:
     """The threads of this process for members of local steps; a forked process has none of its parent's."""
-    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="orchestrator-member")
+    pid = os.getpid()
+    if (threads := _executors.get(pid)) is None:
+        threads = _executors[pid] = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="orchestrator-member")
+    return threads
+
+
+def end_threads(patience_s: float) -> None:
+    """End the threads of this process, when a worker in it ends; one that is busy is left to end by itself."""
+    if (executor := _executors.pop(os.getpid(), None)) is not None:
+        executor.shutdown(wait=False)
+        for thread in executor._threads:  # noqa: SLF001 - it can be waited for without a limit only
+            thread.join(patience_s)

@@ -7,21 +7,20 @@ thread of a child. What happens to a claim that ended is the scripts' decision.
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import signal
 import threading
 import time
 import uuid
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import billiard
 import redis
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
 from orchestrator.fault_points import fault_point
-from orchestrator.liveness.pool_processes import in_pool_process, is_overdue, new_processes, tokens_of
+from orchestrator.liveness.pool_processes import in_pool_process, missing_flows, new_processes, tokens_of
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 
 if TYPE_CHECKING:
@@ -40,13 +39,19 @@ INLINE = "inline"
 """Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
 
 _missing: set[str] = set()
-_draining = mmap.mmap(-1, 1)  # shared with the pool processes, which are forked after this
+_names: dict[int, str] = {}  # by process id: a forked process does not go on under its parent's name
 
 
 def name_worker() -> None:
     """Give this worker an identity that its pool processes inherit and that no later worker has."""
     os.environ[WORKER_VARIABLE] = uuid.uuid4().hex
-    holder_name.cache_clear()
+    _names.clear()
+
+
+def forget_worker() -> None:
+    """Let this process be no worker any more."""
+    os.environ.pop(WORKER_VARIABLE, None)
+    _names.clear()
 
 
 def holder_of(pid: int) -> str:
@@ -54,28 +59,17 @@ def holder_of(pid: int) -> str:
     return f"{os.environ.get(WORKER_VARIABLE, 'none')}/{pid}"
 
 
-@cache
 def holder_name() -> str:
     """The holder that this process is."""
-    return holder_of(os.getpid()) if in_pool_process() else f"{holder_of(os.getpid())}/{INLINE}"
-
-
-os.register_at_fork(after_in_child=holder_name.cache_clear)
+    pid = os.getpid()
+    if (name := _names.get(pid)) is None:
+        name = _names[pid] = holder_of(pid) if in_pool_process() else f"{holder_of(pid)}/{INLINE}"
+    return name
 
 
 def note_missing(task: str) -> None:
     """Note that a pool process of this worker does not have a task that its main process has."""
     _missing.add(task)
-
-
-def start_draining() -> None:
-    """Let no attempt start in this worker any more."""
-    _draining[0] = 1
-
-
-def is_draining() -> bool:
-    """Whether this worker is shutting down."""
-    return _draining[0] == 1
 
 
 def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> None:
@@ -121,28 +115,20 @@ def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False
 
 
 def is_running(pid: int) -> bool:
-    """Whether a child of this process runs; a zombie does not, and is left to whoever reaps it."""
+    """Whether a pool process of this worker runs; a zombie does not, and is left to whoever reaps it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
+        # A fork server's children are not this process's; the server reaps them at once.
+        return billiard.get_start_method() == "forkserver" and _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
-
-
-class Watchdog(threading.Thread):
-    """Kills the processes of a worker that do not stop at a node's timeout, in a thread that waits for nothing else."""
-
-    def __init__(self, renewer: LeaseRenewer) -> None:
-        super().__init__(name="orchestrator-watchdog", daemon=True)
-        self.lease_renewer = renewer
-
-    def run(self) -> None:
-        """Watch until the process ends."""
-        while True:
-            for pid, place in list(self.lease_renewer.known.items()):
-                if is_overdue(place) and is_running(pid):
-                    logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(WATCH_EVERY_S)
+    return True
 
 
 class LeaseRenewer(threading.Thread):
@@ -159,17 +145,22 @@ class LeaseRenewer(threading.Thread):
         self._renewed = 0.0
         self._looked = 0.0
         self._suspects: dict[str, float] = {}
+        self._ended = threading.Event()
 
     def run(self) -> None:
-        """Watch until the process ends; it also watches while a warm shutdown waits for its children."""
-        while True:
+        """Watch until it is ended; it also watches while a warm shutdown waits for its children."""
+        while not self._ended.is_set():
             try:
                 self.beat()
             except StoreError as error:
                 warn_sparingly(logger, "leases are not renewed: %s", error)
             except Exception as error:  # noqa: BLE001 - whatever it is, the next beat tries again
                 log_error_sparingly(logger, error, "leases are not renewed")
-            time.sleep(WATCH_EVERY_S)
+            self._ended.wait(WATCH_EVERY_S)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
 
     def holders(self) -> dict[str, int | None]:
         """The holders of this worker, and their places in the pool; without a pool, this process."""
@@ -209,10 +200,12 @@ class LeaseRenewer(threading.Thread):
         self._suspects = suspects
 
     def _state(self) -> dict[str, Any]:
+        flows = self.engine.registry.flows
+        missing = {node.task for name in missing_flows() & flows.keys() for node in flows[name].plan.nodes.values()}
         return {
             "queues": list(self.engine.app.amqp.queues.consume_from),
-            "flows": {name: list(entry.plan.nodes) for name, entry in self.engine.registry.flows.items()},
-            "missing": sorted(_missing),
+            "flows": {name: list(entry.plan.nodes) for name, entry in flows.items()},
+            "missing": sorted(missing | _missing),
             **self._describe(),
         }
 
@@ -232,6 +225,14 @@ class LeaseRenewer(threading.Thread):
             self._announced, self._announced_at = state, time.monotonic()
         except (redis.OutOfMemoryError, StoreFull):
             warn_sparingly(logger, "Redis is full: this worker is not announced")
+
+    def withdraw(self) -> None:
+        """Take back what `explain` was told."""
+        try:
+            with self.engine.store.guarded():
+                self.engine.store.withdraw_worker(os.environ[WORKER_VARIABLE])
+        except StoreError as error:
+            logger.warning("this worker is announced until its lease ends: %s", error)
 
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""

@@ -28,6 +28,11 @@ getsignal: Callable[[int], object] = import_module("_signal").getsignal
 _errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
 
 
+def _can_be_interrupted() -> bool:
+    """Whether a timer raises in this thread: Python runs handlers in the main one alone, and Windows has no timer."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     for make_error in _errors:
         raise make_error()
@@ -43,7 +48,7 @@ def _take_back() -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let time limits in the block interrupt it, if this is the main thread: once for all attempts of a message."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _can_be_interrupted():
         yield
         return
     before = signal.signal(signal.SIGALRM, _interrupt)
@@ -65,8 +70,7 @@ def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator
     # The kill is armed before the timer: it also ends a function that holds the interpreter, where no handler runs.
     set_limit(time.monotonic() + seconds + HARD_AFTER_S)
     try:
-        # Python runs signal handlers in the main thread alone, so a timer would raise in the wrong function.
-        if threading.current_thread() is not threading.main_thread():
+        if not _can_be_interrupted():
             yield
             return
         _take_back()

@@ -1,4 +1,4 @@
-"""What a Celery worker does for runs besides its tasks: announces its flows, keeps leases, reconciles, and ends well.
+"""Make the engine part of a Celery worker, if that consumes a queue of a flow; any other worker is left alone.
 
 A boot step of the worker's blueprint; it starts after the pool and before the worker consumes or answers a ping.
 """
@@ -6,126 +6,111 @@ A boot step of the worker's blueprint; it starts after the pool and before the w
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import time
-from functools import partial
+import sys
 from typing import TYPE_CHECKING, Any
 
+import billiard
 from celery import bootsteps
+from celery.concurrency.prefork import TaskPool
 from celery.signals import worker_shutdown, worker_shutting_down
 
-from orchestrator.engine import Engine, engine_of
-from orchestrator.errors import StoreError
-from orchestrator.liveness.leases import LeaseRenewer, Watchdog, name_worker, start_draining
-from orchestrator.maintenance.preflight import warn_of_problems
-from orchestrator.maintenance.reconciler import Reconciler
-from orchestrator.maintenance.run_events import Monitor
-from orchestrator.maintenance.worker_state import describe_worker
-from orchestrator.messaging import memory_unacked, resilient_broker
-from orchestrator.messaging.accepted_content import accept_json
-from orchestrator.messaging.socket_timeouts import limit_sockets
-from orchestrator.schedules import remember_slots
-from orchestrator.sparing_log import warn_sparingly
+from orchestrator.engine import engine_of
+from orchestrator.errors import ConfigurationError
+from orchestrator.liveness.leases import forget_worker, name_worker
+from orchestrator.liveness.pool_processes import close_memory, limit_children, open_memory
+from orchestrator.maintenance.flow_worker import FlowWorker, consumed_queues, flow_queues
+from orchestrator.maintenance.spawned_pool import prepare_spawning
 
 if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger(__name__)
-ANNOUNCE_EVERY_S = 1.0
 
 
 class OrchestratorStep(bootsteps.StartStopStep):
-    """The engine's part of a worker."""
+    """The engine's part of a worker.
+
+    Attributes:
+        takes_flows: Whether it is switched on.
+    """
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        """Name the worker before its pool is forked."""
+        """Prepare before the pool is made: its processes get what they share with this one when they begin.
+
+        Raises:
+            ConfigurationError: The worker cannot run flows.
+        """
         super().__init__(parent, **options)
+        self._worker = parent
+        engine = engine_of(parent.app)
+        self.takes_flows = bool(flow_queues(engine) & consumed_queues(engine))
+        has_processes = issubclass(parent.pool_cls, TaskPool)
+        if self.takes_flows and has_processes and sys.platform == "win32":
+            raise ConfigurationError("a worker on Windows runs flows with --pool=threads or --pool=solo only")
         name_worker()
-        resilient_broker.install()
-        memory_unacked.install()
-        limit_sockets(parent.app)
-        if engine_of(parent.app).settings.accept_json:
-            accept_json(parent.app, parent.hostname)
-        conf = parent.app.conf
-        if not is_chosen(conf, "broker_connection_max_retries"):
-            conf.broker_connection_max_retries = None  # Celery gives up on a Redis that is away for 45 minutes
-        default = conf.worker_prefetch_multiplier
-        if not is_chosen(conf, "worker_prefetch_multiplier") and parent.prefetch_multiplier == default:
-            parent.prefetch_multiplier = 1  # a prefetched message waits behind a long node while other workers are idle
-        self.lease_renewer: LeaseRenewer
-        self.reconciler: Reconciler
-        self.worker = parent
-        self._ending = False
-        self._ended = threading.Event()
+        self._memory = open_memory(is_forked=not has_processes or is_forked(parent))
+        limit_children(nodes=parent.max_tasks_per_child or 0, memory_kib=parent.max_memory_per_child or 0)
+        if not is_forked(parent):
+            prepare_spawning(engine)
+        self._flow_worker = FlowWorker(engine, parent, self._end)
+        self._is_ended = False
+        if self.takes_flows:
+            self._flow_worker.prepare()
 
     def start(self, parent: Any) -> None:
-        """Announce the flows and start the threads."""
-        engine = engine_of(parent.app)
-        resilient_broker.connect_again_when_refused(parent.consumer)
-        if announce_flows(engine):
-            warn_of_problems(engine)
-        else:
-            threading.Thread(target=self._announce_later, args=(engine,), daemon=True).start()
-        self.lease_renewer = LeaseRenewer(engine, partial(describe_worker, parent))
-        self.lease_renewer.start()
-        Watchdog(self.lease_renewer).start()
-        self.reconciler = Reconciler(engine, Monitor(engine, parent))
-        self.reconciler.start()
-        worker_shutting_down.connect(self._begin_shutdown, weak=False)
-        worker_shutdown.connect(self._end_shutdown, weak=False)
+        """Begin to take flows, if any of this worker's queues has some."""
+        # At the very end, when the pool has ended: a step that is stopped before the pool has no other place for it.
+        blueprint, stock = parent.blueprint, parent.blueprint.on_stopped
+
+        def on_stopped() -> None:
+            self._end()
+            if stock is not None:
+                stock()
+
+        blueprint.on_stopped = on_stopped
+        worker_shutting_down.connect(self._begin_shutdown, sender=parent.hostname)
+        worker_shutdown.connect(self._end, sender=parent)
+        if self.takes_flows:
+            self._flow_worker.start()
+
+    def take_flows(self) -> None:
+        """Take flows from now on: the worker was asked to consume a queue of one."""
+        if not self.takes_flows:
+            self.takes_flows = True
+            queues = sorted(consumed_queues(engine_of(self._worker.app)))
+            logger.info("this worker takes flows from now on, it consumes %s", ", ".join(queues))
+            self._flow_worker.prepare()
+            self._flow_worker.start()
 
     def stop(self, _parent: Any) -> None:
-        """Let another worker lead; leases are kept while the pool ends its tasks."""
-        self._begin_shutdown()  # a worker that ends by itself was sent no signal
-        self.reconciler.stop()
-
-    def _announce_later(self, engine: Engine) -> None:
-        while not announce_flows(engine):
-            time.sleep(ANNOUNCE_EVERY_S)
-        warn_of_problems(engine)
+        """Let no node start, and another worker lead; leases are kept while the pool ends its tasks."""
+        if self.takes_flows:
+            self._flow_worker.begin_shutdown()  # a worker that ends by itself was sent no signal
+            self._flow_worker.step_down()
 
     def _begin_shutdown(self, **_: Any) -> None:
-        if self._ending:
+        if self.takes_flows:
+            self._flow_worker.begin_shutdown()
+
+    def _end(self, **_: Any) -> None:
+        if self._is_ended:
             return
-        self._ending = True
-        start_draining()
-        threading.Thread(target=self._end_grace, name="orchestrator-grace", daemon=True).start()
-
-    def _end_grace(self) -> None:
-        """Give running nodes the time to end; then their claims go back at once, and the process ends."""
-        grace = self.lease_renewer.engine.settings.shutdown_grace.total_seconds()
-        if self._ended.wait(grace):
-            return
-        logger.warning("still running after %g s of grace: the nodes are given back", grace)
-        self.lease_renewer.stop_children("its worker was shut down")
-        os._exit(self.worker.exitcode or 0)
-
-    def _end_shutdown(self, **_: Any) -> None:
-        self.lease_renewer.give_back(self.lease_renewer.holders(), "its worker was shut down")
-        self._ended.set()
+        self._is_ended = True
+        if self.takes_flows:
+            self._flow_worker.end()
+        worker_shutting_down.disconnect(self._begin_shutdown, sender=self._worker.hostname)
+        worker_shutdown.disconnect(self._end, sender=self._worker)
+        close_memory(self._memory)
+        forget_worker()
 
 
-def is_chosen(conf: Any, name: str) -> bool:
-    """Whether the user set it, to whatever value."""
-    return any(name in source for source in conf.maps[:-1])
-
-
-def announce_flows(engine: Engine) -> bool:
-    """Announce every flow of this process; False when Redis did not answer."""
-    try:
-        for entry in engine.registry.flows.values():
-            engine.announce(entry)
-            with engine.store.guarded():
-                remember_slots(engine, entry)
-    except StoreError as error:
-        warn_sparingly(logger, "flows are not announced yet: %s", error)
-        return False
-    return True
+def is_forked(worker: Any) -> bool:
+    """Whether pool processes of a worker are copies of its main process."""
+    return getattr(worker, "pool_start_method", "fork") == "fork" and billiard.get_start_method() == "fork"
 
 
 def add_to_workers(app: Celery) -> None:
-    """Make the engine part of every worker of an app."""
+    """Make the engine part of every worker of an app that takes flows."""
     app.steps["worker"].add(OrchestratorStep)

@@ -53,16 +53,21 @@ class Reconciler:
         self._leads_until = 0.0
         self._calm_until = 0.0
         self._stopped = threading.Event()
+        loops = {"sweep": self._sweep_loop, "timers": self._timer_loop}
+        self.threads = [
+            threading.Thread(target=loop, name=f"orchestrator-{name}", daemon=True) for name, loop in loops.items()
+        ]
 
     def start(self) -> None:
         """Start both loops."""
-        for loop, name in ((self._sweep_loop, "sweep"), (self._timer_loop, "timers")):
-            threading.Thread(target=loop, name=f"orchestrator-{name}", daemon=True).start()
+        for thread in self.threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Stop both loops and let another worker lead at once."""
-        self._stopped.set()
-        self._guarded(self._step_down)
+        """Stop both loops and let another worker lead at once; again does nothing."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._guarded(self._step_down)
 
     def _step_down(self) -> None:
         # Not atomic: the lock may pass to another worker in between. Two leaders, or none for a moment, are harmless.

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UnknownRun
-from orchestrator.execution.task_events import note_watching
+from orchestrator.liveness.pool_processes import note_watching
 from orchestrator.messaging.publisher import BROKER_ERRORS
 
 if TYPE_CHECKING:

@@ -180,6 +180,13 @@ class Store:
         pipe.zremrangebyscore(self.keys.workers, "-inf", now)
         pipe.execute()
 
+    def withdraw_worker(self, worker: str) -> None:
+        """Forget what a worker announced, when it ends."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.delete(self.keys.worker(worker))
+        pipe.zrem(self.keys.workers, worker)
+        pipe.execute()
+
     def workers(self) -> list[dict[str, Any]]:
         """Return what every live worker has announced, as given to `announce_worker`."""
         with self.guarded():
@@ -421,7 +428,8 @@ def _begin_in_fork() -> None:
         store.begin_in_fork()
 
 
-os.register_at_fork(after_in_child=_begin_in_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_begin_in_fork)
 
 
 def events_of(row: dict[str, str]) -> list[dict[str, str]]:

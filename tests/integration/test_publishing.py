@@ -39,6 +39,7 @@ def app(server):
     for flow in (FAN, OPEN_FAN, LINE):
         orchestrator.register(flow)
     yield made
+    made.backend.result_consumer.subscribed_to.clear()  # to results of groups, which unsubscribe when they go
     made.close()
     pools.set_limit(usual)
     with redis.Redis.from_url(server.url) as client:

@@ -36,7 +36,7 @@ def run_on_loop(awaitable, timeout_s=30.0):
 @pytest.fixture(autouse=True)
 def _closed():
     yield
-    event_loop._close()
+    event_loop.close_loop()
     left = {thread for thread in threading.enumerate() if thread.name == "orchestrator-async-nodes"}
     wait_until(lambda: not any(thread.is_alive() for thread in left), "the thread of the loop has ended")
 
@@ -270,7 +270,7 @@ def test_a_forked_process_has_a_loop_of_its_own():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(20)
         own, _ = run_on_loop(where())
-        event_loop._close()
+        event_loop.close_loop()
         os._exit(0 if own is not parent else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert run_on_loop(where())[0] is parent, "the child has not closed its files"
@@ -300,7 +300,7 @@ def test_closing_cancels_what_is_left_and_finishes_generators():
 
     kept = run_on_loop(leave())
     loop, _ = run_on_loop(where())
-    event_loop._close()
+    event_loop.close_loop()
     assert sorted(seen) == ["generator", "task"]
     assert kept[0].cancelled()
     assert loop.is_closed()
@@ -316,7 +316,7 @@ def test_closing_does_not_wait_for_ever(monkeypatch):
 
     kept = run_on_loop(leave())
     began = time.monotonic()
-    event_loop._close()
+    event_loop.close_loop()
     assert time.monotonic() - began < 3
     assert not kept.done()
     ends.set()

@@ -15,6 +15,7 @@ from orchestrator.execution import local_fan_out as module
 from orchestrator.execution.local_fan_out import LocalFanOut
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness import pool_processes
+from orchestrator.liveness.pool_memory import AT_ONCE, PoolMemory
 from orchestrator.liveness.pool_processes import tokens_of
 from orchestrator.middleware import End, Outcome
 from orchestrator.store.scripts.connection import Wire
@@ -38,7 +39,7 @@ class Slow:
 
     def settle(self, company):
         for member, _ in company:
-            assert member.token in tokens_of(pool_processes._state["place"]), "until it is stored"
+            assert member.token in tokens_of(pool_processes._place), "until it is stored"
         returned = [member.name for member, made in company if isinstance(made, Returned)]
         if returned:
             self.sent.append(returned)
@@ -61,7 +62,7 @@ class Member:
         self.store = SimpleNamespace(scripts=store)
 
     def make(self):
-        assert self.token in tokens_of(pool_processes._state["place"]), "it is known to be worked on"
+        assert self.token in tokens_of(pool_processes._place), "it is known to be worked on"
         return self.does()
 
 
@@ -152,7 +153,8 @@ def test_a_member_is_known_to_be_worked_on_before_a_thread_begins_with_it(store,
 
 
 def test_in_a_pool_process_each_has_its_place_until_it_is_stored(store, monkeypatch):
-    monkeypatch.setitem(pool_processes._state, "place", 0)
+    monkeypatch.setattr(pool_processes, "_memory", PoolMemory.inherited())
+    monkeypatch.setattr(pool_processes, "_place", 0)
     free, empty = sorted(pool_processes._free), pool_processes.tokens_of(0)
 
     def limited():
@@ -161,8 +163,8 @@ def test_in_a_pool_process_each_has_its_place_until_it_is_stored(store, monkeypa
         pool_processes.set_limit(0)
         return ONE
 
-    members: Any = [Member(store, number, does=limited) for number in range(pool_processes.AT_ONCE)]
-    assert len(work(store, members)) == pool_processes.AT_ONCE
+    members: Any = [Member(store, number, does=limited) for number in range(AT_ONCE)]
+    assert len(work(store, members)) == AT_ONCE
     assert sorted(pool_processes._free) == free
     assert pool_processes.tokens_of(0) == empty
     assert not pool_processes.is_overdue(0)
@@ -213,7 +215,7 @@ def test_an_error_that_strikes_each_time_ends_it(store, monkeypatch):
     def refuses(_work):
         raise OSError("no")
 
-    monkeypatch.setattr(module, "_threads", lambda _process: SimpleNamespace(submit=refuses))
+    monkeypatch.setattr(module, "_threads", lambda: SimpleNamespace(submit=refuses))
     with pytest.raises(OSError, match="no"):
         work(store, [Member(store, number) for number in range(3)])
     assert tokens_of(None) == frozenset()
@@ -223,5 +225,5 @@ def test_without_a_thread_it_is_done_where_it_is_waited_for(store, monkeypatch):
     def refuses(_work):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(module, "_threads", lambda _process: SimpleNamespace(submit=refuses))
+    monkeypatch.setattr(module, "_threads", lambda: SimpleNamespace(submit=refuses))
     assert work(store, [Member(store, number) for number in range(3)]) == stored(["m-0", "m-1", "m-2"])

@@ -49,7 +49,8 @@ def test_another_broker_gets_no_options_of_redis(broker):
 
 
 def test_a_clients_app_stays_as_it_is_and_its_messages_have_limits(server):
-    app = Celery("client", broker=server.url, backend=server.url, set_as_current=False)
+    url = f"{server.url.rsplit('/', 1)[0]}/4"  # what is started here waits for nobody
+    app = Celery("client", broker=url, backend=url, set_as_current=False)
     Orchestrator(app)
     publisher = engine_of(app).publisher
     with publisher.producer() as producer, publisher.producer() as other:

@@ -1,0 +1,58 @@
+"""Kill what does not stop: a pool process past the timeout of its node, and a worker past the grace of its shutdown.
+
+A thread that waits for nothing else: neither Redis nor a function that holds a pool process's interpreter delays it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from orchestrator.liveness.leases import WATCH_EVERY_S, is_running
+from orchestrator.liveness.pool_processes import is_overdue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.liveness.leases import LeaseRenewer
+
+logger = logging.getLogger(__name__)
+
+
+class Watchdog(threading.Thread):
+    """The thread of one worker's main process.
+
+    Args:
+        renewer: Knows the worker's pool processes.
+        out_of_grace: Called once when a shutdown has taken too long.
+    """
+
+    def __init__(self, renewer: LeaseRenewer, out_of_grace: Callable[[], None]) -> None:
+        super().__init__(name="orchestrator-watchdog", daemon=True)
+        self._renewer = renewer
+        self._out_of_grace = out_of_grace
+        self._grace_ends = float("inf")
+        self._ended = threading.Event()
+
+    def begin_grace(self, seconds: float) -> None:
+        """Let a shutdown take so long at most; safe in a signal handler, in greenlets too, for it waits for nothing."""
+        self._grace_ends = min(self._grace_ends, time.monotonic() + seconds)
+
+    def end(self) -> None:
+        """Watch no longer."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Watch until it is ended."""
+        while not self._ended.wait(WATCH_EVERY_S):
+            for pid, place in list(self._renewer.known.items()):
+                if is_overdue(place) and is_running(pid):
+                    logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > self._grace_ends:
+                self._grace_ends = float("inf")
+                self._out_of_grace()

@@ -1,0 +1,38 @@
+"""Leave nothing behind of Celery's worker for tests, and the process of the tests alive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator.server import EmbeddedServer
+from tests.harness import ROOT, environment_for
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as own:
+        yield own
+
+
+NOTHING = {"threads": [], "loops": 0, "workers": [], "patched": False, "variables": []}
+
+
+def test_a_worker_in_a_thread_leaves_nothing_behind(server):
+    """Each of three workers is stopped while a node goes on for longer than the grace of a shutdown."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.programs.tested"],
+        cwd=ROOT,
+        env=environment_for(server.url, shutdown_grace="0.5"),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    *reports, last = ran.stdout.splitlines()
+    assert last == "lives on"
+    assert [json.loads(line) for line in reports] == [NOTHING] * 3

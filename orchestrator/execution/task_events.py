@@ -40,7 +40,7 @@ class TaskEvents(Middleware):
 
     def is_idle(self) -> bool:
         """While no monitor wants events; errors are logged all the same."""
-        return not _watched[0]
+        return not is_watched()
 
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Send that the node starts."""

@@ -53,10 +53,6 @@ class NodeTask(EngineTask):
     def __init__(self, node: str) -> None:
         self.node = node
 
-    @classmethod
-    def annotate(cls) -> None:
-        """Leave `task_annotations` alone: its hooks are of the task that a node is called as, its options of none."""
-
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the message as a child of its run, also from within a chain, so that monitors show it there."""
         options["root_id"] = options["parent_id"] = args[0] if args else None

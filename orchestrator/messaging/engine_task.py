@@ -88,14 +88,10 @@ class EngineTask(Task):
 
     @classmethod
     def annotate(cls) -> None:
-        """Take over the hooks of the app's annotations, and nothing that decides about messages."""
+        """Take over the priority of the app's annotations; hooks are of the task that a node is called as."""
         for annotation in resolve_all(cls.app.annotations, cls):
             cls.ignored |= NOT_FOR_NODES.intersection(annotation)
-            for name, value in annotation.items():
-                if name.startswith("@"):
-                    cls.add_around(name[1:], value)
-                elif name not in NOT_FOR_NODES:
-                    setattr(cls, name, value)
+            cls.priority = annotation.get("priority", cls.priority)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the message where the plan says, by the app's routes in all else."""

@@ -68,27 +68,10 @@ def test_nothing_of_it_holds_for_a_task_of_the_engine(settings):
         assert (options["time_limit"], options["soft_time_limit"], options["expires"]) == (None,) * 3
 
 
-def test_hooks_and_priorities_of_annotations_hold():
-    calls = []
-
-    def around(stock):
-        def call(task, *args):
-            calls.append(task.name)
-            return stock(task, *args)
-
-        return call
-
-    annotations = {
-        "flow.node": {"on_failure": hook, "@before_start": around, "priority": 7},
-        "*": {"track_started": True},
-    }
-    app, _ = make(task_annotations=annotations)
-    node = app.tasks["flow.node"]
-    assert node.priority == 7
-    assert node.on_failure.__func__ is hook
-    node.before_start("id", (), {})
-    assert calls == ["flow.node"]
-    assert node.track_started
+def test_priorities_of_annotations_hold_and_hooks_are_not_of_the_engine_s_task():
+    app, _ = make(task_annotations={"flow.node": {"on_failure": hook, "priority": 7}})
+    assert app.tasks["flow.node"].priority == 7
+    assert app.tasks["flow.node"].on_failure.__func__ is not hook, "a node is called as a task with the hooks"
     assert app.tasks["orchestrator.tick"].priority is None
 
 

@@ -12,6 +12,7 @@ from tests.harness import WorkerProcess, environment_for, load_program, wait_unt
 OPTIONS = {
     "prefork": ["-c", "1"],
     "threads": ["-P", "threads", "-c", "8"],
+    "gevent": ["-P", "gevent", "-c", "20"],
 }
 
 

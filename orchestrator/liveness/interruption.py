@@ -1,7 +1,7 @@
-"""Tell the end of a pool process from an error of the function that it interrupts.
+"""Distinguish the end of a pool process from an error of the function that it interrupts.
 
 A signal to end arrives in a function as an exception that it did not raise. Such an attempt is lost, like that of a
-process that was killed: whoever sees the process end gives its claims back.
+process that was killed: the worker's main process sees it end and ends its claims.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INTERRUPTED = -1
-"""Exit code of a process that was told to end and has lost the code of it."""
-# A function of billiard 4.3; before it, there is only what the function reads.
+"""Exit code of a process that was told to end, where the real one is lost."""
+# billiard 4.3 has a function for it; before, there is only the variable that the function reads.
 _is_ending: Callable[[], bool] = getattr(
     common,
     "terminate_handler_fired",
@@ -26,13 +26,13 @@ _is_ending: Callable[[], bool] = getattr(
 
 
 def raise_interruption(error: BaseException) -> None:
-    """Raise an exception of a function on, if it means that its process, or its greenlet, is made to end.
+    """Raise a function's exception again if it means that its process, or its greenlet, has to end.
 
-    A function may raise SystemExit by itself, so the class says nothing; and while the process ends, whatever else the
-    function's own cleaning up raises counts as part of it.
+    A function may raise SystemExit by itself, so the class says nothing. While the process ends, whatever the
+    function's clean-up raises counts as part of it.
 
     Raises:
-        BaseException: The error, or SystemExit in its place: any other one would be the task's, and the process go on.
+        BaseException: The error, or SystemExit in its place: any other exception would count as the task's.
     """
     greenlet = sys.modules.get("greenlet")
     if isinstance(error, WorkerShutdown | WorkerTerminate) or (greenlet and isinstance(error, greenlet.GreenletExit)):
@@ -42,7 +42,7 @@ def raise_interruption(error: BaseException) -> None:
 
 
 def end_if_told() -> None:
-    """End this process if it was told to while a function ran that swallowed it.
+    """End this process if it was told to while a function ran and swallowed the exception.
 
     Raises:
         SystemExit: It was.

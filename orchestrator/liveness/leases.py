@@ -1,7 +1,7 @@
-"""Which processes are alive: a lease for each that may hold claims, renewed while it lives, ended when it dies.
+"""Leases of processes that may hold claims: renewed while a process lives, ended when it dies.
 
 In a prefork pool the main process renews for its children, because a function that holds the interpreter stops every
-thread of a child. What happens to a claim that ended is the scripts' decision.
+thread of a child. The scripts decide what happens to a claim that ended.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.25
+"""Time between two looks at the pool processes; that much later a death is noticed."""
 LOOK_EVERY_S = 1.0
+"""Time between two looks for claims that no process executes."""
 ANNOUNCE_EVERY_S = 2.0
-"""At most, while what there is to announce of a worker changes; else with its leases."""
+"""Shortest time between two announcements of a worker whose state changes; else it announces with its leases."""
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
 INLINE = "inline"
-"""Ends the name of a holder whose functions nothing can interrupt from inside: a worker without pool processes."""
+"""Suffix of the holder of a worker without pool processes, in which nothing can interrupt a function."""
 
 _missing: set[str] = set()
 _names: dict[int, str] = {}  # by process id: a forked process does not go on under its parent's name
@@ -49,18 +51,18 @@ def name_worker() -> None:
 
 
 def forget_worker() -> None:
-    """Let this process be no worker any more."""
+    """Take this process's identity as a worker away."""
     os.environ.pop(WORKER_VARIABLE, None)
     _names.clear()
 
 
 def holder_of(pid: int) -> str:
-    """The holder that a pool process of this worker is."""
+    """Return the holder that a pool process of this worker is."""
     return f"{os.environ.get(WORKER_VARIABLE, 'none')}/{pid}"
 
 
 def holder_name() -> str:
-    """The holder that this process is."""
+    """Return the holder that this process is."""
     pid = os.getpid()
     if (name := _names.get(pid)) is None:
         name = _names[pid] = holder_of(pid) if in_pool_process() else f"{holder_of(pid)}/{INLINE}"
@@ -73,7 +75,7 @@ def note_missing(task: str) -> None:
 
 
 def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> None:
-    """End a claim whose attempt nobody will finish, and publish what follows from it."""
+    """End a claim whose attempt will never finish, and publish what follows from it."""
     pinned = engine.pinned(claim.run_id)
     if pinned is None:
         return
@@ -109,14 +111,16 @@ def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False
         now = engine.store.now_ms()
         claims = engine.store.claims(holder)
     for claim in claims:
+        # A lost attempt past its deadline has timed out, and is retried with the delay of its policy.
         end_claim(engine, claim, why, timed_out=claim.deadline < now)
     with engine.store.guarded():
         engine.store.scripts.forget_holder(holder, only_late=only_late)
 
 
 def is_running(pid: int) -> bool:
-    """Whether a pool process of this worker runs; a zombie does not, and is left to whoever reaps it."""
+    """Return whether a pool process of this worker runs; a zombie does not."""
     try:
+        # WNOWAIT leaves the exit status where it is: Celery's pool has to reap its children itself.
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
         # A fork server's children are not this process's; the server reaps them at once.
@@ -141,14 +145,14 @@ class LeaseRenewer(threading.Thread):
         self._describe = describe
         self._announced: dict[str, Any] = {}
         self._announced_at = 0.0
-        self.known: dict[int, int] = {}  # process id to place in the pool
+        self.known: dict[int, int] = {}  # process id to place in the pool; the watchdog's thread reads it
         self._renewed = 0.0
         self._looked = 0.0
         self._suspects: dict[str, float] = {}
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Watch until it is ended; it also watches while a warm shutdown waits for its children."""
+        """Renew until it is ended, also while a warm shutdown waits for the children."""
         while not self._ended.is_set():
             try:
                 self.beat()
@@ -159,20 +163,21 @@ class LeaseRenewer(threading.Thread):
             self._ended.wait(WATCH_EVERY_S)
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop renewing."""
         self._ended.set()
 
     def holders(self) -> dict[str, int | None]:
-        """The holders of this worker, and their places in the pool; without a pool, this process."""
+        """Return the holders of this worker, with their places in the pool; without a pool, this process."""
         return {holder_of(pid): index for pid, index in self.known.items()} or {holder_name(): None}
 
     def beat(self) -> None:
-        """Renew what is due, and end the claims of children that died and those that no process works on."""
+        """Renew what is due; end the claims of children that died, and those that no process executes."""
         self.known |= new_processes()
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
-            del self.known[pid]
+            del self.known[pid]  # only now: an error of Redis in the line above makes the next beat try again
         lease_s = self.engine.settings.lease.total_seconds()
+        # A third of the lease, so that two renewals may fail before it ends.
         if time.monotonic() - self._renewed >= lease_s / 3:
             with self.engine.store.guarded():
                 self.engine.store.scripts.renew(list(self.holders()), lease_ms=self.engine.store.lease_ms)
@@ -186,17 +191,18 @@ class LeaseRenewer(threading.Thread):
             self._looked = time.monotonic()
 
     def _end_forgotten(self) -> None:
-        """End claims that their process does not work on, once they were seen so twice."""
+        """End claims that their process does not execute, once they were seen so twice."""
         suspects: dict[str, float] = {}
         for holder, index in self.holders().items():
             with self.engine.store.guarded():
                 claims = self.engine.store.claims(holder)
             for claim in claims:
+                # The claims are read before the tokens: one that ends in between looks forgotten, but only once.
                 if claim.token in tokens_of(index):
                     continue
                 suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
                 if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
-                    end_claim(self.engine, claim, "its process does not work on it any more", timed_out=False)
+                    end_claim(self.engine, claim, "its process does not execute it any more", timed_out=False)
         self._suspects = suspects
 
     def _state(self) -> dict[str, Any]:
@@ -210,7 +216,7 @@ class LeaseRenewer(threading.Thread):
         }
 
     def _announce(self, *, flows: bool = False) -> None:
-        """Tell `explain` what this worker consumes, has code for and is busy with; a full Redis may refuse it.
+        """Announce what this worker consumes, has code for and is busy with; a full Redis may refuse it.
 
         Args:
             flows: Also announce flows whose announcement is gone: Redis was emptied, or an older copy was restored.
@@ -227,7 +233,7 @@ class LeaseRenewer(threading.Thread):
             warn_sparingly(logger, "Redis is full: this worker is not announced")
 
     def withdraw(self) -> None:
-        """Take back what `explain` was told."""
+        """Withdraw what this worker announced."""
         try:
             with self.engine.store.guarded():
                 self.engine.store.withdraw_worker(os.environ[WORKER_VARIABLE])
@@ -237,6 +243,7 @@ class LeaseRenewer(threading.Thread):
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""
         running = [pid for pid in {**self.known, **new_processes()} if is_running(pid)]
+        # Killed before their claims are given back: another worker may start those attempts at once.
         for pid in running:
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "ORCHESTRATOR_POOL_MEMORY"
 AT_ONCE = 32
-"""Attempts that one pool process works on at the same time, at most."""
+"""Most attempts that one pool process executes at the same time."""
 PLACES = 4096
+"""Pool processes of a worker that have memory of their own; further ones share places."""
 TOKEN = struct.Struct("16s")
 LIMIT = struct.Struct("d")  # on the clock that all processes of a machine share
 BORN = struct.Struct("ii")  # process id, place in the pool
@@ -50,9 +51,10 @@ class PoolMemory:
 
     @classmethod
     def inherited(cls) -> PoolMemory:
-        """Memory that only a forked process gets."""
+        """Make memory that only forked processes get."""
         births = None
         if hasattr(os, "fork"):
+            # Non-blocking: neither may a full pipe stop a pool process, nor an empty one the main process.
             births = os.pipe()
             for end in births:
                 os.set_blocking(end, False)
@@ -60,19 +62,19 @@ class PoolMemory:
 
     @classmethod
     def named(cls) -> PoolMemory:
-        """Memory that every process finds which begins with this one's environment."""
+        """Make memory that a process finds by the environment it inherits."""
         folder = Path(tempfile.mkdtemp(prefix="orchestrator-"))
         with (folder / MEMORY_FILE).open("wb") as file:
             file.truncate(SIZE)
         os.mkfifo(folder / BIRTHS_FILE, 0o600)
         os.environ[FOLDER_VARIABLE] = str(folder)
-        # Opened for reading first, as nobody can write to it before.
+        # For reading first: opening a pipe for writing without blocking fails while nobody reads it.
         reader = os.open(folder / BIRTHS_FILE, os.O_RDONLY | os.O_NONBLOCK)
         return cls(_mapped(folder), (reader, _writer(folder)), folder)
 
     @classmethod
     def of_environment(cls) -> PoolMemory | None:
-        """The memory that the environment names; None without one."""
+        """Return the memory that the environment names; None without one."""
         folder = Path(os.environ.get(FOLDER_VARIABLE, ""))
         if not (folder / MEMORY_FILE).is_file():
             return None
@@ -85,18 +87,18 @@ class PoolMemory:
             self.bytes[start : start + size] = bytes(size)
 
     def read(self, place: int, kind: struct.Struct) -> Iterator[Any]:
-        """The values of all attempts of a place."""
+        """Return the values of all attempts of a place."""
         start = start_of(place, kind)
         return (value for (value,) in kind.iter_unpack(self.bytes[start : start + AT_ONCE * kind.size]))
 
-    def tell_birth(self, pid: int, place: int) -> None:
-        """Say that a pool process began."""
+    def report_birth(self, pid: int, place: int) -> None:
+        """Report to the main process that a pool process began."""
         if self._births is not None:
-            with suppress(BlockingIOError):  # thousands that nobody looked at: its lease will end this one's claims
+            with suppress(BlockingIOError):  # thousands are unread: then a lease ends this process's claims
                 os.write(self._births[1], BORN.pack(pid, place))
 
     def births(self) -> dict[int, int]:
-        """Process ids of the pool processes that began since the last call, and their places in the pool."""
+        """Return ids of the pool processes that began since the last call, with their places in the pool."""
         if self._births is not None:
             with suppress(BlockingIOError):
                 return dict(BORN.iter_unpack(os.read(self._births[0], 4096 * BORN.size)))
@@ -114,7 +116,7 @@ class PoolMemory:
         return frozenset((self._folder / file).read_text().split("\n")) - {""}
 
     def close(self) -> None:
-        """Give back what the main process holds."""
+        """Release what the main process holds."""
         self.bytes.close()
         for end in self._births or ():
             os.close(end)
@@ -124,7 +126,7 @@ class PoolMemory:
 
 
 def start_of(place: int, kind: struct.Struct) -> int:
-    """Where the values of a place begin."""
+    """Return where the values of a place begin."""
     return START[kind] + place % PLACES * AT_ONCE * kind.size
 
 

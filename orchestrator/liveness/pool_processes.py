@@ -1,7 +1,7 @@
-"""Tell a worker's main process which pool processes it has, and which claims they are executing.
+"""Shared memory by which a worker's main process knows its pool processes, and which claims they are executing.
 
-A claim that nobody works on has to end: Redis went back in time (a power loss, a replica that was behind), or a
-claim's answer was lost. A pool process announces itself before its first claim, and writes its token where the main
+A claim that no process executes has to end: Redis went back in time (a power loss, a replica that was behind), or a
+claim's answer was lost. A pool process reports itself before its first claim, and writes a claim's token where the main
 process can read it even while a function holds the interpreter.
 """
 
@@ -58,7 +58,7 @@ def open_memory(*, is_forked: bool) -> PoolMemory:
 
 
 def close_memory(memory: PoolMemory) -> None:
-    """Give the memory of a worker back, in its main process, when its pool has ended."""
+    """Release the memory of a worker, in its main process, when its pool has ended."""
     global _memory  # noqa: PLW0603 - as above
     if _memory is memory:
         _memory = None
@@ -74,34 +74,35 @@ def _begin_pool_process(**_: object) -> None:
     if billiard.get_start_method() != "fork":
         _memory = PoolMemory.of_environment()
     if _memory is not None:
+        # Cleared first: the main process reads the place once it knows of the process.
         _memory.clear(_place)
-        _memory.tell_birth(os.getpid(), _place)
+        _memory.report_birth(os.getpid(), _place)
 
 
 def in_pool_process() -> bool:
-    """Whether this process is a child of a prefork pool."""
+    """Return whether this process is a child of a prefork pool."""
     return _place is not None
 
 
 def start_draining() -> None:
-    """Let no attempt start in this worker any more."""
+    """Let no further attempt start in this worker."""
     if _memory is not None:
         _memory.bytes[DRAINING] = 1
 
 
 def is_draining() -> bool:
-    """Whether this worker is shutting down."""
+    """Return whether this worker is shutting down."""
     return _memory is not None and _memory.bytes[DRAINING] == 1
 
 
 def limit_children(*, nodes: int, memory_kib: int) -> None:
-    """Let pool processes begin nothing behind a message's own node once they have made so many, or take so much."""
+    """Let a pool process start only messages' own nodes once it made so many attempts, or takes so much memory."""
     if _memory is not None:
         CHILD_LIMITS.pack_into(_memory.bytes, CHILD_LIMITS_AT, nodes, memory_kib)
 
 
 def is_worn_out() -> bool:
-    """Whether this pool process is about to be replaced, by the limits that the worker has for one."""
+    """Return whether this pool process has reached a limit at which the worker replaces it."""
     if _place is None or _memory is None:
         return False
     nodes, memory_kib = CHILD_LIMITS.unpack_from(_memory.bytes, CHILD_LIMITS_AT)
@@ -109,18 +110,18 @@ def is_worn_out() -> bool:
 
 
 def takes_no_more() -> bool:
-    """Whether this process is to begin no further node in a message."""
+    """Return whether this process may start no further node in a message."""
     return is_draining() or is_worn_out()
 
 
 def note_watching(*, is_watched: bool) -> None:
-    """Let the pool processes know whether a monitor wants events of tasks."""
+    """Inform the pool processes whether a monitor wants task events."""
     if _memory is not None:
         _memory.bytes[WATCHED] = is_watched
 
 
 def is_watched() -> bool:
-    """Whether a monitor wants events of tasks."""
+    """Return whether a monitor wants task events."""
     return _memory is not None and _memory.bytes[WATCHED] == 1
 
 
@@ -130,40 +131,40 @@ def expect_flows(names: Iterable[str]) -> None:
         _memory.write_names(EXPECTED_FILE, names)
 
 
-def tell_missing_flows(names: Iterable[str]) -> None:
-    """Let the main process know which of its flows this pool process does not have."""
+def report_missing_flows(names: Iterable[str]) -> None:
+    """Report to the main process which of its flows this pool process does not have."""
     if _memory is not None and (missing := _memory.read_names(EXPECTED_FILE).difference(names)):
         _memory.write_names(MISSING_FILE, missing)
         logger.error(MISSING, ", ".join(sorted(missing)), billiard.get_start_method())
 
 
 def missing_flows() -> frozenset[str]:
-    """Flows of the main process that a pool process does not have."""
+    """Return the flows of the main process that a pool process does not have."""
     return _memory.read_names(MISSING_FILE) if _memory is not None else frozenset()
 
 
 def set_limit(instant: float) -> None:
-    """Let this process be killed if this thread's attempt sets no other limit until then (monotonic clock); 0: none."""
+    """Have this process killed at an instant (monotonic clock), unless this thread sets another limit; 0: none."""
     if _place is not None and _memory is not None:
         LIMIT.pack_into(_memory.bytes, start_of(_place, LIMIT) + _thread.index * LIMIT.size, instant)
 
 
 def is_overdue(place: int) -> bool:
-    """Whether an attempt of the pool process at a place is past its limit."""
+    """Return whether an attempt of the pool process at a place is past its limit."""
     now = time.monotonic()
     return _memory is not None and any(instant and now > instant for instant in _memory.read(place, LIMIT))
 
 
 def new_processes() -> dict[int, int]:
-    """Process ids of the pool processes that began since the last call, and their places in the pool."""
+    """Return ids of the pool processes that began since the last call, with their places in the pool."""
     return _memory.births() if _memory is not None else {}
 
 
 @contextmanager
 def working_on(token: str) -> Iterator[int]:
-    """Mark a claim's token, 32 hex digits, as being worked on by this process, from before the claim to its end.
+    """Mark a claim's token, 32 hex digits, as executed by this process, from before the claim to its end.
 
-    Yields the attempt's place; a thread that goes on with it calls `go_on_at` first.
+    Yields the attempt's place; another thread that continues the attempt calls `go_on_at` first.
     """
     if _place is None or _memory is None:
         _inline.add(token)
@@ -174,7 +175,7 @@ def working_on(token: str) -> Iterator[int]:
         return
     global _attempts  # noqa: PLW0603 - as above
     _attempts += 1
-    memory, index = _memory.bytes, _free.pop()
+    memory, index = _memory.bytes, _free.pop()  # list.pop() is atomic: threads of a local step need no lock
     _thread.index = index
     start = start_of(_place, TOKEN) + index * TOKEN.size
     TOKEN.pack_into(memory, start, bytes.fromhex(token))
@@ -186,12 +187,12 @@ def working_on(token: str) -> Iterator[int]:
 
 
 def go_on_at(place: int) -> None:
-    """Let the limits that this thread sets be those of the attempt at a place."""
+    """Make the limits that this thread sets those of the attempt at a place."""
     _thread.index = place
 
 
 def tokens_of(place: int | None) -> frozenset[str]:
-    """Tokens that a pool process, by its place in the pool, works on; None asks for this process itself."""
+    """Return the tokens that a pool process, by its place in the pool, executes; None asks for this process itself."""
     if place is None:
         return frozenset(_inline)
     return frozenset(token.hex() for token in _memory.read(place, TOKEN)) if _memory is not None else frozenset()

@@ -1,6 +1,6 @@
-"""Kill what does not stop: a pool process past the timeout of its node, and a worker past the grace of its shutdown.
+"""Watchdog: kills a pool process past the timeout of its node, and a worker past the grace of its shutdown.
 
-A thread that waits for nothing else: neither Redis nor a function that holds a pool process's interpreter delays it.
+Its thread waits for nothing else: neither Redis nor a function that holds a pool process's interpreter delays it.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ class Watchdog(threading.Thread):
         self._ended = threading.Event()
 
     def begin_grace(self, seconds: float) -> None:
-        """Let a shutdown take so long at most; safe in a signal handler, in greenlets too, for it waits for nothing."""
+        """Limit how long a shutdown may take; safe in a signal handler and in greenlets, as it waits for nothing."""
         self._grace_ends = min(self._grace_ends, time.monotonic() + seconds)
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._ended.set()
 
     def run(self) -> None:
         """Watch until it is ended."""
         while not self._ended.wait(WATCH_EVERY_S):
+            # A copy: the thread that renews leases changes it meanwhile.
             for pid, place in list(self._renewer.known.items()):
+                # A process that died leaves its limit behind, and its id may be another program's by now.
                 if is_overdue(place) and is_running(pid):
                     logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
                     os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Make the engine part of a Celery worker, if that consumes a queue of a flow; any other worker is left alone.
+"""Boot step that makes the engine part of a Celery worker which consumes a queue of a flow; others are left alone.
 
-A boot step of the worker's blueprint; it starts after the pool and before the worker consumes or answers a ping.
+It starts after the pool and before the worker consumes or answers a ping.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         has_processes = issubclass(parent.pool_cls, TaskPool)
         if self.takes_flows and has_processes and sys.platform == "win32":
             raise ConfigurationError("a worker on Windows runs flows with --pool=threads or --pool=solo only")
-        name_worker()
+        name_worker()  # before the pool: its processes inherit the name in their environment
         self._memory = open_memory(is_forked=not has_processes or is_forked(parent))
         limit_children(nodes=parent.max_tasks_per_child or 0, memory_kib=parent.max_memory_per_child or 0)
         if not is_forked(parent):
@@ -61,7 +61,8 @@ class OrchestratorStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Begin to take flows, if any of this worker's queues has some."""
-        # At the very end, when the pool has ended: a step that is stopped before the pool has no other place for it.
+        # A blueprint stops its steps in reverse order, so this one before the pool, whose nodes still need their
+        # leases. What has to come after the pool hangs on the end of the blueprint.
         blueprint, stock = parent.blueprint, parent.blueprint.on_stopped
 
         def on_stopped() -> None:
@@ -76,7 +77,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
             self._flow_worker.start()
 
     def take_flows(self) -> None:
-        """Take flows from now on: the worker was asked to consume a queue of one."""
+        """Take flows from now on: the worker was told by remote control to consume a queue of one."""
         if not self.takes_flows:
             self.takes_flows = True
             queues = sorted(consumed_queues(engine_of(self._worker.app)))
@@ -85,9 +86,9 @@ class OrchestratorStep(bootsteps.StartStopStep):
             self._flow_worker.start()
 
     def stop(self, _parent: Any) -> None:
-        """Let no node start, and another worker lead; leases are kept while the pool ends its tasks."""
+        """Start no further node and let another worker lead; leases are kept while the pool ends its tasks."""
         if self.takes_flows:
-            self._flow_worker.begin_shutdown()  # a worker that ends by itself was sent no signal
+            self._flow_worker.begin_shutdown()  # a worker that ends by itself got no signal
             self._flow_worker.step_down()
 
     def _begin_shutdown(self, **_: Any) -> None:
@@ -95,6 +96,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
             self._flow_worker.begin_shutdown()
 
     def _end(self, **_: Any) -> None:
+        # Both worker_shutdown and the blueprint call this, and which one comes depends on how the worker ends.
         if self._is_ended:
             return
         self._is_ended = True
@@ -107,7 +109,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
 
 
 def is_forked(worker: Any) -> bool:
-    """Whether pool processes of a worker are copies of its main process."""
+    """Return whether pool processes of a worker are copies of its main process."""
     return getattr(worker, "pool_start_method", "fork") == "fork" and billiard.get_start_method() == "fork"
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ANNOUNCE_EVERY_S = 1.0
 JOIN_S = 1.0
-"""For a thread that was told to end; it may be waiting for Redis, and is then left to end by itself."""
+"""Longest wait for a thread that was told to end; one that waits for Redis is left to end by itself."""
 
 
 class FlowWorker:
@@ -87,7 +87,7 @@ class FlowWorker:
             logger.warning("%s", sentence)
         if announce_flows(self._engine):
             warn_of_problems(self._engine)
-        else:
+        else:  # Redis is away: the worker starts all the same, and announces its flows later
             self._announcer.start()
         self._lease_renewer.start()
         self._watchdog.start()
@@ -111,7 +111,7 @@ class FlowWorker:
                 return
 
     def begin_shutdown(self) -> None:
-        """Let no node start, and running ones have their grace; safe in a signal handler, for it waits for nothing."""
+        """Start no further node, and give running ones their grace; safe in a signal handler: it waits for nothing."""
         start_draining()
         self._watchdog.begin_grace(self._grace_s)
 
@@ -140,30 +140,31 @@ class FlowWorker:
                 thread.join(JOIN_S)
         end_threads(JOIN_S)
         close_loop()
+        # With its thread ended: it would renew the leases that are given up here.
         self._lease_renewer.give_back(self._lease_renewer.holders(), "its worker was shut down")
         self._lease_renewer.withdraw()
         self._patches.close()
 
 
 def flow_queues(engine: Engine) -> set[str]:
-    """The queues that flows of this process have nodes in, or their own messages."""
+    """Return the queues in which flows of this process have nodes, or messages of their own."""
     plans = [entry.plan for entry in engine.registry.flows.values()]
     return {queue for plan in plans for queue in (plan.queue, *(node.queue for node in plan.nodes.values()))}
 
 
 def consumed_queues(engine: Engine) -> set[str]:
-    """The queues that this worker consumes."""
+    """Return the queues that this worker consumes."""
     return set(engine.app.amqp.queues.consume_from)
 
 
 def shared_queues(engine: Engine) -> list[str]:
-    """The consumed queues in which other tasks may be: the app's default, and any that no flow names."""
+    """Return the consumed queues that may hold other tasks: the app's default, and any that no flow names."""
     consumed, default = consumed_queues(engine), engine.app.conf.task_default_queue
     return sorted(queue for queue in consumed if queue == default or queue not in flow_queues(engine))
 
 
 def is_chosen(conf: Any, name: str) -> bool:
-    """Whether the user set it, to whatever value."""
+    """Return whether the user set it, to whatever value."""
     return any(name in source for source in conf.maps[:-1])
 
 

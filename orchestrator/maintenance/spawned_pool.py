@@ -16,7 +16,7 @@ from celery.app.trace import build_tracer
 
 from orchestrator.engine import Engine
 from orchestrator.execution.tasks import register_engine_tasks, register_nodes
-from orchestrator.liveness.pool_processes import expect_flows, in_pool_process, tell_missing_flows
+from orchestrator.liveness.pool_processes import expect_flows, in_pool_process, report_missing_flows
 from orchestrator.messaging.socket_timeouts import limit_sockets
 
 if TYPE_CHECKING:
@@ -26,15 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_spawning(engine: Engine) -> None:
-    """Let the pool processes of this worker import what its flows are registered by."""
+    """Make the pool processes of this worker import the modules that register its flows."""
     conf: Any = engine.app.conf
+    # Celery imports the modules of `include` in each such process.
     found = [name for name, value in _globals() if value is engine.app or getattr(value, "_engine", None) is engine]
     conf.include = tuple(dict.fromkeys((*conf.include, *(name for name in found if name != "__main__"))))
     expect_flows(engine.registry.flows)
 
 
 def _globals() -> Iterator[tuple[str, Any]]:
-    """Apps and orchestrators among the globals of all modules, with the module's name."""
+    """Yield apps and orchestrators among the globals of all modules, with the module's name."""
     for name, module in list(sys.modules.items()):
         for value in list(vars(module).values()) if hasattr(module, "__dict__") else ():
             # Not isinstance: it would wake proxies, of Django's settings for example.
@@ -65,9 +66,9 @@ def _take_over_flows(sender: Any = None, **_: object) -> None:
         for name in app.tasks.keys() - before:  # what Celery did with all that were there a moment ago
             task = app.tasks[name]
             task.__trace__ = build_tracer(name, task, app.loader, sender, app=app)
-        tell_missing_flows(engine.registry.flows)
+        report_missing_flows(engine.registry.flows)
     else:
-        tell_missing_flows(())
+        report_missing_flows(())
 
 
 def _engines(main: str | None) -> Iterator[Engine]:

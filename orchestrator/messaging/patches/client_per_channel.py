@@ -18,13 +18,13 @@ Untyped: Any = Channel
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Let channels keep their client in the block."""
+    """Make channels keep their client in the block."""
     stock = Untyped._create_client  # noqa: SLF001 - kombu has no public name for it
 
     def create_client(channel: Any, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         if asynchronous:
             return stock(channel, asynchronous=True)
-        pool = channel.pool
+        pool = channel.pool  # a reconnect replaces it, and a client is bound to the pool it was made with
         if getattr(channel, "_kept_pool", None) is not pool:
             channel._kept_pool, channel._kept_client = pool, stock(channel)  # noqa: SLF001
         return channel._kept_client  # noqa: SLF001

@@ -20,12 +20,12 @@ Untyped: Any = Channel
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Let channels keep their pools in the block."""
+    """Make channels keep their pools in the block."""
     stock = Untyped._disconnect_pools  # noqa: SLF001 - kombu has no public name for it
 
     def disconnect_pools(channel: Any) -> None:
         pools = channel._pool, channel._async_pool  # noqa: SLF001 - as above
-        stock(channel)
+        stock(channel)  # disconnects the pools, and drops them
         channel._pool, channel._async_pool = pools  # noqa: SLF001 - as above
 
     Untyped._disconnect_pools = disconnect_pools  # noqa: SLF001 - as above

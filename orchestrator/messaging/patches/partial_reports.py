@@ -19,14 +19,15 @@ Untyped: Any = asynpool.ResultHandler
 
 
 class ResumingResultHandler(Untyped):
-    """Goes on with a report that it has read in part."""
+    """Continues a report that it has read in part."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._reading: dict[int, tuple[Any, Generator[None, None, None]]] = {}
 
     def _recv_message(self, add_reader: Any, fd: int, callback: Any) -> Generator[None, None, None]:
-        """Go on with the message of this very process that was begun, or begin one."""
+        """Continue the message of this very process that was begun, or begin one."""
+        # The number alone does not do: the pipe of a process that took the place of a dead one may have the same.
         process = self.fileno_to_outq[fd]
         owner, reading = self._reading.get(fd, (None, None))
         if owner is not process or reading is None or inspect.getgeneratorstate(reading) == inspect.GEN_CLOSED:
@@ -37,7 +38,7 @@ class ResumingResultHandler(Untyped):
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Let pools that are made in the block read on."""
+    """Make pools that are created in the block continue partial reports."""
     stock = asynpool.AsynPool.ResultHandler
     asynpool.AsynPool.ResultHandler = ResumingResultHandler
     try:

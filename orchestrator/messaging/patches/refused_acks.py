@@ -30,12 +30,13 @@ def outlast_full_memory(call: Callable[[], Answer]) -> Answer:
             return call()
         except redis.OutOfMemoryError as error:
             logger.warning("Redis is full, trying again: %s", error)
+            # The main process stands still here on purpose: it could neither acknowledge nor fetch anything meanwhile.
             time.sleep(TRY_AGAIN_S)
 
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Let channels that are made in the block wait."""
+    """Make channels that are created in the block wait."""
     stock = Untyped.QoS
 
     class PatientQoS(stock):  # type: ignore[misc, valid-type]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def applied(worker: Any) -> Iterator[None]:
-    """Let the worker's consumer connect again in the block."""
+    """Make the worker's consumer connect again in the block."""
     stock = worker.consumer.connection_errors
     worker.consumer.connection_errors = (*stock, redis.OutOfMemoryError, redis.ReadOnlyError)
     try:

@@ -25,7 +25,7 @@ UntypedChannel: Any = Channel
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Let channels that are made in the block keep messages of nodes in memory."""
+    """Make channels that are created in the block keep messages of nodes in memory."""
     stock = UntypedChannel.QoS
 
     class LeanQoS(stock):  # type: ignore[misc, valid-type]
@@ -33,7 +33,7 @@ def applied(_worker: Any) -> Iterator[None]:
 
         def append(self, message: Any, delivery_tag: str) -> None:
             """Note a message as delivered."""
-            if SINCE_HEADER in message.headers:
+            if SINCE_HEADER in message.headers:  # past the Redis transport's own, which writes the message into a hash
                 Untyped.append(self, message, delivery_tag)
             else:
                 super().append(message, delivery_tag)
@@ -50,7 +50,7 @@ def applied(_worker: Any) -> Iterator[None]:
             if _of_node(self, delivery_tag) is None:
                 super().reject(delivery_tag, requeue=requeue)
                 return
-            if requeue:
+            if requeue:  # before the acknowledgement: from there on nothing has the message any more
                 self.restore_by_tag(delivery_tag, leftmost=True)
             Untyped.ack(self, delivery_tag)
 

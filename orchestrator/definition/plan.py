@@ -263,7 +263,7 @@ class Plan:
         named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
         return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
 
-    def beside(self, key: str) -> tuple[str, ...]:
+    def keys_read_with(self, key: str) -> tuple[str, ...]:
         """Return an output key and those of the same parallel step: a function mostly reads all of them."""
         step = self.steps[self.writers[key]] if key in self.writers else None
         if step is None or step.kind != "parallel" or len(step.nodes) > READ_TOGETHER:

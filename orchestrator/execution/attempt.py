@@ -25,7 +25,7 @@ from orchestrator.execution.page_attempt import kind_of
 from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
 from orchestrator.execution.store_retries import retry_for, retry_until_stored
 from orchestrator.fault_points import fault_point
-from orchestrator.liveness.interruption import end_if_told, raise_interruption
+from orchestrator.liveness.interruption import exit_if_ending, raise_interruption
 from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import is_draining
 from orchestrator.liveness.time_limit import time_limit
@@ -145,7 +145,7 @@ class Attempt:
 
     def make(self) -> Made:
         """Claim the node, if that was not done, and call what it stands for; never raises what a node function does."""
-        end_if_told()
+        exit_if_ending()
         entry = self.engine.registry.entry_for(self.plan, self.node_plan)
         if entry is None:  # an older or newer worker; the node stays ready, and the reconciler asks another one
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self.place)

@@ -198,7 +198,7 @@ class Inputs:
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         # Who reads one member of a fan-out mostly reads them all: one round trip instead of one each.
-        wanted = None if keys is None else {other for key in keys for other in self.plan.beside(key)}
+        wanted = None if keys is None else {other for key in keys for other in self.plan.keys_read_with(key)}
         return self._surely(self._store.outputs, self.run_id, wanted)
 
     def _surely(self, read: Callable[..., Answer], *given: Any) -> Answer:

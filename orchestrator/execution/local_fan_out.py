@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.liveness.pool_memory import AT_ONCE
-from orchestrator.liveness.pool_processes import go_on_at, working_on
+from orchestrator.liveness.pool_processes import use_place, working_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +120,7 @@ class LocalFanOut:
                 member, place = self._todo.popleft()
             except IndexError:  # another thread was faster
                 return
-            go_on_at(place)  # time limits in shared memory are kept by place, and threads by number have none
+            use_place(place)  # time limits in shared memory are kept by place, and threads by number have none
             try:
                 with member.store.scripts.wire.held():
                     self._finished.put((member, member.make()))

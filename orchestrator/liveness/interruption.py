@@ -41,7 +41,7 @@ def raise_interruption(error: BaseException) -> None:
         raise error if isinstance(error, SystemExit) else SystemExit(INTERRUPTED) from error
 
 
-def end_if_told() -> None:
+def exit_if_ending() -> None:
     """End this process if it was told to while a function ran and swallowed the exception.
 
     Raises:

@@ -164,7 +164,7 @@ def new_processes() -> dict[int, int]:
 def working_on(token: str) -> Iterator[int]:
     """Mark a claim's token, 32 hex digits, as executed by this process, from before the claim to its end.
 
-    Yields the attempt's place; another thread that continues the attempt calls `go_on_at` first.
+    Yields the attempt's place; another thread that continues the attempt calls `use_place` first.
     """
     if _place is None or _memory is None:
         _inline.add(token)
@@ -186,7 +186,7 @@ def working_on(token: str) -> Iterator[int]:
         _free.append(index)
 
 
-def go_on_at(place: int) -> None:
+def use_place(place: int) -> None:
     """Make the limits that this thread sets those of the attempt at a place."""
     _thread.index = place
 

@@ -173,7 +173,7 @@ class Publisher:
         # Eager tasks run inside of apply_async, and what they publish would wait for the connection held here.
         if self.app.conf.task_always_eager:
             for signature in signatures:
-                signature.apply_async(throw=False)  # a run that fails says so to whoever waits for it
+                signature.apply_async(throw=False)  # the failure of a run is reported to the caller that waits for it
             return
         try:
             with self.producer() as producer:

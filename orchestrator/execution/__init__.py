@@ -1,1 +1,1 @@
-"""How a node runs: claim, call, commit, and what follows in the same message."""
+"""Execution of nodes: claim, call, commit, and what follows in the same message."""

@@ -1,6 +1,6 @@
-"""What a running attempt asks of the store and tells it while its function runs.
+"""Handle by which a running attempt reaches the store while its function runs.
 
-Whether its run is ending, how far it is, and tokens for the calls that it makes in a loop.
+It asks whether the run is ending, reports progress, and takes tokens for calls that the function makes in a loop.
 """
 
 from __future__ import annotations

@@ -79,13 +79,13 @@ class Executor:
 
     def _settle(
         self,
-        company: Sequence[tuple[Attempt, Made]],
+        arrived: Sequence[tuple[Attempt, Made]],
         successors: Batch,
         note: Callable[[Outcome], object] = lambda _outcome: None,
     ) -> Batch:
         """Store how attempts ended and publish what that makes ready; returns what this process goes on with."""
         behind: Batch = ()
-        returned = [(attempt, made) for attempt, made in company if isinstance(made, Returned)]
+        returned = [(attempt, made) for attempt, made in arrived if isinstance(made, Returned)]
         if returned:
             committed = commit(returned, successors)
             for successor, claimed in zip(successors, committed.claims, strict=False):
@@ -93,7 +93,7 @@ class Executor:
             behind = successors if committed.claims else ()
             for (attempt, _), moved in zip(returned, committed.moved, strict=True):
                 behind = self._leave(attempt, moved, pushed=committed.pushed, note=note) or behind
-        for attempt, made in company:
+        for attempt, made in arrived:
             if isinstance(made, Failed):
                 next_item = successors if attempt.kind.repeats(made) else ()
                 moved, error = record_failure(attempt, made, continues=bool(next_item))

@@ -169,7 +169,7 @@ class Inputs:
         undoes = self.node_plan.undoes
         if self.name != self.node_plan.name:  # the compensation of one item
             index = int(self.name.partition("[")[2].rstrip("]"))
-            self._undone = self._surely(self._store.result, self.run_id, undoes, index)
+            self._undone = self._read_until_answered(self._store.result, self.run_id, undoes, index)
         elif undoes:
             self._undone = values[self.plan.nodes[undoes].key]
         codec = self.entry.flow.input_codec
@@ -179,8 +179,8 @@ class Inputs:
             input=values.pop(INPUT) or None,
             input_codec=codec,
             load=self._load,
-            load_failure=partial(self._surely, self._store.failure, self.run_id),
-            load_failures=partial(self._surely, self._store.item_failures, self.run_id),
+            load_failure=partial(self._read_until_answered, self._store.failure, self.run_id),
+            load_failures=partial(self._read_until_answered, self._store.item_failures, self.run_id),
             list_keys=self.plan.list_keys,
             prefetched=values,
             visible=self.plan.visible(self.node_plan.name),
@@ -194,13 +194,13 @@ class Inputs:
     def _whole(self, value: bytes) -> bytes:
         if not value.startswith(IN_PARTS):
             return value
-        return self._surely(self._store.whole, self.run_id, value)
+        return self._read_until_answered(self._store.whole, self.run_id, value)
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         # Who reads one member of a fan-out mostly reads them all: one round trip instead of one each.
         wanted = None if keys is None else {other for key in keys for other in self.plan.keys_read_with(key)}
-        return self._surely(self._store.outputs, self.run_id, wanted)
+        return self._read_until_answered(self._store.outputs, self.run_id, wanted)
 
-    def _surely(self, read: Callable[..., Answer], *given: Any) -> Answer:
+    def _read_until_answered(self, read: Callable[..., Answer], *given: Any) -> Answer:
         place = (self.plan.flow, self.run_id, self.name)
         return retry_until_stored(self._store, place, partial(read, *given))

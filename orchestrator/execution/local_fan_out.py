@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from orchestrator.execution.attempt import Attempt, Made
 
-    Company: TypeAlias = list[tuple[Attempt, Made]]
-    Settle: TypeAlias = Callable[[Company], tuple[Attempt, ...]]
+    Arrived: TypeAlias = list[tuple[Attempt, Made]]
+    Settle: TypeAlias = Callable[[Arrived], tuple[Attempt, ...]]
 
 ANOTHER_AFTER_S = 0.0005
 LOOK_AGAIN_S = 1.0
@@ -74,7 +74,7 @@ class LocalFanOut:
             raise errors[0]
         return behind
 
-    def _next(self, errors: list[BaseException]) -> Company:
+    def _next(self, errors: list[BaseException]) -> Arrived:
         """The members that have returned since the last time; starts threads for as long as none does."""
         finished: list[tuple[Attempt, Made | BaseException]] = []
         while self._left and not finished:
@@ -88,24 +88,24 @@ class LocalFanOut:
                     self._start_thread()
                 elif all(thread.done() for thread in self._threads) and self._finished.empty():
                     self._left = 0  # an error in this thread has struck between a member's return and its count
-        # Whoever returned meanwhile shares the round trip.
+        # Members that returned meanwhile share the round trip.
         while not self._finished.empty():
             finished.append(self._finished.get())
         self._left -= len(finished)
-        company: Company = []
+        arrived: Arrived = []
         for member, made in finished:
             if isinstance(made, BaseException):
                 errors.append(made)
                 self._claims.pop(member).close()
             else:
-                company.append((member, made))
-        return company
+                arrived.append((member, made))
+        return arrived
 
-    def _end(self, company: Company) -> tuple[Attempt, ...]:
+    def _end(self, arrived: Arrived) -> tuple[Attempt, ...]:
         with ExitStack() as claims:
-            for member, _ in company:
+            for member, _ in arrived:
                 claims.push(self._claims.pop(member))
-            return self._settle(company) if company else ()
+            return self._settle(arrived) if arrived else ()
 
     def _start_thread(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a map is made of: the items that its function computed, checked one by one, as the JSON that its node reads."""
+"""Items of a map: what its function computed, checked one by one, as the JSON that its node reads."""
 
 from __future__ import annotations
 

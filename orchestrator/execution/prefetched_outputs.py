@@ -1,4 +1,4 @@
-"""Which outputs an attempt reads, and which of them its claim must send along: those that this message has not seen."""
+"""Outputs that a claim sends along: those that the attempt is known to read and this message has not seen."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which runs a pool process begins by itself, behind the one that its message was for: those that wait in the queue.
+"""Take the next run from the queue after finishing one, without going through Celery's main process.
 
-On its way through Celery's main process a message takes longer than several nodes of a fused flow. So whoever has
-finished such a run takes the next one's first message out of the queue, if there is one, for a short while; with an
-empty queue nothing changes. A message that is lost meanwhile is lost like any other: the reconciler sends it again.
+On its way through the main process a message takes longer than several nodes of a fused flow. So for a short while a
+pool process that has finished such a run takes the next one's first message out of the queue by itself; with an empty
+queue nothing changes. A message that is lost meanwhile is lost like any other: the reconciler sends it again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
 
 
 def put_back(engine: Engine, key: str, text: bytes) -> None:
-    """Leave a message to whoever comes next; where that fails, the reconciler sends another one."""
+    """Put a message back at the old end of its queue; if that fails, the reconciler sends another one."""
     try:
         with engine.store.guarded():
             engine.store.client.rpush(key, text)

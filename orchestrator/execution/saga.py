@@ -1,7 +1,7 @@
-"""How a rollback starts from an error callback: a hint that a run may be ending, for the stored state to confirm.
+"""Start of a rollback from an error callback: a hint that a run may be ending, which the stored state confirms or not.
 
-Which compensations run, and in which order, the scripts have recorded when the run became quiet; a saga goes on with
-every compensation that ends.
+The scripts recorded the compensations and their order when nothing of the run was running any more; the end of each
+compensation publishes the next.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -19,11 +20,12 @@ from orchestrator.errors import StoreUnavailable, UnknownRun
 from orchestrator.store.standing import RUN_ID, Standing, unknown_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 READ_AGAIN_S = 1.0
 READ_AT_ONCE = 500
+SCAN_AGAIN_S = 0.1
 CONNECT_AGAIN_S = 0.25
 FIRST_READ_S = 1.0
 """What a wait with a shorter limit gets all the same, so that one of 0 s tells whether the run has ended."""
@@ -134,7 +136,8 @@ class SharedListener:
     def begin(self) -> None:
         """Have no waits and no thread, as a process that was just forked."""
         self._lock = threading.Lock()
-        self._waiters: set[Waiter] = set()
+        self._waiting: dict[str, set[Waiter]] = {}  # by channel
+        self._changed: set[str] = set()  # channels that the thread has to look at
         self._thread: threading.Thread | None = None
         self._wake: socket.socket | None = None
 
@@ -143,20 +146,33 @@ class SharedListener:
         """Listen for the end of a run during the block, which stands in a coroutine; see `Waiter`."""
         if not RUN_ID.fullmatch(str(run_id)):  # anything else could name another key
             raise unknown_run(run_id)
-        waiter = Waiter(run_id, patience)
+        waiter, channel = Waiter(run_id, patience), self._channel_of(run_id)
         try:
             with self._lock:
-                self._waiters.add(waiter)
+                self._waiting.setdefault(channel, set()).add(waiter)
+                self._changed.add(channel)
                 self._nudge()
             yield waiter
         finally:
             with self._lock:
-                self._waiters.discard(waiter)
+                self._drop(channel, waiter)
                 if self._thread is not None:
                     self._nudge()
 
+    def waiters(self) -> list[Waiter]:
+        """Everybody that waits now."""
+        with self._lock:
+            return [waiter for those in self._waiting.values() for waiter in those]
+
+    def _drop(self, channel: str, waiter: Waiter) -> None:
+        those = self._waiting.get(channel, set())
+        those.discard(waiter)
+        if not those:
+            self._waiting.pop(channel, None)
+            self._changed.add(channel)
+
     def _nudge(self) -> None:
-        """Let the thread look at the waiters; starts it where there is none. Holds the lock."""
+        """Let the thread look at what has changed; starts it where there is none. Holds the lock."""
         if self._thread is None:
             ear, self._wake = socket.socketpair()
             for end in (ear, self._wake):
@@ -172,58 +188,59 @@ class SharedListener:
         """Listen until nobody has waited for a while."""
         subscription = _Subscription(self._client.pubsub(), ear)
         down_since: float | None = None
-        idle_since = time.monotonic()
         with ear, wake:
-            while True:
-                waiters = self._present()
-                if waiters:
-                    idle_since = time.monotonic()
-                elif self._may_leave(idle_since):
-                    break
+            while not self._may_leave(subscription):
                 try:
                     with self._guarded():
-                        self._look(subscription, waiters)
+                        self._look(subscription)
                     down_since = None
                 except StoreUnavailable as error:
                     down_since = down_since or time.monotonic()
-                    subscription.close()
-                    for waiter in waiters:
+                    self._begin_anew(subscription)
+                    for waiter in self.waiters():
                         waiter.note_outage(error, down_since)
-                    time.sleep(CONNECT_AGAIN_S)
                 except Exception as error:  # noqa: BLE001 - every coroutine that waits raises it
-                    subscription.close()
-                    for waiter in waiters:
+                    self._begin_anew(subscription)
+                    for waiter in self.waiters():
                         waiter.take(error)
-                    time.sleep(CONNECT_AGAIN_S)
         subscription.close()
 
-    def _present(self) -> list[Waiter]:
+    def _may_leave(self, subscription: _Subscription) -> bool:
         with self._lock:
-            self._waiters.difference_update([waiter for waiter in self._waiters if waiter.is_lost()])
-            return list(self._waiters)
-
-    def _may_leave(self, idle_since: float) -> bool:
-        with self._lock:
-            if self._waiters or time.monotonic() - idle_since < IDLE_S:
+            if self._waiting or not subscription.was_idle(IDLE_S):
                 return False
             self._thread = self._wake = None
+            self._changed.clear()
             return True
 
-    def _look(self, subscription: _Subscription, waiters: Sequence[Waiter]) -> None:
+    def _begin_anew(self, subscription: _Subscription) -> None:
+        subscription.close()
+        with self._lock:
+            self._changed.update(self._waiting)
+        time.sleep(CONNECT_AGAIN_S)
+
+    def _look(self, subscription: _Subscription) -> None:
         """Give the waiters what is new of their runs, then wait for more."""
-        by_channel: dict[str, list[Waiter]] = {}
-        for waiter in waiters:
-            by_channel.setdefault(self._channel_of(waiter.run_id), []).append(waiter)
-        unread = {channel for channel, those in by_channel.items() if any(waiter.seen is None for waiter in those)}
-        subscription.follow(by_channel, unread)
-        due = subscription.due()
+        with self._lock:
+            changed = {channel: channel in self._waiting for channel in self._changed}
+            self._changed.clear()
+        subscription.follow(changed)
+        due = list(subscription.due())
         for first in range(0, len(due), READ_AT_ONCE):
-            channels = due[first : first + READ_AT_ONCE]
-            found = self._read([by_channel[channel][0].run_id for channel in channels])
-            for channel in channels:
-                for waiter in by_channel[channel]:
+            waiters = self._waiters_of(due[first : first + READ_AT_ONCE])
+            found = self._read([those[0].run_id for those in waiters])
+            for those in waiters:
+                for waiter in those:
                     waiter.take(found[waiter.run_id])
         subscription.sleep()
+
+    def _waiters_of(self, channels: Sequence[str]) -> list[list[Waiter]]:
+        """Those that wait for each channel, and whose event loop has not been closed without a word."""
+        with self._lock:
+            for channel in channels:
+                for waiter in [waiter for waiter in self._waiting.get(channel, ()) if waiter.is_lost()]:
+                    self._drop(channel, waiter)
+            return [list(self._waiting[channel]) for channel in channels if channel in self._waiting]
 
 
 class _Subscription:
@@ -233,44 +250,61 @@ class _Subscription:
         self._pubsub = pubsub
         self._ear = ear  # what ends a sleep at once
         self._next_read: dict[str, float] = {}
+        self._unread: set[str] = set()  # to be read at once
+        self._scan_at = math.inf  # when some of the others are due
+        self._used = time.monotonic()
+
+    def was_idle(self, seconds: float) -> bool:
+        """Whether nothing was followed for so long."""
+        return not self._next_read and time.monotonic() - self._used >= seconds
 
     def close(self) -> None:
         """Leave every channel; the next `follow` connects anew."""
         self._next_read.clear()
+        self._unread.clear()
+        self._scan_at = math.inf
         self._pubsub.reset()
 
-    def follow(self, channels: Iterable[str], unread: Collection[str]) -> None:
-        """Be subscribed to these channels and no others; somebody has read nothing yet of those that are `unread`."""
-        now, wanted = time.monotonic(), set(channels)
-        new, gone = wanted - self._next_read.keys(), self._next_read.keys() - wanted
-        # A channel may be another waiter's since this one left it: then no confirmation comes that one reads on.
-        self._next_read |= dict.fromkeys(set(unread) - new, now)
+    def follow(self, changed: Mapping[str, bool]) -> None:
+        """Be subscribed to the channels that are wanted, and no longer to the others."""
+        self._used = now = time.monotonic()
+        wanted = {channel for channel, is_wanted in changed.items() if is_wanted}
+        new = {channel for channel in wanted if channel not in self._next_read}
+        gone = {channel for channel in changed if channel in self._next_read and channel not in wanted}
+        # Somebody new may wait where another one has just left: then no confirmation comes that one reads on.
+        self._unread |= wanted - new
         # Read when the server has confirmed it, or soon if it does not: what ends before that publishes to nobody.
         self._next_read |= dict.fromkeys(new, now + READ_AGAIN_S)
         for channel in gone:
             del self._next_read[channel]
         if new:
+            self._scan_at = min(self._scan_at, now + READ_AGAIN_S)
             self._pubsub.subscribe(*new)
         if gone:
             self._pubsub.unsubscribe(*gone)
 
-    def due(self) -> list[str]:
+    def due(self) -> set[str]:
         """The channels to read for: those that have a message, and those not read for a while."""
         now = time.monotonic()
+        due, self._unread = self._unread, set()
         has_more = True
         while has_more:
             heard = self._pubsub.get_message(timeout=0)
-            channel = heard["channel"].decode() if heard else ""  # the answer to a health check is no message
-            if channel in self._next_read and heard["type"] != "unsubscribe":
-                self._next_read[channel] = now
+            if heard and heard["type"] != "unsubscribe":  # the answer to a health check is no message
+                due.add(heard["channel"].decode())
             has_more = self._pubsub.subscribed and self._pubsub.connection.can_read(timeout=0)
-        due = [channel for channel, at in self._next_read.items() if at <= now]
+        due = {channel for channel in due if channel in self._next_read}
+        if now >= self._scan_at:
+            due.update(channel for channel, at in self._next_read.items() if at <= now)
         self._next_read |= dict.fromkeys(due, now + READ_AGAIN_S)
+        if now >= self._scan_at:
+            # Thousands of waits are not looked through for each of them.
+            self._scan_at = max(min(self._next_read.values(), default=math.inf), now + SCAN_AGAIN_S)
         return due
 
     def sleep(self) -> None:
         """Wait for a message, a nudge, or the next read."""
-        until = min(self._next_read.values(), default=time.monotonic() + IDLE_S)
+        until = min(self._scan_at, time.monotonic() + IDLE_S)
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
             # redis-py has no name for it; where it is not found, the timer is what is left.

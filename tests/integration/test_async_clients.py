@@ -173,7 +173,7 @@ def test_a_wait_ends_soon_after_its_run(orchestrator, run, hears, monkeypatch):
 
     async def go():
         task = asyncio.create_task(run.wait_async(timeout=30))
-        await until(lambda: any(waiter.seen for waiter in list(listener._waiters)), "it was read once")
+        await until(lambda: any(waiter.seen for waiter in listener.waiters()), "it was read once")
         await call_in_thread(run.cancel)
         return await task
 
@@ -252,7 +252,7 @@ def test_cancelled_waits_leave_nothing(orchestrator, monkeypatch):
     files = []
     for _ in range(10):
         asyncio.run(go())
-        assert not listener._waiters
+        assert listener.waiters() == []
         wait_until(lambda: not subscribers(orchestrator), "no channel is listened to")
         if (thread := listener._thread) is not None:
             thread.join(30)
@@ -268,7 +268,7 @@ def test_a_loop_that_ends_in_the_middle_of_a_wait_is_forgotten(orchestrator, run
     loop = asyncio.new_event_loop()
     (task,) = loop.run_until_complete(waiting(orchestrator, run))
     loop.close()
-    wait_until(lambda: not orchestrator._engine.store.shared_listener._waiters, "its wait is forgotten")
+    wait_until(lambda: not orchestrator._engine.store.shared_listener.waiters(), "its wait is forgotten")
     wait_until(lambda: not subscribers(orchestrator), "its channel is left")
     assert not task.done()
     task.get_coro().close()
@@ -282,7 +282,7 @@ def test_loops_of_several_threads_wait_for_the_same_run(orchestrator, run):
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(client) for _ in range(4)]
         listener = orchestrator._engine.store.shared_listener
-        wait_until(lambda: sum(waiter.seen is not None for waiter in list(listener._waiters)) == 4, "all wait")
+        wait_until(lambda: sum(waiter.seen is not None for waiter in listener.waiters()) == 4, "all wait")
         run.cancel("over")
         assert {each.result() for each in clients} == {"cancelled"}
 

@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import Node, RetryPolicy, SharedRateLimiter
-from orchestrator.store.scripts.results import Done, Wanted
+from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.invariants import RunView, View, check_all, look_at
-from tests.scripts_world import act, always, flow, node, plan_of
+from tests.scripts_world import LEASE_MS, act, always, flow, node, plan_of
 
 if TYPE_CHECKING:
     from orchestrator import FlowBuilder
@@ -119,14 +119,18 @@ class Player:
     def go_onward(self, name: str, token: str) -> bool:
         """Commit a node and claim the one behind it as one plain step; False if that is refused."""
         (behind,) = self.plan.steps[self.plan.steps[self.plan.nodes[name].step].next].nodes
-        done = Done(name, token, json.dumps(token).encode())
-        wanted = Wanted(behind, f"next-{len(self.tokens)}-{behind}", ())
-        holder = self.run.node(name).get("holder", "")
-        claimed = self.run.scripts.commit_and_claim(self.id, self.plan, [done], [wanted], holder=holder)
-        if claimed is None:
+        stored, wanted = (
+            Commit(name, token, json.dumps(token).encode()),
+            Claim(behind, f"next-{len(self.tokens)}-{behind}"),
+        )
+        holder, epoch = self.run.node(name).get("holder", ""), self.run.epoch
+        _, claimed = self.run.scripts.commit_and_claim(
+            self.id, self.plan, [stored], [wanted], epoch=epoch, holder=holder, lease_ms=LEASE_MS, follows=True
+        )
+        if claimed[0].outcome != "run":
             return False
         self.tokens.append((behind, wanted.token))
-        self.stored[self.plan.nodes[name].key] = done.output
+        self.stored[self.plan.nodes[name].key] = stored.output
         return True
 
 

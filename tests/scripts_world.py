@@ -23,18 +23,19 @@ import redis
 from redis.connection import parse_url
 
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Page, RetryPolicy, manual, paginate
-from orchestrator.definition.plan import Plan, node_of
 from orchestrator.definition.planning import make_plan
 from orchestrator.settings import Settings
 from orchestrator.store import keys
 from orchestrator.store.address import Address
 from orchestrator.store.run_store import Store
+from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.results import PageEnd
 from tests import fake_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.store.scripts import Scripts
     from orchestrator.store.scripts.results import Admitted, Claimed, Moved, Seen, Started
 
@@ -182,17 +183,11 @@ class Run:
     def scripts(self) -> Scripts:
         return self.world.scripts
 
-    def claim(self, name: str, token: str = "", *, holder: str = HOLDER, **options: Any) -> Claimed:
-        facts = self.plan.nodes.get(node_of(name))
-        plain = self.plan.to_claim(facts) if facts else ()
-        values: dict[str, Any] = {
-            "epoch": self.epoch,
-            "lease_ms": LEASE_MS,
-            "may_sleep": False,
-            "plain": plain,
-            **options,
-        }
-        return self.scripts.claim(self.id, self.plan.hash, name, token=token or new_token(), holder=holder, **values)
+    def claim(
+        self, name: str, token: str = "", *, holder: str = HOLDER, reads: tuple[str, ...] = (), **options: Any
+    ) -> Claimed:
+        values: dict[str, Any] = {"epoch": self.epoch, "lease_ms": LEASE_MS, "may_sleep": False, **options}
+        return self.scripts.claim(self.id, self.plan, Claim(name, token or new_token(), reads), holder=holder, **values)
 
     def hold(self, name: str, **options: Any) -> str:
         """Claim a node that can be claimed; returns the token."""
@@ -217,20 +212,14 @@ class Run:
     ) -> Moved:
         if output is None:
             output = b"1" if name in self.plan.nodes and self.plan.nodes[name].key else b""
-        facts = self.plan.nodes.get(name)
-        plain = self.plan.to_commit(facts) if facts else ()
-        return self.scripts.commit(
-            self.id, self.plan.hash, name, token, output=output, choice=choice, follows=follows, plain=plain
-        )
+        return self.scripts.commit(self.id, self.plan, Commit(name, token, output, choice), follows=follows)
 
     def turn(
         self, name: str, token: str, items: str = "[1]", *, count: int = 1, cursor: str = '"c"', goes_on: bool = False
     ) -> Moved:
         """Store a page that has more after it."""
-        page = PageEnd(count, cursor)
-        return self.scripts.commit_page(
-            self.id, self.plan.hash, name, token, items=items.encode(), page=page, goes_on=goes_on
-        )
+        page = Commit(name, token, items.encode(), page=PageEnd(count, cursor), has_more=True)
+        return self.scripts.commit(self.id, self.plan, page, follows=goes_on)
 
     def close(
         self,
@@ -243,15 +232,8 @@ class Run:
         follows: bool = False,
     ) -> Moved:
         """Store the last page."""
-        return self.scripts.commit(
-            self.id,
-            self.plan.hash,
-            name,
-            token,
-            output=items.encode(),
-            follows=follows,
-            page=PageEnd(count, cursor),
-        )
+        page = Commit(name, token, items.encode(), page=PageEnd(count, cursor))
+        return self.scripts.commit(self.id, self.plan, page, follows=follows)
 
     def do(self, name: str, **options: Any) -> Moved:
         """Claim a node and commit it."""

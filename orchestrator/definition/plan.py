@@ -212,21 +212,12 @@ class Plan:
             if not node.limits
         )
 
-    def to_claim(self, node: NodePlan) -> tuple[int, ...]:
-        """Return position and timeout in ms of a node that claim_fast.lua takes; empty for others."""
-        is_plain = node.kind in {"node", "branch", "expand"} and not node.limits and not node.paged
-        return (node.step, node.timeout_ms) if is_plain else ()
-
-    def to_commit(self, node: NodePlan) -> tuple[int | str, ...]:
-        """Return position, key, next position and its node, for a node that commit_fast.lua takes; empty for others."""
-        step = self.steps[node.step]
-        if node.name not in self.plain or step.kind != "then":
-            return ()
-        if step.next == END:
-            return () if self.maps or self.pages else (node.step, node.key, END, "")
-        following = self.steps[step.next]
-        is_single = following.kind in IN_LINE
-        return (node.step, node.key, step.next, following.nodes[0]) if is_single else ()
+    @lazy
+    def plain_claims(self) -> frozenset[str]:
+        """Nodes that the fast path claims: without limits and pages, and no items."""
+        kinds = {"node", "branch", "expand"}
+        nodes = self.nodes.values()
+        return frozenset(node.name for node in nodes if node.kind in kinds and not node.limits and not node.paged)
 
     @lazy
     def pages(self) -> tuple[tuple[str, str], ...]:

@@ -30,15 +30,15 @@ from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import is_draining
 from orchestrator.liveness.time_limit import time_limit
 from orchestrator.middleware import End, NodeCall, Outcome
+from orchestrator.store.scripts.commit_and_claim import Claim
 from orchestrator.store.scripts.results import Claimed, Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from orchestrator.definition.plan import NodePlan, Plan
     from orchestrator.definition.registry import Registered
     from orchestrator.engine import Engine
-    from orchestrator.store.scripts.results import Call
 
 logger = logging.getLogger(__name__)
 _tokens = random.Random()  # noqa: S311 - unique is all that they have to be
@@ -185,30 +185,32 @@ class Attempt:
     def _claim(self) -> Claimed:
         """Claim the node, sleeping once for a token that comes soon; gives up after `Settings.claim_patience`."""
         patience = self.engine.settings.claim_patience
-        call = self.claim_call()
+        options: dict[str, Any] = {}
         while True:
-            claimed = retry_for(self.store, patience, partial(self.store.scripts.send, call))
+            claimed = retry_for(self.store, patience, partial(self._ask, **options))
             if claimed.outcome == "sleep":  # up to 250 ms without a token: shorter than the way through the broker
                 time.sleep(claimed.sleep / 1_000_000)
-                call = self.claim_call(arrived=claimed.arrived, may_sleep=False)
+                options = {"arrived": claimed.arrived, "may_sleep": False}
             elif claimed.outcome == "no limit":
                 # The bucket's numbers are gone (a flushed key): the run's plan still has them.
                 retry_for(self.store, patience, partial(self.store.define_limits, self.plan))
             else:
                 return claimed
 
-    def claim_call(self, **options: Any) -> Call[Claimed]:
-        """The claim of this attempt; options as of `Scripts.claim_call`."""
-        return self.store.scripts.claim_call(
-            *self.key,
+    def _ask(self, **options: Any) -> Claimed:
+        return self.store.scripts.claim(
+            self.run_id,
+            self.plan,
+            self.claim_of(),
             epoch=self.epoch,
-            token=self.token,
             holder=holder_name(),
             lease_ms=self.store.lease_ms,
-            reads=self.prefetched.to_ask(),
-            plain=self.plan.to_claim(self.node_plan),
             **options,
         )
+
+    def claim_of(self, seen: Collection[str] = ()) -> Claim:
+        """The claim that it asks for, with all outputs that it reads but those seen by then."""
+        return Claim(self.name, self.token, self.prefetched.to_ask(seen))
 
     def _call(self, entry: Registered) -> Returned | Waits:
         self._inputs = inputs = Inputs(

@@ -15,20 +15,20 @@ from orchestrator.definition.plan import END, IN_LINE
 from orchestrator.errors import NodeFailure, RateLimited
 from orchestrator.execution.attempt import NOT_CLAIMED
 from orchestrator.execution.failures import NO_FURTHER, Failed, for_celery
-from orchestrator.execution.fast_path import are_plain, fast_commit, is_plain
 from orchestrator.execution.store_retries import retry_until_stored
 from orchestrator.fault_points import fault_point
+from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_memory import AT_ONCE
 from orchestrator.middleware import End, Outcome
 from orchestrator.store.run_store import milliseconds
-from orchestrator.store.scripts.results import Claimed, Moved
+from orchestrator.store.scripts.commit_and_claim import Commit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.execution.attempt import Attempt
     from orchestrator.execution.node_kinds import Returned
-    from orchestrator.store.scripts.results import Call
+    from orchestrator.store.scripts.results import Claimed, Moved
 
 logger = logging.getLogger(__name__)
 DROPPED = {"fenced", "unknown"}
@@ -80,56 +80,39 @@ def commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[At
 
 def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[Attempt]) -> Committed:
     first, made = returned[0]
-    scripts = first.store.scripts
-    if first.plan.steps[first.node_plan.step].local:
-        return _commit_members(returned, successors)
-    if successors and (fast := fast_commit(returned, successors)) is not None:
-        return Committed([Moved("stored")], fast.claims, fast.seen)
-    call, pushed = _commit_call(first, made, continues=bool(successors))
-    if not successors:
-        return Committed([scripts.send(call)], pushed=pushed)
+    claims = successors[:AT_ONCE]
+    seen: dict[str, bytes] = {}
+    for attempt, _ in returned if claims else ():
+        seen |= attempt.prefetched.read(attempt.claimed.values)
+    for attempt, other in returned:
+        if other.output and other.page is None and attempt.node_plan.kind == "node":
+            seen[attempt.node_plan.key] = other.output
+    follows = first.celery_continues or bool(successors)
+    pushed, message = "", ("", "")
+    if not successors and made.page is None:
+        pushed = _single_follower(first, made.choice)
+        # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery carries
+        # the rest of a chain: then it publishes the follower itself, and the node would run twice.
+        if pushed and not follows:
+            message = first.engine.publisher.known_message(first.plan, first.run_id, pushed, first.epoch)
     # One script commits and claims: between two, a crash would leave the successors to the reconciler for a second.
-    moved, claims = scripts.send_with_claims(call, [each.claim_call() for each in successors[:AT_ONCE]])
-    return Committed([moved], [*claims, *[NOT_CLAIMED] * (len(successors) - len(claims))])
-
-
-def _commit_members(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[Attempt]) -> Committed:
-    # The fast path claims only plain successors; without any it stores all members but the last.
-    fast = fast_commit(returned, successors if are_plain(successors) else ())
-    if fast is not None:
-        return Committed([Moved("stored")] * len(returned), fast.claims, fast.seen)
-    calls = [_commit_call(attempt, made, continues=False)[0] for attempt, made in returned]
-    moved = returned[0][0].store.scripts.send_all(calls)
-    # A lost answer of the fast path may have given the successors their claims: they ask again.
-    asks = bool(successors) and are_plain(successors) and all(is_plain(attempt) for attempt, _ in returned)
-    return Committed(moved, [NOT_CLAIMED] * len(successors) if asks else ())
-
-
-def _commit_call(attempt: Attempt, made: Returned, *, continues: bool) -> tuple[Call[Moved], str]:
-    """The commit of one attempt, and the node whose message goes with it, if it is known how that looks."""
-    scripts = attempt.store.scripts
-    if made.page is not None and made.has_more:
-        place = (*attempt.key, attempt.token)
-        return scripts.commit_page_call(*place, items=made.output, page=made.page, goes_on=continues), ""
-    follows = attempt.celery_continues or continues
-    pushed = "" if continues or made.page is not None else _single_follower(attempt, made.choice)
-    message = ("", "")
-    # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery carries
-    # the rest of a chain: then it publishes the follower itself, and the node would run twice.
-    if pushed and not follows:
-        publisher = attempt.engine.publisher
-        message = publisher.known_message(attempt.plan, attempt.run_id, pushed, attempt.epoch)
-    call = scripts.commit_call(
-        *attempt.key,
-        attempt.token,
-        output=made.output,
-        choice=made.choice,
+    moved, claimed = first.store.scripts.commit_and_claim(
+        first.run_id,
+        first.plan,
+        [_commit_of(attempt, other) for attempt, other in returned],
+        [each.claim_of(seen) for each in claims],
+        epoch=first.epoch,
+        holder=holder_name() if claims else "",
+        lease_ms=first.store.lease_ms if claims else 0,
         follows=follows,
-        page=made.page,
         message=(pushed, *message),
-        plain=() if made.page is not None else attempt.plan.to_commit(attempt.node_plan),
     )
-    return call, pushed
+    answers = [*claimed, *[NOT_CLAIMED] * (len(successors) - len(claimed))] if claimed else ()
+    return Committed(moved, answers, seen, pushed)
+
+
+def _commit_of(attempt: Attempt, made: Returned) -> Commit:
+    return Commit(attempt.name, attempt.token, made.output, made.choice, made.page, made.has_more)
 
 
 def _single_follower(attempt: Attempt, choice: int | None) -> str:

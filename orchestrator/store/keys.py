@@ -215,10 +215,10 @@ class Keys:
         """Starts and ends of runs."""
         return self._named("events")
 
-    @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes
-    def of_stretch(self, run_id: str) -> tuple[str, ...]:
-        """The keys that commit_and_claim.lua gets, in the order in which it binds them."""
-        return (self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.holders)
+    @lru_cache(maxsize=256)  # noqa: B019 - as below
+    def of_fast_path(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
+        """The first ones of them, which a step from node to node needs: each key costs the server time."""
+        return self.of_run(run_id, plan_hash)[:7]
 
     def of_start(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
         """The keys that start.lua gets, in the order in which it binds them; behind them those that few starts need."""
@@ -227,19 +227,19 @@ class Keys:
             *(self.live, self.timers, self.events, self.index, self.limits),
         )
 
-    @lru_cache(maxsize=256)  # noqa: B019 - as above
+    @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes
     def of_run(self, run_id: str, plan_hash: str) -> tuple[str, ...]:
-        """The keys that every transition of a run gets, in the order in which scripts/run.lua binds them."""
+        """The keys that every transition of a run gets, in the order in which keys.lua binds them."""
         return (
             self.run(run_id),
             self.nodes(run_id),
             self.outputs(run_id),
-            self.failures(run_id),
             self.history(run_id),
             self.plan(plan_hash),
             self.live,
-            self.timers,
             self.holders,
+            self.failures(run_id),
+            self.timers,
             self.expiring,
             self.events,
             self.index,

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator import SharedConcurrency
+from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.connection import Wire
 from orchestrator.store.scripts.results import PageEnd
 from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, new_token, node, paged, plan_of
@@ -21,31 +22,24 @@ from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, map
 SLOTS = SharedConcurrency("one", 1)
 
 
-def send_both(run, call, claim):
-    moved, (claimed,) = run.scripts.send_with_claims(call, [claim])
+def send(run, commits, claims=(), *, follows=True):
+    options = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS, "follows": follows}
+    return run.scripts.commit_and_claim(run.id, run.plan, commits, claims, **options)
+
+
+def send_both(run, commit, claim):
+    (moved,), (claimed,) = send(run, [commit], [claim])
     return moved, claimed
 
 
-def commit_call(run, name, token, output=b"1", *, follows=True):
-    return run.scripts.commit_call(run.id, run.plan.hash, name, token, output=output, follows=follows)
-
-
-def turn_call(run, name, token):
-    return run.scripts.commit_page_call(
-        run.id, run.plan.hash, name, token, items=b"[1]", page=PageEnd(1, '"c"'), goes_on=True
-    )
-
-
-def claim_call(run, name, token, **options):
-    return run.scripts.claim_call(
-        run.id, run.plan.hash, name, epoch=1, token=token, holder=HOLDER, lease_ms=LEASE_MS, **options
-    )
+def a_page(name, token):
+    return Commit(name, token, b"[1]", page=PageEnd(1, '"c"'), has_more=True)
 
 
 def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world):
     run = world.run(line_plan("a", "b"))
     first, second = run.hold("a"), new_token()
-    calls = commit_call(run, "a", first, b'"x"'), claim_call(run, "b", second, reads=("a",))
+    calls = Commit("a", first, b'"x"'), Claim("b", second, ("a",))
     moved, claimed = send_both(run, *calls)
     assert (moved.outcome, moved.work.kind, claimed.outcome, claimed.values) == ("stored", "", "run", (b'"x"',))
     assert world.claims() == [(run.id, "b")]
@@ -60,7 +54,7 @@ def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world)
 def test_a_commit_that_is_fenced_off_leaves_the_next_node_alone(world):
     run = world.run(line_plan("a", "b"))
     run.hold("a")
-    moved, claimed = send_both(run, commit_call(run, "a", new_token()), claim_call(run, "b", new_token()))
+    moved, claimed = send_both(run, Commit("a", new_token(), b"1"), Claim("b", new_token()))
     assert (moved.outcome, claimed.outcome) == ("fenced", "not ready")
     assert world.claims() == [(run.id, "a")]
 
@@ -70,7 +64,7 @@ def test_the_next_page_of_a_node_is_an_open_claim_of_its_holder(world):
     token = run.hold("sync")
     for _ in range(3):
         later = new_token()
-        calls = turn_call(run, "sync", token), claim_call(run, "sync", later)
+        calls = a_page("sync", token), Claim("sync", later)
         moved, claimed = send_both(run, *calls)
         assert (moved.outcome, claimed.outcome) == ("turned", "run")
         assert world.claims() == [(run.id, "sync")]
@@ -89,7 +83,7 @@ def test_the_next_item_of_a_map_is_claimed_with_the_commit_of_the_one_before(wor
     for index in range(2):
         later = new_token()
         name = f"item[{index}]"
-        calls = commit_call(run, name, token), claim_call(run, "item", later)
+        calls = Commit(name, token, b"1"), Claim("item", later)
         moved, claimed = send_both(run, *calls)
         assert (moved.outcome, claimed.outcome, claimed.index) == ("stored", "run", index + 1)
         assert world.claims() == [(run.id, f"item[{index + 1}]")]
@@ -104,7 +98,7 @@ def test_the_next_item_of_a_map_is_claimed_with_the_commit_of_the_one_before(wor
 def test_a_slot_that_is_left_is_free_for_the_claim_that_comes_with_it(world):
     run = world.run(plan_of(flow().then(node("a", concurrency=SLOTS)).then(node("b", concurrency=SLOTS))))
     token = run.hold("a")
-    moved, claimed = send_both(run, commit_call(run, "a", token), claim_call(run, "b", new_token()))
+    moved, claimed = send_both(run, Commit("a", token, b"1"), Claim("b", new_token()))
     assert (moved.outcome, claimed.outcome) == ("stored", "run")
 
 
@@ -170,13 +164,13 @@ def test_a_forked_process_waits_for_no_lock_that_a_thread_of_the_other_one_holds
 def test_commits_that_are_sent_together_are_as_good_as_one_by_one(world):
     run = world.run(fan_plan(3))
     names = ["m-0", "m-1", "m-2"]
-    calls = [commit_call(run, name, run.hold(name), follows=False) for name in names]
-    moved = run.scripts.send_all(calls)
+    commits = [Commit(name, run.hold(name), b"1") for name in names]
+    moved, _ = send(run, commits, follows=False)
     assert [each.outcome for each in moved] == ["stored"] * 3
     assert [each.work.names for each in moved] == [(), (), ("after",)], "the last of them joins"
     assert run.outputs() == dict.fromkeys(names, b"1")
     with world.unchanged():
-        again = run.scripts.send_all(calls)
+        again, _ = send(run, commits, follows=False)
     assert [each.outcome for each in again] == ["stored"] * 3
     assert again[-1].work.names == ("after",)
 
@@ -184,6 +178,6 @@ def test_commits_that_are_sent_together_are_as_good_as_one_by_one(world):
 def test_a_commit_that_is_fenced_off_holds_up_no_other_that_is_sent_with_it(world):
     run = world.run(fan_plan(2))
     kept = run.hold("m-1")
-    moved = run.scripts.send_all([commit_call(run, "m-0", new_token()), commit_call(run, "m-1", kept)])
+    moved, _ = send(run, [Commit("m-0", new_token(), b"1"), Commit("m-1", kept, b"1")])
     assert [each.outcome for each in moved] == ["fenced", "stored"]
     assert run.states()["m-0"] == "ready"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.scripts_world import HOLDER, LEASE_MS, at_once, map_plan, mapped_run, new_token
 
 
@@ -76,18 +77,15 @@ def test_whoever_asks_for_the_next_item_itself_gets_no_message_for_it(world):
 
 def work_through(run, batch):
     """What one message does; returns how many messages it left to be sent for the map."""
-    place = (run.id, run.plan.hash)
-    claim = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS}
     token = new_token()
     claimed = pull(run, token)
     for number in range(1, batch + 1):
         assert claimed.outcome == "run", "a message found no item"
-        goes_on, later = number < batch, new_token()
-        commit = run.scripts.commit_call(*place, f"item[{claimed.index}]", token, output=b"1", follows=goes_on)
-        if not goes_on:
-            return run.scripts.send(commit).work.names.count("item")
-        asked = [run.scripts.claim_call(*place, "item", token=later, **claim)]
-        _, (claimed,) = run.scripts.send_with_claims(commit, asked)
+        later, commit = new_token(), Commit(f"item[{claimed.index}]", token, b"1")
+        if number == batch:
+            return run.scripts.commit(run.id, run.plan, commit).work.names.count("item")
+        options = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS, "follows": True}
+        _, (claimed,) = run.scripts.commit_and_claim(run.id, run.plan, [commit], [Claim("item", later)], **options)
         if claimed.outcome == "done":
             return 0
         token = later

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import redis
@@ -11,7 +12,7 @@ from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.keys import bucket_of
 from orchestrator.store.scripts import Scripts
-from orchestrator.store.scripts.results import Done, Wanted
+from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.scripts_world import (
     FAILURE,
     HOLDER,
@@ -151,10 +152,10 @@ def commit_that_ends_the_run(world):
 
 def commit_with_a_message(world):
     run = world.run(line_plan("a", "b"))
-    call = commit_call(run, "a", message=("b", f"{world.prefix}:line", "since @since@"))
+    stored, message = Commit("a", run.hold("a"), b"1"), ("b", f"{world.prefix}:line", "since @since@")
 
     def commit():
-        assert run.scripts.send(call).outcome == "stored"
+        assert run.scripts.commit(run.id, run.plan, stored, message=message).outcome == "stored"
         world.client.delete(f"{world.prefix}:line")
 
     return commit
@@ -162,28 +163,24 @@ def commit_with_a_message(world):
 
 def commits_that_are_sent_together(world):
     run = world.run(fan_plan(2))
-    calls = [commit_call(run, "m-0"), commit_call(run, "m-1")]
-    return lambda: run.scripts.send_all(calls)
-
-
-def commit_call(run, name, **options):
-    return run.scripts.commit_call(run.id, run.plan.hash, name, run.hold(name), output=b"1", follows=False, **options)
+    commits = [Commit(name, run.hold(name), b"1") for name in ("m-0", "m-1")]
+    return lambda: run.scripts.commit_and_claim(run.id, run.plan, commits, (), epoch=1)
 
 
 def onward_to_the_next_node(world):
     run = world.run(line_plan("a", "b"))
-    done, wanted = Done("a", run.hold("a"), b"1"), Wanted("b", new_token(), ())
-    return lambda: check_done(run.scripts.commit_and_claim(run.id, run.plan, [done], [wanted], holder=HOLDER))
+    return partial(go_onward, run, Commit("a", run.hold("a"), b"1"), Claim("b", new_token()))
 
 
 def onward_to_the_next_item(world):
     run = mapped_run(world, 3)
-    done, follower = Done("item[0]", run.hold("item"), b"1"), new_token()
-    return lambda: check_done(run.scripts.next_item(run.id, run.plan, done, follower=follower, holder=HOLDER))
+    return partial(go_onward, run, Commit("item[0]", run.hold("item"), b"1"), Claim("item", new_token()))
 
 
-def check_done(claimed):
-    assert claimed, "it was left to the long way"
+def go_onward(run, commit, claim):
+    options = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS, "follows": True}
+    _, (claimed,) = run.scripts.commit_and_claim(run.id, run.plan, [commit], [claim], **options)
+    assert claimed.outcome == "run"
 
 
 def commit_of_a_decision(world):
@@ -428,4 +425,4 @@ def test_a_script_the_server_does_not_know_yet_is_refused_as_a_whole_too(small):
     fresh = Scripts(small.client, small.keys)
     assert fresh.forget_holder("nobody", only_late=True)
     with small.unchanged(), pytest.raises(redis.OutOfMemoryError):
-        fresh.claim(run.id, run.plan.hash, "a", epoch=1, token=new_token(), holder="h", lease_ms=1)
+        fresh.claim(run.id, run.plan, Claim("a", new_token()), epoch=1, holder="h", lease_ms=1)

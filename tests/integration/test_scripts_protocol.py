@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
@@ -197,7 +197,7 @@ class FakeCelery:
         if self.storm and self.is_luck(0.1):
             assert call().outcome == admitted.outcome
         self.publish(admitted.work)
-        return replace(claimed, outcome=admitted.outcome)
+        return claimed._replace(outcome=admitted.outcome)
 
     def check_start(self, name: str, claimed: Claimed) -> None:
         facts = self.run.plan.nodes[name]

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import SharedRateLimiter
+from orchestrator.store.scripts.commit_and_claim import Claim
 from tests.scripts_world import (
     RETENTION_MS,
     Run,
@@ -155,9 +156,8 @@ def test_a_tick_starts_one_run_for_its_slot(world):
         assert tick(world, plan, SLOT).outcome == "exists"
         assert tick(world, plan, SLOT, run_id=run_named("another")).outcome == "ticked"
         assert tick(world, plan, SLOT - 1, overlap="allow").outcome == "ticked", "slots only go forward"
-    assert world.scripts.claim(
-        run_named(SLOT), plan.hash, "a", epoch=1, token=new_token(), holder="h", lease_ms=1000
-    ).scheduled == SLOT  # fmt: skip
+    first = Claim("a", new_token())
+    assert world.scripts.claim(run_named(SLOT), plan, first, epoch=1, holder="h", lease_ms=1).scheduled == SLOT
 
 
 def test_a_tick_without_the_plan_leaves_the_slot(world):

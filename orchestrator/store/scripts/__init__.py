@@ -8,47 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from orchestrator.definition.plan import node_of
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
+from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
-from orchestrator.store.scripts.results import (
-    Admitted,
-    Answer,
-    Call,
-    Claimed,
-    Done,
-    Moved,
-    PageEnd,
-    Seen,
-    Started,
-    Values,
-    Wanted,
-    claimed_of,
-    moved_of,
-    number_of,
-    onward_of,
-    text_of,
-    union,
-    work_of,
-)
+from orchestrator.store.scripts.results import Admitted, Moved, Seen, Started, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
     from orchestrator.definition.plan import Plan
     from orchestrator.store.keys import Keys
-
-
-@cache
-def _script_sha(name: str) -> str:
-    return hashlib.sha1(script_text(name).encode(), usedforsecurity=False).hexdigest()
+    from orchestrator.store.scripts.commit_and_claim import Claim, Commit
+    from orchestrator.store.scripts.results import Claimed
 
 
 class Scripts:
@@ -57,44 +34,27 @@ class Scripts:
     Every function may raise `redis.RedisError`; the store names what it means.
     """
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys, text_of: Callable[[str], str] = script_text) -> None:
+        """Take a connection pool, the prefix, and where the text of a script comes from."""
         self.wire = Wire(client)
         self._keys = keys
-        self._pairs: dict[tuple[str, int, int, str], Packed] = {}  # as many as there are neighbours in plans
+        self._text_of = text_of
+        self._shas: dict[str, str] = {}
+        self._planned_calls = PlannedCalls()
         self._starts: dict[tuple[str, int, int, bool], Packed] = {}
 
     def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
+        sha = self._shas.get(name)
+        if sha is None:
+            sha = self._shas[name] = hashlib.sha1(self._text_of(name).encode(), usedforsecurity=False).hexdigest()
         try:
-            return self.wire.ask("EVALSHA", _script_sha(name), tuple(keys), args, fixed)
+            return self.wire.ask("EVALSHA", sha, tuple(keys), args, fixed)
         except NoScriptError:
             # With its text in the call: loaded first, it may have been flushed again before it is called.
-            return self.wire.ask("EVAL", script_text(name), tuple(keys), args, fixed)
+            return self.wire.ask("EVAL", self._text_of(name), tuple(keys), args, fixed)
 
     def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
-
-    def send(self, call: Call[Answer]) -> Answer:
-        """Carry out one operation."""
-        return call.read(self._call(call.script, call.keys, call.args))
-
-    def send_all(self, calls: Sequence[Call[Moved]]) -> list[Moved]:
-        """Carry out commits on one run, as one script."""
-        if len(calls) == 1:
-            return [self.send(calls[0])]
-        args = [calls[0].args[0]]
-        for call in calls:
-            args += [1, len(call.args) - 1, *call.args[1:]]
-        answers = self._call(f"{calls[0].script}+claim", calls[0].keys, args)
-        return [call.read(answer) for call, answer in zip(calls, answers, strict=True)]
-
-    def send_with_claims(self, first: Call[Answer], claims: Sequence[Call[Claimed]]) -> tuple[Answer, list[Claimed]]:
-        """Carry out an operation and then claims on the same run, as one script."""
-        run_id, *own = first.args
-        args = [run_id, 1, len(own), *own]
-        for claim in claims:
-            args += [2, len(claim.args) - 1, *claim.args[1:]]
-        answer, *answers = self._call(f"{first.script}+claim", first.keys, args)
-        return first.read(answer), [claim.read(each) for claim, each in zip(claims, answers, strict=True)]
 
     def start(
         self,
@@ -135,8 +95,8 @@ class Scripts:
             keys.append(queue)
             given |= {"queue_key": len(keys), "message": text}
         fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
-        names = argument_names("start")[: -len(argument_names("start", first="flow"))]
-        answer = self._call("start", keys, in_order(names, given), fixed)
+        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.steps[0].nodes]
+        answer = self._call("start", keys, args, fixed)
         return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
 
     def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
@@ -154,31 +114,63 @@ class Scripts:
                 "is_parallel": int(first.kind == "parallel"),
                 "is_local": int(first.local),
             }
-            self._starts[kind] = Packed([*in_order(argument_names("start", first="flow"), given), *first.nodes])
+            self._starts[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
         return self._starts[kind]
 
-    def claim(self, run_id: str, plan: str, node: str, **options: Any) -> Claimed:
-        """Give a node to one attempt; options as of `claim_call`."""
-        return self.send(self.claim_call(run_id, plan, node, **options))
-
-    def claim_call(
+    def commit_and_claim(
         self,
         run_id: str,
-        plan: str,
-        node: str,
+        plan: Plan,
+        commits: Sequence[Commit],
+        claims: Sequence[Claim],
         *,
         epoch: int,
-        token: str,
-        holder: str,
-        lease_ms: int,
+        holder: str = "",
+        lease_ms: int = 0,
         arrived: int = 0,
         may_sleep: bool = True,
-        reads: Sequence[str] = (),
-        plain: Sequence[int] = (),
-    ) -> Call[Claimed]:
-        """Give a node to one attempt: claim.lua; `plain` is what `Plan.to_claim` says of it."""
-        args = [run_id, node, epoch, token, holder, lease_ms, arrived, int(may_sleep), *(plain or ("", "")), *reads]
-        return Call("claim", self._keys.of_run(run_id, plan), args, lambda answer: claimed_of(answer, len(reads)))
+        follows: bool = False,
+        message: tuple[str, str, str] = ("", "", ""),
+    ) -> tuple[list[Moved], list[Claimed]]:
+        """Store what attempts at one position returned and claim what is behind them, or claim: commit_and_claim.lua.
+
+        Args:
+            run_id: The run.
+            plan: The plan that it pins.
+            commits: What is stored; none with a claim alone.
+            claims: What is claimed; none with a commit alone.
+            epoch: Epoch of the message that asks for the claims.
+            holder: The process that holds them.
+            lease_ms: Its lease.
+            arrived: First arrival of a claim that has slept, as it was answered.
+            may_sleep: Whether the caller sleeps for a token that comes soon.
+            follows: Whether Celery or the caller goes on with what is behind.
+            message: What is pushed if one node is to be published, and it is this one: the node, the list, the text.
+
+        Returns:
+            What became of each commit, and of each claim; no claims while other members of the position are left.
+        """
+        call, fixed = self._planned_calls.find(plan, commits, claims, holder, lease_ms)
+        message_node, queue, text = message
+        reads = reads_of(claims)
+        args = [run_id, epoch, len(reads), "" if may_sleep else arrived, int(follows)]
+        args.append(f"{message_node} {text}" if text else "")
+        args += arguments_of(plan, commits, claims, reads)
+        answer = None
+        if call.fast_path and commits and claims:
+            answer = self._call("commit_and_claim", self._keys.of_fast_path(run_id, plan.hash), args, fixed)
+        if answer is None:
+            keys = self._keys.of_run(run_id, plan.hash)
+            answer = self._call("commit_and_claim", (*keys, queue) if text else keys, args, fixed)
+        return read_answer(answer, commits, claims, reads, call)
+
+    def claim(self, run_id: str, plan: Plan, claim: Claim, **options: Any) -> Claimed:
+        """Give a node to one attempt; options as of `commit_and_claim`."""
+        return self.commit_and_claim(run_id, plan, (), (claim,), **options)[1][0]
+
+    def commit(self, run_id: str, plan: Plan, commit: Commit, **options: Any) -> Moved:
+        """Store what a node returned; options as of `commit_and_claim`."""
+        return self.commit_and_claim(run_id, plan, (commit,), (), epoch=1, **options)[0][0]
 
     def admit(
         self,
@@ -202,94 +194,6 @@ class Scripts:
         answer = self._on_run("take_token", run_id, plan, node, token, bucket)
         outcome = text_of(answer[0])
         return outcome, int(answer[1]) if outcome == "wait" else 0
-
-    def commit(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
-        """Store what a node returned; options as of `commit_call`."""
-        return self.send(self.commit_call(run_id, plan, node, token, **options))
-
-    def commit_call(
-        self,
-        run_id: str,
-        plan: str,
-        node: str,
-        token: str,
-        *,
-        output: bytes = b"",
-        choice: int | None = None,
-        follows: bool,
-        page: PageEnd | None = None,
-        message: tuple[str, str, str] = ("", "", ""),
-        plain: Sequence[int | str] = (),
-    ) -> Call[Moved]:
-        """Store what a node returned: commit.lua; with `page` the output is the items of the last one.
-
-        `message` is what is pushed if one node is to be published, and it is this one: the node, the list, the text;
-        `plain` is what `Plan.to_commit` says of the node.
-        """
-        behind, queue, text = message
-        page_args = ("", "") if page is None else (page.count, page.cursor)
-        args = [run_id, node, token, output, "" if choice is None else choice, int(follows), *page_args, text, behind]
-        args += plain
-        return Call("commit", (*self._keys.of_run(run_id, plan), queue), args, moved_of)
-
-    def commit_and_claim(
-        self, run_id: str, plan: Plan, done: Sequence[Done], wanted: Sequence[Wanted], *, holder: str
-    ) -> list[Values] | None:
-        """Commit plain nodes of one position and, behind its last ones, claim all plain ones: commit_and_claim.lua.
-
-        Returns the outputs that each of them asked for, if they are claimed now, else an empty list. None: nothing was
-        done, it is for `send_all` or `send_with_claims`.
-        """
-        position = plan.nodes[done[0].node].step
-        behind = [plan.nodes[each.node] for each in wanted]
-        reads = [each.reads for each in wanted]
-        asked = union(reads)
-        pair = (plan.hash, position, behind[0].step if behind else -1, holder)
-        if pair not in self._pairs:
-            is_local = bool(behind) and plan.steps[behind[0].step].local
-            fixed: list[str | int] = [
-                plan.hash,
-                holder,
-                position,
-                len(plan.steps[position].nodes),
-                pair[2],
-                int(is_local),
-            ]
-            named = [fact for facts in behind for fact in (facts.name, facts.timeout_ms)]
-            self._pairs[pair] = Packed([*fixed, *named])
-        args = [run_id, len(done), len(wanted), len(asked)]
-        for each in done:
-            args += (each.node, each.token, plan.nodes[each.node].key, each.output)
-        args += [each.token for each in wanted]
-        args += asked
-        answer = self._call("commit_and_claim", self._keys.of_stretch(run_id), args, self._pairs[pair])
-        return None if answer is None else onward_of(answer, reads)
-
-    def next_item(self, run_id: str, plan: Plan, done: Done, *, follower: str, holder: str) -> Claimed | None:
-        """Commit a plain item and claim the next one with the token `follower`: next_item.lua.
-
-        None: nothing was done, it is for `send_with_claims`.
-        """
-        facts = plan.nodes[node_of(done.node)]
-        width = plan.steps[facts.step].width
-        args = [run_id, done.node, done.token, done.output, follower]
-        fixed = [holder, facts.step, facts.name, facts.timeout_ms, width]
-        answer = self._call("next_item", self._keys.of_run(run_id, plan.hash), [*args, *fixed])
-        if answer is None:
-            return None
-        index, item, scheduled = answer
-        return Claimed("run", 1, 0, number_of(scheduled), index=int(index), item=item)
-
-    def commit_page(self, run_id: str, plan: str, node: str, token: str, **options: Any) -> Moved:
-        """Store a page that has more after it; options as of `commit_page_call`."""
-        return self.send(self.commit_page_call(run_id, plan, node, token, **options))
-
-    def commit_page_call(
-        self, run_id: str, plan: str, node: str, token: str, *, items: bytes, page: PageEnd, goes_on: bool
-    ) -> Call[Moved]:
-        """Store a page that has more after it: commit_page.lua."""
-        args = [run_id, node, token, items, page.count, page.cursor, int(goes_on)]
-        return Call("commit_page", self._keys.of_run(run_id, plan), args, moved_of)
 
     def set_cursor(self, flow: str, source: str, cursor: str) -> None:
         """Say where a source is to be read from: set_cursor.lua; the cursor is JSON."""

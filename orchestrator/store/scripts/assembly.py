@@ -1,10 +1,12 @@
-"""Assembly of a script's text: fragments in their places, the transition library in front of what needs it.
+"""Assembly of a script's text: fragments and parts of the library in their places.
 
 Redis gets one text for each script, so an include costs nothing when the script runs. Three comments are read here:
 
-- `-- include: <name>` on a line of its own is replaced by fragments/<name>.lua;
-- `-- needs: transition` in a script's header puts the library in front and writes at the end what was changed;
-- `-- needs: <module>` puts one module of the library in front, under its name.
+- `-- include: <name>` on a line of its own is replaced by fragments/<name>.lua or library/<name>.lua; words behind the
+  name are fields that the fragment reads into locals of the same names;
+- `-- module: <name>` is replaced by library/<name>.lua as a module that is made when it is first used;
+- `-- needs: transition` in a script's header puts the library in front of it, with the run id as its
+  first argument, and writes at its end what was changed.
 """
 
 from __future__ import annotations
@@ -17,50 +19,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MODULES = ("maps", "pages", "buckets", "wait_queue", "unpublished", "abort", "finish")
-"""Parts of the transition library that few operations need: a script makes one when it first uses it."""
-ONE = "local answer = operations[1](ARGV)"
-MANY = """local answer, at = {}, 2
-while at <= #ARGV do
-  local last = at + 1 + tonumber(ARGV[at + 1])
-  operation = #answer + 1
-  answer[#answer + 1] = operations[tonumber(ARGV[at])]({RUN_ID, unpack(ARGV, at + 2, last)})
-  at = last + 1
-end"""
+INCLUDE = re.compile(r"^ *-- (include|module): (\w+)((?: \w+)*)$", re.MULTILINE)
 
 
 @cache
 def script_text(name: str) -> str:
-    """Lua of an operation, or of two on one run as "<one>+<other>", with all that it needs."""
-    texts = [_read(part) for part in name.split("+")]
-    before = re.search(r"^-- before: (.*)$", texts[0], re.MULTILINE) if len(texts) == 1 else None
-    needs = re.search(r"^-- needs: (.*)$", texts[0], re.MULTILINE)
-    if needs is None:
-        return texts[0]
-    if needs[1] != "transition":
-        return f"local {needs[1]} = (function()\n{_read(f'library/{needs[1]}')}\nend)()\n{texts[0]}"
-    declared = "\n".join(f"local {module} = {{}}" for module in MODULES)
-    modules = "\n".join(f"on_demand({module}, function()\n{_read(f'library/{module}')}\nend)" for module in MODULES)
-    operations = ",\n".join(f"function(ARGV)\n{text}\nend" for text in texts)
-    parts = (
-        "" if before is None else f"do\n{_read(before[1])}\nend",
-        _read("library/transition"),
-        declared,
-        _read("library/steps"),
-        modules,
-        f"local operations = {{{operations}}}",
-        ONE if len(texts) == 1 else MANY,
-        "flush()",
-    )
-    return "\n".join((*parts, "return answer"))
+    """Lua of an operation, with all that it needs."""
+    text = _read(f"{name}.lua")
+    if "\n-- needs: transition\n" not in text:
+        return text
+    library = "-- include: keys\nlocal RUN_ID = ARGV[1]\n-- include: transition"
+    return _filled(f"{library}\nlocal answer = (function()\n{text}\nend)()\nflush()\nreturn answer")
 
 
 @cache
-def argument_names(name: str, *, first: str = "") -> tuple[str, ...]:
-    """The names that a script binds its ARGV to, in their order and in small letters, from the one named `first` on."""
+def argument_names(name: str) -> tuple[str, ...]:
+    """The names that a script binds its ARGV to, in their order and in small letters."""
     bound = re.search(r"^local ([\w,\s]+?) = unpack\(ARGV, 1, \d+\)$", script_text(name), re.MULTILINE)
-    names = () if bound is None else tuple(each.strip().lower() for each in bound[1].split(","))
-    return names[names.index(first) :] if first else names
+    return () if bound is None else tuple(each.strip().lower() for each in bound[1].split(","))
 
 
 def in_order(names: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
@@ -75,7 +51,18 @@ def in_order(names: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
     return list(arguments.values())
 
 
-def _read(name: str) -> str:
-    """The text of a file, with its fragments."""
-    text = (files(__package__) / f"{name}.lua").read_text()
-    return re.sub(r"^ *-- include: (\w+)$", lambda found: _read(f"fragments/{found[1]}"), text, flags=re.MULTILINE)
+def _read(*path: str) -> str:
+    return _filled(files(__package__).joinpath(*path).read_text())
+
+
+def _filled(text: str) -> str:
+    return INCLUDE.sub(lambda found: _part(found[1], found[2], tuple(found[3].split())), text)
+
+
+@cache
+def _part(kind: str, name: str, fields: tuple[str, ...]) -> str:
+    folder = "fragments" if files(__package__).joinpath("fragments", f"{name}.lua").is_file() else "library"
+    text = _read(folder, f"{name}.lua")
+    text = text.replace("--[[, names]]", "".join(f", {field}" for field in fields))
+    text = text.replace("--[[, fields]]", "".join(f", '{field}'" for field in fields))
+    return f"on_demand({name}, function()\n{text}\nend)" if kind == "module" else text

@@ -1,107 +1,84 @@
--- Commit nodes of one position and, if they were the last of it, claim all nodes of the one behind, where nothing is out
--- of the ordinary: first attempts, no limits, no failures, nothing cancelled. What it writes is what commit.lua and
--- claim.lua write; it stands alone because making their vocabulary costs more than all of its commands. Everything else is
--- theirs. It leaves the run's next look as it is: the look finds what is claimed here as well.
--- KEYS    see keys.py, Keys.of_stretch
--- ARGV    1 run id, 2 how many are committed, 3 how many are claimed, 4 how many output keys are to be sent along; of each
---         that is committed: node, token, output key, output (JSON); tokens of those that are claimed; the output keys; then,
---         as the plan has it: its hash, holder of all, position, how many nodes it has, position behind, '1' if one process
---         works on that together, of each that is claimed: node and timeout in ms
--- Returns 0 if others are left at the position; else 1, or, where something is to be sent along, one text, which the client
---         reads fastest: a line with the length of each value (-1: there is none), then these. Or nothing, and nothing is
---         done: it is for commit.lua and claim.lua.
--- TTL     none. An identical second call finds the nodes committed and does nothing.
-local RUN_ID, commits, claimed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local TOKENS = 4 + 4 * commits
-local READS = TOKENS + claimed
-local FIXED = READS + ARGV[4]
-local BEHIND = FIXED + 6
-local plan, holder, position, size, behind, is_local = unpack(ARGV, FIXED + 1, BEHIND)
-local RUN, NODES, OUTPUTS, HISTORY, HOLDERS = unpack(KEYS)
-local status, own_plan, epoch, at, seq, open_before, won_before, running, detached, announced, verdict, history_limit =
-  unpack(redis.call('HMGET', RUN, 'status', 'plan', 'epoch', 'position', 'seq', 'open', 'won', 'running', 'detached',
-    'announced', 'verdict', 'history_limit'))
-if status ~= 'running' or own_plan ~= plan or epoch ~= '1' or at ~= position or verdict and verdict ~= '' then
+-- Commit n attempts of one position and claim m nodes behind them, or claim nodes alone (n = 0): store what each attempt
+-- returned, exactly once, count their join and say what became ready; then give each node to one attempt, with one holder,
+-- one token, and a token of each of its buckets. All of it is one step: what a commit writes, the claims see.
+-- Where nothing is unusual, fast_claim.lua, fast_commit.lua or fast_items.lua does it and answers; else commit.lua,
+-- commit_page.lua and claim.lua, one after the other. To make the library costs more than a claim.
+-- KEYS    see keys.py, Keys.of_run, or the first seven, if the caller calls again with all of them for what is unusual; with a
+--         message, 17 is the queue that it is pushed to
+-- ARGV    What the plan and the process say: holder of the claims, lease in ms, which fast path may be taken ('nodes', 'local'
+--         where one process works on what is behind, 'items', or ''), position of the commits (with none, of the claims), size:
+--         how many nodes are there (of a map: how many items may run at once), position behind or '' if the fast path does not
+--         know it, how many commits, details ('1' if there are such of each commit), how many claims, how many followers: the
+--         nodes to claim, or, with no claims, the one that a commit makes ready; of each follower its name (of a map: any of
+--         its items) and timeout in ms.
+--         Then run_id, epoch of the claims, how many output keys to send along (reads), arrived ('' if the caller of a claim
+--         may sleep for a token that comes soon; else its first arrival in us, or '0'), follows ('1' if the caller, or Celery,
+--         goes on with what is behind by itself), message ('<node> <text>' with '@since@' for the instant, pushed here if that
+--         node alone is behind; or '').
+--         Then the nodes that are committed; their tokens; of each its output key and output (JSON; '' if there is none); the
+--         details of each: choice of a branch, or count of a map's items (that the caller has written to RUN:staged:<token>),
+--         and of a page whose items the output is: how many they are, the cursor that came with them (JSON), '1' if there are
+--         more; the token of each claim; the output keys (':input' is the run's input).
+-- Returns nothing, and nothing is done, if more keys are needed; of the fast path a text. '' if all is stored and nothing is to be done; an instant in ms, since when what is
+--         behind is to be published; or of claims: 'attempt generation scheduled index' of the first one (scheduled: instant
+--         of the tick that started the run in ms; index of an item), a line with the length of each value (-1: there is none),
+--         then the values, of an item the item.
+--         Else a list: of each commit {outcome, what to publish...}, see commit.lua; of each claim {outcome, ...}, see
+--         claim.lua; if one of those is held now, a list of the values. What such claims are about is not to be published.
+-- TTL     none while the run lives; see finish.lua for its end. An identical second call stores nothing; it answers 'stored'
+--         with what is still ready and unclaimed, and 'run' again for what these tokens hold.
+-- include: keys
+local holder, lease, fast_path, position, size, behind, commits, details, claims, followers = unpack(ARGV, 1, 10)
+commits, claims, followers = tonumber(commits), tonumber(claims), tonumber(followers)
+local FOLLOWERS_AT, RUN_AT = 10, 10 + 2 * followers
+local RUN_ID, epoch, reads, arrived, follows, message = unpack(ARGV, RUN_AT + 1, RUN_AT + 6)
+local message_node = message ~= '' and string.match(message, '^%S+')
+-- Behind these arguments begin the nodes that are committed, their tokens, their outputs, details, tokens of claims, reads.
+local NODES_AT, TOKENS_AT, OUTPUTS_AT, DETAILS_AT = RUN_AT + 6, RUN_AT + 6 + commits, RUN_AT + 6 + 2 * commits, RUN_AT + 6 + 4 * commits
+local CLAIMS_AT = DETAILS_AT + (details == '1' and 4 * commits or 0)
+local READS_AT = CLAIMS_AT + claims
+-- include: fast_claim
+-- include: fast_commit
+-- include: fast_items
+if #KEYS < 16 then
   return
 end
-local open, won = open_before - commits, won_before + commits
-if open < 0 or open == 0 and (claimed == 0 or won ~= tonumber(size)) then
-  return
-end
-claimed = open == 0 and claimed or 0
+-- include: transition
+local is_granted = false
 
-local names, done, begun = {}, {}, {}
-for number = 1, commits do
-  done[number] = ARGV[4 * number + 1]
-  names[number] = done[number]
-end
-for number = 1, claimed do
-  begun[number] = ARGV[BEHIND + 2 * number - 1]
-  names[commits + number] = begun[number]
-end
-local found, records = redis.call('HMGET', NODES, unpack(names)), {}
-for number = 1, commits do
-  local rec = found[number] and cjson.decode(found[number])
-  if not rec or rec.state ~= 'running' or rec.token ~= ARGV[4 * number + 2] or rec.holder ~= holder or rec.attempt ~= 1
-    or rec.throttled then
-    return
-  end
-  records[number] = rec
-end
-for number = 1, claimed do
-  if found[commits + number] then
-    return
-  end
+local function commit(node, token, output, choice, page_count, cursor)
+  -- include: commit
 end
 
--- include: instant
--- include: records
--- include: succeed
-local claims, json = HOLDERS .. ':' .. holder, cjson.encode(holder)
-local outputs, rows, fields, opened, closed = {}, {}, {'seq', seq + commits}, {}, {}
-for number, rec in ipairs(records) do
-  local name = done[number]
-  succeed(rec, rec.token, seq + number)
-  outputs[2 * number - 1], outputs[2 * number] = ARGV[4 * number + 3], ARGV[4 * number + 4]
-  rows[2 * number - 1], rows[2 * number] = name, cjson.encode(rec)
-  closed[number] = RUN_ID .. '|' .. name
+local function commit_page(node, token, items, page_count, cursor)
+  -- include: commit_page
 end
-for number, name in ipairs(begun) do
-  local token = ARGV[TOKENS + number]
-  local deadline = string.format('%.0f', NOW + ARGV[BEHIND + 2 * number])
-  rows[#rows + 1] = name
-  rows[#rows + 1] = string.format(RUNNING, '1', '0', instant, instant, deadline, token, json)
-  opened[2 * number - 1], opened[2 * number] = RUN_ID .. '|' .. name, token .. '|' .. deadline
+
+local function claim(node, token)
+  -- include: claim
 end
-local function change(field, before, value)
-  if before ~= value then
-    fields[#fields + 1], fields[#fields + 2] = field, value
+
+local answers = {}
+for number = 1, commits do
+  local node, token, output = ARGV[NODES_AT + number], ARGV[TOKENS_AT + number], ARGV[OUTPUTS_AT + 2 * number]
+  local choice, page_count, cursor, has_more = '', '', '', ''
+  if details == '1' then
+    choice, page_count, cursor, has_more = unpack(ARGV, DETAILS_AT + 4 * number - 3, DETAILS_AT + 4 * number)
+  end
+  if has_more == '1' then
+    answers[number] = commit_page(node, token, output, page_count, cursor)
+  else
+    answers[number] = commit(node, token, output, choice, page_count, cursor)
   end
 end
-change('running', tonumber(running), running - commits + claimed)
-redis.call('HSET', OUTPUTS, unpack(outputs))
-if claimed > 0 then
-  change('position', position, behind)
-  change('open', tonumber(open_before), claimed)
-  change('won', won_before, '0')
-  change('announced', announced, detached == '1' and behind or '-1')
-  change('detached', detached, is_local)
-  redis.call('HSET', claims, unpack(opened))
-else
-  change('open', tonumber(open_before), open)
-  change('won', tonumber(won_before), won)
+for number = 1, claims do
+  answers[commits + number] = claim(ARGV[FOLLOWERS_AT + 2 * number - 1], ARGV[CLAIMS_AT + number])
 end
-redis.call('HSET', RUN, unpack(fields))
-redis.call('HSET', NODES, unpack(rows))
-redis.call('HDEL', claims, unpack(closed))
-redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*', 'succeeded', cjson.encode(done),
-  'started', claimed > 0 and cjson.encode(begun) or '[]')
-if claimed == 0 or FIXED == READS then
-  return claimed > 0 and 1 or 0
+flush()
+if is_granted then
+  for number = 1, commits do
+    answers[number] = {answers[number][1]}
+  end
+  answers[commits + claims + 1] = reads ~= '0' and redis.call('HMGET', OUTPUTS, unpack(ARGV, READS_AT + 1, READS_AT + reads)) or {}
 end
-local values, sizes = redis.call('HMGET', OUTPUTS, unpack(ARGV, READS + 1, FIXED)), {}
-for number, value in ipairs(values) do
-  sizes[number] = value and #value or -1
-  values[number] = value or ''
-end
-return table.concat(sizes, ' ') .. '\n' .. table.concat(values)
+return answers

@@ -28,7 +28,7 @@ def packed(arguments: Iterable[bytes | str | int]) -> bytes:
 
 
 class Packed:
-    """Arguments that are the same in many calls, packed once; they follow the other ones."""
+    """Arguments that are the same in many calls, packed once; they stand in front of the other ones."""
 
     def __init__(self, arguments: Sequence[bytes | str | int]) -> None:
         self.count = len(arguments)
@@ -84,7 +84,7 @@ class Wire:
             redis.RedisError: The server refused it, or did not answer within the tries of the client's retry policy.
         """
         count = 3 + len(keys) + len(args) + fixed.count
-        message = b"*%d\r\n" % count + _packed_head(command, script, keys) + packed(args) + fixed.text
+        message = b"*%d\r\n" % count + _packed_head(command, script, keys) + fixed.text + packed(args)
         is_held = getattr(self._held, "is_wanted", False)
         connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection(*_NAME)
 

@@ -1,10 +1,12 @@
 -- Let go from the head of a bucket's line what the bucket can grant in the next 250 ms, less what is on its way; of slots,
 -- as many as are free.
--- needs: buckets
 -- KEYS    1 limits, 2 buckets with a line
 -- ARGV    1 bucket
 -- Returns {milliseconds to the next look, or -1 if the line is empty; members let go...}.
 -- TTL     marks of released members: one day. A second call lets go only what the bucket can grant beyond the first.
+local buckets = (function()
+  -- include: buckets
+end)()
 -- include: instant
 local now = clock[1] * 1000000 + clock[2]
 local LIMITS, LINES, name = KEYS[1], KEYS[2], ARGV[1]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-Answer = TypeVar("Answer")
 Values: TypeAlias = tuple[bytes | None, ...]
 
 
@@ -48,9 +47,8 @@ class Started:
     work: Work = Work()
 
 
-@dataclass(frozen=True)
-class Claimed:
-    """The answer of `claim`.
+class Claimed(NamedTuple):
+    """The answer of a claim. A tuple, for one is made for every node.
 
     Attributes:
         outcome: "run", or "admit" where the buckets depend on the input, or why not: see claim.lua.
@@ -73,7 +71,7 @@ class Claimed:
     sleep: int = 0
     arrived: int = 0
     bucket: str = ""
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # instead of the method of tuples, which nobody needs
     item: bytes = b""
 
     @property
@@ -108,62 +106,9 @@ class Seen:
     detail: str
 
 
-@dataclass(frozen=True)
-class Done:
-    """What an attempt of a plain node or item returned: its node, its token, and the JSON."""
-
-    node: str
-    token: str
-    output: bytes
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an attempt of a plain node asks for: its node, its token, and output keys to send along."""
-
-    node: str
-    token: str
-    reads: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Call(Generic[Answer]):
-    """One operation with its arguments, ready to be sent.
-
-    Attributes:
-        script: Name of the script.
-        keys: Its KEYS.
-        args: Its ARGV.
-        read: Turns what it returns into the named result.
-    """
-
-    script: str
-    keys: Sequence[str]
-    args: Sequence[Any]
-    read: Callable[[Sequence[Any]], Answer]
-
-
 def text_of(value: bytes | int | None) -> str:
     """What the client reads as bytes or a number, as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def onward_of(answer: bytes | int, reads: Sequence[Sequence[str]]) -> list[Values]:
-    """The answer of `onward`: of each that runs now, what was asked for; none where others are left."""
-    if isinstance(answer, int):
-        return [()] * len(reads) if answer else []
-    head, _, rest = answer.partition(b"\n")
-    by_key: dict[str, bytes | None] = {}
-    at = 0
-    for key, size in zip(union(reads), map(int, head.split(b" ")), strict=True):
-        by_key[key] = None if size < 0 else rest[at : at + size]
-        at += max(size, 0)
-    return [tuple(by_key[key] for key in keys) for keys in reads]
-
-
-def union(reads: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Each output key that some of several read, once."""
-    return tuple(dict.fromkeys(key for keys in reads for key in keys))
 
 
 def number_of(value: bytes | int) -> int | None:
@@ -184,23 +129,3 @@ def work_of(parts: Sequence[Any]) -> Work:
 def moved_of(parts: Sequence[Any]) -> Moved:
     """The answer of most transitions."""
     return Moved(text_of(parts[0]), work_of(parts[1:]))
-
-
-def claimed_of(answer: Sequence[Any], reads: int) -> Claimed:
-    """The answer of `claim`, with as many values as were asked for."""
-    outcome = text_of(answer[0])
-    if outcome == "sleep":
-        return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
-    if outcome not in {"run", "admit"}:
-        return Claimed(outcome, bucket=text_of(answer[1]) if outcome == "no limit" else "")
-    told, item, *values = answer[1:]
-    attempt, generation, index, scheduled = told.split(b" ")
-    return Claimed(
-        outcome,
-        int(attempt),
-        int(generation),
-        number_of(scheduled),
-        (*values, *[None] * (reads - len(values))),
-        index=number_of(index),
-        item=item,
-    )

@@ -1,16 +1,16 @@
 -- Create a run at its first position, at most once for a run id, for an idempotency key and for an instant of a schedule.
 -- KEYS    see keys.py, Keys.of_start; behind them those that an argument names by their place
--- ARGV    in the order of their names below: tags as JSON, retention and timeout in ms (0: none), history_limit in entries,
---         chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and is_local '1' if the first
---         position is a parallel step and if one process works on it, then the nodes of that position. Or '': input (JSON),
---         plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the input, schedule with
---         schedules_key (place in KEYS), scheduled (nominal instant in ms) and overlap ('skip': not while its last run
---         lives), queue_key (place in KEYS) with the first message, '@since@' in it for the instant, to be pushed here
+-- ARGV    in the order of their names below, then the nodes of the first position: retention and timeout in ms (0: none),
+--         history_limit in entries, chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and
+--         is_local '1' if the first position is a parallel step and if one process works on it, tags as JSON. Where there is
+--         one, else '': input (JSON), plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the
+--         input, schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and overlap ('skip': not while
+--         its last run lives), queue_key (place in KEYS) with the message to push, '@since@' in it for the instant.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         and of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives).
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
-local RUN_ID, input, plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, tags,
-  flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local = unpack(ARGV, 1, 21)
+local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, RUN_ID, input, plan_fields,
+  digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, tags = unpack(ARGV, 1, 21)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS = unpack(KEYS, 1, 10)
 local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 22, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]

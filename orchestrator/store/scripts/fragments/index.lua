@@ -1,5 +1,3 @@
--- Move the run from one status to another in the index. Uses INDEX and RUN_ID.
-local function move_in_index(before, status, created)
-  redis.call('ZREM', INDEX .. ':status:' .. before, RUN_ID)
-  redis.call('ZADD', INDEX .. ':status:' .. status, created, RUN_ID)
-end
+-- Move the run in the index from the status `before` to the status `after`. Uses INDEX, RUN_ID and created.
+redis.call('ZREM', INDEX .. ':status:' .. before, RUN_ID)
+redis.call('ZADD', INDEX .. ':status:' .. after, created, RUN_ID)

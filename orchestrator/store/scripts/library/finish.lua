@@ -1,7 +1,6 @@
 -- What others are told of a run: monitors, who waits for it, workers; and what is kept of it when it ends.
 
 -- include: emit
--- include: end_run
 -- include: push
 
 local function own_keys()
@@ -16,14 +15,16 @@ local function own_keys()
   return keys
 end
 
-local function finish(status)
+local function finish(after)
   is_touched = false
   set_run({finished = NOW})
-  set_status(status)
-  if status == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
+  set_status(after)
+  if after == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
     pages.move_cursors()
   end
-  end_run(status, own_keys(), run.flow, run.created, run.retention, run.idem)
+  local own_keys, flow, created, retention, idempotency, deadline = own_keys(), run.flow, run.created, run.retention, run.idem,
+    run.deadline
+  -- include: end_run
 end
 
 return {emit = emit, own_keys = own_keys, finish = finish, push = push}

@@ -1,34 +1,23 @@
 -- The library of every transition of a run: read the run, its plan and its node records, move them, say what to publish.
--- assembly.py puts it in front of the scripts that need it, with steps.lua and the modules. KEYS and the first ARGV are the
--- same for all of them:
--- KEYS    see keys.py, Keys.of_run
--- ARGV    1 run id
--- Three kinds of keys are made from a key in KEYS because their names stand in stored state: the lines of a bucket
--- (LIMITS:line:<bucket> and so on), the claims of a holder (HOLDERS:<id>) and what a map or a saga has of a run (RUN:...).
+-- A script that needs it has the keys of keys.lua in front of it, and RUN_ID.
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
-local RUN, NODES, OUTPUTS, FAILURES, HISTORY, PLAN, LIVE, TIMERS = unpack(KEYS, 1, 8)
-local HOLDERS, EXPIRING, EVENTS, INDEX, LIMITS, LINES, DONE, CURSORS = unpack(KEYS, 9, 16)
-local RUN_ID = ARGV[1]
 local END, LOOK_AFTER_MS, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 50, 20, 1000
 -- include: instant
 local NOW_US = clock[1] * 1000000 + clock[2]
 -- include: records
--- include: succeed
--- include: index
 local history_limit = nil
 -- include: note
 
-local operation = 1  -- which one this is of those that one script carries out
-local is_repeat = false  -- whether an earlier one of them was carried out before
+local is_repeat = false  -- whether a commit of this call was carried out before
 local run = nil
 local plan_cache, records = {}, {}
-local changed, saved, texts, claims, is_touched = {}, {}, {}, {}, false  -- what flush has to write
+local changed, saved, texts, noted, is_touched = {}, {}, {}, {}, false  -- what flush has to write
 
 -- Fields of the run that few transitions ask for are read when one does.
 local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
   local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked'}
-    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed'}
+    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do
     if rawget(run, name) == nil then
@@ -140,7 +129,7 @@ local function flush()
   end
   write(RUN, fields)
   write(NODES, rows)
-  for _, claim in pairs(claims) do
+  for _, claim in pairs(noted) do
     if claim.text then
       redis.call('HSET', claim.key, claim.member, claim.text)
     else
@@ -150,7 +139,7 @@ local function flush()
   if is_touched then
     redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
   end
-  changed, saved, texts, claims, is_touched = {}, {}, {}, {}, false
+  changed, saved, texts, noted, is_touched = {}, {}, {}, {}, false
 end
 
 local function next_seq()
@@ -158,11 +147,12 @@ local function next_seq()
   return run.seq
 end
 
-local function set_status(status)
+local function set_status(after)
   local before = run.status
-  set_run({status = status})
+  set_run({status = after})
   flush()
-  move_in_index(before, status, run.created)
+  local created = run.created
+  -- include: index
 end
 
 -- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.
@@ -182,7 +172,7 @@ end
 -- Note in the record of a process that a claim is open, or, without its token and deadline, that it is not.
 local function note_claim(holder, node, text)
   local key, member = HOLDERS .. ':' .. holder, RUN_ID .. '|' .. node
-  claims[key .. ' ' .. member] = {key = key, member = member, text = text}
+  noted[key .. ' ' .. member] = {key = key, member = member, text = text}
 end
 
 -- The claim's slots are free, and who stands in line for one is due now.
@@ -202,3 +192,14 @@ local function end_claim(rec, node)
   leave_slots(rec, node)
   rec.token, rec.holder, rec.deadline = nil, nil, nil
 end
+
+-- Modules of the library that few operations need.
+local maps, pages, buckets, wait_queue, unpublished, abort, finish = {}, {}, {}, {}, {}, {}, {}
+-- include: steps
+-- module: maps
+-- module: pages
+-- module: buckets
+-- module: wait_queue
+-- module: unpublished
+-- module: abort
+-- module: finish

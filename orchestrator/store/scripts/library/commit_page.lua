@@ -1,17 +1,14 @@
--- Store a page of a paginated node that has more, and make the node ready for the next one, its attempts counted afresh.
--- needs: transition
--- KEYS    as transition.lua
--- ARGV    2 node, 3 token, 4 items (JSON list), 5 how many they are, 6 cursor of the next page (JSON),
---         7 '1' if the caller asks for the next page itself
+-- Store a page of a paginated node that has more, and make the node ready for the next one, its attempts counted afresh. A
+-- function's body: node, token, items (JSON list), page_count, how many they are, and the cursor of the next page (JSON).
+-- `follows` says that the caller claims the next page itself.
 -- Returns {'turned', what to publish...} or {'fenced'} or {'unknown'}. In an ending run the node ends as failed.
--- TTL     none while the run lives. An identical second call stores nothing and answers 'turned' with what is still
---         ready and unclaimed.
-local node, token, goes_on = ARGV[2], ARGV[3], ARGV[7] == '1'
+-- An identical second call stores nothing and answers 'turned' with what is still ready and unclaimed.
+local continues = follows == '1'
 if not load_run() then
   return {'unknown'}
 end
 local rec, facts = record(node), plan_node(node)
-local next_message = goes_on and nothing() or {kind = 'nodes', position = run.position, names = {node}}
+local next_message = continues and nothing() or {kind = 'nodes', position = run.position, names = {node}}
 if rec and redis.call('HGET', results_of(node), ':turned') == token then
   if run.verdict then
     return reply('turned', unpublished.left_over(facts, false))
@@ -22,7 +19,7 @@ end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
   return {'fenced'}
 end
-pages.store_page(node, ARGV[4], ARGV[5], ARGV[6], token)
+pages.store_page(node, items, page_count, cursor, token)
 end_claim(rec, node)
 if run.verdict then
   local failure = abort.failure_of('orchestrator.errors.RunError', 'the run ended before the next page', node, rec.attempt)
@@ -35,7 +32,7 @@ if rec.throttled then
   ready.throttled = rec.throttled
   save(node, ready)
 end
-if not goes_on then
+if not continues then
   detach(facts)
 end
 touch()

@@ -1,31 +1,25 @@
--- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt.
--- needs: transition
--- before: claim_fast
--- KEYS    as transition.lua
--- ARGV    2 node (of a map: any item of it that is to be done), 3 epoch, 4 token, 5 holder, 6 lease in ms,
---         7 instant of first arrival in us or '0', 8 '1' if the caller may sleep for a token,
---         9 position and 10 timeout in ms of a node that claim_fast.lua may be for; else '',
---         11... output keys to send along (':input' is the run's input)
--- Returns {'run', 'attempt generation index scheduled', item, values...} (the item of a map, with its index; the number of
---         the page to be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or
---         ''), the same with 'admit' where admit.lua has to let it start, {'sleep', us, first arrival},
---         or {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
--- TTL     none. An identical second call (same token) answers 'run' again and takes no token.
-local node, epoch, token, holder, lease = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local first, may_sleep = tonumber(ARGV[7]), ARGV[8] == '1'
+-- Give a node to one attempt: one holder, one token; take a token of each of its buckets; count the attempt. A function's
+-- body: node (of a map: any item of it that is to be done) and token; epoch, holder, lease and arrived are the same for all
+-- claims of a call.
+-- Returns {'run', 'attempt generation scheduled index', item} (the item of a map, with its index; the number of the page to
+-- be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or ''), the same with
+-- 'admit' where admit.lua has to let it start, {'sleep', us, first arrival}, or {outcome}: 'unknown', 'old', 'done', 'held',
+-- 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
+-- An identical second call (same token) answers 'run' again and takes no token.
 local member = RUN_ID .. '|' .. node
 
+local first = tonumber(arrived) or 0
 local rec, facts = nil, nil
 
 local function granted()
-  local values = #ARGV > 10 and redis.call('HMGET', OUTPUTS, unpack(ARGV, 11)) or {}
+  is_granted = true
   local index = facts.kind == 'item' and index_of(node)
   local item = index and redis.call('HGET', RUN .. ':items:' .. base_of(node), index)
   if facts.paged then
     index, item = pages.next_page(node, facts)
   end
-  local told = {rec.attempt, rec.generation or 0, index or '', run.scheduled or ''}
-  return {rec.admits and 'admit' or 'run', table.concat(told, ' '), item or '', unpack(values)}
+  local numbers = {rec.attempt, rec.generation or 0, run.scheduled or '', index or ''}
+  return {rec.admits and 'admit' or 'run', table.concat(numbers, ' '), item or ''}
 end
 
 if not load_run() then
@@ -41,7 +35,7 @@ if is_pulled then
     return {run.verdict and not is_ended() and 'ending' or 'done'}
   end
   -- Behind a commit that is no repeat, the token is new.
-  local item = (operation == 1 or is_repeat) and maps.given_before(holder, token)
+  local item = (commits == 0 or is_repeat) and maps.given_before(holder, token)
   if not item and run.running >= plan_step(facts.step).width then
     return {'full'}
   end
@@ -83,12 +77,12 @@ if asked.missing then
   return {'no limit', asked.missing}
 end
 if asked.wait > 0 then
-  if may_sleep and not asked.queued and asked.wait <= buckets.SLEEP_US then
+  if arrived == '' and not asked.queued and asked.wait <= buckets.SLEEP_US then
     return {'sleep', string.format('%.0f', asked.wait), string.format('%.0f', first)}
   end
   wait_queue.join(node, rec, asked, first)
   if is_pulled then
-    maps.take(node, operation > 1)
+    maps.take(node, commits > 0)
   end
   detach(facts)
   touch()
@@ -116,7 +110,7 @@ if run.status == 'pending' then
 end
 set_run({running = run.running + 1})
 if is_pulled then
-  maps.take(node, operation > 1)
+  maps.take(node, commits > 0)
 elseif not admits and (rec.attempt > 1 or not facts.paged or pages.next_page(node, facts) == '0') then
   note('started', node, rec.attempt)
 end

@@ -1,21 +1,11 @@
--- Store what a node returned, exactly once, count its join and say what became ready.
--- needs: transition
--- before: commit_fast
--- KEYS    as transition.lua; 17 queue of the message, or ''
--- ARGV    2 node, 3 token, 4 output (JSON; '' if there is none to store), 5 choice of a branch, count of a map's items
---         (that the caller has written to RUN:staged:<token>), or '',
---         6 '1' if Celery publishes what comes next (the message carries the rest of its chain or belongs to a chord)
---         or, of an item, if the caller asks for the next one itself,
---         7 and 8 of a paginated node, whose output is the JSON list of its last page's items: how many they are, and the
---         cursor that came with them (JSON); else '',
---         9 a message, with '@since@' for the instant, that is pushed here if it is for the one node that is to be
---         published, 10 that node (of an item the map's); or '' if the caller sends it
---         11 position, 12 output key, 13 position behind and 14 its one node ('' at the end of the flow) of a node that
---         commit_fast.lua may be for; else ''
+-- Store what a node returned, exactly once, count its join and say what became ready. A function's body: node, token,
+-- output (JSON; '' if there is none to store), choice of a branch or count of a map's items, or '', and of a paginated node,
+-- whose output is the JSON list of its last page's items: page_count, how many they are, and the cursor that came with them
+-- (JSON). `follows` says that Celery publishes what comes next (the message carries the rest of its chain or belongs to a
+-- chord) or that the caller claims it; of an item that the caller claims the next one itself.
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
--- TTL     none while the run lives. An identical second call stores nothing and answers 'stored' with what is still
---         ready and unclaimed.
-local node, token, output, choice, follows = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
+-- An identical second call stores nothing and answers 'stored' with what is still ready and unclaimed.
+local continues = follows == '1'
 if not load_run() then
   return {'unknown'}
 end
@@ -23,8 +13,8 @@ local rec, facts = record(node), plan_node(node)
 local index = index_of(node)
 if rec and rec.stored == token or not rec and index and redis.call('HEXISTS', results_of(node), index) == 1 then
   is_repeat = true
-  local left = unpublished.left_over(facts, follows and facts.kind ~= 'item')
-  return reply('stored', left.kind == '' and maps.next_item(facts, follows) or left)
+  local left = unpublished.left_over(facts, continues and facts.kind ~= 'item')
+  return reply('stored', left.kind == '' and maps.next_item(facts, continues) or left)
 end
 if not rec then
   return {'fenced'}
@@ -40,13 +30,14 @@ end
 if facts.kind == 'item' then
   redis.call('HSET', results_of(node), index, output)
 elseif facts.paged then
-  pages.store_page(node, output, ARGV[7], ARGV[8], token)
+  pages.store_page(node, output, page_count, cursor, token)
   redis.call('HSET', OUTPUTS, facts.key, pages.all_pages(node))
 elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end
 end_claim(rec, node)
-succeed(rec, token, run.seq + 1)
+local seq_now = run.seq + 1
+-- include: succeed
 rec.choice = choice ~= '' and tonumber(choice) or nil
 if facts.kind == 'item' and not facts.undone then
   erase(node)  -- its output says that it is done
@@ -72,7 +63,7 @@ if facts.kind == 'expand' and tonumber(choice) > 0 then
 end
 if facts.kind == 'compensation' then
   local work = announced(abort.leave_compensation(node, 'compensated'))  -- also where Celery publishes it
-  return reply('stored', follows and nothing() or work)
+  return reply('stored', continues and nothing() or work)
 end
 if run.verdict then
   return reply('stored', announced(abort.when_quiet()))
@@ -80,11 +71,11 @@ end
 local was_detached = run.detached == '1'
 local work = count_join(plan_step(facts.step), true)
 if work.kind == '' and index then
-  work = maps.next_item(facts, follows)
+  work = maps.next_item(facts, continues)
 end
-if ARGV[9] ~= '' and #work.names == 1 and work.names[1] == ARGV[10] then
+if message_node and #work.names == 1 and work.names[1] == message_node then
   announced(work)
-  finish.push(KEYS[17], ARGV[9])
+  finish.push(KEYS[17], string.sub(message, #message_node + 2))
   return reply('stored', nothing())
 end
-return reply('stored', follows and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))
+return reply('stored', continues and celery_goes_on(facts, was_detached, work) and nothing() or announced(work))

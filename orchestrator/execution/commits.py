@@ -91,8 +91,8 @@ def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[A
     pushed, message = "", ("", "")
     if not successors and made.page is None:
         pushed = _single_follower(first, made.choice)
-        # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery carries
-        # the rest of a chain: then it publishes the follower itself, and the node would run twice.
+        # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery
+        # carries the rest of a chain: then it publishes the follower itself, and the node would run twice.
         if pushed and not follows:
             message = first.engine.publisher.known_message(first.plan, first.run_id, pushed, first.epoch)
     # One script commits and claims: between two, a crash would leave the successors to the reconciler for a second.

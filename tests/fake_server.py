@@ -50,9 +50,7 @@ def address_of(url: str) -> Address:
 
 def why_not(item: pytest.Item) -> str:
     """The reason why a test needs the real server; "" if it does not."""
-    if "server" not in getattr(item, "fixturenames", ()):
-        return ""
-    if not item.nodeid.startswith(SCRIPT_TESTS):
-        return "they run workers, or look at the server itself"
-    name = re.sub(r"\[.*", "", item.nodeid)
-    return next((reason for part, reason in REAL_ONLY.items() if part in name), "")
+    if item.nodeid.startswith(SCRIPT_TESTS):
+        name = re.sub(r"\[.*", "", item.nodeid)
+        return next((reason for part, reason in REAL_ONLY.items() if part in name), "")
+    return "they run workers, or look at the server itself" if "server" in getattr(item, "fixturenames", ()) else ""

@@ -12,9 +12,13 @@ import pytest
 import yaml
 
 from orchestrator.server import EmbeddedServer
+from tests.harness import wait_until
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+SAYS = {"worker": " ready.", "beat": "beat: Starting...", "flower": "Visit me at"}
+"""What a service writes when it has started."""
 
 
 def free_port() -> int:
@@ -49,6 +53,8 @@ def test_a_service_is_healthy_while_it_runs_and_not_after(name, tmp_path):
                 start_new_session=True,
             )
         try:
+            # A check is a process that costs as much as the service's own start.
+            wait_until(lambda: SAYS[name] in (tmp_path / "log").read_text() or service.poll() is not None, "it starts")
             deadline = time.monotonic() + 60
             while (health := check()).returncode != 0:
                 assert service.poll() is None, (tmp_path / "log").read_text()

@@ -48,9 +48,12 @@ def server(request, tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sample(server, tmp_path_factory):
-    """The sample program in this process, with a worker of four processes behind it."""
+    """The sample program in this process, with a worker of four processes behind it.
+
+    It ends with its module: its reconciler would send what the tests of others left, and on purpose did not send.
+    """
     program = load_program("sample", server.url)
     with workers("tests.programs.sample", server.url, tmp_path_factory.mktemp("sample")):
         yield program

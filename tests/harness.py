@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 URL_VARIABLE = "TEST_REDIS_URL"
+_servers: dict[str, str] = {}  # where each program is that was loaded
 
 
 def wait_until(condition: Callable[[], Value], what: str, *, timeout: float = 30.0) -> Value:
@@ -149,9 +150,13 @@ def workers(
 
 
 def load_program(name: str, url: str) -> ModuleType:
-    """Import a program of tests/programs in this process, on the given server."""
+    """Import a program of tests/programs in this process, on the given server; anew if it was on another one."""
     os.environ[URL_VARIABLE] = url
-    return importlib.import_module(f"tests.programs.{name}")
+    program = importlib.import_module(f"tests.programs.{name}")
+    if _servers.setdefault(name, url) != url:
+        _servers[name] = url
+        importlib.reload(program)
+    return program
 
 
 LASTING = """

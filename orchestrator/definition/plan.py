@@ -20,8 +20,8 @@ from orchestrator.lazy import lazy
 
 END = -1
 """The position after the last step."""
-IN_LINE = {"then", "branch", "expand"}
-"""Kinds of steps with one node."""
+SINGLE_NODE_STEPS = {"then", "branch", "expand"}
+"""Kinds of steps that are one node."""
 MICROSECONDS = 1_000_000
 READ_TOGETHER = 32
 
@@ -193,16 +193,16 @@ class Plan:
             "result_key": self.result_key,
         }
 
-    def follower(self, node_plan: NodePlan, choice: int | None) -> int:
+    def next_position(self, node_plan: NodePlan, choice: int | None) -> int:
         """Return the position after a single-node step; END for members, items and compensations, which are joined."""
         step = self.steps[node_plan.step]
-        if node_plan.kind == "compensation" or step.kind not in IN_LINE:
+        if node_plan.kind == "compensation" or step.kind not in SINGLE_NODE_STEPS:
             return END
         return step.branches[choice or 0] if step.kind == "branch" else step.next
 
     @lazy
-    def plain(self) -> frozenset[str]:
-        """Nodes and items that the fast path takes: no limits, no pages, not joined by Celery."""
+    def fast_commits(self) -> frozenset[str]:
+        """Nodes and items that the fast path may commit: without limits and pages, not joined by Celery."""
         step, compensated = self.steps, {node for node, _, _ in self.sagas}
         return frozenset(
             node.name
@@ -213,8 +213,8 @@ class Plan:
         )
 
     @lazy
-    def plain_claims(self) -> frozenset[str]:
-        """Nodes that the fast path claims: without limits and pages, and no items."""
+    def fast_claims(self) -> frozenset[str]:
+        """Nodes that the fast path may claim: without limits and pages, and no items."""
         kinds = {"node", "branch", "expand"}
         nodes = self.nodes.values()
         return frozenset(node.name for node in nodes if node.kind in kinds and not node.limits and not node.paged)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.plan import END, IN_LINE
+from orchestrator.definition.plan import END, SINGLE_NODE_STEPS
 from orchestrator.errors import NodeFailure, RateLimited
 from orchestrator.execution.attempt import NOT_CLAIMED
 from orchestrator.execution.failures import NO_FURTHER, Failed, for_celery
@@ -119,9 +119,9 @@ def _single_follower(attempt: Attempt, choice: int | None) -> str:
     """The node whose message may go with the commit, if what follows is one node."""
     if attempt.node_plan.kind == "item":
         return attempt.node_plan.name
-    position = attempt.plan.follower(attempt.node_plan, choice)
+    position = attempt.plan.next_position(attempt.node_plan, choice)
     step = attempt.plan.steps[position] if position != END else None
-    return step.nodes[0] if step is not None and step.kind in IN_LINE else ""
+    return step.nodes[0] if step is not None and step.kind in SINGLE_NODE_STEPS else ""
 
 
 def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tuple[Moved, BaseException]:
@@ -157,6 +157,6 @@ def outcome_of(attempt: Attempt, moved: Moved, error: BaseException | None = Non
     """How an attempt ended, from the answer of the script that recorded it."""
     if moved.outcome not in DROPPED:
         return Outcome(ENDS[moved.outcome], error)
-    # A worker that was frozen for longer than its lease: whoever took over decides, this result never counts.
+    # A worker that was frozen for longer than its lease: the attempt that took over decides, this result never counts.
     logger.warning("flow %s run %s node %s: a later attempt holds the node; dropped", *attempt.place)
     return Outcome(End.SKIPPED)

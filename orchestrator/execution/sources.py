@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from orchestrator.definition.plan import IN_LINE
+from orchestrator.definition.plan import SINGLE_NODE_STEPS
 from orchestrator.execution.attempt import Attempt
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness.pool_processes import takes_no_more
@@ -80,7 +80,7 @@ class RunSource:
         """What comes behind the step of an attempt, if this process can make all of it."""
         node_plan = attempt.node_plan
         step = self.plan.steps[node_plan.step]
-        position = step.next if step.local else self.plan.follower(node_plan, choice)
+        position = step.next if step.local else self.plan.next_position(node_plan, choice)
         return self._at(position, node_plan.queue)
 
     def take(self, attempt: Attempt, work: Work) -> Batch:
@@ -91,7 +91,7 @@ class RunSource:
     def _at(self, position: int, queue: str) -> Batch:
         """The attempts at a position of a fused flow, if this process can make them all."""
         step = self.plan.steps[position] if position >= 0 and self.plan.fused and not takes_no_more() else None
-        if step is None or not (step.kind in IN_LINE or step.local):
+        if step is None or not (step.kind in SINGLE_NODE_STEPS or step.local):
             return ()
         # All or none: a step whose members run in several places is joined by messages.
         nodes = [self.plan.nodes[name] for name in step.nodes]

@@ -88,7 +88,7 @@ def compile_work(target: Target, work: Work) -> list[Signature]:
     members = [target.node(name, work.since) for name in work.names]
     # A member that was parked or lost comes back in a message of its own, and Celery's chord would wait for it in vain:
     # the stored count joins the step.
-    if work.detached:
+    if work.joined_in_store:
         return members
     if step.next == END:  # nothing follows that a chord could call
         return [group(members, app=target.app)]
@@ -163,7 +163,7 @@ def show_canvas(flow: Flow, run_id: str) -> Signature:
     """Return the canvas of a flow's first segment, as the start of a run would send it."""
     plan = make_plan(flow, "celery")
     names = plan.steps[0].nodes
-    return compile_work(Target(None, plan, run_id, 1), Work("step", 0, 0, detached=False, names=names))[0]
+    return compile_work(Target(None, plan, run_id, 1), Work("step", 0, 0, joined_in_store=False, names=names))[0]
 
 
 Flow._compile = show_canvas  # noqa: SLF001 - the slot is made for this

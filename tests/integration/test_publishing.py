@@ -59,11 +59,11 @@ def queued(server):
 @pytest.mark.parametrize(
     ("flow", "work", "messages"),
     [
-        pytest.param(FAN, Work("step", 0, 0, detached=False, names=MEMBERS), 2, id="chord"),
-        pytest.param(OPEN_FAN, Work("step", 0, 0, detached=False, names=MEMBERS), 2, id="group"),
-        pytest.param(FAN, Work("step", 0, 0, detached=True, names=MEMBERS), 2, id="batch"),
-        pytest.param(LINE, Work("step", 0, 0, detached=False, names=("a",)), 1, id="chain"),
-        pytest.param(LINE, Work("nodes", 0, 0, detached=False, names=("b",)), 1, id="single"),
+        pytest.param(FAN, Work("step", 0, 0, joined_in_store=False, names=MEMBERS), 2, id="chord"),
+        pytest.param(OPEN_FAN, Work("step", 0, 0, joined_in_store=False, names=MEMBERS), 2, id="group"),
+        pytest.param(FAN, Work("step", 0, 0, joined_in_store=True, names=MEMBERS), 2, id="batch"),
+        pytest.param(LINE, Work("step", 0, 0, joined_in_store=False, names=("a",)), 1, id="chain"),
+        pytest.param(LINE, Work("nodes", 0, 0, joined_in_store=False, names=("b",)), 1, id="single"),
     ],
 )
 def test_one_connection_of_the_pool_is_enough(server, app, flow, work, messages):
@@ -78,10 +78,10 @@ def test_one_connection_of_the_pool_is_enough(server, app, flow, work, messages)
 def test_a_pool_that_others_hold_is_waited_for_with_a_limit(server, app, caplog, names):
     with engine_of(app).publisher.producer():
         began = time.monotonic()
-        publish(app, FAN, Work("nodes", 0, 0, detached=False, names=names))
+        publish(app, FAN, Work("nodes", 0, 0, joined_in_store=False, names=names))
         assert time.monotonic() - began < 3 * WAIT_S
     (record,) = caplog.records
     assert "all 1 connections of the app's pool were in use for 1 s; raise broker_pool_limit" in record.getMessage()
     assert queued(server) == 0
-    publish(app, FAN, Work("nodes", 0, 0, detached=False, names=names))
+    publish(app, FAN, Work("nodes", 0, 0, joined_in_store=False, names=names))
     assert queued(server) == len(names)

@@ -74,7 +74,7 @@ def test_a_parallel_step_that_was_half_done_is_joined_anew(world, chords):
     run.break_off("m-2")
     assert run.states()["m-3"] == "skipped"
     moved = run.resume()
-    assert (moved.work.names, moved.work.detached) == (("m-2", "m-3"), True)
+    assert (moved.work.names, moved.work.joined_in_store) == (("m-2", "m-3"), True)
     assert (run.field("open"), run.field("won")) == ("2", "2")
     run.do("m-3", follows=True)
     assert run.do("m-2", follows=True).work.names == ("after",)
@@ -83,7 +83,7 @@ def test_a_parallel_step_that_was_half_done_is_joined_anew(world, chords):
 def test_after_a_resume_every_parallel_step_is_detached(world):
     run = world.run(fan_plan(3))
     run.cancel()
-    assert run.resume().work.detached
+    assert run.resume().work.joined_in_store
     assert run.announce(0).outcome == "nothing"
 
 

@@ -42,7 +42,7 @@ def test_a_start_stores_the_run_and_says_what_to_publish(world):
     plan = line_plan("a", "b")
     run = world.run(plan, input_json=b'{"x": 1}', tags={"who": "me"})
     work = run.started.work
-    assert (work.kind, work.position, work.names, work.detached) == ("step", 0, ("a",), False)
+    assert (work.kind, work.position, work.names, work.joined_in_store) == ("step", 0, ("a",), False)
     assert work.since == run.node("a")["since"]
     assert run.states() == {"a": "ready"}
     record = world.store.run(run.id)
@@ -112,7 +112,7 @@ def test_an_idempotency_key_lives_as_long_as_its_run(world):
 def test_a_parallel_first_step_is_left_to_a_worker(world, members, chords, detached):
     run = world.run(fan_plan(members), chords=chords)
     assert run.started.work.names == tuple(f"m-{number}" for number in range(members))
-    assert run.started.work.detached is detached
+    assert run.started.work.joined_in_store is detached
     assert run.announce(0).work.names == run.started.work.names, "nobody has published it yet"
 
 

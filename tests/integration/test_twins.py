@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from orchestrator.definition.plan import END, IN_LINE, node_of
+from orchestrator.definition.plan import END, SINGLE_NODE_STEPS, node_of
 from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.results import PageEnd
@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
         together = [name, *[each for each in running if each != name][: count - 1]] if step.local else [name]
         rows = {**running, name: record}
         commits = [self._commit_of(pair, each, rows[each], choice, stale=stale) for each in together]
-        follower = plan.follower(node, commits[0].choice)
+        follower = plan.next_position(node, commits[0].choice)
         behind = step.next if step.local else follower
         claims: list[Claim] = []
         message = ""
@@ -177,7 +177,7 @@ class Machine(RuleBasedStateMachine):
             if node.kind == "item" or commits[0].has_more:
                 names = (node.name,)
             claims = [Claim(each, new_token(), () if node.kind == "item" else (":input", node.key)) for each in names]
-        elif how == "message" and follower != END and plan.steps[follower].kind in IN_LINE:
+        elif how == "message" and follower != END and plan.steps[follower].kind in SINGLE_NODE_STEPS:
             message = plan.steps[follower].nodes[0]
         epoch, holder, follows = pair.slow.epoch, record["holder"], bool(claims) or how == "celery"
 
@@ -340,6 +340,6 @@ def test_a_call_for_a_run_of_another_plan_is_refused(world):
 
 
 def test_the_plan_rules_out_what_is_unusual_by_definition():
-    assert PLANS[0].plain == {"a", "m-0", "m-1", "m-2", "n-0", "n-1", "b", "c"}
-    assert line_plan("a", "b").plain == {"a", "b"}
-    assert fan_plan(2).plain == {"after"}, "members that Celery joins are no case for it"
+    assert PLANS[0].fast_commits == {"a", "m-0", "m-1", "m-2", "n-0", "n-1", "b", "c"}
+    assert line_plan("a", "b").fast_commits == {"a", "b"}
+    assert fan_plan(2).fast_commits == {"after"}, "members that Celery joins are no case for it"

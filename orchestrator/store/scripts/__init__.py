@@ -1,4 +1,4 @@
-"""The atomic operations on Redis: one Lua file each, and here one typed function for each.
+"""Scripts: the atomic operations on Redis, one Lua file each, and here one typed function for each.
 
 A function names its arguments, sends keys and units in the order that its script binds them, and turns the small array
 that comes back into a named result. What the operations mean for a run is written at the top of each script.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.definition.plan import END, IN_LINE, node_of
+from orchestrator.definition.plan import END, SINGLE_NODE_STEPS, node_of
 from orchestrator.store.scripts.connection import Packed
 from orchestrator.store.scripts.results import Claimed, Moved, PageEnd, Work, moved_of, number_of, text_of
 
@@ -74,30 +74,30 @@ class PlannedCall:
     followers: tuple[str, ...]
 
 
-def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, are_plain: bool = True) -> PlannedCall:
+def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be_fast: bool = True) -> PlannedCall:
     """What the plan says of a call.
 
     Args:
         plan: The plan.
         committed: The first node that is committed; empty for none.
         claimed: The nodes that are claimed.
-        are_plain: Whether other nodes that are committed may take the fast path.
+        may_be_fast: Whether other nodes that are committed may take the fast path.
     """
     node = plan.nodes[committed or node_of(claimed[0])]
-    known = plan.plain if committed else plan.plain_claims
-    is_plain = are_plain and (not committed or committed in plan.plain) and known.issuperset(claimed)
+    known = plan.fast_commits if committed else plan.fast_claims
+    is_fast = may_be_fast and (not committed or committed in plan.fast_commits) and known.issuperset(claimed)
     step = plan.steps[node.step]
     size, behind, followers = len(step.nodes), None, claimed
-    fast_path = "nodes" if is_plain else ""
+    fast_path = "nodes" if is_fast else ""
     if node.kind == "item":
-        size, fast_path = step.width, "items" if is_plain and claimed == (node.name,) else ""
-    elif committed and is_plain:
+        size, fast_path = step.width, "items" if is_fast and claimed == (node.name,) else ""
+    elif committed and is_fast:
         following = plan.steps[step.next] if step.next != END else None
         if claimed:
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
             behind = None if plan.maps or plan.pages else END
-        elif following.kind in IN_LINE:
+        elif following.kind in SINGLE_NODE_STEPS:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left
             fast_path = ""
@@ -117,18 +117,18 @@ class PlannedCalls:
         self, plan: Plan, commits: Sequence[Commit], claims: Sequence[Claim], holder: str, lease_ms: int
     ) -> tuple[PlannedCall, Packed]:
         """What the plan says of a call, and its first arguments."""
-        committed, details, are_plain = "", False, True
+        committed, details, may_be_fast = "", False, True
         for each in commits:
             details = details or each.choice is not None or each.page is not None
         if commits:
             committed = node_of(commits[0].node)
         if len(commits) > 1:  # a single one is plain or not whenever it is stored
-            are_plain = plan.plain.issuperset([each.node for each in commits])
+            may_be_fast = plan.fast_commits.issuperset([each.node for each in commits])
         claimed = tuple([each.node for each in claims])
-        kind = (plan.hash, committed, len(commits), details, are_plain, claimed, holder, lease_ms)
+        kind = (plan.hash, committed, len(commits), details, may_be_fast, claimed, holder, lease_ms)
         found = self._known.get(kind)
         if found is None:
-            call = planned_call(plan, committed, claimed, are_plain=are_plain)
+            call = planned_call(plan, committed, claimed, may_be_fast=may_be_fast)
             arguments: list[str | int] = [holder, lease_ms, call.fast_path, call.position, call.size]
             arguments += ["" if call.behind is None else call.behind, len(commits), int(details), len(claims)]
             arguments.append(len(call.followers))
@@ -182,7 +182,7 @@ def _read_fast(
     numbers = head.split(b" ")
     if len(numbers) == 1:
         assert call.behind is not None  # noqa: S101 - the script makes ready only what it is told of
-        moved[-1] = Moved("stored", Work("step", call.behind, int(head), detached=False, names=call.followers))
+        moved[-1] = Moved("stored", Work("step", call.behind, int(head), joined_in_store=False, names=call.followers))
         return moved, []
     values: list[bytes | None] = []
     if rest:

@@ -1,6 +1,6 @@
-"""How script calls travel: packed once, sent and answered on a connection of the client's pool.
+"""Connection of script calls: packed once, sent and answered on a connection of the client's pool.
 
-The client's own way for any command costs more than the rest of a node's commit. What it does for a script call is done
+The client's own layers for a command cost more than the rest of a node's commit. What they do for a script call is done
 here: repeats by the connection's own policy, and a connection that failed is closed.
 """
 

@@ -1,4 +1,4 @@
-"""What the operations answer: small arrays, turned into named results."""
+"""Results of the scripts: the small arrays that they answer, turned into named values."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Values: TypeAlias = tuple[bytes | None, ...]
 
 @dataclass(frozen=True)
 class Work:
-    """What the caller of a transition has to publish.
+    """The messages that the caller of a transition has to publish.
 
     Attributes:
         kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), or "" for nothing.
         position: Position of the step; of a saga, the index of its first compensation.
         since: Instant in ms at which the nodes became publishable, on Redis's clock.
-        detached: Whether only the stored join says who goes on, so that singles have to be sent.
+        joined_in_store: Whether the store joins the step, not a chord, so that single messages have to be sent.
         names: Nodes or compensations.
     """
 
     kind: str = ""
     position: int = -1
     since: int = 0
-    detached: bool = False
+    joined_in_store: bool = False
     names: tuple[str, ...] = ()
 
 
@@ -118,11 +118,15 @@ def number_of(value: bytes | int) -> int | None:
 
 def work_of(parts: Sequence[Any]) -> Work:
     """What is to be published: the end of most answers."""
-    if len(parts) < 4:  # noqa: PLR2004 - kind, position, since, detached
+    if len(parts) < 4:  # noqa: PLR2004 - kind, position, since, joined_in_store
         return Work()
-    kind, position, since, detached, *names = parts
+    kind, position, since, joined_in_store, *names = parts
     return Work(
-        text_of(kind), int(position), int(since), text_of(detached) == "1", tuple(text_of(name) for name in names)
+        text_of(kind),
+        int(position),
+        int(since),
+        text_of(joined_in_store) == "1",
+        tuple(text_of(name) for name in names),
     )
 
 

@@ -3,7 +3,7 @@
 -- Items that nobody works on yet.
 local function left() return run.map_count - run.map_next + redis.call('LLEN', AGAIN) end
 
--- Whether an item of the map is there for whoever asks for one.
+-- Whether an item of the map is there to be claimed.
 local function has_more() return left() > 0 end
 
 -- Messages that ask for an item, so many that the map is worked on at its full width; each goes on by itself.
@@ -30,7 +30,7 @@ local function next_item(facts, goes_on)
   return {kind = 'nodes', position = run.position, names = {plan_step(facts.step).nodes[1]}}
 end
 
--- What to publish for a node that is ready again; an item is repeated by whoever asks for one first.
+-- What to publish for a node that is ready again; an item is repeated by the first message that asks for one.
 local function repeated(node, facts)
   if facts.kind == 'item' then
     redis.call('RPUSH', AGAIN, node)

@@ -55,7 +55,7 @@ local function enter(position)
   return nothing()
 end
 
--- Whoever publishes a position announces it, so that a second message for the same work publishes nothing.
+-- The caller publishes a position only once it is noted here, so that a second message for the same work publishes nothing.
 local function announced(work)
   if work.kind == 'step' then
     set_run({announced = work.position})

@@ -53,7 +53,7 @@ def bucket_for(limit: str, key: object) -> str:
 def admit(
     store: Store, plan: Plan, claim: tuple[str, str, str, str], *, buckets: Sequence[str], follows: bool
 ) -> Admitted:
-    """Take a token of each bucket, sleeping once for one that comes soon, or wait in line without a worker."""
+    """Take a token of each bucket, sleeping once for one that comes soon, or wait in its queue without a worker."""
     may_sleep = True
     while True:
         with store.guarded():

@@ -90,6 +90,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
     fault_point("before_lose", claim.node)
+    # The token fences it: an attempt that commits meanwhile wins, and the script does nothing.
     with engine.store.guarded():
         moved = engine.store.scripts.expire_claim(
             claim.run_id,
@@ -172,7 +173,7 @@ class LeaseRenewer(threading.Thread):
 
     def beat(self) -> None:
         """Renew what is due; end the claims of children that died, and those that no process executes."""
-        self.known |= new_processes()
+        self.known |= new_processes()  # first: a process that died since it began has to be missed too
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
             del self.known[pid]  # only now: an error of Redis in the line above makes the next beat try again
@@ -229,7 +230,7 @@ class LeaseRenewer(threading.Thread):
                     self.engine.announce(entry)
             self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state)
             self._announced, self._announced_at = state, time.monotonic()
-        except (redis.OutOfMemoryError, StoreFull):
+        except (redis.OutOfMemoryError, StoreFull):  # only `explain` misses it: leases are renewed in a full Redis too
             warn_sparingly(logger, "Redis is full: this worker is not announced")
 
     def withdraw(self) -> None:

@@ -65,7 +65,7 @@ class PoolMemory:
         """Make memory that a process finds by the environment it inherits."""
         folder = Path(tempfile.mkdtemp(prefix="orchestrator-"))
         with (folder / MEMORY_FILE).open("wb") as file:
-            file.truncate(SIZE)
+            file.truncate(SIZE)  # zeros: no token and no limit at any place
         os.mkfifo(folder / BIRTHS_FILE, 0o600)
         os.environ[FOLDER_VARIABLE] = str(folder)
         # For reading first: opening a pipe for writing without blocking fails while nobody reads it.

@@ -124,6 +124,7 @@ class FlowWorker:
         self._lease_renewer.stop_children("its worker was shut down")
         if self._is_own_process:
             self._leave()
+            # sys.exit() would end this thread alone, and leave the main thread waiting for its pool.
             os._exit(self._worker.exitcode or 0)
 
     def end(self) -> None:

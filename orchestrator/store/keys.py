@@ -20,13 +20,13 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | flows | hash: flow name to its announced plan hash | for ever, one field a flow |
 | limits | hash: limit to interval, burst, bounds; slots to 0 and number | for ever, a field a limit and none a key |
 | limits:tat:<bucket> | string: theoretical arrival time of GCRA, microseconds | until the bucket is full again |
-| limits:line:<bucket> | sorted set: run and node that wait, by first arrival | while somebody waits |
-| limits:released:<bucket> | sorted set: run and node let go from the line | while one of them has not claimed |
+| limits:line:<bucket> | sorted set: run and node in the wait queue, by first arrival | while something waits |
+| limits:released:<bucket> | sorted set: run and node released from the wait queue | while one has not claimed |
 | limits:frozen:<bucket> | string: frozen until, microseconds | until then |
 | limits:asking:<bucket> | sorted set: run, node and token of attempts that ask within, by last time | two seconds |
 | limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
 | limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
-| lines | sorted set: buckets whose line has somebody, by next look | while somebody waits |
+| lines | sorted set: buckets with a wait queue that is not empty, by next look | while something waits |
 | index:flow:<flow>, index:status:<status> | sorted set: run ids by creation | entries until the run's keys are gone |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
 | live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
@@ -130,7 +130,7 @@ class Keys:
         return self._named("index", "status", status)
 
     def bucket(self, name: str) -> list[str]:
-        """Arrival time, line, released and frozen mark of a bucket."""
+        """Return the keys of a bucket: arrival time, wait queue, released members, frozen mark."""
         return [self._named("limits", part, name) for part in ("tat", "line", "released", "frozen")]
 
     def pace(self, bucket: str) -> str:
@@ -162,8 +162,8 @@ class Keys:
         return self._named("limits")
 
     @lazy
-    def lines(self) -> str:
-        """Buckets with a line."""
+    def wait_queues(self) -> str:
+        """Buckets with a wait queue."""
         return self._named("lines")
 
     @lazy
@@ -244,7 +244,7 @@ class Keys:
             self.events,
             self.index,
             self.limits,
-            self.lines,
+            self.wait_queues,
             self.done(run_id),
             self.cursors,
         )

@@ -50,7 +50,7 @@ def test_a_full_bucket_grants_its_burst_at_once(world):
     run = world.run(limited_fan(5, limiter(3)))
     assert [run.claim(f"m-{number}").outcome for number in range(5)] == ["run", "run", "run", "parked", "parked"]
     assert world.line("api") == [member(run, "m-3"), member(run, "m-4")]
-    assert world.members(world.keys.lines) == ["api"]
+    assert world.members(world.keys.wait_queues) == ["api"]
     record = run.node("m-3")
     assert (record["state"], record["bucket"], record["attempt"]) == ("parked", "api", 0)
     assert (run.field("detached"), run.count("waiting", "m-3")) == ("1", 1), "a chord does not count who waits"
@@ -172,7 +172,7 @@ def test_a_line_without_a_token_lets_nobody_go(world):
     run.claim("m-2")
     wait, gone = world.scripts.release("api")
     assert (wait, gone) == (1000, []), "at most a second to the next look"
-    assert world.client.zscore(world.keys.lines, "api") > world.store.now_ms()
+    assert world.client.zscore(world.keys.wait_queues, "api") > world.store.now_ms()
     freeze(world)
     world.client.delete(world.keys.bucket("api")[0])
     assert world.scripts.release("api")[1] == []
@@ -185,9 +185,9 @@ def test_an_empty_line_is_not_looked_at_again(world):
     run.hold("m-0")
     run.claim("m-1")
     run.cancel()
-    assert world.members(world.keys.lines) == ["api"]
+    assert world.members(world.keys.wait_queues) == ["api"]
     assert world.scripts.release("api") == (-1, [])
-    assert world.members(world.keys.lines) == []
+    assert world.members(world.keys.wait_queues) == []
     with world.unchanged():
         assert world.scripts.release("api") == (-1, [])
         assert world.scripts.release("no-such-bucket") == (-1, [])

@@ -458,4 +458,4 @@ def test_drawn_runs_end_by_their_messages_alone(world, seed, storm):
     for line in LINES:
         assert world.line(line) == world.released(line) == []
         world.scripts.release(line)
-    assert world.members(world.keys.lines) == []
+    assert world.members(world.keys.wait_queues) == []

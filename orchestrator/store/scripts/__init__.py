@@ -260,12 +260,14 @@ class Scripts:
 
     def release(self, bucket: str) -> tuple[int, list[str]]:
         """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""
-        answer = self._call("release", [self._keys.limits, self._keys.lines], [bucket])
+        answer = self._call("release", [self._keys.limits, self._keys.wait_queues], [bucket])
         return int(answer[0]), [text_of(member) for member in answer[1:]]
 
     def due_timers(self, *, at_most_ms: int, count: int) -> tuple[int, list[str], list[str]]:
         """Find what is due: due_timers.lua. Returns ms to the next due instant, timers, and buckets with a line."""
-        wait, timers, *members = self._call("due_timers", [self._keys.timers, self._keys.lines], [at_most_ms, count])
+        wait, timers, *members = self._call(
+            "due_timers", [self._keys.timers, self._keys.wait_queues], [at_most_ms, count]
+        )
         names = [text_of(member) for member in members]
         return int(wait), names[: int(timers)], names[int(timers) :]
 

@@ -149,7 +149,7 @@ def rewind(world: World, run: RunView) -> None:
         pipe.delete(world.keys.bucket(bucket)[0])
         for member in world.released(bucket):
             pipe.zadd(world.keys.bucket(bucket)[2], {member: now * 1000 - 10_000_000}, xx=True)
-        pipe.zadd(world.keys.lines, {bucket: 1}, xx=True)
+        pipe.zadd(world.keys.wait_queues, {bucket: 1}, xx=True)
     pipe.execute()
 
 

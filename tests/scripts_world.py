@@ -370,11 +370,7 @@ class World:
         return sorted(key.decode() for key in self.client.scan_iter(f"{self.prefix}:*", count=1000))
 
     def dump(self) -> dict[str, tuple[Any, bool]]:
-        """Every key with its whole value, and whether it has a TTL."""
-        return {name: (value, ttl >= 0) for name, (value, ttl) in self.dump_with_ttl().items()}
-
-    def dump_with_ttl(self) -> dict[str, tuple[Any, int]]:
-        """Every key with its whole value, and its TTL in ms or -1; DUMP may show one hash in two orders."""
+        """Every key with its whole value, and whether it has a TTL; DUMP may show one hash in two orders."""
         names = self.names()
         pipe = self.client.pipeline(transaction=False)
         for name in names:
@@ -385,7 +381,7 @@ class World:
             pipe.pttl(name)
         answers = pipe.execute()
         found = zip(names, answers[::2], answers[1::2], strict=True)
-        return {name: (value, ttl) for name, value, ttl in found if ttl != -2}  # -2: it went away meanwhile
+        return {name: (value, ttl >= 0) for name, value, ttl in found if ttl != -2}  # -2: it went away meanwhile
 
     @contextmanager
     def unchanged(self, *, but: Sequence[str] = ()) -> Iterator[None]:

@@ -30,6 +30,31 @@ if TYPE_CHECKING:
     from orchestrator.store.keys import Keys
 
 Answer = TypeVar("Answer")
+DUMP = """
+local found = {}
+for number, prefix in ipairs(ARGV) do
+  found[number] = {}
+  for _, key in ipairs(redis.call('KEYS', prefix .. ':*')) do
+    local kind, value = redis.call('TYPE', key).ok, nil
+    if kind == 'hash' then
+      value = redis.call('HGETALL', key)
+    elseif kind == 'string' then
+      value = {redis.call('GET', key)}
+    elseif kind == 'set' then
+      value = redis.call('SMEMBERS', key)
+    elseif kind == 'list' then
+      value = redis.call('LRANGE', key, 0, -1)
+    elseif kind == 'zset' then
+      value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    else
+      value = redis.call('XRANGE', key, '-', '+')
+    end
+    table.insert(found[number], {key, kind, redis.call('PTTL', key), value})
+  end
+end
+return found
+"""
+"""Reads all that is stored under some prefixes in one round trip: of each key its type, its TTL in ms and its value."""
 FAST_PATHS = 3
 FAST_PATH = re.compile(r"^repeat\n.*?^until true\n", re.MULTILINE | re.DOTALL)
 TIME = "redis.call('TIME')"
@@ -112,14 +137,6 @@ class Pair:
     def plan(self) -> Plan:
         return self.slow.plan
 
-    def fields(self) -> dict[str, str]:
-        return dict(self.slow.world.store.run(self.id).fields)
-
-    def nodes(self, *states: str) -> dict[str, dict[str, Any]]:
-        """Records of nodes in one of the states, all of them without any."""
-        found = self.slow.world.store.nodes(self.id)
-        return {name: record for name, record in sorted(found.items()) if not states or record["state"] in states}
-
 
 class Twins:
     """Both worlds.
@@ -132,6 +149,7 @@ class Twins:
     def __init__(self, url: str, change: Callable[[str], str]) -> None:
         self.fast, self.slow = World(url), World(url)
         self.runs: list[Pair] = []
+        self._state: dict[str, Any] = {}
         self._clock = f"{self.slow.prefix}-clock"
         self._now_us = self.slow.store.now_ms() * 1000
         fast = CountedScripts(self.fast.client, self.fast.keys, lambda name: self._timed(fast_text(name, change)))
@@ -168,32 +186,28 @@ class Twins:
         self.runs.append(pair)
         return pair
 
+    def fields(self, pair: Pair) -> dict[str, str]:
+        """What is stored of a run, at the last comparison."""
+        return dict(self._state[f"run:{pair.id}"])
+
+    def nodes(self, pair: Pair, *states: str) -> dict[str, dict[str, Any]]:
+        """Records of a run's nodes in one of the states, at the last comparison."""
+        found = self._state.get(f"run:{pair.id}:nodes", {})
+        return {name: record for name, record in sorted(found.items()) if record["state"] in states}
+
     def compare(self) -> None:
-        """All that both have stored."""
-        (fast, fast_live, fast_ttl), (slow, slow_live, slow_ttl) = self._stored(self.fast), self._stored(self.slow)
+        """Everything that both have stored."""
+        prefixes = self.fast.prefix, self.slow.prefix
+        read = [stored(*each) for each in zip(prefixes, self.slow.client.eval(DUMP, 0, *prefixes), strict=True)]
+        (fast, fast_live, fast_ttl), (slow, slow_live, slow_ttl) = read
+        self._state = slow
         assert fast == slow, different(fast, slow)
         assert fast_live.keys() == slow_live.keys()
         late = {name for name, at in fast_live.items() if at > slow_live[name]}
         assert late == set(), "the fast path may leave the run's next look as it is, and no more"
         assert fast_ttl.keys() == slow_ttl.keys()
         wrong = {name: (ttl, slow_ttl[name]) for name, ttl in fast_ttl.items() if abs(ttl - slow_ttl[name]) > TTL_MS}
-        assert wrong == {}, "lifetimes differ"
-
-    def _stored(self, world: World) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-        found, ttls, live = {}, {}, {}
-        for key, (value, ttl) in world.dump_with_ttl().items():
-            name = key.removeprefix(f"{world.prefix}:")
-            ttls[name] = float("inf") if ttl < 0 else ttl
-            if name == "live":
-                live = dict(value)
-            elif name.endswith(":history"):
-                rows = [{field.decode(): text.decode() for field, text in row.items()} for _, row in value]
-                found[name] = [{"detail": ""} | event for row in rows for event in events_of(row)]
-            elif name == "events":
-                found[name] = [row for _, row in value]
-            else:
-                found[name] = readable(value, world.prefix)
-        return found, live, ttls
+        assert wrong == {}, f"lifetimes differ: {wrong}"
 
     def pushed(self) -> list[bytes]:
         """Messages that were pushed, the same in both; the queues are emptied."""
@@ -207,7 +221,7 @@ class Twins:
 
     def counted(self) -> Counter[str]:
         """What happened: answers of fast paths, and ends of runs."""
-        return self._seen + Counter(pair.fields()["status"] for pair in self.runs)
+        return self._seen + Counter(self.fields(pair)["status"] for pair in self.runs)
 
     def close(self) -> None:
         self.slow.client.delete(self._clock)
@@ -241,18 +255,38 @@ def plain(answer: Any) -> Any:
     return answer
 
 
-def readable(value: Any, prefix: str) -> Any:
-    """What was read from Redis, with names instead of bytes; the order in JSON and in sets means nothing."""
-    if isinstance(value, bytes):
-        text = value.decode().replace(prefix, "PREFIX")
-        return json.loads(text) if text.startswith("{") else text
-    if isinstance(value, dict):
-        return {readable(name, prefix): readable(each, prefix) for name, each in value.items()}
-    if isinstance(value, set):
-        return sorted(readable(each, prefix) for each in value)
-    if isinstance(value, (list, tuple)):
-        return [readable(each, prefix) for each in value]
-    return value
+def stored(prefix: str, rows: list[Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+    """What is under a prefix, without it, and apart from that the next looks at runs, and lifetimes in ms."""
+    found: dict[str, Any] = {}
+    lifetimes: dict[str, float] = {}
+    live: dict[str, float] = {}
+    for key, kind, ttl, value in rows:
+        name = key.decode().removeprefix(f"{prefix}:")
+        lifetimes[name] = ttl if ttl >= 0 else float("inf")
+        if kind == b"stream":
+            entries = [fields_of(row, prefix) for _, row in value]
+            is_history = name.endswith(":history")
+            found[name] = (
+                [{"detail": ""} | event for row in entries for event in events_of(row)] if is_history else entries
+            )
+        elif name == "live":
+            live = {member.decode(): float(score) for member, score in pairs_of(value)}
+        elif kind == b"hash":
+            # The order of fields in JSON means nothing.
+            fields = fields_of(value, prefix)
+            found[name] = {each: json.loads(text) if text.startswith("{") else text for each, text in fields.items()}
+        else:
+            texts = [each.decode().replace(prefix, "PREFIX") for each in value]
+            found[name] = sorted(texts) if kind == b"set" else texts
+    return found, live, lifetimes
+
+
+def pairs_of(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def fields_of(flat: list[bytes], prefix: str) -> dict[str, str]:
+    return {name.decode(): text.decode().replace(prefix, "PREFIX") for name, text in pairs_of(flat)}
 
 
 def different(fast: dict[str, Any], slow: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("TEST_TWINS_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 70,
+    max_examples=EXAMPLES or 120,
     stateful_step_count=25,
     derandomize=not EXAMPLES,
     database=None,
@@ -77,7 +77,7 @@ class Machine(RuleBasedStateMachine):
 
     def one_of(self, pair: Pair, *states: str) -> tuple[str, dict[str, Any]] | None:
         """A node in one of the states, and its record."""
-        found = list(pair.nodes(*states).items())
+        found = list(self.twins.nodes(pair, *states).items())
         return self.chance.choice(found) if found else None
 
     def do(self, call: Callable[[], Any]) -> Any:
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
                 self._commit_node(pair, *found, how=how)
             elif found := self.one_of(pair, "ready"):
                 self._claim_node(pair, found[0])
-            elif pair.fields()["status"] == "running" and (node := self._map(pair)):
+            elif self.twins.fields(pair)["status"] == "running" and (node := self._map(pair)):
                 self._claim_node(pair, node)
 
     def _disturb(self, pair: Pair) -> None:
@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
 
     def _map(self, pair: Pair) -> str:
         """The node of the map that a run stands at; empty if it stands at none."""
-        step = pair.plan.steps[int(pair.fields()["position"])]
+        step = pair.plan.steps[int(self.twins.fields(pair)["position"])]
         return step.nodes[0] if step.kind == "map" else ""
 
     def _claim_node(
@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         count, choice = self.chance.randrange(1, 4), self.chance.randrange(3)
         plan, node = pair.plan, pair.plan.nodes[node_of(name)]
         step = plan.steps[node.step]
-        running = {each: row for each, row in pair.nodes("running").items() if node_of(each) in step.nodes}
+        running = {each: row for each, row in self.twins.nodes(pair, "running").items() if node_of(each) in step.nodes}
         together = [name, *[each for each in running if each != name][: count - 1]] if step.local else [name]
         rows = {**running, name: record}
         commits = [self._commit_of(pair, each, rows[each], choice, stale=stale) for each in together]

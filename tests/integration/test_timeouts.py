@@ -129,7 +129,8 @@ def test_an_attempt_out_of_time_is_made_again_by_the_policy(hanging, runs, kind)
     run = runs[f"recovers {kind}"]
     assert run.result(int, timeout=30) == 2
     assert len(hanging.LEDGER.times("start", run.id)) == 2
-    events = [event.event for event in run.history() if event.node]
+    # A message that waits for its turn may be published once more, which starts nothing.
+    events = [event.event for event in run.history() if event.node and event.event != "republished"]
     assert events == ["started", "retrying" if kind == "sleep" else "timed-out", "started", "succeeded"]
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("TEST_TWINS_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 120,
-    stateful_step_count=25,
+    max_examples=EXAMPLES or 80,
+    stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
@@ -51,7 +51,22 @@ AT_ONCE = 32
 HOLDERS = (HOLDER, HOLDER, HOLDER, "worker/2")
 STALE = "0" * 32
 HOWS = ("goes on", "goes on", "goes on", "celery", "message", "alone")
-DISTURBANCES = ("fail", "throttle", "lose", "admit", "admit", "report", "ask", "repeat", "repeat", "cancel", "resume")
+DISTURBANCES = (
+    "fail",
+    "fail",
+    "fail",
+    "throttle",
+    "lose",
+    "admit",
+    "admit",
+    "report",
+    "ask",
+    "repeat",
+    "repeat",
+    "cancel",
+    "resume",
+    "resume",
+)
 STEPS = (*["work"] * 7, *["commit"] * 3, *["claim"] * 2, *["disturb"] * 6, *["reconcile"] * 2, "start")
 WEIGHTS = (5, 4, 8, 4, 2, 2, 2, *[1] * (len(PLANS) - 7))
 chances = st.randoms(use_true_random=True)
@@ -133,7 +148,7 @@ class Machine(RuleBasedStateMachine):
 
     def _disturb(self, pair: Pair) -> None:
         """Do what is not on the way to the end of a run."""
-        what, delay = self.chance.choice(DISTURBANCES), self.chance.choice([-1, 0, 5, 10**9])
+        what, delay = self.chance.choice(DISTURBANCES), self.chance.choice([-1, -1, -1, 0, 5, 10**9])
         if what in {"cancel", "resume"}:
             getattr(self, f"_{what}")(pair)
         elif what == "repeat" and self.last is not None:

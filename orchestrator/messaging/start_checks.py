@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConfigurationError, StoreRefused
+import redis
+
+from orchestrator.errors import ConfigurationError
 from orchestrator.messaging.accepted_content import accepts_json
 
 if TYPE_CHECKING:
@@ -63,12 +65,15 @@ class StartChecks:
         self._store_is_known = True
 
     def _eviction(self) -> str | None:
-        try:
-            with self._store.guarded():
-                return eviction(self._store.place, self._store.client.info("memory"))
-        except StoreRefused as error:  # some managed servers, and users with few rights, are not told
-            logger.debug("%s", error)
-            return None
+        with self._store.guarded():
+            try:
+                memory = self._store.client.info("memory")
+            except redis.AuthenticationError:
+                raise
+            except redis.ResponseError as error:  # some managed servers, and users with few rights, are not told
+                logger.debug("Redis at %s does not say whether it evicts: %s", self._store.place, error)
+                return None
+        return eviction(self._store.place, memory)
 
 
 def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> dict[str, str]:

@@ -7,13 +7,13 @@ connection has, and that every script may be repeated, is decided here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import redis
-import redis.asyncio.retry
-import redis.asyncio.sentinel
 import redis.sentinel
 from redis.backoff import ExponentialBackoff
+from redis.connection import AbstractConnection
 from redis.retry import Retry
 
 from orchestrator.errors import ConfigurationError
@@ -30,14 +30,13 @@ HEALTH_CHECK_S = 25
 ONLY_TCP = ("socket_connect_timeout", "socket_keepalive", "socket_keepalive_options")
 # Any: redis-py's connection classes take other arguments in each version.
 Plain: Any = redis.Connection
-PlainAsync: Any = redis.asyncio.Connection
-sync_sentinel: Any = redis.sentinel
-async_sentinel: Any = redis.asyncio.sentinel
-ASYNC: dict[Any, Any] = {
-    redis.SSLConnection: redis.asyncio.SSLConnection,
-    redis.UnixDomainSocketConnection: redis.asyncio.UnixDomainSocketConnection,
-    redis.Connection: PlainAsync,
-}
+sentinel: Any = redis.sentinel
+QUIET: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in signature(AbstractConnection.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+"""Keeps redis-py from naming itself, which would be one more right that a user needs, and two calls a connection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +122,11 @@ class Address:
             ConfigurationError: Connections of this kind do not take one of the options.
         """
         options = self._limited(settings) | {"retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES)}
-        follows = self.sentinels is None and "{" in settings.prefix
-        kind = _following(self.kind) if follows else self.kind
+        kind = self.kind
+        if self.sentinels is not None:
+            kind = _asking(kind)
+        elif "{" in settings.prefix:
+            kind = _following(kind)
         try:
             kind(**options | ({"connection_pool": None} if self.sentinels else {}))  # refused now, not at its first use
         except (TypeError, ValueError, redis.RedisError) as error:
@@ -133,27 +135,10 @@ class Address:
         if self.sentinels is None:
             pool = redis.ConnectionPool(connection_class=kind, **options)
             return pool
-        manager = sync_sentinel.Sentinel(
+        manager = sentinel.Sentinel(
             self.sentinels.nodes, self.sentinels.others, sentinel_kwargs=self._of_sentinel(options)
         )
-        pool = sync_sentinel.SentinelConnectionPool(self.sentinels.service, manager, connection_class=kind, **options)
-        return pool
-
-    def new_async_pool(self, settings: Settings) -> redis.asyncio.ConnectionPool:
-        """As `new_pool`, for one event loop."""
-        backoff = ExponentialBackoff(cap=0.5, base=0.05)
-        options = self._limited(settings) | {"retry": redis.asyncio.retry.Retry(backoff, TRIES)}
-        if self.sentinels is None:
-            kind = next(other for own, other in ASYNC.items() if issubclass(self.kind, own))
-            kind = kind if "{" not in settings.prefix else _following(kind)
-            return redis.asyncio.ConnectionPool(connection_class=kind, **options)
-        manager = async_sentinel.Sentinel(
-            self.sentinels.nodes, self.sentinels.others, sentinel_kwargs=self._of_sentinel(options)
-        )
-        is_safe = issubclass(self.kind, redis.SSLConnection)
-        pool: redis.asyncio.ConnectionPool = async_sentinel.SentinelConnectionPool(
-            self.sentinels.service, manager, ssl=is_safe, **options
-        )
+        pool = sentinel.SentinelConnectionPool(self.sentinels.service, manager, connection_class=kind, **options)
         return pool
 
     def _of_sentinel(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,10 +155,41 @@ class Address:
             "socket_keepalive": True,
             "health_check_interval": HEALTH_CHECK_S,
         }
-        options = limits | dict(self.options)
+        options = QUIET | limits | dict(self.options)
         if "path" in options:
             return {name: value for name, value in options.items() if name not in ONLY_TCP}
         return options
+
+
+def _asking(kind: Any) -> Any:
+    """A class of connections that ask the Sentinels each time they connect, and that all lead to one master.
+
+    redis-py asks when a connection is taken out of its pool, and not when one that is kept connects again before a
+    call: that one would look for the old master for ever. During a failover the old master still answers for a moment:
+    a process that writes to one and reads from the other would see a run that is half there.
+    """
+    master: list[Any] = [None]
+
+    class Asking(kind):
+        def _connect(self) -> Any:
+            master[0] = self.host, self.port = self.connection_pool.get_master_address()
+            return super()._connect()
+
+        def send_packed_command(self, *args: Any, **options: Any) -> None:
+            if self._sock is not None and master[0] != (self.host, self.port):
+                self.disconnect()
+            super().send_packed_command(*args, **options)
+
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except redis.ResponseError as error:
+                if not str(error).startswith("NOREPLICAS"):
+                    raise
+                self.disconnect()  # as redis-py does for READONLY: a replica may have become the master
+                raise redis.ConnectionError(f"the master refuses writes: {error}") from error
+
+    return Asking
 
 
 class _Owner:
@@ -200,17 +216,16 @@ class _Owner:
 def _following(kind: Any) -> Any:
     """A class of connections that go to the node that has the slot, for a server that may be in cluster mode."""
     owner = _Owner()
-    if issubclass(kind, PlainAsync):
-        return _follow_async(kind, owner)
     if not issubclass(kind, Plain):  # a socket has no other node behind it
         return kind
 
     class Following(kind):
-        def connect(self) -> None:
+        # Not `connect`: a connection that has to connect again before a call goes another way.
+        def _connect(self) -> Any:
             owner.point(self)
             try:
-                super().connect()
-            except (redis.ConnectionError, redis.TimeoutError):
+                return super()._connect()
+            except OSError:
                 owner.forget()
                 raise
 
@@ -219,26 +234,6 @@ def _following(kind: Any) -> Any:
                 return super().read_response(*args, **options)
             except redis.exceptions.MovedError as error:
                 self.disconnect()
-                raise owner.move(self, error) from error
-
-    return Following
-
-
-def _follow_async(kind: Any, owner: _Owner) -> Any:
-    class Following(kind):
-        async def connect(self) -> None:
-            owner.point(self)
-            try:
-                await super().connect()
-            except (redis.ConnectionError, redis.TimeoutError):
-                owner.forget()
-                raise
-
-        async def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
-                return await super().read_response(*args, **options)
-            except redis.exceptions.MovedError as error:
-                await self.disconnect()
                 raise owner.move(self, error) from error
 
     return Following

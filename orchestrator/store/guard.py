@@ -19,6 +19,7 @@ PASSING = (
     redis.exceptions.MasterDownError,
     redis.exceptions.AskError,
 )
+NO_TLS = re.compile(r"\[SSL|certificate")
 NO_RIGHTS = re.compile(r"NOPERM|no permission|has no .*permissions|executing the script can't|ACL failure in script")
 
 
@@ -57,11 +58,8 @@ class Guard:
         where, text = f"Redis at {self.place}", str(error).rstrip(".")
         if isinstance(error, redis.OutOfMemoryError):
             return StoreFull(f"{where} is full: {text}. Nothing was written; free memory or raise maxmemory")
-        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in text):
-            return StoreRefused(
-                f"{where} does not know this user or password: {text}. Correct them in {self.setting}; special "
-                "characters in a URL have to be percent-encoded"
-            )
+        if refusal := self._refusal_of_connection(error, where, text):
+            return refusal
         if isinstance(error, AWAY):
             return StoreUnavailable(f"{where} did not answer: {text}")
         if not isinstance(error, redis.ResponseError):
@@ -70,6 +68,19 @@ class Guard:
         if not is_elsewhere and (isinstance(error, PASSING) or FOR_A_WHILE.match(text)):
             return StoreUnavailable(f"{where} cannot do it now: {text}")
         return StoreRefused(f"{where} refused: {text}. {self._remedy(error)}")
+
+    def _refusal_of_connection(self, error: redis.RedisError, where: str, text: str) -> StoreRefused | None:
+        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in text):
+            return StoreRefused(
+                f"{where} does not know this user or password: {text}. Correct them in {self.setting}; special "
+                "characters in a URL have to be percent-encoded"
+            )
+        if isinstance(error, AWAY) and NO_TLS.search(text):
+            return StoreRefused(
+                f"{where} and this client do not agree on TLS: {text}. Correct the scheme or the ssl_ options of "
+                f"{self.setting}"
+            )
+        return None
 
     def _remedy(self, error: redis.ResponseError) -> str:
         text = str(error)

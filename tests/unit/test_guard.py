@@ -19,6 +19,11 @@ GUARD = Guard("h:6379/0", "result_backend", "shop")
         (redis.TimeoutError("slow"), StoreUnavailable, "did not answer: slow"),
         (redis.BusyLoadingError("loading"), StoreUnavailable, "did not answer"),
         (redis.ReadOnlyError("a replica"), StoreUnavailable, "did not answer"),
+        (
+            redis.ConnectionError("[SSL: WRONG_VERSION_NUMBER]"),
+            StoreRefused,
+            "Correct the scheme or the ssl_ options of res",
+        ),
         (redis.OutOfMemoryError("maxmemory"), StoreFull, "is full: maxmemory. Nothing was written"),
         (redis.ResponseError("MISCONF disk"), StoreUnavailable, "cannot do it now: MISCONF disk"),
         (redis.ResponseError("NOREPLICAS few"), StoreUnavailable, "cannot do it now"),

@@ -1,0 +1,60 @@
+"""Let another server take over while runs are at work, through Sentinel: none is lost, and none is counted twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import redis
+
+from tests.harness import Ledger, wait_until, workers
+from tests.integration.test_connections import PROGRAM, both, connected
+from tests.servers import HOST, Sentinel, ServerWith
+
+MASTER = {"master_name": "main"}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A master, its replica, and the Sentinel that decides between them."""
+    with (
+        ServerWith(tmp_path / "master") as master,
+        ServerWith(tmp_path / "replica", "--replicaof", HOST, str(master.port)) as replica,
+        Sentinel(tmp_path / "sentinel", master) as sentinel,
+    ):
+        sentinel.wait_for_replicas(1)
+        yield master, replica, sentinel
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.chaos_long)])
+@pytest.mark.timeout(300)
+def test_a_failover_loses_no_run_and_counts_none_twice(pair, server, tmp_path, count):
+    master, replica, sentinel = pair
+    url = f"sentinel://{HOST}:{sentinel.port}/0"
+    options = {"broker_transport_options": MASTER, "result_backend_transport_options": MASTER}
+    ledger = Ledger(server.url)
+    ledger.clear()
+    with (
+        connected(server, both(url, **options)) as program,
+        workers(PROGRAM, server.url, tmp_path, count=2, options=["-c", "4"], lease="4"),
+    ):
+        runs = [program.orchestrator.start("connected-work") for _ in range(count)]
+        assert master.client.wait(1, 5000) == 1, "replication is asynchronous: what is not copied may be lost"
+        wait_until(lambda: ledger.client.hlen("work") > count, "the runs are at work")
+        os.kill(master.process.pid, signal.SIGKILL)
+        wait_until(lambda: _role(replica) == "master", "the replica has taken over", timeout=30)
+        assert [run.result(int, timeout=120) for run in runs] == [4] * count
+        for run in runs:
+            done = [event.node for event in run.history() if event.event == "succeeded"]
+            assert sorted(done) == sorted(set(done)), "each node is stored once"
+        assert program.orchestrator.start("connected-work").result(int, timeout=60) == 4
+    repeats = sum(map(int, ledger.client.hgetall("work").values())) - 4 * (count + 1)
+    assert repeats <= 16 + count // 10, "what was at work at the failover, and commits that were not copied yet"
+
+
+def _role(server):
+    try:
+        return server.client.info("replication")["role"]
+    except redis.RedisError:
+        return ""

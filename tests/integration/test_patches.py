@@ -23,7 +23,7 @@ from kombu.transport import redis as transport
 
 from orchestrator import ConfigurationError, Settings
 from orchestrator.messaging.canvas import SINCE_HEADER
-from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched
+from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched, refused_writes
 from orchestrator.server import EmbeddedServer
 from orchestrator.settings import PATCHES
 
@@ -163,6 +163,32 @@ def test_a_channel_keeps_its_client_only_with_the_patch(server, names, is_kept):
         with channel.conn_or_acquire() as one, channel.conn_or_acquire() as other:
             assert (one is other) == is_kept
             assert one.ping()
+
+
+# --- refused_writes --------------------------------------------------------------------------------
+@pytest.mark.parametrize(("setting", "value", "back"), [("min-replicas-to-write", 1, 0), ("replicaof", None, None)])
+def test_a_server_that_refuses_to_write_is_a_lost_connection(server, admin, setting, value, back):
+    def fetch():
+        with Connection(server.url) as connection:
+            channel = connection.default_channel
+            if value is None:
+                admin.replicaof("127.0.0.1", 1)
+            else:
+                admin.config_set(setting, value)
+            try:
+                channel._create_client().rpush("work", "{}")
+            except connection.connection_errors:
+                return "lost"
+            except redis.ResponseError:
+                return "refused"
+            finally:
+                admin.replicaof("NO", "ONE") if value is None else admin.config_set(setting, back)
+
+    with only():
+        assert fetch() == "refused"
+    with only("refused_writes"):
+        assert fetch() == "lost"
+        assert issubclass(refused_writes.WriteRefusedError, redis.ReadOnlyError)
 
 
 # --- closed_channels -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ PACKAGE = "orchestrator"
 # Lowest first: a room or a module of the root imports sideways or down. Beside the standard library a floor may import
 # what stands behind it; the doors may import anything.
 PYDANTIC = {"pydantic", "pydantic_core"}
-CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard"}
+CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard", "amqp"}
 DOORS = {"contrib"}  # these may import anything, and nothing imports them
 FLOORS: list[tuple[set[str], set[str]]] = [
     ({"errors", "settings", "lazy", "sparing_log", "fault_points", "server"}, {"pydantic"}),

@@ -12,9 +12,11 @@ from orchestrator.messaging.patches import (
     client_per_channel,
     closed_channels,
     fork_server,
+    held_messages,
     partial_reports,
     refused_acks,
     refused_connections,
+    refused_writes,
     unacked_in_memory,
 )
 
@@ -34,7 +36,9 @@ BEFORE_POOL: Mapping[str, Patch] = {
 AT_START: Mapping[str, Patch] = {
     "refused_acks": refused_acks.applied,
     "refused_connections": refused_connections.applied,
+    "refused_writes": refused_writes.applied,
     "closed_channels": closed_channels.applied,
+    "held_messages": held_messages.applied,
     "unacked_in_memory": unacked_in_memory.applied,
     "client_per_channel": client_per_channel.applied,
 }

@@ -19,6 +19,7 @@ from orchestrator.execution.local_fan_out import end_threads
 from orchestrator.liveness.leases import LeaseRenewer
 from orchestrator.liveness.pool_processes import start_draining
 from orchestrator.liveness.watchdog import Watchdog
+from orchestrator.maintenance.early_ack import EarlyAck
 from orchestrator.maintenance.preflight import warn_of_problems
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.maintenance.run_events import Monitor
@@ -59,6 +60,7 @@ class FlowWorker:
         self._lease_renewer = LeaseRenewer(engine, partial(describe_worker, worker))
         self._watchdog = Watchdog(self._lease_renewer, self._end_by_force)
         self._reconciler = Reconciler(engine, Monitor(engine, worker))
+        self._early_ack = EarlyAck(worker)
         self._announcer = threading.Thread(target=self._announce, name="orchestrator-announcer", daemon=True)
         self._ended = threading.Event()
         self._is_own_process = False
@@ -92,6 +94,7 @@ class FlowWorker:
         self._lease_renewer.start()
         self._watchdog.start()
         self._reconciler.start()
+        self._early_ack.begin()
 
     def _prefetch_problems(self) -> Iterator[str]:
         shared = shared_queues(self._engine)
@@ -133,6 +136,7 @@ class FlowWorker:
             return
         self._ended.set()
         threads = (self._announcer, self._watchdog, self._lease_renewer, *self._reconciler.threads)
+        self._early_ack.end()
         self._watchdog.end()
         self._lease_renewer.end()
         self._reconciler.stop()

@@ -160,9 +160,9 @@ class Reconciler:
         heads: dict[str, QueueHead] = {}
         for raw in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, ROWS_AT_ONCE):
             run_id = raw.decode()
-            self._for_run(run_id, partial(self._look_at, run_id, heads))
+            self._for_run(run_id, partial(self._look_at, run_id, heads, now))
 
-    def _look_at(self, run_id: str, heads: dict[str, QueueHead]) -> None:
+    def _look_at(self, run_id: str, heads: dict[str, QueueHead], now: int) -> None:
         pinned = self.engine.pinned(run_id)
         if pinned is None:
             self.store.client.zrem(self.store.keys.live, run_id)
@@ -176,7 +176,7 @@ class Reconciler:
                 # multiplied.
                 queue = plan.nodes[seen.node].queue
                 head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
-                if head.may_have_lost(int(seen.detail)):
+                if head.may_have_lost(int(seen.detail), now):
                     again.append(seen.node)
             elif seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
                 self.engine.wake(record, plan, seen.node)

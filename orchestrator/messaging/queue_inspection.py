@@ -1,6 +1,7 @@
 """Inspection of a Celery queue: whether a message may be lost, or only waits behind many others.
 
-Only a Redis broker can be inspected; with any other, only the back-off decides when a node is published again.
+The messages of a Redis broker can be read. Of any other, only the length of a queue is known: while it is not empty, a
+node is published again only after it has waited for long.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger(__name__)
+NO_QUEUE = "404"
+WAITS_UNSEEN_MS = 60_000
+"""Afterwards a message counts as lost where nobody can see it; once a minute is also what the back-off ends at."""
 LOOK_AT = 100
 """Messages read at the old end: enough to find one of the engine's among others, without copying a long queue."""
 
@@ -31,17 +35,23 @@ class QueueHead:
     """The old end of a queue.
 
     Attributes:
-        length: Messages in it; None where the broker cannot be inspected.
+        length: Messages in it; None where the broker does not say.
         oldest: Smallest instant in ms that the engine's oldest messages carry, or None.
+        is_opaque: Whether the broker shows no messages.
     """
 
     length: int | None
     oldest: int | None
+    is_opaque: bool = False
 
-    def may_have_lost(self, since: int) -> bool:
-        """Return whether a message published at `since` may not be in the queue any more."""
+    def may_have_lost(self, since: int, now: int) -> bool:
+        """Return whether a message published at `since` may not be in the queue any more `now`, both in ms."""
+        if not self.length:
+            return True
+        if self.is_opaque:
+            return now - since >= WAITS_UNSEEN_MS
         # Strictly later: a message with the same instant may be the very one.
-        return not self.length or self.oldest is None or self.oldest > since
+        return self.oldest is None or self.oldest > since
 
 
 def look_at_queue(app: Celery, queue: str) -> QueueHead:
@@ -50,7 +60,7 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
         with app.connection_for_read() as connection:
             channel = connection.default_channel
             if not isinstance(channel, Channel):
-                return QueueHead(None, None)
+                return QueueHead(_length(connection, channel, queue), None, is_opaque=True)
             lists = [list_name(channel, queue, priority) for priority in channel.priority_steps]
             # Not the channel's client: it prefixes the keys of some commands, but not of LRANGE, with the app's key
             # prefix.
@@ -66,6 +76,13 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
         instant for messages in answers[1::2] for message in messages if (instant := _since(message)) is not None
     ]
     return QueueHead(sum(answers[::2]), min(instants, default=None))
+
+
+def _length(connection: Any, channel: Any, queue: str) -> int | None:
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except connection.channel_errors as error:
+        return 0 if str(getattr(error, "reply_code", "")) == NO_QUEUE else None
 
 
 def _since(message: bytes) -> int | None:

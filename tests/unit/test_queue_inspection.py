@@ -28,7 +28,15 @@ def test_an_entry_without_an_instant_is_passed_over(entry):
 
 def test_a_message_may_be_lost_unless_an_older_one_still_waits():
     assert _since(b'{"headers": {"orchestrator_since": 5}}') == 5
-    assert QueueHead(3, oldest=6).may_have_lost(5)
-    assert not QueueHead(3, oldest=5).may_have_lost(5)
-    assert QueueHead(0, oldest=None).may_have_lost(5)
-    assert QueueHead(None, None).may_have_lost(5)
+    assert QueueHead(3, oldest=6).may_have_lost(5, now=7)
+    assert not QueueHead(3, oldest=5).may_have_lost(5, now=7)
+    assert QueueHead(3, oldest=None).may_have_lost(5, now=7)
+    assert QueueHead(0, oldest=None).may_have_lost(5, now=7)
+    assert QueueHead(None, None).may_have_lost(5, now=7)
+
+
+@pytest.mark.parametrize(
+    ("length", "waited", "may"), [(0, 1, True), (None, 1, True), (3, 59_999, False), (3, 60_000, True)]
+)
+def test_a_message_that_nobody_can_see_may_be_lost_after_a_while(length, waited, may):
+    assert QueueHead(length, None, is_opaque=True).may_have_lost(5, now=5 + waited) == may

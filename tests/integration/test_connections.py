@@ -41,7 +41,7 @@ def connected(server, celery, **variables):
 
 
 def both(url, **settings):
-    return {"broker_url": url, "result_backend": url} | settings
+    return {"broker_url": url, "result_backend": url, "task_default_queue": "connected"} | settings
 
 
 # --- TLS -------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_one_user_with_a_key_pattern_is_enough_for_celery_and_its_runs(few, tmp_
         assert program.orchestrator.start("connected-fused").result(int, timeout=30) == 1
         engine = engine_of(program.app)
         plan = engine.registry.flows["connected-fan"].plan
-        assert engine.publisher.first_message(plan, "run")[0] == "app:celery", "it has the rights to push"
+        assert engine.publisher.first_message(plan, "run")[0] == "app:connected", "it has the rights to push"
     assert [each for each in server.client.acl_log() if each["username"] == "app"] == []
 
 

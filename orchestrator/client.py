@@ -106,6 +106,8 @@ class Orchestrator:
             InvalidInput: The input does not fit the flow's `takes`; nothing was written.
             PayloadTooLarge: The input is over `Settings.max_payload_bytes`; nothing was written.
             IdempotencyConflict: The key belongs to a run with another input.
+            ConfigurationError: The run would hang: the app does not declare a queue of it, or accepts no JSON; or its
+                Redis forgets runs, and `Settings.evicting_store` says not to use such a one. Nothing was written.
             StoreUnavailable, StoreFull, StoreRefused: Redis; with an idempotency key it is safe to try again.
         """
         if self.app.conf.task_always_eager:

@@ -24,6 +24,13 @@ HOST = "127.0.0.1"
 PIECE = 65_536
 
 
+class AppUser(redis.CredentialProvider):
+    """Knows the user `app` and its password."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "app", "pw"
+
+
 class ServerWith(EmbeddedServer):
     """The embedded server with options of its own behind the usual ones."""
 

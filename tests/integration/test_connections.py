@@ -115,7 +115,7 @@ def few(tmp_path_factory):
 def rights(few, tmp_path_factory):
     """The program and a worker, connected to their runs as that user over the socket, in a database of their own."""
     server, path = few
-    store = f"unix://runs:password@{path}?db=3"
+    store = f"unix://runs:password@{path}?db=3&protocol=2"
     with (
         connected(server, both(server.url), store_url=store) as program,
         workers(PROGRAM, server.url, tmp_path_factory.mktemp("rights"), count=1, lease="4") as (worker,),
@@ -225,12 +225,12 @@ def test_a_wrong_password_is_named_in_moments(few, user):
     assert time.monotonic() - began < 4, "and the broker, where it is wrong too, is not waited for"
 
 
-def test_one_user_with_a_key_pattern_is_enough_for_celery_and_its_runs(few, tmp_path):
+def test_one_user_with_a_key_pattern_and_a_provider_of_its_password_is_enough(few, tmp_path):
     server, _ = few
     rules = ["~app:*", "&*", "+@all", "-@dangerous", "+info"]
     server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules)
     options = {"global_keyprefix": "app:"}
-    url = server.url.replace("//", "//app:pw@")
+    url = f"{server.url}?credential_provider=tests.servers.AppUser"
     celery = both(url, broker_transport_options=options, result_backend_transport_options=options)
     with connected(server, celery, prefix="app") as program, workers(PROGRAM, server.url, tmp_path, count=1):
         assert program.own.delay(1).get(timeout=30) == 2

@@ -30,7 +30,7 @@ def rabbit(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="module", params=["classic", "quorum"])
+@pytest.fixture(scope="module", params=["classic", pytest.param("quorum", marks=pytest.mark.chaos_long)])
 def deployed(request, rabbit, server, tmp_path_factory):
     """The program and a worker of two processes on a queue of either type."""
     celery = {"broker_url": rabbit.url, "result_backend": server.url, "task_default_queue": request.param}

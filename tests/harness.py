@@ -150,13 +150,14 @@ def workers(
 
 
 def load_program(name: str, url: str) -> ModuleType:
-    """Import a program of tests/programs in this process, on the given server; anew if it was on another one."""
+    """Import a program of tests/programs in this process, on the given server.
+
+    A process has it once, for a second import would give the names of its tasks away twice: modules that need one
+    program share its server.
+    """
     os.environ[URL_VARIABLE] = url
-    program = importlib.import_module(f"tests.programs.{name}")
-    if _servers.setdefault(name, url) != url:
-        _servers[name] = url
-        importlib.reload(program)
-    return program
+    assert _servers.setdefault(name, url) == url, f"{name} is on another server: share that one's fixture"
+    return importlib.import_module(f"tests.programs.{name}")
 
 
 LASTING = """

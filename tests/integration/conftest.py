@@ -1,10 +1,18 @@
-"""Fixtures of the tests of the scripts."""
+"""Fixtures that several modules share."""
 
 from __future__ import annotations
 
 import pytest
 
+from orchestrator.server import EmbeddedServer
 from tests.scripts_world import opened
+
+
+@pytest.fixture(scope="session")
+def pooled_server(tmp_path_factory):
+    """The server of the program `pooled`: nothing else is on it, so that its tests may flush it."""
+    with EmbeddedServer(tmp_path_factory.mktemp("pooled")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from orchestrator.server import EmbeddedServer
 from tests.harness import WorkerProcess, environment_for, load_program, wait_until
 
 THREADS = ["orchestrator-leases", "orchestrator-sweep", "orchestrator-timers", "orchestrator-watchdog"]
@@ -19,9 +18,8 @@ TASKS = 100
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as own:
-        yield own
+def server(pooled_server):
+    return pooled_server
 
 
 @contextmanager

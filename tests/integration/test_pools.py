@@ -7,7 +7,6 @@ import signal
 import pytest
 import redis
 
-from orchestrator.server import EmbeddedServer
 from tests.harness import WorkerProcess, environment_for, load_program, wait_until
 
 # Longer than any test: what happens sooner was not found by waiting for a lease.
@@ -29,9 +28,8 @@ WANTED = {"hangs": "failed", "stubborn": "failed"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with EmbeddedServer(tmp_path_factory.mktemp("server")) as own:
-        yield own
+def server(pooled_server):
+    return pooled_server
 
 
 @pytest.fixture(scope="module")

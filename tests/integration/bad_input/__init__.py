@@ -1,0 +1,1 @@
+"""Bad input on real workers: a package, so that pytest ends its worker after its last test."""

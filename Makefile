@@ -13,8 +13,8 @@ help:  ## print these targets
 demo: $(READY)  ## run the main flow on an embedded server and real workers
 	@$(BIN)/python -m workers.demo
 
-# Most tests wait for others most of the time, so that three at once keep two cores busy.
-PROCESSES ?= 3
+# Most tests wait for other processes most of the time, so that five at once keep two cores busy.
+PROCESSES ?= 5
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder

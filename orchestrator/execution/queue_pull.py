@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import SINGLE_NODE_STEPS
 from orchestrator.errors import StoreError
-from orchestrator.liveness.pool_processes import takes_no_more
+from orchestrator.liveness.pool_processes import is_draining, is_worn_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     key = engine.publisher.first_list(plan, queue) if queue else ""
     if not key:
         return
-    while time.monotonic() < since + GOES_ON_FOR_S and not takes_no_more():
+    while time.monotonic() < since + GOES_ON_FOR_S and not (is_draining() or is_worn_out()):
         try:
             with engine.store.guarded():
                 text = engine.store.scripts.pop_message(key, task.name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from orchestrator.definition.plan import SINGLE_NODE_STEPS
 from orchestrator.execution.attempt import Attempt
 from orchestrator.execution.node_kinds import Returned
-from orchestrator.liveness.pool_processes import takes_no_more
+from orchestrator.liveness.pool_processes import is_draining
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
@@ -69,7 +69,7 @@ class RunSource:
 
     def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
         """What comes behind an attempt in this message, if anything."""
-        if takes_no_more():  # what follows is published instead, for a process that stays
+        if is_draining():  # what follows is published instead, for a worker that stays
             return ()
         if attempt.kind.repeats(made):
             self._left -= 1  # a message ends after so many, so that other work of the queue gets its turn
@@ -90,7 +90,7 @@ class RunSource:
 
     def _at(self, position: int, queue: str) -> Batch:
         """The attempts at a position of a fused flow, if this process can make them all."""
-        step = self.plan.steps[position] if position >= 0 and self.plan.fused and not takes_no_more() else None
+        step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
         if step is None or not (step.kind in SINGLE_NODE_STEPS or step.local):
             return ()
         # All or none: a step whose members run in several places is joined by messages.

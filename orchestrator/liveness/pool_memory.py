@@ -29,8 +29,6 @@ BORN = struct.Struct("ii")  # process id, place in the pool
 HEAD = 64
 DRAINING, WATCHED = 0, 1
 """Bytes of the head: the worker is shutting down; a monitor wants task events."""
-CHILD_LIMITS, CHILD_LIMITS_AT = struct.Struct("qq"), 8
-"""In the head: nodes that one pool process makes, and KiB that it takes, before it is replaced; 0: no limit."""
 SIZE = HEAD + PLACES * AT_ONCE * (TOKEN.size + LIMIT.size)
 START = {TOKEN: HEAD, LIMIT: HEAD + PLACES * AT_ONCE * TOKEN.size}
 MEMORY_FILE, BIRTHS_FILE = "memory", "births"
@@ -50,14 +48,16 @@ class PoolMemory:
         self._folder = folder
 
     @classmethod
+    def own(cls) -> PoolMemory:
+        """Memory of a worker without pool processes; no pipe, for eventlet waits at an empty one."""
+        return cls(mmap.mmap(-1, SIZE), None)
+
+    @classmethod
     def inherited(cls) -> PoolMemory:
-        """Make memory that only forked processes get."""
-        births = None
-        if hasattr(os, "fork"):
-            # Non-blocking: neither may a full pipe stop a pool process, nor an empty one the main process.
-            births = os.pipe()
-            for end in births:
-                os.set_blocking(end, False)
+        """Memory that only a forked process gets."""
+        births = os.pipe()
+        for end in births:
+            os.set_blocking(end, False)
         return cls(mmap.mmap(-1, SIZE), births)
 
     @classmethod

@@ -12,17 +12,14 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import billiard
-from billiard.compat import mem_rss
 from billiard.process import current_process
 from celery.signals import worker_process_init
 
 from orchestrator.liveness.pool_memory import (
     AT_ONCE,
-    CHILD_LIMITS,
-    CHILD_LIMITS_AT,
     DRAINING,
     EXPECTED_FILE,
     LIMIT,
@@ -46,15 +43,15 @@ _inline: set[str] = set()
 _memory: PoolMemory | None = None
 _place: int | None = None
 _attempts = 0
+_most: NodesPerChild | None = None  # of messages and nodes, by the worker's `max_tasks_per_child`
 _free = list(range(AT_ONCE))
 _thread = threading.local()
 
 
-def open_memory(*, is_forked: bool) -> PoolMemory:
-    """Make the memory of a worker, in its main process, before its pool starts."""
+def use_memory(memory: PoolMemory) -> None:
+    """Share memory with the pool processes of a worker, in its main process, before its pool starts."""
     global _memory  # noqa: PLW0603 - a process is a worker, or a pool process of one, at most
-    _memory = PoolMemory.inherited() if is_forked else PoolMemory.named()
-    return _memory
+    _memory = memory
 
 
 def close_memory(memory: PoolMemory) -> None:
@@ -67,10 +64,13 @@ def close_memory(memory: PoolMemory) -> None:
 
 @worker_process_init.connect
 def _begin_pool_process(**_: object) -> None:
-    global _memory, _place  # noqa: PLW0603 - as above
+    global _memory, _most, _place  # noqa: PLW0603 - as above
     _place = getattr(current_process(), "index", None)
     if _place is None:  # solo sends this in the worker's main process too
         return
+    runs: Any = getattr(current_process(), "_target", None)
+    if getattr(runs, "maxtasks", None):  # it is read later than this, and billiard takes only plain numbers before
+        _most = runs.maxtasks = NodesPerChild(runs.maxtasks)
     if billiard.get_start_method() != "fork":
         _memory = PoolMemory.of_environment()
     if _memory is not None:
@@ -95,23 +95,26 @@ def is_draining() -> bool:
     return _memory is not None and _memory.bytes[DRAINING] == 1
 
 
-def limit_children(*, nodes: int, memory_kib: int) -> None:
-    """Let a pool process start only messages' own nodes once it made so many attempts, or takes so much memory."""
-    if _memory is not None:
-        CHILD_LIMITS.pack_into(_memory.bytes, CHILD_LIMITS_AT, nodes, memory_kib)
+class NodesPerChild(int):
+    """How many tasks a pool process runs before it is replaced, each node counting as one: a message may hold several.
+
+    The pool compares the messages that a process has done with it, after each of them.
+    """
+
+    def __gt__(self, messages: object) -> bool:
+        """Whether the process goes on."""
+        return isinstance(messages, int) and int(self) > max(messages, _attempts)
+
+    def __eq__(self, messages: object) -> bool:
+        """Whether the process has done what it may."""
+        return not self > messages
+
+    __hash__ = int.__hash__
 
 
 def is_worn_out() -> bool:
-    """Return whether this pool process has reached a limit at which the worker replaces it."""
-    if _place is None or _memory is None:
-        return False
-    nodes, memory_kib = CHILD_LIMITS.unpack_from(_memory.bytes, CHILD_LIMITS_AT)
-    return bool(nodes and _attempts >= nodes) or bool(memory_kib and mem_rss() > memory_kib)
-
-
-def takes_no_more() -> bool:
-    """Return whether this process may start no further node in a message."""
-    return is_draining() or is_worn_out()
+    """Whether this pool process will be replaced after its present message."""
+    return _most is not None and not _most > 0
 
 
 def note_watching(*, is_watched: bool) -> None:

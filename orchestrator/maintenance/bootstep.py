@@ -17,7 +17,8 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from orchestrator.engine import engine_of
 from orchestrator.errors import ConfigurationError
 from orchestrator.liveness.leases import forget_worker, name_worker
-from orchestrator.liveness.pool_processes import close_memory, limit_children, open_memory
+from orchestrator.liveness.pool_memory import PoolMemory
+from orchestrator.liveness.pool_processes import close_memory, use_memory
 from orchestrator.maintenance.flow_worker import FlowWorker, consumed_queues, flow_queues
 from orchestrator.maintenance.spawned_pool import prepare_spawning
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger(__name__)
+IS_WINDOWS = sys.platform == "win32"
 
 
 class OrchestratorStep(bootsteps.StartStopStep):
@@ -47,12 +49,16 @@ class OrchestratorStep(bootsteps.StartStopStep):
         engine = engine_of(parent.app)
         self.takes_flows = bool(flow_queues(engine) & consumed_queues(engine))
         has_processes = issubclass(parent.pool_cls, TaskPool)
-        if self.takes_flows and has_processes and sys.platform == "win32":
+        if self.takes_flows and has_processes and IS_WINDOWS:
             raise ConfigurationError("a worker on Windows runs flows with --pool=threads or --pool=solo only")
         name_worker()  # before the pool: its processes inherit the name in their environment
-        self._memory = open_memory(is_forked=not has_processes or is_forked(parent))
-        limit_children(nodes=parent.max_tasks_per_child or 0, memory_kib=parent.max_memory_per_child or 0)
-        if not is_forked(parent):
+        is_spawned = has_processes and not is_forked(parent) and not IS_WINDOWS
+        if is_spawned:
+            self._memory = PoolMemory.named()
+        else:
+            self._memory = PoolMemory.inherited() if has_processes and not IS_WINDOWS else PoolMemory.own()
+        use_memory(self._memory)
+        if is_spawned:
             prepare_spawning(engine)
         self._flow_worker = FlowWorker(engine, parent, self._end)
         self._is_ended = False

@@ -219,7 +219,9 @@ def test_nothing_is_taken_from_a_queue_that_the_present_message_did_not_come_fro
     assert len(client.waiting()) == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("takes_no_more", lambda: True), ("GOES_ON_FOR_S", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("is_draining", lambda: True), ("is_worn_out", lambda: True), ("GOES_ON_FOR_S", 0)]
+)
 def test_nothing_is_taken_at_a_shutdown_or_when_the_time_is_over(client, monkeypatch, name, value):
     client.start()
     monkeypatch.setattr(pull_module, name, value)

@@ -101,10 +101,10 @@ class FlowWorker:
         multiplier = self._worker.prefetch_multiplier
         if shared and multiplier != 1:
             yield (
-                f"flows share queue {', '.join(shared)} with other tasks and this worker prefetches "
+                f"this worker takes other tasks too, from queue {', '.join(shared)}, and prefetches "
                 f"{multiplier or 'any number of'} messages for each process: a node may wait behind a long task while "
-                "other workers are idle. Give the flows a queue of their own, by FlowBuilder.on_queue(...) and a "
-                "worker with -Q, or set worker_prefetch_multiplier = 1"
+                "other workers are idle. Give the flows a queue of their own, by FlowBuilder.on_queue(...), and a "
+                "worker for it, by -Q, or set worker_prefetch_multiplier = 1"
             )
 
     def _announce(self) -> None:

@@ -35,18 +35,20 @@ def start_held(world, flow, node):
     return leaving, run
 
 
-def end(worker, *, group):
-    """Send TERM as Celery's documentation does, or to all its processes at once, as systemd does."""
-    (os.killpg if group else os.kill)(worker.pid, signal.SIGTERM)
+WARM = (os.kill, signal.SIGTERM)
+COLD = (os.kill, signal.SIGQUIT)
+# To all processes of the worker at once, as systemd does: a node is interrupted in the middle.
+WHOLE_GROUP = (os.killpg, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["worker", "group"])
-def test_a_node_is_given_back_when_the_grace_is_over_and_made_again_at_once(world, group):
+@pytest.mark.parametrize(("way", "exit_codes"), [(WARM, {0}), (COLD, {0, 1})], ids=["warm", "cold"])
+def test_a_node_is_given_back_when_the_grace_is_over_and_made_again_at_once(world, way, exit_codes):
     leaving, run = start_held(world, "chain", "link-0")
     start(world, "staying", TEST_WORK_S="0.01")
-    end(leaving, group=group)
+    send, signal_number = way
+    send(leaving.pid, signal_number)
     assert run.result(int, timeout=LEASE_S / 3) == 5
-    assert leaving.process.wait(timeout=30) == 0
+    assert leaving.process.wait(timeout=30) in exit_codes
     assert check_run(run, "succeeded") == {"link-0": 2} | {f"link-{n}": 1 for n in range(1, 5)}
     assert world.ledger.names("end")[0] == f"{run.id}/link-0/2"
     check_keys(world.client)
@@ -66,11 +68,11 @@ def test_a_node_that_ends_within_the_grace_is_not_made_again(world):
     check_keys(world.client)
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["worker", "group"])
-def test_the_last_attempt_that_is_given_back_has_an_unknown_outcome(world, group):
+def test_the_last_attempt_that_is_interrupted_has_an_unknown_outcome(world):
     leaving, run = start_held(world, "once", "only")
     start(world, "staying", TEST_WORK_S="0.01")
-    end(leaving, group=group)
+    send, signal_number = WHOLE_GROUP
+    send(leaving.pid, signal_number)
     assert run.wait(timeout=LEASE_S / 3) == "failed"
     assert [event.event for event in run.history() if event.node == "only"][-1] == "unknown"
     assert len(world.ledger.names("start")) == 1

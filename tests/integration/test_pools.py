@@ -84,6 +84,14 @@ def test_a_pool_runs_flows_ends_what_hangs_and_ends_well(pooled, worker, pool, l
         ]
         assert [len(of_run) for of_run in pids] == [1] * 4
         assert len(set.union(*pids)) == 4
+    if pool == "spawn":
+        run = start(pooled.lacking)
+        (found,) = wait_until(
+            lambda: [w for w in run.explain() if "in a pool process; those of" in w.reason], "it is explained"
+        )
+        assert found.node == "only"
+        assert "flow lacking: this pool process does not have it" in worker.log.read_text()
+        run.cancel()
     assert pooled.orchestrator._engine.store.workers() != []
 
     held = start("held")

@@ -102,6 +102,9 @@ FLOWS = {
 }  # fmt: skip
 for each in FLOWS.values():
     orchestrator.register(each.build())
+lacking = flow("lacking").then(Node("only", lambda: 1)).build()
+if os.environ.get("TEST_START_METHOD") == "spawn" and "ORCHESTRATOR_POOL_MEMORY" not in os.environ:
+    orchestrator.register(lacking)  # as what a program registers under its `if __name__ == "__main__"`
 
 
 @app.task(name="pooled.own")

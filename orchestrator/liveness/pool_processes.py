@@ -24,6 +24,7 @@ from orchestrator.liveness.pool_memory import (
     EXPECTED_FILE,
     LIMIT,
     MISSING_FILE,
+    TAKING,
     TOKEN,
     WATCHED,
     PoolMemory,
@@ -82,6 +83,17 @@ def _begin_pool_process(**_: object) -> None:
 def in_pool_process() -> bool:
     """Return whether this process is a child of a prefork pool."""
     return _place is not None
+
+
+def note_taking_flows() -> None:
+    """Inform the pool processes that this worker takes flows."""
+    if _memory is not None:
+        _memory.bytes[TAKING] = 1
+
+
+def takes_flows() -> bool:
+    """Return whether this worker takes flows."""
+    return _memory is not None and _memory.bytes[TAKING] == 1
 
 
 def start_draining() -> None:

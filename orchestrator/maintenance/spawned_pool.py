@@ -16,7 +16,7 @@ from celery.app.trace import build_tracer
 
 from orchestrator.engine import Engine
 from orchestrator.execution.tasks import register_engine_tasks, register_nodes
-from orchestrator.liveness.pool_processes import expect_flows, in_pool_process, report_missing_flows
+from orchestrator.liveness.pool_processes import expect_flows, in_pool_process, report_missing_flows, takes_flows
 from orchestrator.messaging.socket_timeouts import limit_sockets
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ def _take_over_flows(sender: Any = None, **_: object) -> None:
         logger.error("several apps with flows are called %r: give each a name of its own", app.main)
     elif engines:
         (engine,) = engines.values()
-        limit_sockets(app)
-        limit_sockets(engine.app)
+        for each in (
+            (app, engine.app) if takes_flows() else ()
+        ):  # in a forked process they are what the worker made them
+            limit_sockets(each)
         engine.discovery.catch_up()
         setattr(app, Engine.ATTRIBUTE, engine)
         before = set(app.tasks)

@@ -114,18 +114,18 @@ class NodesPerChild(int):
     """
 
     def __gt__(self, messages: object) -> bool:
-        """Whether the process goes on."""
+        """Return whether the process goes on."""
         return isinstance(messages, int) and int(self) > max(messages, _attempts)
 
     def __eq__(self, messages: object) -> bool:
-        """Whether the process has done what it may."""
+        """Return whether the process has done what it may."""
         return not self > messages
 
     __hash__ = int.__hash__
 
 
 def is_worn_out() -> bool:
-    """Whether this pool process will be replaced after its present message."""
+    """Return whether this pool process will be replaced after its present message."""
     return _most is not None and not _most > 0
 
 

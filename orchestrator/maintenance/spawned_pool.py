@@ -55,10 +55,9 @@ def _take_over_flows(sender: Any = None, **_: object) -> None:
         logger.error("several apps with flows are called %r: give each a name of its own", app.main)
     elif engines:
         (engine,) = engines.values()
-        for each in (
-            (app, engine.app) if takes_flows() else ()
-        ):  # in a forked process they are what the worker made them
-            limit_sockets(each)
+        if takes_flows():  # a forked process has them from its worker
+            limit_sockets(app)
+            limit_sockets(engine.app)
         engine.discovery.catch_up()
         setattr(app, Engine.ATTRIBUTE, engine)
         before = set(app.tasks)

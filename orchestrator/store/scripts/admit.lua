@@ -42,7 +42,7 @@ local asked = wait_queue.ask(names, member)
 if asked.missing then
   return {'no limit', asked.missing}
 end
-if asked.wait > 0 and may_sleep and not asked.queued and asked.wait <= buckets.SLEEP_US then
+if asked.wait > 0 and may_sleep and not asked.queued and asked.wait <= limits.SLEEP_US then
   return {'sleep', string.format('%.0f', asked.wait)}
 end
 local before = rec.buckets

@@ -17,19 +17,18 @@ local function hold_back(rec)
   local till = NOW_US + delay * 1000
   local frozen, keyed = {}, {}
   for _, name in ipairs(wait_queue.buckets_of(node, rec)) do
-    local bucket = buckets.read(LIMITS, name, NOW_US)
-    if bucket and not bucket.slots then
+    local bucket = limits.read(LIMITS, name, NOW_US)
+    if bucket and bucket.freeze then
       frozen[#frozen + 1] = bucket
-      keyed[#keyed + 1] = buckets.is_keyed(name) and bucket or nil
+      keyed[#keyed + 1] = limits.is_keyed(name) and bucket or nil
     end
   end
   frozen = #keyed > 0 and keyed or frozen
   for _, name in ipairs(#keyed > 0 and rec.asked or {}) do
-    frozen[#frozen + 1] = not buckets.is_keyed(name) and buckets.read(LIMITS, name, NOW_US) or nil
+    frozen[#frozen + 1] = not limits.is_keyed(name) and limits.read(LIMITS, name, NOW_US) or nil
   end
   for _, bucket in ipairs(frozen) do
-    buckets.lower_pace(bucket, rec.started * 1000, till)
-    buckets.freeze(bucket, till)
+    bucket:freeze(till, rec.started * 1000)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
   note('throttled', node, rec.attempt + 1, 'detail', string.format('%.0f', delay))

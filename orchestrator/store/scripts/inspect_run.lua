@@ -15,15 +15,15 @@ local step = run.position ~= END and plan_step(run.position)
 if run.saga then
   names = {redis.call('LINDEX', SAGA, run.saga_at - 1) or nil}
 elseif step then
-  names = step.kind == 'map' and redis.call('SMEMBERS', OPEN) or step.nodes
+  names = step_kinds[step.kind].members(step)
 end
 local answer = {'looked', run.epoch}
 local function add(kind, node, detail)
   answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = kind, node, detail
 end
--- While a map gets on, only an empty queue shows that a message is missing.
-if step and step.kind == 'map' and not run.verdict and maps.has_more() and run.running < step.width and NOW >= run.map_again then
-  add('ready', step.nodes[1], string.format('%.0f', NOW - run.map_pulled >= LOOK_AFTER_MS and run.map_pulled or NOW))
+local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step)
+if stalled then
+  add('ready', step.nodes[1], string.format('%.0f', stalled))
 end
 for _, name in ipairs(names) do
   local rec = record(name)

@@ -21,5 +21,6 @@ end
 if run.verdict or run.position ~= tonumber(position) or run.announced == run.position then
   return {'nothing'}
 end
-local work = unpublished.ready_nodes('step', plan_step(run.position))
+local step = plan_step(run.position)
+local work = step_kinds[step.kind].ready(step, 'step')
 return work.kind == '' and {'nothing'} or reply('announced', announced(work))

@@ -4,27 +4,23 @@
 -- ARGV    1 bucket
 -- Returns {milliseconds to the next look, or -1 if the line is empty; members let go...}.
 -- TTL     marks of released members: one day. A second call lets go only what the bucket can grant beyond the first.
-local buckets = (function()
-  -- include: buckets
+local limits = (function()
+  -- include: limits
 end)()
 -- include: instant
 local now = clock[1] * 1000000 + clock[2]
 local LIMITS, LINES, name = KEYS[1], KEYS[2], ARGV[1]
-local bucket = buckets.read(LIMITS, name, now)
+local bucket = limits.read(LIMITS, name, now)
 if not bucket or redis.call('ZCARD', bucket.line) == 0 then
   redis.call('ZREM', LINES, name)
   return {-1}
 end
-local wait = buckets.wait_for(bucket)
+local wait = bucket:wait_for()
 local answer = {0}
-if wait <= buckets.SLEEP_US then
-  local room = bucket.slots and buckets.free_slots(bucket)
-  if not bucket.slots then
-    local till = now + buckets.SLEEP_US + bucket.burst * bucket.interval
-    room = math.floor((till - buckets.arrival_time(bucket)) / bucket.interval)
-  end
-  local coming = redis.call('ZCOUNT', bucket.released, now - buckets.OUTSTANDING_US, '+inf')
-    + redis.call('ZCOUNT', bucket.asking, now - buckets.OUTSTANDING_US, '+inf')
+if wait <= limits.SLEEP_US then
+  local room = bucket:room()
+  local coming = redis.call('ZCOUNT', bucket.released, now - limits.OUTSTANDING_US, '+inf')
+    + redis.call('ZCOUNT', bucket.asking, now - limits.OUTSTANDING_US, '+inf')
   local members = room > coming and redis.call('ZRANGE', bucket.line, 0, room - coming - 1) or {}
   for _, member in ipairs(members) do
     redis.call('ZADD', bucket.released, now, member)
@@ -35,7 +31,7 @@ if wait <= buckets.SLEEP_US then
     redis.call('PEXPIRE', bucket.released, 86400000)
   end
 end
-local next_look = math.max(20, math.ceil((wait - buckets.SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
-answer[1] = bucket.slots and 500 or math.min(next_look, 1000)  -- a slot that becomes free makes the line due at once
+local next_look = math.max(20, math.ceil((wait - limits.SLEEP_US) / 1000), math.floor(bucket.interval / 2000))
+answer[1] = bucket.look_ms or math.min(next_look, 1000)
 redis.call('ZADD', LINES, string.format('%.0f', now / 1000 + answer[1]), name)
 return answer

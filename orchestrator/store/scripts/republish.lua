@@ -13,7 +13,7 @@ for index = 3, #ARGV do
   local rec = record(ARGV[index])
   local facts = plan_node(ARGV[index])
   if facts and facts.kind == 'item' and run.epoch == ARGV[2] and facts.step == run.position and NOW >= run.map_again then
-    names = maps.work(plan_step(facts.step), run.running).names
+    names = maps.ready(plan_step(facts.step)).names
     local looks = run.map_looks + 1
     set_run({map_looks = looks, map_again = NOW + math.min(LOOK_AFTER_MS * 2 ^ looks, 60000)})
   elseif run.epoch == ARGV[2] and rec and rec.state == 'ready' and NOW >= (rec.again or 0) then

@@ -12,8 +12,8 @@ local rec = record(node)
 if not rec or rec.state ~= 'running' or rec.token ~= token or rec.admits then
   return {'fenced'}
 end
-local bucket = buckets.read(LIMITS, name, NOW_US)
-if not bucket or bucket.slots then
+local bucket = limits.read(LIMITS, name, NOW_US)
+if not bucket or not bucket.freeze then
   return {'no limit', name}
 end
 local is_known = false
@@ -28,14 +28,14 @@ if not is_known then  -- a freeze that the attempt tells of is this bucket's too
   save(node, rec)
 end
 local asker = RUN_ID .. '|' .. node .. '|' .. token
-local wait = buckets.wait_for(bucket)
+local wait = bucket:wait_for()
 if wait > 0 then
   redis.call('ZADD', bucket.asking, NOW_US, asker)
-  redis.call('PEXPIRE', bucket.asking, buckets.OUTSTANDING_US / 1000)
+  redis.call('PEXPIRE', bucket.asking, limits.OUTSTANDING_US / 1000)
   return {'wait', string.format('%.0f', wait)}
 end
-buckets.take_token(bucket)
+bucket:take(asker)
 if redis.call('ZREM', bucket.asking, asker) == 1 then
-  buckets.raise_pace(bucket)
+  bucket:waited()
 end
 return {'taken'}

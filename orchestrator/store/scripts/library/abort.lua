@@ -96,7 +96,7 @@ local function begin_ending(verdict, failure)
   note('run-ending', '', 0, 'detail', verdict)
   local step = plan_step(run.position)
   redis.call('DEL', AGAIN)
-  for _, name in ipairs(step.kind == 'map' and redis.call('SMEMBERS', OPEN) or step.nodes) do
+  for _, name in ipairs(step_kinds[step.kind].members(step)) do
     local rec = record(name)
     if rec and (rec.state == 'ready' or rec.state == 'parked') then
       wait_queue.leave(name, rec)

@@ -77,7 +77,7 @@ if asked.missing then
   return {'no limit', asked.missing}
 end
 if asked.wait > 0 then
-  if arrived == '' and not asked.queued and asked.wait <= buckets.SLEEP_US then
+  if arrived == '' and not asked.queued and asked.wait <= limits.SLEEP_US then
     return {'sleep', string.format('%.0f', asked.wait), string.format('%.0f', first)}
   end
   wait_queue.join(node, rec, asked, first)

@@ -3,9 +3,6 @@
 -- Items that nobody works on yet.
 local function left() return run.map_count - run.map_next + redis.call('LLEN', AGAIN) end
 
--- Whether an item of the map is there to be claimed.
-local function has_more() return left() > 0 end
-
 -- Messages that ask for an item, so many that the map is worked on at its full width; each goes on by itself.
 local function map_work(step, busy)
   local work = {kind = 'nodes', position = run.position, names = {}}
@@ -44,7 +41,10 @@ local function enter_map(position, step)
   set_run({position = position, open = count - won, won = won, announced = END, detached = '1', map_count = count,
     map_next = 0, map_pulled = NOW, map_again = 0, map_looks = 0})
   touch()
-  return run.open > 0 and map_work(step, 0) or nothing()
+  if run.open == 0 then
+    return count < step.require and fail_join(step) or nil
+  end
+  return map_work(step, 0)
 end
 
 -- All items have ended: their outputs are read together, as one list.
@@ -88,5 +88,18 @@ local function take_item(item, is_ahead)
   set_run({map_pulled = NOW, map_looks = 0, map_asked = math.max(0, (run.map_asked or 0) - (is_ahead and 0 or 1))})
 end
 
-return {has_more = has_more, work = map_work, next_item = next_item, repeated = repeated, enter = enter_map,
-  leave = leave_map, given_before = given_before, pull = pull, take = take_item}
+-- What the kinds of steps say, see step_kinds.lua.
+local function join() end
+local function members() return redis.call('SMEMBERS', OPEN) end
+local function ready(step) return map_work(step, run.running) end
+local function count() return run.map_count end
+
+-- While a map gets on, only an empty queue shows that a message is missing.
+local function stalled(step)
+  if left() > 0 and run.running < step.width and NOW >= run.map_again then
+    return NOW - run.map_pulled >= LOOK_AFTER_MS and run.map_pulled or NOW
+  end
+end
+
+return {next_item = next_item, repeated = repeated, given_before = given_before, pull = pull, take = take_item,
+  enter = enter_map, join = join, leave = leave_map, members = members, ready = ready, stalled = stalled, count = count}

@@ -1,19 +1,15 @@
--- How a run gets on: entering a position, joining it, ending early, undoing; what becomes ready is answered to be published.
--- It is put behind transition.lua, and so are the modules, which are made when they are first asked for.
+-- How a run gets on: entering a position, joining it, going to the next one; what becomes ready is answered to be published.
 
 -- The position that follows a step; of a branch, the one that its recorded decision chose.
 local function following(step)
-  if step.kind ~= 'branch' then
-    return step.next
-  end
-  return step.branches[record(step.nodes[1]).choice + 1]
+  return #step.branches > 0 and step.branches[record(step.nodes[1]).choice + 1] or step.next
 end
 
 -- Fewer members succeeded than the step requires.
 local function fail_join(step)
   abort.begin('failed', abort.failure_of('orchestrator.errors.RunError',
     string.format('step %s: %d of %d nodes succeeded, %d are required', step.name, run.won,
-      step.kind == 'map' and run.map_count or #step.nodes, step.require)))
+      step_kinds[step.kind].count(step), step.require)))
   return abort.when_quiet()
 end
 
@@ -21,34 +17,12 @@ end
 local function enter(position)
   while position ~= END do
     local step = plan_step(position)
-    local names, open, won = {}, 0, 0
-    if step.kind == 'map' then
-      local work = maps.enter(position, step)
-      if work.kind ~= '' then
-        return work
-      end
-      if run.won < step.require then
-        return fail_join(step)
-      end
-      maps.leave(step)
+    local kind = step_kinds[step.kind]
+    local work = kind.enter(position, step)
+    if work then
+      return work
     end
-    for _, name in ipairs(step.kind ~= 'map' and step.nodes or {}) do
-      local rec = record(name)
-      if rec and rec.state == 'succeeded' then
-        won = won + 1
-      else
-        open = open + 1
-        names[open] = name
-        save_ready(name, rec and rec.generation)
-      end
-    end
-    if open > 0 then
-      local singles = step.kind == 'parallel'
-        and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'])
-      set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
-      touch()
-      return {kind = 'step', position = position, names = names}
-    end
+    kind.leave(step)
     position = following(step)
   end
   finish.finish('succeeded')
@@ -65,25 +39,28 @@ local function announced(work)
   return work
 end
 
--- A member has ended for good; the join is counted. Returns what became ready and whether it was the last member.
+-- A member has ended for good; the join is counted. Returns what became ready.
 local function count_join(step, succeeded)
   set_run({open = run.open - 1, won = run.won + (succeeded and 1 or 0)})
   touch()
   if run.open > 0 then
-    return nothing(), false
+    return nothing()
+  end
+  local kind = step_kinds[step.kind]
+  local work = kind.join(step)
+  if work then
+    return work
   end
   if run.won < step.require then
-    return fail_join(step), true
+    return fail_join(step)
   end
-  if step.kind == 'map' then
-    maps.leave(step)
-  end
-  return enter(following(step)), true
+  kind.leave(step)
+  return enter(following(step))
 end
 
 -- The chord of a parallel step will not count this member: from now on only the stored join says who goes on.
 local function detach(facts)
-  if run.detached ~= '1' and facts.kind == 'node' and plan_step(facts.step).kind == 'parallel' then
+  if run.detached ~= '1' and facts.kind == 'node' and step_kinds[plan_step(facts.step).kind].has_chord then
     set_run({detached = '1'})
   end
 end

@@ -194,11 +194,12 @@ local function end_claim(rec, node)
 end
 
 -- Modules of the library that few operations need.
-local maps, pages, buckets, wait_queue, unpublished, abort, finish = {}, {}, {}, {}, {}, {}, {}
+local step_kinds, maps, pages, limits, wait_queue, unpublished, abort, finish = {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps
+-- module: step_kinds
 -- module: maps
 -- module: pages
--- module: buckets
+-- module: limits
 -- module: wait_queue
 -- module: unpublished
 -- module: abort

@@ -16,11 +16,11 @@ end
 local function ask_buckets(names, member)
   local asked = {wait = 0, queued = false}
   for index, name in ipairs(names) do
-    local bucket = buckets.read(LIMITS, name, NOW_US)
+    local bucket = limits.read(LIMITS, name, NOW_US)
     if not bucket then
       return {missing = name}
     end
-    local wait = buckets.wait_for(bucket)
+    local wait = bucket:wait_for()
     local line = redis.call('ZCARD', bucket.line)
     if line > 0 and not redis.call('ZSCORE', bucket.released, member) then
       asked.queued, wait = true, wait + line * math.max(1, bucket.interval)
@@ -61,9 +61,9 @@ end
 
 local function take_tokens(asked, member, token, has_waited)
   for _, bucket in ipairs(asked) do
-    buckets.take_token(bucket, member .. '|' .. token)
-    if has_waited then
-      buckets.raise_pace(bucket)
+    bucket:take(member .. '|' .. token)
+    if has_waited and bucket.waited then
+      bucket:waited()
     end
     redis.call('ZREM', bucket.line, member)
     redis.call('ZREM', bucket.released, member)

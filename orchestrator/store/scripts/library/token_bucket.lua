@@ -1,12 +1,7 @@
 -- Token buckets as GCRA on Redis's clock, in microseconds: a bucket holds `burst` tokens and gains one per `interval`.
--- One without an interval has `burst` slots instead, each held by one claim until it ends.
 -- A claim takes tokens; nothing is reserved ahead.
-local SLEEP_US, OUTSTANDING_US, SECOND_US = 250000, 2000000, 1000000
-local SLOT_US = 1000000  -- when a slot is free nobody knows: longer than anybody sleeps for
+local SECOND_US = 1000000
 local PACE_MS = 86400000  -- a pace that nobody used for a day is forgotten
-
--- The bucket of one key is named <limit>#<hash of the key>; it has the numbers of its limit.
-local function is_keyed(name) return string.find(name, '#', 1, true) ~= nil end
 
 -- An adaptive bucket finds its interval itself, between two; `pace` is what it has found so far.
 local function read_pace(bucket)
@@ -17,26 +12,17 @@ local function read_pace(bucket)
   bucket.pace = pace
 end
 
-local function read_bucket(limits, name, now)
-  local text = redis.call('HGET', limits, string.match(name, '^[^#]+'))
-  if not text then
-    return nil
-  end
-  local interval, burst, slowest, fastest = string.match(text, '^(%d+) (%d+) ?(%d*) ?(%d*)$')
-  local bucket = {name = name, now = now, interval = tonumber(interval), burst = tonumber(burst),
-    tat = limits .. ':tat:' .. name, line = limits .. ':line:' .. name, released = limits .. ':released:' .. name,
-    asking = limits .. ':asking:' .. name, frozen_key = limits .. ':frozen:' .. name, pace_key = limits .. ':pace:' .. name,
-    slowest = tonumber(slowest), fastest = tonumber(fastest)}
-  if bucket.interval == 0 then
-    bucket.slots = limits .. ':held:' .. name
-    return bucket
-  end
+local function load(bucket, numbers, limits)
+  local interval, burst, slowest, fastest = string.match(numbers, '^(%d+) (%d+) ?(%d*) ?(%d*)$')
+  bucket.interval, bucket.burst, bucket.slowest, bucket.fastest = tonumber(interval), tonumber(burst), tonumber(slowest),
+    tonumber(fastest)
+  bucket.tat, bucket.frozen_key, bucket.pace_key = limits .. ':tat:' .. bucket.name, limits .. ':frozen:' .. bucket.name,
+    limits .. ':pace:' .. bucket.name
   local stored = redis.call('MGET', bucket.tat, bucket.frozen_key)
-  bucket.stored, bucket.frozen = tonumber(stored[1] or now), math.max(tonumber(stored[2] or now), now)
+  bucket.stored, bucket.frozen = tonumber(stored[1] or bucket.now), math.max(tonumber(stored[2] or bucket.now), bucket.now)
   if bucket.fastest then
     read_pace(bucket)
   end
-  return bucket
 end
 
 local function set_arrival(bucket, tat)
@@ -54,23 +40,17 @@ local function arrival_time(bucket)
   return math.max(bucket.stored, bucket.now)
 end
 
-local function free_slots(bucket) return bucket.burst - redis.call('ZCARD', bucket.slots) end
-
 local function wait_for(bucket)
-  if bucket.slots then
-    return free_slots(bucket) > 0 and 0 or SLOT_US
-  end
   local empty_for = arrival_time(bucket) + bucket.interval - bucket.burst * bucket.interval - bucket.now
   return math.max(0, empty_for, bucket.frozen - bucket.now)
 end
 
--- Take a token; a slot for a claim, until transition.lua ends it.
-local function take_token(bucket, claim)
-  if bucket.slots then
-    redis.call('ZADD', bucket.slots, bucket.now, claim)
-  else
-    set_arrival(bucket, arrival_time(bucket) + bucket.interval)
-  end
+local function take(bucket) set_arrival(bucket, arrival_time(bucket) + bucket.interval) end
+
+-- What the bucket can grant within the time that a claim sleeps for a token.
+local function room(bucket)
+  local till = bucket.now + SLEEP_US + bucket.burst * bucket.interval
+  return math.floor((till - arrival_time(bucket)) / bucket.interval)
 end
 
 local function set_pace(bucket, rate, known, raised, lowered, streak)
@@ -84,7 +64,7 @@ end
 -- Somebody who had to wait got a token: once a second that makes the bucket faster. By a tenth until the first refusal;
 -- then back to nine tenths of what was refused within two seconds, and beyond it slowly at first, for the limit is near,
 -- and faster with every second without a refusal, for it has moved.
-local function raise_pace(bucket)
+local function waited(bucket)
   local pace, rate = bucket.pace, SECOND_US / bucket.interval
   if not pace or bucket.now - pace.raised < SECOND_US or bucket.interval <= bucket.fastest then
     return
@@ -101,24 +81,19 @@ local function raise_pace(bucket)
   set_pace(bucket, rate, known, bucket.now, pace.lowered, streak)
 end
 
--- The other side refused an attempt: half as fast from now on. Those that were on their way already say nothing new.
-local function lower_pace(bucket, started, till)
+-- Grant nothing before an instant, and then one token: a bucket that stood still does not make up for it. Another instant
+-- that is later stands. An adaptive bucket is half as fast from now on; attempts that were on their way already say nothing
+-- new.
+local function freeze(bucket, till, started)
   local pace, rate = bucket.pace, SECOND_US / bucket.interval
   if pace and started > pace.lowered and bucket.now - pace.lowered >= SECOND_US then
     set_pace(bucket, rate / 2, rate * 0.9, till, bucket.now, 0)
   end
-end
-
--- Grant nothing before an instant, and then one token: a bucket that stood still does not make up for it. Another
--- instant that is later stands.
-local function freeze_bucket(bucket, till)
-  if bucket and not bucket.slots and till > bucket.frozen then
+  if till > bucket.frozen then
     bucket.frozen = till
     redis.call('SET', bucket.frozen_key, string.format('%.0f', till), 'PX', math.ceil((till - bucket.now) / 1000) + 1000)
     set_arrival(bucket, math.max(arrival_time(bucket), till + (bucket.burst - 1) * bucket.interval))
   end
 end
 
-return {SLEEP_US = SLEEP_US, OUTSTANDING_US = OUTSTANDING_US, is_keyed = is_keyed, read = read_bucket, wait_for = wait_for,
-  free_slots = free_slots, arrival_time = arrival_time, take_token = take_token, raise_pace = raise_pace,
-  lower_pace = lower_pace, freeze = freeze_bucket}
+return {load = load, wait_for = wait_for, take = take, room = room, freeze = freeze, waited = waited}

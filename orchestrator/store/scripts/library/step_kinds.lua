@@ -1,0 +1,48 @@
+-- Kinds of steps, by the word that a plan has for them. A kind has: enter(position, step) makes ready what is not done yet and
+-- says what to publish, or nothing if all is done; join(step) is asked when no member is open any more, and says what to publish
+-- if more of the step is to be done; leave(step) writes what the step leaves to the next one; members(step) names the nodes
+-- that may have a record; ready(step, kind) says what nobody has claimed; stalled(step) since when nobody asks for what is left
+-- of it, if that shows in no record; count(step) how many members there are.
+local function nothing_more() end
+
+-- One node, or several that are joined; passing over those that are done.
+local function enter_members(position, step)
+  local names, open, won = {}, 0, 0
+  for _, name in ipairs(step.nodes) do
+    local rec = record(name)
+    if rec and rec.state == 'succeeded' then
+      won = won + 1
+    else
+      open = open + 1
+      names[open] = name
+      save_ready(name, rec and rec.generation)
+    end
+  end
+  if open == 0 then
+    return nil
+  end
+  -- A chord counts all members of a step and no others; a larger one costs more than the messages that it saves.
+  local singles = step_kinds[step.kind].has_chord
+    and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'])
+  set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
+  touch()
+  return {kind = 'step', position = position, names = names}
+end
+
+local function ready_members(step, kind)
+  local work = {kind = kind, position = run.position, names = {}}
+  for _, name in ipairs(step.nodes) do
+    local rec = record(name)
+    if rec and rec.state == 'ready' then
+      work.names[#work.names + 1] = name
+      work.since = math.min(work.since or NOW, rec.since)
+    end
+  end
+  return #work.names > 0 and work or nothing()
+end
+
+local members = {enter = enter_members, join = nothing_more, leave = nothing_more, ready = ready_members,
+  stalled = nothing_more, members = function(step) return step.nodes end, count = function(step) return #step.nodes end}
+
+return {['then'] = members, branch = members, expand = members,
+  parallel = setmetatable({has_chord = true}, {__index = members}), map = maps}

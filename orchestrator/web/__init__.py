@@ -1,0 +1,1 @@
+"""Flows tab of Flower, and the graph of a flow as a picture."""

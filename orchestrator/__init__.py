@@ -41,8 +41,12 @@ from orchestrator.errors import (
     UnknownRun,
 )
 from orchestrator.explain import Waiting
-from orchestrator.runs import Event, FlowRun
+from orchestrator.runs import Event, FlowRun, RunPage
 from orchestrator.settings import Settings
+from orchestrator.store.limit_numbers import LimitRow
+from orchestrator.store.queries import FlowCounts, RunRow
+from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
+from orchestrator.store.worker_rows import WorkerRow
 from orchestrator.worker import Worker, WorkerConfig
 
 __all__ = [
@@ -51,6 +55,7 @@ __all__ = [
     "Event",
     "Flow",
     "FlowBuilder",
+    "FlowCounts",
     "FlowDefinitionError",
     "FlowDefinitionWarning",
     "FlowRun",
@@ -59,10 +64,14 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidInput",
     "InvalidOutput",
+    "LimitRow",
+    "LogLine",
+    "MapCounts",
     "MissingOutputError",
     "Node",
     "NodeContext",
     "NodeFailure",
+    "NodeRow",
     "NodeTimeout",
     "Orchestrator",
     "OrchestratorError",
@@ -80,8 +89,11 @@ __all__ = [
     "RunCancelled",
     "RunError",
     "RunFailed",
+    "RunPage",
+    "RunRow",
     "RunStatus",
     "RunTimeout",
+    "RunView",
     "Settings",
     "SharedConcurrency",
     "SharedRateLimiter",
@@ -95,6 +107,7 @@ __all__ = [
     "Waiting",
     "Worker",
     "WorkerConfig",
+    "WorkerRow",
     "manual",
     "node",
     "paginate",

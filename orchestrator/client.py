@@ -10,7 +10,6 @@ from orchestrator import schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
-from orchestrator.definition.state import RunStatus
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, InvalidInput
@@ -24,15 +23,24 @@ from orchestrator.maintenance.eager_runs import warn_of_eager
 from orchestrator.messaging import late_signal_handlers
 from orchestrator.messaging.celery_addresses import address_of_runs
 from orchestrator.middleware import Middlewares, WhenImported
-from orchestrator.runs import FlowRun
+from orchestrator.runs import FlowRun, RunPage
 from orchestrator.settings import Settings
+from orchestrator.store import limit_numbers, queries
 from orchestrator.store.blocking_calls import call_in_thread
+from orchestrator.store.queries import statuses_of
 from orchestrator.store.run_store import Store
+from orchestrator.store.worker_rows import read_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import datetime, timedelta
 
     from celery import Celery
+
+    from orchestrator.redaction import Redaction
+    from orchestrator.store.limit_numbers import LimitRow
+    from orchestrator.store.queries import FlowCounts
+    from orchestrator.store.worker_rows import WorkerRow
 
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
 SENTRY = WhenImported("sentry_sdk", "orchestrator.contrib.sentry:SentryNodes")
@@ -132,23 +140,94 @@ class Orchestrator:
         self._engine.store.run(known)
         return FlowRun(self._engine, known)
 
-    def runs(self, flow: str | Flow | None = None, status: str | None = None, limit: int = 100) -> list[FlowRun]:
-        """List runs, newest first.
+    def runs(
+        self,
+        flow: str | Flow | None = None,
+        status: str | Collection[str] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        tag: Mapping[str, str] | None = None,
+        parent: str | None = None,
+        text: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """List runs, newest first: those that pass every filter that is given.
 
         Args:
-            flow: Only those of this flow.
-            status: Only those with this status.
-            limit: At most so many.
+            flow: Of this flow.
+            status: With this status, or one of several.
+            since: Started at or after this instant; aware.
+            until: Started before this instant; aware.
+            tag: With each of these tags; cheap among many runs for those named in `Settings.indexed_tags`.
+            parent: Children of this run; without it runs are listed that are no children.
+            text: With this text in the id, in the idempotency key, or in the type, message or node of the error.
+            limit: At most so many, up to 1000.
+            cursor: `RunPage.cursor` of the page before.
+
+        Returns:
+            The runs of one page, and in `.rows` all fields of them. At most 5,000 runs are looked at; if that was not
+            enough, `.searched_back_to` says how far it came, and `.cursor` goes on from there.
 
         Raises:
-            ValueError: There is no such status.
+            ValueError: A status, instant, limit or cursor is none; the message names it.
         """
         name = None if flow is None else _name_of(flow)
-        if status is not None and status not in list(RunStatus):
-            raise ValueError(f"{status!r} is not a run's status; use one of {', '.join(RunStatus)}")
-        wanted = str(status) if status is not None else None
-        ids = self._engine.store.run_ids(flow=name, status=wanted, limit=limit)
-        return [FlowRun(self._engine, run_id) for run_id in ids]
+        wanted = queries.Filter(name, statuses_of(status), since, until, tag, parent, text)
+        return RunPage(self._engine, queries.list_runs(self._engine.store, wanted, limit=limit, cursor=cursor))
+
+    def counts(self) -> tuple[FlowCounts, ...]:
+        """Return how many runs each flow has by status, for flows that are registered here or announced."""
+        return queries.count_runs(self._engine.store, starts.known_flows(self._engine))
+
+    def limits(self) -> tuple[LimitRow, ...]:
+        """Return every limit: its numbers, how full it is, what waits for it, and until when it is frozen."""
+        return limit_numbers.read_limits(self._engine.store)
+
+    def set_limit(self, name: str, n: float, *, per: timedelta | None = None, burst: int | None = None) -> None:
+        """Set the numbers of a limit for the whole fleet, at once and until the code's numbers change.
+
+        Args:
+            name: As in `limits()`.
+            n: Starts in `per`; of slots, how many there are.
+            per: The span; of slots none.
+            burst: Starts at once from rest; default `n`.
+
+        Raises:
+            ValueError: There is no such limit, or the numbers do not fit its kind.
+        """
+        limit_numbers.set_limit(self._engine.store, name, n, per=per, burst=burst)
+
+    def reset_limit(self, name: str) -> None:
+        """Give a limit the code's numbers again, and let it go on if it is frozen.
+
+        Raises:
+            ValueError: There is no such limit.
+        """
+        limit_numbers.reset_limit(self._engine.store, name)
+
+    def freeze_limit(self, name: str, until: datetime, *, key: str | None = None) -> None:
+        """Let nothing start under a limit before an instant; `reset_limit` ends it earlier.
+
+        Args:
+            name: As in `limits()`.
+            until: Aware.
+            key: Of a keyed limit: only what has this key.
+
+        Raises:
+            ValueError: There is no such limit, it has slots, or the instant is naive or in the past.
+        """
+        limit_numbers.freeze_limit(self._engine.store, name, until, key=key)
+
+    def workers(self) -> tuple[WorkerRow, ...]:
+        """Return every live worker that takes flows: its queues, and the flows and versions that it has."""
+        return read_workers(self._engine.store)
+
+    @property
+    def redaction(self) -> Redaction:
+        """Hides the fields that `Settings.redact` names, in whatever a program shows of runs."""
+        return self._engine.store.redaction
 
     def cursor(self, flow: str | Flow, source: str) -> str | None:
         """Return the cursor at which the last successful run of a flow left a source; None if there is none.

@@ -17,6 +17,7 @@ from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, 
 from orchestrator.explain import Waiting, explain_run
 from orchestrator.maintenance.eager_runs import fire_due
 from orchestrator.store.blocking_calls import call_in_thread
+from orchestrator.store.run_view import RunView, show_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.node import Node
     from orchestrator.engine import Engine
+    from orchestrator.store.queries import Listed
     from orchestrator.store.run_store import RunRecord
     from orchestrator.store.standing import Standing
 
@@ -275,6 +277,40 @@ class FlowRun:
         patience = OUTAGE_S if timeout is None else math.inf
         with self._engine.store.shared_listener.waiting(self.id, patience=patience) as waiter:
             return await waiter.end(None if timeout is None else _seconds(timeout))
+
+    def show(self) -> RunView:
+        """Return everything that the run's record says at this instant: nodes, attempts, outputs cut, failures.
+
+        Raises:
+            UnknownRun: There is no such run.
+        """
+        return show_run(self._engine.store, self.id)
+
+
+class RunPage(list[FlowRun]):
+    """One page of runs, newest first.
+
+    Attributes:
+        rows: All fields of the same runs in the same order, as they were when the page was read.
+        cursor: Where the next page begins, for `Orchestrator.runs(cursor=...)`; None if there is nothing older.
+        searched_back_to: When the last candidate was started, if the search ended before the page was full and older
+            runs are left; else None.
+    """
+
+    def __init__(self, engine: Engine, listed: Listed) -> None:
+        super().__init__(FlowRun(engine, row.id) for row in listed.rows)
+        self.rows = listed.rows
+        self.cursor = listed.cursor
+        self.searched_back_to = listed.searched_back_to
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the page as JSON values."""
+        searched = self.searched_back_to
+        return {
+            "runs": [row.to_json() for row in self.rows],
+            "cursor": self.cursor,
+            "searched_back_to": searched.isoformat() if searched else None,
+        }
 
 
 def _seconds(span: float | timedelta) -> float:

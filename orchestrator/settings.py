@@ -47,6 +47,10 @@ class Settings:
         evicting_store: "warn" or "refuse": whether `start` refuses a Redis that throws keys away when it is full.
             Default "warn".
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
+        indexed_tags: Names of tags by which runs are indexed from their start on, so that `runs(tag=...)` finds few
+            among many. Default none; as a variable with commas between them.
+        redact: Names of fields whose values are never shown by `show`, pages, `--json` and logs. Default none; as a
+            variable with commas between them.
         patches: Names of the patches of kombu and Celery to apply, or to leave out if each begins with `-`; default
             all, see docs/deployments.md. As a variable with commas between them; `none` for none.
     """
@@ -64,6 +68,8 @@ class Settings:
     accept_json: bool = True
     evicting_store: str = "warn"
     fused: bool = False
+    indexed_tags: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
     patches: tuple[str, ...] = PATCHES
 
     def __post_init__(self) -> None:

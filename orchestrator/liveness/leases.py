@@ -212,6 +212,7 @@ class LeaseRenewer(threading.Thread):
         return {
             "queues": list(self.engine.app.amqp.queues.consume_from),
             "flows": {name: list(entry.plan.nodes) for name, entry in flows.items()},
+            "versions": {name: entry.plan.hash for name, entry in flows.items()},
             "missing": sorted(missing | _missing),
             **self._describe(),
         }

@@ -19,6 +19,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |
 | flows | hash: flow name to its announced plan hash | for ever, one field a flow |
 | limits | hash: limit to interval, burst, bounds; slots to 0 and number | for ever, a field a limit and none a key |
+| limits:set | hash: limit whose numbers an operator has set, to the code's numbers | until the code has others |
 | limits:tat:<bucket> | string: theoretical arrival time of GCRA, microseconds | until the bucket is full again |
 | limits:line:<bucket> | sorted set: run and node in the wait queue, by first arrival | while something waits |
 | limits:released:<bucket> | sorted set: run and node released from the wait queue | while one has not claimed |
@@ -76,6 +77,11 @@ class Keys:
     def shares_slot(self, key: str) -> bool:
         """Whether a script on a run may write a key that is not one of these: of another slot, a cluster refuses it."""
         return "{" not in self.prefix or key_slot(key.encode()) == key_slot(self.prefix.encode())
+
+    @lazy
+    def runs(self) -> str:
+        """The part that the names of all runs begin with."""
+        return self._named("run")
 
     def run(self, run_id: str) -> str:
         """The run's own hash."""
@@ -160,6 +166,11 @@ class Keys:
     def limits(self) -> str:
         """Numbers of the buckets."""
         return self._named("limits")
+
+    @lazy
+    def set_limits(self) -> str:
+        """Limits whose numbers an operator has set."""
+        return self._named("limits", "set")
 
     @lazy
     def wait_queues(self) -> str:

@@ -18,6 +18,7 @@ import redis
 from orchestrator.definition.plan import MICROSECONDS, Plan
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.lazy import lazy
+from orchestrator.redaction import Redaction
 from orchestrator.store.completion_listener import Listener
 from orchestrator.store.guard import Guard
 from orchestrator.store.keys import Keys, limit_of
@@ -131,6 +132,11 @@ class Store:
     def _guard(self) -> Guard:
         return Guard(self.place, self.address.setting, self.settings.prefix)
 
+    @lazy
+    def redaction(self) -> Redaction:
+        """Hides what is never shown of a run."""
+        return Redaction(self.settings.redact)
+
     @property
     def place(self) -> str:
         """Server and database for messages, without any password."""
@@ -146,6 +152,18 @@ class Store:
                 return None
             plan = self._plans[plan_hash] = Plan.from_text(text)
         return plan
+
+    def plans(self, hashes: Collection[str]) -> dict[str, Plan]:
+        """Return stored plans by hash, those that are there; at most one round trip for those not read before."""
+        missing = [each for each in hashes if each not in self._plans]
+        if missing:
+            with self.guarded():
+                pipe = self.client.pipeline(transaction=False)
+                for each in missing:
+                    pipe.hget(self.keys.plan(each), "text")
+                texts = pipe.execute()
+            self._plans |= {each: Plan.from_text(text) for each, text in zip(missing, texts, strict=True) if text}
+        return {each: self._plans[each] for each in hashes if each in self._plans}
 
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets if they are missing."""
@@ -401,23 +419,6 @@ class Store:
             for entry, row in entries
             for event in events_of({name.decode(): value.decode() for name, value in row.items()})
         ]
-
-    def run_ids(self, *, flow: str | None, status: str | None, limit: int) -> list[str]:
-        """Return ids of runs by flow or status, newest first."""
-        statuses = [status] if status else [str(known) for known in RunStatus]
-        indexes = (
-            [self.keys.by_flow(flow)] if flow and not status else [self.keys.by_status(known) for known in statuses]
-        )
-        found: dict[bytes, float] = {}
-        with self.guarded():
-            for index in indexes:
-                reach = -1 if flow and status else limit - 1
-                found |= dict(self.client.zrevrange(index, 0, reach, withscores=True))
-            if flow and status:
-                members = set(self.client.zrange(self.keys.by_flow(flow), 0, -1))
-                found = {run: score for run, score in found.items() if run in members}
-        newest = sorted(found, key=lambda run: (-found[run], run))
-        return [run.decode() for run in newest[:limit]]
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

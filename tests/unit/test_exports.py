@@ -8,10 +8,11 @@ import orchestrator
 from orchestrator import errors
 
 API = {
-    "Adaptive", "Event", "Flow", "FlowBuilder", "FlowDefinitionError", "FlowDefinitionWarning", "FlowRun", "FlowState",
-    "Node", "NodeContext", "NodeFailure", "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater",
-    "RetryPolicy", "RunStatus", "Settings", "SharedConcurrency", "SharedRateLimiter", "Terminal", "Waiting", "Worker",
-    "WorkerConfig", "manual", "node", "paginate", "schedule",
+    "Adaptive", "Event", "Flow", "FlowBuilder", "FlowCounts", "FlowDefinitionError", "FlowDefinitionWarning",
+    "FlowRun", "FlowState", "LimitRow", "LogLine", "MapCounts", "Node", "NodeContext", "NodeFailure", "NodeRow",
+    "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater", "RetryPolicy", "RunPage", "RunRow",
+    "RunStatus", "RunView", "Settings", "SharedConcurrency", "SharedRateLimiter", "Terminal", "Waiting", "Worker",
+    "WorkerConfig", "WorkerRow", "manual", "node", "paginate", "schedule",
 }  # fmt: skip
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.commit_and_claim import Claim, Commit
     from orchestrator.store.scripts.results import Claimed
 
+KEY_SHOWN = 200
+"""Characters of an idempotency key that are kept to be shown."""
+
 
 class Scripts:
     """The operations over one Redis connection and one prefix.
@@ -84,7 +87,8 @@ class Scripts:
         }
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))
-            given |= {"idempotency_key": len(keys), "digest": digest}
+            shown = idempotency_key[:KEY_SHOWN].encode("utf-8", "replace")
+            given |= {"idempotency_key": len(keys), "digest": digest, "key": shown}
         if scheduled_ms is not None:
             given["scheduled"] = scheduled_ms
         if schedule:
@@ -288,12 +292,48 @@ class Scripts:
 
     def announce_flow(self, plan: Plan, *, retention_ms: int) -> None:
         """Announce a flow: announce_flow.lua."""
-        keys = [self._keys.plan(plan.hash), self._keys.flows, self._keys.limits]
+        keys = [self._keys.plan(plan.hash), self._keys.flows, self._keys.limits, self._keys.set_limits]
         self._call(
             "announce_flow",
             keys,
             [plan.flow, plan.hash, json.dumps(plan.fields()), json.dumps(_limits(plan)), retention_ms],
         )
+
+    def list_runs(
+        self,
+        groups: Sequence[Sequence[str]],
+        *,
+        candidates: int,
+        wanted: int,
+        newest: str,
+        oldest: str,
+        before: str,
+        fields: Sequence[str],
+        statuses: Sequence[str] = (),
+        flow: str = "",
+        parent: str = "",
+        tags: Mapping[str, str] | None = None,
+        text: str = "",
+    ) -> tuple[str, str, bool, list[list[str]]]:
+        """Walk runs, newest first: list_runs.lua. Returns the last candidate's instant and id, and whether it is over.
+
+        Behind them the runs: each its id and the fields.
+        """
+        keys = [self._keys.runs, *(key for group in groups for key in group)]
+        args = [candidates, wanted, newest, oldest, before, f" {' '.join(statuses)} " if statuses else ""]
+        args += [flow, parent, json.dumps(tags) if tags else "", text]
+        args += [json.dumps([len(group) for group in groups]), json.dumps(fields)]
+        at, last, is_over, *values = map(text_of, self._call("list_runs", keys, args))
+        width = 1 + len(fields)
+        return at, last, is_over == "1", [values[each : each + width] for each in range(0, len(values), width)]
+
+    def set_limit(self, limit: str, numbers: str) -> bool:
+        """Set a limit's numbers, or with "" those of the code: set_limit.lua. Returns whether there is such a limit."""
+        return bool(self._call("set_limit", [self._keys.limits, self._keys.set_limits], [limit, numbers]))
+
+    def freeze_limit(self, bucket: str, until_us: int) -> bool:
+        """Let a bucket grant nothing for a while: freeze_limit.lua. Returns whether it is frozen."""
+        return bool(self._call("freeze_limit", [self._keys.limits], [bucket, until_us]))
 
 
 def _limits(plan: Plan) -> dict[str, str]:

@@ -1,5 +1,5 @@
 -- Announce a flow: its plan can be started by name, its buckets have these numbers from now on.
--- KEYS    1 plan, 2 announced flows, 3 limits
+-- KEYS    1 plan, 2 announced flows, 3 limits, 4 limits that an operator has set: they stand until the code has other numbers
 -- ARGV    1 flow, 2 plan hash, 3 the plan's fields (JSON object), 4 limits (JSON object), 5 retention in ms
 -- Returns the hash of the plan that was announced before, or ''.
 -- TTL     none while announced; the plan announced before lives as long as its runs' records, at least the retention.
@@ -11,7 +11,10 @@ end
 redis.call('HSET', KEYS[1], 'announced', '1')
 redis.call('PERSIST', KEYS[1])
 for bucket, numbers in pairs(cjson.decode(ARGV[4])) do
-  redis.call('HSET', KEYS[3], bucket, numbers)
+  if redis.call('HGET', KEYS[4], bucket) ~= numbers then
+    redis.call('HSET', KEYS[3], bucket, numbers)
+    redis.call('HDEL', KEYS[4], bucket)
+  end
 end
 local before = redis.call('HGET', KEYS[2], flow) or ''
 redis.call('HSET', KEYS[2], flow, plan_hash)

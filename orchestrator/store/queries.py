@@ -1,0 +1,337 @@
+"""Queries over many runs: pages of them by filters, newest first, and counts by flow and status.
+
+An index is walked from the newest run to the oldest by one script, which checks every filter and answers the fields.
+What a page shows of open nodes takes two more round trips at most. Indexes are kept by the scripts that move runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.plan import END
+from orchestrator.definition.state import NodeFailure, RunStatus
+from orchestrator.store.run_store import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.store.run_store import Store
+
+CANDIDATES_A_CALL = 1000
+CANDIDATES_A_REQUEST = 5000
+LARGEST_PAGE = 1000
+FIELDS = (
+    *("flow", "status", "created", "finished", "tags", "key", "error", "epoch", "parent", "plan", "position"),
+    *("running", "verdict", "open", "map_count"),
+)
+CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
+SHOWN = 3
+"""Names of open nodes in one line of a page."""
+LOOKED_AT = 50
+"""Records of a step that are read for it."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The runs of a listing: those that pass every part that is given.
+
+    Attributes:
+        flow: Name of the flow.
+        statuses: Any of these; empty for all.
+        since, until: Created at or after, and before; aware.
+        tags: Every one of them has this value.
+        parent: Children of this run; None for runs without a parent.
+        text: A part of the id, of the idempotency key, or of the type, message or node of the error; letters of either
+            case.
+    """
+
+    flow: str | None = None
+    statuses: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    tags: Mapping[str, str] | None = None
+    parent: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as a list shows it, read at one instant.
+
+    Attributes:
+        id: The run.
+        flow: Its flow.
+        status: Where it stood.
+        created: When it was started; aware, on Redis's clock.
+        finished: When it ended, or None.
+        tags: The tags given at its start, without what `Settings.redact` names.
+        key: Its idempotency key, at most 200 characters of it, or None; None too of runs that an older version started.
+        error: Its first failure, or None.
+        epoch: Rises with each resume, from 1.
+        parent: The run that it is a child of, or None.
+        plan: Hash of its plan.
+        position: Index of the step where it stands, -1 past the last one.
+        steps: How many steps its plan has; 0 if the plan is gone.
+        done_steps: How many of them lie behind it.
+        nodes_running: Attempts in progress.
+        waits_for: The open nodes at its position and what each does, in words; empty for a run that has ended.
+    """
+
+    id: str
+    flow: str
+    status: RunStatus
+    created: datetime
+    finished: datetime | None
+    tags: Mapping[str, str]
+    key: str | None
+    error: NodeFailure | None
+    epoch: int
+    parent: str | None
+    plan: str
+    position: int
+    steps: int
+    done_steps: int
+    nodes_running: int
+    waits_for: str
+
+    @property
+    def duration(self) -> timedelta:
+        """From its start to its end, or to now while it has not ended."""
+        return max((self.finished or datetime.now(UTC)) - self.created, timedelta(0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON values; `duration` is in seconds."""
+        return as_json(self) | {"duration": self.duration.total_seconds()}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One page of a listing.
+
+    Attributes:
+        rows: The runs, newest first.
+        cursor: Where the next page begins; None if there is nothing older.
+        searched_back_to: When the oldest candidate was created, if the search ended before the page was full and before
+            the oldest run; else None.
+    """
+
+    rows: tuple[RunRow, ...]
+    cursor: str | None
+    searched_back_to: datetime | None
+
+
+@dataclass(frozen=True)
+class FlowCounts:
+    """How many runs of one flow there are by status; `open` are those that have not ended."""
+
+    flow: str
+    open: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    compensation_failed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return as_json(self)
+
+
+def as_json(row: Any) -> dict[str, Any]:
+    """Return a dataclass of a query as JSON values: instants in ISO 8601, spans in seconds."""
+    return {field.name: json_value(getattr(row, field.name)) for field in fields(row)}
+
+
+def json_value(value: Any) -> Any:
+    """Return a value in a result of a query as JSON values."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, NodeFailure):
+        return value.model_dump()
+    if is_dataclass(value):
+        return as_json(value)
+    if isinstance(value, Mapping):
+        return {str(name): json_value(each) for name, each in value.items()}
+    return [json_value(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+def statuses_of(status: str | Collection[str] | None) -> tuple[str, ...]:
+    """Return statuses as given to `Orchestrator.runs`.
+
+    Raises:
+        ValueError: There is no such status.
+    """
+    given = () if status is None else (status,) if isinstance(status, str) else tuple(status)
+    for each in given:
+        if each not in list(RunStatus):
+            raise ValueError(f"{each!r} is not a run's status; use one of {', '.join(RunStatus)}")
+    return tuple(str(each) for each in given)
+
+
+def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = None) -> Listed:
+    """Return a page of runs; at most 5,000 candidates are looked at.
+
+    Raises:
+        ValueError: The cursor is none of an earlier page, the limit is out of range, or an instant is naive.
+    """
+    if not 1 <= limit <= LARGEST_PAGE:
+        raise ValueError(f"limit must be 1 to {LARGEST_PAGE}, not {limit}; read more pages by their cursor")
+    for name, at in (("since", wanted.since), ("until", wanted.until)):
+        if at is not None and at.tzinfo is None:
+            raise ValueError(f"{name} must be an aware datetime, such as datetime.now(UTC)")
+    newest, before = _begin(wanted, cursor)
+    groups = _groups(store, wanted)
+    found: list[list[str]] = []
+    looked, is_over = 0, False
+    while looked < CANDIDATES_A_REQUEST and len(found) < limit and not is_over:
+        with store.guarded():
+            newest, before, is_over, rows = store.scripts.list_runs(
+                groups,
+                candidates=CANDIDATES_A_CALL,
+                wanted=limit - len(found),
+                newest=newest,
+                oldest=_oldest(wanted),
+                before=before,
+                statuses=wanted.statuses,
+                flow=wanted.flow or "",
+                parent=wanted.parent or "",
+                tags=wanted.tags or {},
+                text=(wanted.text or "").lower(),
+                fields=FIELDS,
+            )
+        looked += CANDIDATES_A_CALL
+        found += rows
+    following = None if is_over else f"{newest}-{before}"
+    searched = None if is_over or len(found) >= limit else instant(newest)
+    return Listed(tuple(_read_rows(store, found)), following, searched)
+
+
+def _begin(wanted: Filter, cursor: str | None) -> tuple[str, str]:
+    if cursor is not None:
+        place = CURSOR.fullmatch(cursor)
+        if place is None:
+            raise ValueError(f"{cursor!r} is not the cursor of a page; use RunPage.cursor as it came")
+        return place[1], place[2]
+    if wanted.until is None:
+        return "+inf", ""
+    return f"({_ms(wanted.until)}", ""
+
+
+def _oldest(wanted: Filter) -> str:
+    return "-inf" if wanted.since is None else str(_ms(wanted.since))
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)
+
+
+def _groups(store: Store, wanted: Filter) -> list[list[str]]:
+    """Indexes to choose from: every run that passes is in some index of each group."""
+    keys = store.keys
+    statuses = wanted.statuses or tuple(RunStatus)
+    groups = [[keys.by_status(status) for status in statuses]]
+    if wanted.flow is not None:
+        groups.append([keys.by_flow(wanted.flow)])
+    return groups
+
+
+def _read_rows(store: Store, found: Sequence[list[str]]) -> list[RunRow]:
+    runs = [(values[0], dict(zip(FIELDS, values[1:], strict=True))) for values in found]
+    plans = store.plans({stored["plan"] for _, stored in runs})
+    records = _open_records(store, runs, plans)
+    return [_row(store, run_id, stored, plans.get(stored["plan"]), records.get(run_id, {})) for run_id, stored in runs]
+
+
+def _open_records(
+    store: Store, runs: Iterable[tuple[str, Mapping[str, str]]], plans: Mapping[str, Plan]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    for run_id, stored in runs:
+        plan, position = plans.get(stored["plan"]), int(stored["position"])
+        if plan is not None and position != END and not RunStatus(stored["status"]).is_final:
+            asked.append((run_id, plan.steps[position].nodes[:LOOKED_AT]))
+    if not asked:
+        return {}
+    with store.guarded():
+        pipe = store.client.pipeline(transaction=False)
+        for run_id, names in asked:
+            pipe.hmget(store.keys.nodes(run_id), names)
+        answers = pipe.execute()
+    return {
+        run_id: {name: json.loads(text) for name, text in zip(names, texts, strict=True) if text}
+        for (run_id, names), texts in zip(asked, answers, strict=True)
+    }
+
+
+def row_of(store: Store, run_id: str, stored: Mapping[str, str], records: Mapping[str, dict[str, Any]]) -> RunRow:
+    """Return the row of one run, whose fields and records are read."""
+    return _row(store, run_id, stored, store.plan(stored["plan"]), records)
+
+
+def _row(
+    store: Store, run_id: str, stored: Mapping[str, str], plan: Plan | None, records: Mapping[str, dict[str, Any]]
+) -> RunRow:
+    status, position = RunStatus(stored["status"]), int(stored["position"])
+    created, error = instant(stored["created"]), stored.get("error")
+    assert created is not None  # noqa: S101 - start.lua always writes it
+    steps = len(plan.steps) if plan else 0
+    done = steps if status is RunStatus.SUCCEEDED or position == END else min(position, steps)
+    return RunRow(
+        id=run_id,
+        flow=stored["flow"],
+        status=status,
+        created=created,
+        finished=instant(stored.get("finished")),
+        tags=store.redaction.value(json.loads(stored["tags"])),
+        key=stored.get("key") or None,
+        error=NodeFailure.model_validate_json(error) if error else None,
+        epoch=int(stored["epoch"]),
+        parent=stored.get("parent") or None,
+        plan=stored["plan"],
+        position=END if status is RunStatus.SUCCEEDED else position,
+        steps=steps,
+        done_steps=done,
+        nodes_running=int(stored["running"]),
+        waits_for="" if status.is_final or plan is None else _waits_for(plan, position, stored, records),
+    )
+
+
+def _waits_for(plan: Plan, position: int, stored: Mapping[str, str], records: Mapping[str, dict[str, Any]]) -> str:
+    if stored.get("verdict"):
+        running = int(stored["running"])
+        return f"{running} running nodes, then compensations" if running else "compensations"
+    step = plan.steps[position]
+    if step.kind == "map":
+        return f"{step.nodes[0]} ({stored['open']} of {stored['map_count']} items are open)"
+    told = [f"{name} ({doing})" for name in step.nodes[:LOOKED_AT] if (doing := _doing(records.get(name)))]
+    left = int(stored["open"]) - min(len(told), SHOWN)
+    return ", ".join(told[:SHOWN]) + (f" and {left} more" if left > 0 and told else "")
+
+
+def _doing(record: Mapping[str, Any] | None) -> str:
+    if record is None or record["state"] not in {"ready", "running", "parked"}:
+        return ""
+    if record["state"] != "parked":
+        return str(record["state"])
+    return f"limit {record['bucket']}" if record.get("bucket") else f"retry after attempt {record['attempt']}"
+
+
+def count_runs(store: Store, flows: Collection[str]) -> tuple[FlowCounts, ...]:
+    """Return counts of flows by status, in one round trip."""
+    return tuple(FlowCounts(flow, *(_count(store, flow, group) for group in (OPEN, *ENDED))) for flow in sorted(flows))
+
+
+OPEN: tuple[str, ...] = tuple(str(status) for status in RunStatus if not status.is_final)
+ENDED: tuple[tuple[str, ...], ...] = tuple((str(status),) for status in RunStatus if status.is_final)
+
+
+def _count(store: Store, flow: str, statuses: tuple[str, ...]) -> int:
+    listed = list_runs(store, Filter(flow=flow, statuses=statuses), limit=LARGEST_PAGE)
+    return len(listed.rows)

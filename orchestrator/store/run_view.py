@@ -1,0 +1,292 @@
+"""View of one run: everything that its record says of its nodes, outputs and failures, read in three round trips."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.plan import node_of
+from orchestrator.definition.state import NodeFailure
+from orchestrator.redaction import HIDDEN
+from orchestrator.store.queries import RunRow, json_value, row_of
+from orchestrator.store.run_store import IN_PARTS, INPUT, instant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from orchestrator.definition.plan import NodePlan, Plan
+    from orchestrator.store.run_store import Store
+
+READ_WHOLE = 64 * 1024
+"""Largest output in bytes that a view reads, because hidden fields are found in whole JSON only."""
+SHOWN = 2000
+"""Characters of an output or of the input in a view."""
+
+
+@dataclass(frozen=True)
+class MapCounts:
+    """Items of a map: how many there are, have succeeded, have failed for good, and run now."""
+
+    count: int
+    done: int
+    failed: int
+    running: int
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One node, decision, compensation, or item of a map with a record.
+
+    Attributes:
+        name: Its name.
+        kind: "node", "branch", "expand" (computes the items of a map), "item" or "compensation".
+        step: Index of its step in the plan.
+        state: "pending" before it is ready; else as recorded.
+        attempt: Attempts that have started.
+        attempts: Attempts at most.
+        queue, task: Where it runs and as what.
+        key: Output key; empty if it has none.
+        output: JSON of its output without hidden fields, at most 2,000 characters; None if there is none, or if it is
+            stored in parts or over 64 KiB.
+        output_size: Bytes of its output; of one in parts, None.
+        since: When it became ready.
+        started: When its last attempt began.
+        ended: When it ended.
+        due: When a retry or a limit lets it go on, as far as is known.
+        deadline: When its running attempt is out of time.
+        holder: The process that runs it.
+        limit: The bucket that it waits for.
+        detail: What it reported by `ctx.heartbeat`, as JSON, or None.
+        failure: Its last failure; also of an attempt that is followed by others.
+        choice: Of a decision: the branch that it took; of "expand": how many items there are.
+        items: Of the node of a map: its items.
+        pages: Of a paginated node: how many pages are stored.
+        undoes: Of a compensation: the node.
+        first: When it first became ready, if it had more than one attempt.
+        busy: Time in attempts, if it had more than one.
+    """
+
+    name: str
+    kind: str
+    step: int
+    state: str
+    attempt: int
+    attempts: int
+    queue: str
+    task: str
+    key: str
+    output: str | None
+    output_size: int | None
+    since: datetime | None
+    started: datetime | None
+    ended: datetime | None
+    due: datetime | None
+    deadline: datetime | None
+    holder: str | None
+    limit: str | None
+    detail: str | None
+    failure: NodeFailure | None
+    choice: int | None
+    items: MapCounts | None
+    pages: int | None
+    undoes: str
+    first: datetime | None
+    busy: timedelta | None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a node wrote by `ctx.logger`."""
+
+    at: datetime
+    node: str
+    attempt: int
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run at one instant.
+
+    Attributes:
+        run: The run as a list shows it.
+        plan: Its plan, by which steps and branches are drawn; None if it is gone.
+        nodes: In the order of the plan; of compensations and items, those that have a record.
+        input: JSON of its input without hidden fields, at most 2,000 characters; None if there is none, or over 64 KiB.
+        input_size: Bytes of its input; 0 if it has none.
+        verdict: "failed" or "cancelled" once that is decided; else empty.
+        log: Lines of `ctx.logger`, oldest first.
+    """
+
+    run: RunRow
+    plan: Plan | None
+    nodes: tuple[NodeRow, ...]
+    input: str | None
+    input_size: int
+    verdict: str
+    log: tuple[LogLine, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the view as JSON values; of the plan only its steps."""
+        steps = [] if self.plan is None else [_step_json(step) for step in self.plan.steps]
+        rest = {name: json_value(getattr(self, name)) for name in ("nodes", "input", "input_size", "verdict", "log")}
+        return {"run": self.run.to_json(), "steps": steps, **rest}
+
+
+def _step_json(step: Any) -> dict[str, Any]:
+    return {name: json_value(getattr(step, name)) for name in ("name", "kind", "nodes", "next", "branches")}
+
+
+def show_run(store: Store, run_id: str) -> RunView:
+    """Return a run as it is now.
+
+    Raises:
+        UnknownRun: There is none, or its retention is over.
+    """
+    record = store.run(run_id)
+    plan = store.plan(record.plan)
+    keys = [] if plan is None else [node.key for node in plan.nodes.values() if node.key]
+    paged = [] if plan is None else [name for name, _ in plan.pages]
+    with store.guarded():
+        pipe = store.client.pipeline(transaction=False)
+        pipe.hgetall(store.keys.nodes(run_id))
+        pipe.hgetall(store.keys.failures(run_id))
+        for key in (INPUT, *keys):
+            pipe.hstrlen(store.keys.outputs(run_id), key)
+        for name in paged:
+            pipe.hget(store.keys.results(run_id, name), ":page")
+        for name in () if plan is None else plan.maps:
+            pipe.hlen(store.keys.results(run_id, name))
+        raw_nodes, raw_failures, input_size, *rest = pipe.execute()
+    sizes = dict(zip(keys, rest, strict=False))
+    pages = dict(zip(paged, rest[len(keys) :], strict=False))
+    done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
+    outputs = _small_outputs(store, run_id, {INPUT: input_size, **sizes})
+    records = {name.decode(): json.loads(text) for name, text in raw_nodes.items()}
+    failures = {name.decode(): NodeFailure.model_validate_json(text) for name, text in raw_failures.items()}
+    reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
+    return RunView(
+        run=row_of(store, run_id, record.fields, records),
+        plan=plan,
+        nodes=tuple(reader.rows()),
+        input=_shown(store, outputs.get(INPUT)),
+        input_size=input_size,
+        verdict=record.fields.get("verdict", ""),
+        log=(),
+    )
+
+
+def _small_outputs(store: Store, run_id: str, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    wanted = [key for key, size in sizes.items() if 0 < size <= READ_WHOLE]
+    if not wanted:
+        return {}
+    with store.guarded():
+        values = store.client.hmget(store.keys.outputs(run_id), wanted)
+    return {key: value for key, value in zip(wanted, values, strict=True) if value is not None}
+
+
+def _shown(store: Store, value: bytes | None, key: str = "") -> str | None:
+    if value is None or value.startswith(IN_PARTS):
+        return None
+    text = json.dumps(HIDDEN) if store.redaction.hides(key) else store.redaction.text(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+@dataclass(frozen=True)
+class _Reader:
+    store: Store
+    plan: Plan | None
+    fields: Mapping[str, str]
+    records: Mapping[str, dict[str, Any]]
+    failures: Mapping[str, NodeFailure]
+    outputs: Mapping[str, bytes]
+    sizes: Mapping[str, int]
+    pages: Mapping[str, bytes | None]
+    done: Mapping[str, int]
+
+    def rows(self) -> Sequence[NodeRow]:
+        """Return the rows in the order of the plan, items behind their node."""
+        if self.plan is None:
+            return ()
+        items: dict[str, list[str]] = {}
+        for name in self.records:
+            if name not in self.plan.nodes:
+                items.setdefault(node_of(name), []).append(name)
+        found = []
+        places = {name: place for place, name in enumerate(name for step in self.plan.steps for name in step.nodes)}
+        for name, node in sorted(self.plan.nodes.items(), key=lambda each: places.get(each[0], len(places))):
+            if node.kind != "compensation" or name in self.records:
+                found.append(self._row(name, node))
+            found += [self._row(item, node) for item in sorted(items.get(name, ()), key=_index_of)]
+        return found
+
+    def _row(self, name: str, node: NodePlan) -> NodeRow:
+        record = self.records.get(name, {})
+        is_item = name != node.name
+        output = None if is_item else self.outputs.get(node.key)
+        is_in_parts = output is not None and output.startswith(IN_PARTS)
+        busy = record.get("busy")
+        pages = self.pages.get(name)
+        detail = record.get("detail")
+        return NodeRow(
+            name=name,
+            kind=node.kind,
+            step=node.step,
+            state=record.get("state") or self._state_of_map(node),
+            attempt=record.get("attempt", 0),
+            attempts=node.attempts,
+            queue=node.queue,
+            task=node.task,
+            key="" if is_item else node.key,
+            output=_shown(self.store, output, node.key),
+            output_size=None if is_item or is_in_parts else self.sizes.get(node.key) or None,
+            since=instant(record.get("since")),
+            started=instant(record.get("started")),
+            ended=instant(record.get("ended")),
+            due=instant(record.get("due")),
+            deadline=instant(record.get("deadline")),
+            holder=record.get("holder"),
+            limit=record.get("bucket"),
+            detail=None if detail is None else self.store.redaction.text(detail),
+            failure=self.failures.get(name),
+            choice=record.get("choice"),
+            items=None if is_item or node.kind != "item" else self._items_of(node),
+            pages=int(pages) if pages else None,
+            undoes=node.undoes,
+            first=instant(record.get("first")),
+            busy=None if busy is None else timedelta(milliseconds=busy),
+        )
+
+    def _is_at(self, node: NodePlan) -> bool:
+        return int(self.fields["position"]) == node.step and "map_count" in self.fields
+
+    def _state_of_map(self, node: NodePlan) -> str:
+        """The state of a node without a record: of one that a map calls, what its items come to."""
+        items = self._items_of(node) if node.kind == "item" else None
+        if items is None:
+            return "pending"
+        if self._is_at(node) and not self.fields.get("finished"):
+            return "running" if items.done or items.failed or items.running else "ready"
+        return "succeeded" if items.done == items.count else "failed"
+
+    def _items_of(self, node: NodePlan) -> MapCounts | None:
+        assert self.plan is not None  # noqa: S101 - no row without it
+        source = self.records.get(self.plan.steps[node.step].source, {})
+        if source.get("state") not in {"succeeded", "compensating", "compensated"}:
+            return None
+        own = [record for name, record in self.records.items() if node_of(name) == node.name]
+        failed = sum(1 for name in self.failures if node_of(name) == node.name and "[" in name)
+        return MapCounts(
+            count=source.get("choice") or 0,
+            done=self.done.get(node.name, 0),
+            failed=min(failed, (source.get("choice") or 0) - self.done.get(node.name, 0)),
+            running=sum(record["state"] == "running" for record in own),
+        )
+
+
+def _index_of(name: str) -> int:
+    return int(name.partition("[")[2].rstrip("]") or 0)

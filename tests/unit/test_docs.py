@@ -173,7 +173,7 @@ def test_the_settings_are_all_there_with_their_defaults():
 def shown(value: object) -> str:
     """A default as the table writes it."""
     if isinstance(value, tuple):
-        return "all"
+        return "all" if value else "none"
     if isinstance(value, timedelta):
         seconds = int(value.total_seconds())
         if value > timedelta(days=1):

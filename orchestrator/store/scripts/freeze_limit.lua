@@ -3,14 +3,14 @@
 -- ARGV    1 bucket, 2 until when in us
 -- Returns 1 if it is frozen at least until then, 0 if the instant has passed or there is no such bucket.
 -- TTL     the mark: until then. An identical second call does nothing.
-local buckets = (function()
-  -- include: buckets
+local limits = (function()
+  -- include: limits
 end)()
 -- include: instant
 local now, till = clock[1] * 1000000 + clock[2], tonumber(ARGV[2])
-local bucket = buckets.read(KEYS[1], ARGV[1], now)
-if not bucket or bucket.slots or till <= now then
+local bucket = limits.read(KEYS[1], ARGV[1], now)
+if not bucket or not bucket.freeze or till <= now then
   return 0
 end
-buckets.freeze(bucket, till)
+bucket:freeze(till, 0)
 return 1

@@ -13,15 +13,15 @@ from orchestrator.definition.registry import Registry
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, InvalidInput
-from orchestrator.execution import task_names, tasks
+from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
 from orchestrator.execution.task_events import TaskEvents
 from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
 from orchestrator.maintenance.eager_runs import warn_of_eager
-from orchestrator.messaging import late_signal_handlers
 from orchestrator.messaging.celery_addresses import address_of_runs
+from orchestrator.messaging.patches import late_handlers, node_names
 from orchestrator.middleware import Middlewares, WhenImported
 from orchestrator.runs import FlowRun, RunPage
 from orchestrator.settings import Settings
@@ -264,16 +264,21 @@ def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
     engine.discovery = Discovery(app, partial(_register, engine))
-    late_signal_handlers.call_late_handlers(app, first=engine.discovery.catch_up)
+    late_handlers.after_imports(app, engine.discovery.catch_up)
+    if "late_handlers" in settings.patches:
+        late_handlers.call_late_handlers(app)
     return engine
 
 
 def _register(engine: Engine, flow: Flow) -> None:
+    names = [f"{flow.name}.{name}" for name in _node_names(flow)]
     if engine.registry.flows.get(flow.name) is None:
-        task_names.refuse_taken_names(engine.app, [f"{flow.name}.{name}" for name in _task_names(flow)])
+        tasks.refuse_taken_names(engine.app, names)
     entry = engine.registry.add(flow)
     if entry is not None:
         tasks.register_nodes(engine.app, entry)
+        if "node_names" in engine.settings.patches:
+            node_names.guard_names(engine.app, names)
         schedules.add_to_beat(engine.app, entry)
 
 
@@ -281,7 +286,7 @@ def _name_of(flow: str | Flow) -> str:
     return flow.name if isinstance(flow, Flow) else flow
 
 
-def _task_names(flow: Flow) -> Iterator[str]:
+def _node_names(flow: Flow) -> Iterator[str]:
     yield from (node.name for node in flow.nodes())
     yield from (undo.name for _, undo in flow.compensations())
     yield from (block.name for block in flow.blocks())

@@ -18,9 +18,9 @@ EVICTING_STORE = ("warn", "refuse")
 LEASE_FACTOR = 4
 PATCHES = (
     *("partial_reports", "fork_server", "refused_acks", "refused_connections", "refused_writes", "closed_channels"),
-    *("held_messages", "unacked_in_memory", "client_per_channel"),
+    *("held_messages", "unacked_in_memory", "client_per_channel", "late_handlers", "node_names"),
 )
-"""Changes of kombu and Celery that a worker makes while it takes flows."""
+"""Changes of kombu and Celery: that a worker makes while it takes flows; the last two, of an app that has flows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,12 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from orchestrator.definition.plan import node_of
 from orchestrator.engine import engine_of
-from orchestrator.errors import EXPECTED, TRACEBACK_LIMIT, StoreError, text_of, traceback_text
+from orchestrator.errors import EXPECTED, TRACEBACK_LIMIT, RegistrationError, StoreError, text_of, traceback_text
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
 from orchestrator.execution.sources import RunSource
 from orchestrator.execution.task_events import Parked
-from orchestrator.execution.task_names import guard_names
 from orchestrator.liveness.time_limit import interruptible
 from orchestrator.messaging.canvas import ADVANCE
 from orchestrator.messaging.engine_task import EngineTask
@@ -29,6 +28,8 @@ from orchestrator.middleware import End
 from orchestrator.schedules import Tick
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from celery import Celery
 
     from orchestrator.definition.plan import Plan
@@ -199,10 +200,21 @@ def own_class(kind: type[EngineTask], name: str) -> Any:
     return type(kind.__name__, (kind,), {"__module__": kind.__module__, "name": name})
 
 
+def refuse_taken_names(app: Celery, names: Iterable[str]) -> None:
+    """Refuse task names that the app already has.
+
+    Raises:
+        RegistrationError: Names the tasks that are taken.
+    """
+    taken = sorted(name for name in names if name in app.tasks)
+    if taken:
+        msg = f"the Celery app already has the task {', '.join(taken)}; rename the flow or its node"
+        raise RegistrationError(msg)
+
+
 def register_nodes(app: Celery, entry: Registered) -> None:
     """Register every node of a flow under `<flow>.<node>`."""
     for name in entry.plan.nodes:
         task = own_class(NodeTask, f"{entry.flow.name}.{name}")(name)
         app.register_task(task)
         QUOTED_ERRORS.names.add(task.name)
-        guard_names(app, [task.name])

@@ -13,6 +13,7 @@ import billiard
 import pytest
 import redis
 from billiard.reduction import ForkingPickler
+from celery import Celery
 from celery.concurrency import asynpool
 from kombu.asynchronous import Hub
 from kombu.common import ignore_errors
@@ -21,7 +22,7 @@ from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 from kombu.transport import redis as transport
 
-from orchestrator import ConfigurationError, Settings
+from orchestrator import ConfigurationError, FlowBuilder, Node, Orchestrator, RegistrationError, Settings, manual
 from orchestrator.messaging.canvas import SINCE_HEADER
 from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched, refused_writes
 from orchestrator.server import EmbeddedServer
@@ -92,7 +93,7 @@ def consume(server):
 
 
 def test_the_settings_name_all_patches_and_choose_among_them():
-    assert (*BEFORE_POOL, *AT_START) == PATCHES
+    assert (*BEFORE_POOL, *AT_START, "late_handlers", "node_names") == PATCHES
     assert Settings().patches == PATCHES
     assert Settings(patches=("closed_channels",)).patches == ("closed_channels",)
     assert set(PATCHES) - set(Settings(patches=("-refused_acks",)).patches) == {"refused_acks"}
@@ -323,3 +324,31 @@ def test_a_fork_servers_child_reports_under_the_pipe_s_number_only_with_the_patc
         make, inner, *numbers = arguments
         others = (make, tuple(context.SimpleQueue() if each in pipes else each for each in inner), *numbers)
     assert (made(*others).inqW_fd == worker.inqW_fd) == is_known
+
+
+# --- node_names, late_handlers ---------------------------------------------------------------------
+def app_with_a_flow(*patches):
+    address = "redis://127.0.0.1:1/0"
+    app = Celery("patched", broker=address, backend=address, set_as_current=False)
+    orchestrator = Orchestrator(app, settings=Settings(patches=patches))
+    orchestrator.register(FlowBuilder("orders").triggered_by(manual("test")).then(Node("ship", lambda: None)).build())
+    return app
+
+
+def test_a_task_that_takes_a_nodes_name_is_dropped_in_silence_without_the_patch():
+    app = app_with_a_flow()
+    node = app.tasks["orders.ship"]
+    assert app.task(name="orders.ship", shared=False)(lambda: 1).name == "orders.ship"
+    assert app.tasks["orders.ship"] is node, "the function is nowhere"
+    app = app_with_a_flow("node_names")
+    with pytest.raises(RegistrationError, match="that of a node"):
+        app.task(name="orders.ship", shared=False)(lambda: 1)
+
+
+@pytest.mark.parametrize(("patches", "is_called"), [((), False), (("late_handlers",), True)])
+def test_a_handler_that_comes_after_the_orchestrator_is_called_only_with_the_patch(patches, is_called):
+    app = app_with_a_flow(*patches)
+    called = []
+    app.on_after_configure.connect(lambda **_: called.append(1), weak=False)
+    app.loader.init_worker()
+    assert bool(called) == is_called

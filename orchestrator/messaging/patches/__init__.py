@@ -1,6 +1,7 @@
 """Patch kombu and Celery in a worker that takes flows: one file for each fault, each with a switch of its own.
 
-`Settings(patches=...)` says which of them are applied; docs/deployments.md lists them. None outlives the worker.
+`Settings(patches=...)` says which of them are applied; docs/deployments.md lists them. None outlives the worker. Two
+more are of the app object, from when it has flows, see `late_handlers` and `node_names`.
 """
 
 from __future__ import annotations

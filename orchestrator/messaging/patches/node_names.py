@@ -1,6 +1,6 @@
-"""Keep the task names of nodes: no task of the app may have one before, and none may take one later.
+"""Refuse a task that is given the name of a node, by `@app.task`, `@shared_task` or `register_task`.
 
-Celery drops a function that is decorated under a name that is taken and returns the task that has it; a task class
+Celery drops a function that is decorated under a name that is taken, and returns the task that has it; a task class
 takes the place of the one that has its name. Neither is seen before the function is called, or the node is to run.
 """
 
@@ -18,20 +18,8 @@ if TYPE_CHECKING:
 _GUARDED = "_orchestrator_node_names"
 
 
-def refuse_taken_names(app: Celery, names: Iterable[str]) -> None:
-    """Refuse task names that the app already has.
-
-    Raises:
-        RegistrationError: Names the tasks that are taken.
-    """
-    taken = sorted(name for name in names if name in app.tasks)
-    if taken:
-        msg = f"the Celery app already has the task {', '.join(taken)}; rename the flow or its node"
-        raise RegistrationError(msg)
-
-
 def guard_names(app: Celery, names: Iterable[str]) -> None:
-    """Refuse tasks that are given the name of a node from now on, by `@app.task`, `@shared_task` or `register_task`.
+    """Refuse tasks of these names from now on.
 
     Both entrances of the app are wrapped once; a task of another name goes through them as before.
     """

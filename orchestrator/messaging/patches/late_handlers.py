@@ -16,27 +16,32 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-def call_late_handlers(app: Celery, *, first: Callable[[], None]) -> None:
-    """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too.
-
-    Args:
-        app: The app.
-        first: Called before them, when the task modules are imported.
-    """
+def call_late_handlers(app: Celery) -> None:
+    """Call handlers of `on_after_configure` and `on_after_finalize` that are connected after this call too."""
     signals = {app.on_after_configure: {"source": app.conf}, app.on_after_finalize: {}}
     called = {signal: list(signal.receivers) for signal in signals}
-    import_modules = app.loader.import_default_modules
 
-    def import_and_call() -> Any:
-        modules = import_modules()
-        first()
+    def call() -> None:
         for signal, named in signals.items():
             late = Signal(name=signal.name)
             late.receivers = [receiver for receiver in signal.receivers if receiver not in called[signal]]
             called[signal] += late.receivers  # Flower and `celery report` import the modules too: once is enough
             late.send(sender=app, **named)
+
+    after_imports(app, call)
+
+
+def after_imports(app: Celery, act: Callable[[], None]) -> None:
+    """Do something when a worker or beat has imported its task modules.
+
+    Not by the signal import_modules: Celery sends it before the modules of `include`, and an app that is autodiscovered
+    after its orchestrator connects to it behind us.
+    """
+    import_modules = app.loader.import_default_modules
+
+    def import_and_act() -> Any:
+        modules = import_modules()
+        act()
         return modules
 
-    # Not the signal import_modules: Celery sends it before the modules of `include`, and an app that is autodiscovered
-    # after its orchestrator connects to it behind us.
-    app.loader.import_default_modules = import_and_call
+    app.loader.import_default_modules = import_and_act

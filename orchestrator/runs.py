@@ -9,11 +9,12 @@ import math
 import secrets
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from orchestrator.definition.context import running_attempt
 from orchestrator.definition.state import FlowState, RunStatus
-from orchestrator.errors import NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
+from orchestrator.errors import InvalidInput, NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.explain import Waiting, explain_run
 from orchestrator.maintenance.eager_runs import fire_due
 from orchestrator.store.blocking_calls import call_in_thread
@@ -21,7 +22,7 @@ from orchestrator.store.run_view import RunView, show_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from orchestrator.definition.node import Node
     from orchestrator.engine import Engine
@@ -113,6 +114,7 @@ class FlowRun:
 
         Raises:
             TimeoutError: The run has not ended by then.
+            InvalidInput: The timeout is neither.
             RunError: Called inside a node, where it would block a pool process.
             StoreUnavailable: Redis did not answer up to the timeout, or for a minute if there is none.
             UnknownRun: The run's record is gone.
@@ -313,8 +315,11 @@ class RunPage(list[FlowRun]):
         }
 
 
-def _seconds(span: float | timedelta) -> float:
-    return span if isinstance(span, int | float) else span.total_seconds()
+def _seconds(span: Any) -> float:
+    seconds: Any = span.total_seconds() if isinstance(span, timedelta) else span
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
+        raise InvalidInput(f"a timeout is a number of seconds, a timedelta, or None, not {span!r}")
+    return seconds
 
 
 def _refuse_inside_node(run_id: str) -> None:

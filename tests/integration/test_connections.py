@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
@@ -19,7 +20,7 @@ from orchestrator import ConfigurationError, IdempotencyConflict, StoreRefused
 from orchestrator.engine import engine_of
 from orchestrator.schedules import remember_slots, slots_of, start_due
 from tests.harness import wait_until, workers
-from tests.servers import HOST, Behind, Certificates, ServerWith
+from tests.servers import HOST, Behind, Certificates, Sentinel, ServerWith
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "tests.programs.connected"
@@ -42,6 +43,12 @@ def connected(server, celery, **variables):
 
 def both(url, **settings):
     return {"broker_url": url, "result_backend": url, "task_default_queue": "connected"} | settings
+
+
+async def awaited(orchestrator):
+    """Results that are waited for on an event loop, together."""
+    runs = [await orchestrator.start_async("connected-fan") for _ in range(3)]
+    return await asyncio.gather(*(run.result_async(int, timeout=30) for run in runs))
 
 
 # --- TLS -------------------------------------------------------------------------------------------
@@ -82,6 +89,7 @@ def test_a_worker_and_a_client_speak_tls_with_certificates_of_both_sides(secured
             assert program.own.delay(1).get(timeout=30) == 2
             assert program.orchestrator.start("connected-fan").result(int, timeout=30) == 2
             assert program.orchestrator.start("connected-fused").result(int, timeout=30) == 1
+            assert asyncio.run(awaited(program.orchestrator)) == [2, 2, 2]
     finally:
         redis.Redis(HOST, server.port, password=SECRET).config_set("requirepass", "")
 
@@ -96,6 +104,30 @@ def test_a_server_of_another_authority_is_refused_by_name(secured, tmp_path):
         pytest.raises(StoreRefused, match=said),
     ):
         program.orchestrator.start("connected-fan")
+
+
+# --- Sentinel --------------------------------------------------------------------------------------
+def test_a_worker_and_a_client_find_a_master_with_a_password_through_sentinel(tmp_path):
+    with (
+        ServerWith(tmp_path / "master") as server,
+        Sentinel(tmp_path / "sentinel", server, password=SECRET) as sentinel,
+    ):
+        server.client.config_set("requirepass", SECRET)
+        password = f":{quote(SECRET, safe='')}@"
+        url_of_ledger = server.url.replace("//", f"//{password}")
+        by_name = {"master_name": "main"}
+        celery = both(
+            f"sentinel://{password}{HOST}:{sentinel.port}/0",
+            broker_transport_options=by_name,
+            result_backend_transport_options=by_name,
+        )
+        with (
+            connected(server, celery, redis_url=url_of_ledger) as program,
+            workers(PROGRAM, url_of_ledger, tmp_path, count=1),
+        ):
+            assert program.own.delay(1).get(timeout=30) == 2
+            assert program.orchestrator.start("connected-fused").result(int, timeout=30) == 1
+            assert asyncio.run(awaited(program.orchestrator)) == [2, 2, 2]
 
 
 # --- a socket, and users with few rights -----------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
-from orchestrator import RunError, RunFailed
+from orchestrator import InvalidInput, RunError, RunFailed
 
 
 def test_a_line_of_thirty_nodes_passes_its_values_on(sample):
@@ -164,3 +165,13 @@ def test_runs_are_listed_newest_first(sample):
     assert orchestrator.runs(status="failed", limit=1)[0].id == second.id
     assert second.id in [run.id for run in orchestrator.runs(flow="terminal", status="failed")]
     assert second.id in [run.id for run in orchestrator.runs(limit=5)]
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), True])
+def test_a_timeout_that_is_none_is_refused(sample, timeout):
+    run = sample.orchestrator.start("later")
+    with pytest.raises(InvalidInput, match="a timeout is a number of seconds, a timedelta, or None, not"):
+        run.wait(timeout)
+    with pytest.raises(InvalidInput, match="a timeout is"):
+        asyncio.run(run.wait_async(timeout))
+    assert run.wait(timedelta(seconds=30)) == "succeeded"

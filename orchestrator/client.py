@@ -289,5 +289,4 @@ def _name_of(flow: str | Flow) -> str:
 def _node_names(flow: Flow) -> Iterator[str]:
     yield from (node.name for node in flow.nodes())
     yield from (undo.name for _, undo in flow.compensations())
-    yield from (block.name for block in flow.blocks())
-    yield from (step.source for step in flow.maps())
+    yield from (step.own_name for step in flow.all_steps() if step.own_kind)

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.definition.plan import SLOTS
+from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import NodeFailure, StoreError, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher

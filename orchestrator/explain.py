@@ -50,9 +50,7 @@ def explain_run(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
     if record.status.is_final:
         return []
     explainer = _Explainer(engine, record, plan)
-    names = [
-        name for name, node_plan in plan.nodes.items() if node_plan.kind != "compensation" or name in explainer.records
-    ]
+    names = [name for name, node_plan in plan.nodes.items() if not node_plan.undoes or name in explainer.records]
     items = [name for name in explainer.records if name not in plan.nodes]
     found = (explainer.explain(name) for name in [*names, *items])
     return [waiting for waiting in found if waiting is not None]

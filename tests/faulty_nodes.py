@@ -97,7 +97,7 @@ LIMITS: tuple[Faulty, ...] = (
         ),
         "bad-limit",
         "node b",
-        "its shared rate limit x differs from another limiter of the same name; use one object for both",
+        "its shared rate limit x differs from another one of the same name; use one object for both",
     ),
     Faulty(
         "limit-key",

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.plan import END, Plan
+from orchestrator.definition.step_plan import END
 from orchestrator.store.run_store import events_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from redis.client import Pipeline
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.store.run_store import Store
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")

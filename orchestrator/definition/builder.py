@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from orchestrator.definition.checks import find_problems, find_warnings
-from orchestrator.definition.checks.messages import Stray, call, title
-from orchestrator.definition.flow import Flow, Map, Parallel, Step, Then, When
+from orchestrator.definition.checks.messages import Stray, title
+from orchestrator.definition.flow import Flow
 from orchestrator.definition.node import Node
 from orchestrator.definition.signature import MISSING
+from orchestrator.definition.steps import Map, Parallel, Step, Then, When
+from orchestrator.definition.wording import call
 from orchestrator.errors import FlowDefinitionError, FlowDefinitionWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
 
-    from orchestrator.definition.flow import AnyNode, Predicate, Trigger
+    from orchestrator.definition.flow import Trigger
     from orchestrator.definition.state import FlowState
+    from orchestrator.definition.steps import AnyNode, Predicate
 
 MAX_DEPTH = 50
 """Most blocks inside blocks; deeper ones would exhaust the interpreter's stack wherever a flow is walked."""

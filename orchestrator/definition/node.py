@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-from orchestrator.definition.policies import RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
 from orchestrator.definition.signature import MISSING, BadFunction, Contract, read_contract
 from orchestrator.errors import text_of, type_name
 from orchestrator.lazy import lazy
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-Limiters: typing.TypeAlias = "SharedRateLimiter | Sequence[SharedRateLimiter] | None"
+Limiters: typing.TypeAlias = "SharedLimit | Sequence[SharedLimit] | None"
 Classifier: typing.TypeAlias = "Callable[[Any], str]"
 Key: typing.TypeAlias = "Callable[[Any], str]"
 When: typing.TypeAlias = Literal["succeeded", "started"]
@@ -81,7 +81,7 @@ class Node(Generic[In, Out]):
     timeout: timedelta
     retry: RetryPolicy
     rate_limit: RateLimit | None
-    shared_rate_limits: tuple[SharedRateLimiter, ...]
+    shared_rate_limits: tuple[SharedLimit, ...]
     concurrency: SharedConcurrency | None
     queue: str | None
     compensation: Node[Any, Any] | None
@@ -176,6 +176,11 @@ class Node(Generic[In, Out]):
         except Exception as error:  # a user's object may raise anything while it is inspected
             raise BadFunction("bad-function", f"it cannot be inspected: {text_of(error)}") from error
 
+    def limits(self) -> tuple[Limit, ...]:
+        """Every limit of its attempts: its own, those that it shares, and its slots."""
+        limits = (self.rate_limit, *self.shared_rate_limits, self.concurrency)
+        return tuple(limit for limit in limits if limit is not None)
+
     @property
     def output_codec(self) -> Codec[Out]:
         """How the output is stored and read."""
@@ -218,12 +223,13 @@ class Node(Generic[In, Out]):
         """
         return self._changed(rate_limit=RateLimit(limit, per, burst, key=key))
 
-    def with_shared_rate_limit(self, limiter: SharedRateLimiter) -> Node[In, Out]:
+    def with_shared_rate_limit(self, limiter: SharedLimit) -> Node[In, Out]:
         """Return a copy that also takes a token of a shared bucket; a limiter of the same name is replaced."""
         others = (
             each
             for each in self.shared_rate_limits
-            if not (type(each) is type(limiter) is SharedRateLimiter and each.name == limiter.name)
+            # type() as above: what was given may be no limit.
+            if not (issubclass(type(each), SharedLimit) and type(each) is type(limiter) and each.name == limiter.name)
         )
         return self._changed(shared_rate_limits=(*others, limiter))
 

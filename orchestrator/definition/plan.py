@@ -15,19 +15,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.definition.policies import RetryPolicy
+from orchestrator.definition.policies import SLOTS, Numbers, RetryPolicy
+from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
-END = -1
-"""The position after the last step."""
-SINGLE_NODE_STEPS = {"then", "branch", "expand"}
-"""Kinds of steps that are one node."""
-MICROSECONDS = 1_000_000
 READ_TOGETHER = 32
-
-
-SLOTS = "@"
-"""Prefix of the names of slots among the limits."""
 
 
 def limit_title(name: str) -> str:
@@ -43,37 +35,6 @@ def node_of(name: str) -> str:
 def in_milliseconds(span: timedelta) -> int:
     """Return whole milliseconds of a span, at least 1."""
     return max(1, round(span.total_seconds() * 1000))
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """One position: the nodes that run there and the positions that may follow.
-
-    Attributes:
-        name: Name of the step; for a single node the node's.
-        kind: "then", "parallel", "branch", "expand" (computes the items of the map that follows) or "map".
-        nodes: Names of the members; a branch has one, its decision.
-        next: Position that follows, END after the last; unused by a branch.
-        branches: Of a branch: the position for choice 0, 1, ..., the last one when no predicate held.
-        go_on: Whether the run goes on without failed members.
-        require: With `go_on`: how many members have to succeed.
-        source: Of a map: the node that computes its items.
-        width: Of a map: items in progress at once.
-        batch: Of a map: items that one message runs.
-        local: Of a parallel step of a fused flow: whether one process runs all members.
-    """
-
-    name: str
-    kind: str
-    nodes: tuple[str, ...]
-    next: int = END
-    branches: tuple[int, ...] = ()
-    go_on: bool = False
-    require: int = 0
-    source: str = ""
-    width: int = 0
-    batch: int = 0
-    local: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +90,7 @@ class Plan:
         steps: By position.
         nodes: By name: nodes, decisions and compensations.
         sagas: (node, compensation, when) of every node that has a compensation.
-        limits: Limit to (microseconds per token, burst), for an adaptive one followed by the most and the fewest
-            microseconds per token; for slots (0, slots).
+        limits: Limit to its numbers, as the scripts read them; see `policies`.
         input_schema: JSON schema of the run's input; None where any JSON will do.
         fused: Whether one message runs consecutive nodes on one queue.
     """
@@ -142,7 +102,7 @@ class Plan:
     steps: tuple[StepPlan, ...]
     nodes: Mapping[str, NodePlan]
     sagas: tuple[tuple[str, str, str], ...] = ()
-    limits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    limits: Mapping[str, Numbers] = field(default_factory=dict)
     input_schema: Mapping[str, Any] | None = None
     fused: bool = False
 
@@ -195,29 +155,26 @@ class Plan:
 
     def next_position(self, node_plan: NodePlan, choice: int | None) -> int:
         """Return the position after a single-node step; END for members, items and compensations, which are joined."""
-        step = self.steps[node_plan.step]
-        if node_plan.kind == "compensation" or step.kind not in SINGLE_NODE_STEPS:
-            return END
-        return step.branches[choice or 0] if step.kind == "branch" else step.next
+        return END if node_plan.undoes else self.steps[node_plan.step].next_position(choice)
 
     @lazy
     def fast_commits(self) -> frozenset[str]:
         """Nodes and items that the fast path may commit: without limits and pages, not joined by Celery."""
-        step, compensated = self.steps, {node for node, _, _ in self.sagas}
+        compensated = {node for node, _, _ in self.sagas}
         return frozenset(
-            node.name
-            for node in self.nodes.values()
-            if (node.kind == "node" and not node.paged and (step[node.step].kind == "then" or step[node.step].local))
-            or (node.kind == "item" and node.name not in compensated)
-            if not node.limits
+            name
+            for name, node in self._plain_nodes()
+            if (step := self.steps[node.step]).rules.commits_fast(step, is_undone=name in compensated)
         )
 
     @lazy
     def fast_claims(self) -> frozenset[str]:
         """Nodes that the fast path may claim: without limits and pages, and no items."""
-        kinds = {"node", "branch", "expand"}
-        nodes = self.nodes.values()
-        return frozenset(node.name for node in nodes if node.kind in kinds and not node.limits and not node.paged)
+        return frozenset(name for name, node in self._plain_nodes() if self.steps[node.step].rules.claims_fast)
+
+    def _plain_nodes(self) -> Iterator[tuple[str, NodePlan]]:
+        nodes = self.nodes.items()
+        return ((name, node) for name, node in nodes if not (node.limits or node.paged or node.undoes))
 
     @lazy
     def pages(self) -> tuple[tuple[str, str], ...]:
@@ -232,7 +189,9 @@ class Plan:
     @lazy
     def maps(self) -> tuple[str, ...]:
         """The nodes that maps call."""
-        return tuple(node.name for node in self.nodes.values() if node.kind == "item")
+        return tuple(
+            node.name for node in self.nodes.values() if self.steps[node.step].rules.is_map and not node.undoes
+        )
 
     @lazy
     def list_keys(self) -> frozenset[str]:
@@ -251,13 +210,17 @@ class Plan:
     @lazy
     def keys(self) -> Mapping[tuple[int, str], str]:
         """(position, output key or node name) to the node there, by which siblings are recognised."""
-        named = {(node.step, node.name): node.name for node in self.nodes.values() if node.kind in {"node", "item"}}
+        named = {
+            (node.step, node.name): node.name
+            for node in self.nodes.values()
+            if not (node.undoes or self.steps[node.step].rules.is_own)
+        }
         return named | {(node.step, node.key): node.name for node in self.nodes.values() if node.key}
 
     def keys_read_with(self, key: str) -> tuple[str, ...]:
         """Return an output key and those of the same parallel step: a function mostly reads all of them."""
         step = self.steps[self.writers[key]] if key in self.writers else None
-        if step is None or step.kind != "parallel" or len(step.nodes) > READ_TOGETHER:
+        if step is None or not step.rules.is_parallel or len(step.nodes) > READ_TOGETHER:
             return (key,)
         return tuple(dict.fromkeys((key, *(self.nodes[name].key for name in step.nodes))))
 
@@ -276,7 +239,7 @@ class Plan:
         """Return output keys and names of a node's siblings, each with the sibling's name."""
         node = self.nodes[name]
         step = self.steps[node.step]
-        return Siblings(self, node.step, node.undoes or name) if step.kind == "parallel" else {}
+        return Siblings(self, node.step, node.undoes or name) if step.rules.is_parallel else {}
 
 
 class Visible(AbstractSet[str]):

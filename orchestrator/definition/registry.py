@@ -15,7 +15,7 @@ from orchestrator.errors import RegistrationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator.definition.flow import Flow, Map, When
+    from orchestrator.definition.flow import Flow
     from orchestrator.definition.node import Node
     from orchestrator.definition.plan import NodePlan
 
@@ -28,15 +28,13 @@ class Registered:
         flow: The flow.
         plan: The plan that this process starts runs with.
         nodes: Name to node, compensations included.
-        decisions: Name to the block whose predicates decide.
-        sources: Name to the map whose items it computes.
+        steps: Name of a node of the engine's own, such as a decision, to the step whose functions it calls.
     """
 
     flow: Flow
     plan: Plan
     nodes: Mapping[str, Node[Any, Any]]
-    decisions: Mapping[str, When]
-    sources: Mapping[str, Map]
+    steps: Mapping[str, Any]  # what is asked of a step depends on its kind
 
 
 @dataclass
@@ -67,8 +65,7 @@ class Registry:
         plan = make_plan(flow, self.queue, fused=self.fused)
         self._refuse_other_numbers(plan)
         nodes = {node.name: node for node in (*flow.nodes(), *(undo for _, undo in flow.compensations()))}
-        decisions = {block.name: block for block in flow.blocks()}
-        entry = Registered(flow, plan, nodes, decisions, {step.source: step for step in flow.maps()})
+        entry = Registered(flow, plan, nodes, {step.own_name: step for step in flow.all_steps() if step.own_kind})
         self.flows[flow.name] = entry
         return entry
 
@@ -106,20 +103,16 @@ class Registry:
 
 
 def _has_code(entry: Registered, plan: Plan, node_plan: NodePlan) -> bool:
-    if node_plan.kind == "expand":
-        return node_plan.name in entry.sources
-    if node_plan.kind != "branch":
-        node = entry.nodes.get(node_plan.name)
-        if node is None or (node.contract.page is not None) != node_plan.paged:
-            return False
-        return not node_plan.keyed or key_functions(node, plan.flow).keys() >= set(node_plan.keyed)
-    block = entry.decisions.get(node_plan.name)
-    # With more or fewer branches than the plan has, a choice would lead to another branch, or to none.
-    return block is not None and len(block.predicates) + 1 == len(plan.steps[node_plan.step].branches)
+    step = plan.steps[node_plan.step]
+    if step.rules.is_own:
+        known = entry.steps.get(node_plan.name)
+        return known is not None and known.fits(step)
+    node = entry.nodes.get(node_plan.name)
+    if node is None or (node.contract.page is not None) != node_plan.paged:
+        return False
+    return not node_plan.keyed or key_functions(node, plan.flow).keys() >= set(node_plan.keyed)
 
 
 def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:
     """Return the key functions of a node's limits, by the limits' names in the plan."""
-    if node.rate_limit is None and not node.shared_rate_limits:
-        return {}
     return {name: limit.key for name, limit in limits_of(node, flow).items() if limit.key is not None}

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.plan import SLOTS
+from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import StoreError, Terminal
 from orchestrator.execution.keyed_limits import bucket_for
 from orchestrator.store.keys import limit_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.plan import END, SINGLE_NODE_STEPS
+from orchestrator.definition.step_plan import END
 from orchestrator.errors import NodeFailure, RateLimited
 from orchestrator.execution.attempt import NOT_CLAIMED
 from orchestrator.execution.failures import NO_FURTHER, Failed, for_celery
@@ -85,12 +85,12 @@ def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[A
     for attempt, _ in returned if claims else ():
         seen |= attempt.prefetched.read(attempt.claimed.values)
     for attempt, other in returned:
-        if other.output and other.page is None and attempt.node_plan.kind == "node":
+        if other.output and other.page is None and attempt.kind.has_key:
             seen[attempt.node_plan.key] = other.output
     follows = first.celery_continues or bool(successors)
     pushed, message = "", ("", "")
     if not successors and made.page is None:
-        pushed = _single_follower(first, made.choice)
+        pushed = _single_follower(first, made)
         # Pushed by the script that stores, it saves a round trip and cannot be lost in between. Not while Celery
         # carries the rest of a chain: then it publishes the follower itself, and the node would run twice.
         if pushed and not follows:
@@ -115,13 +115,13 @@ def _commit_of(attempt: Attempt, made: Returned) -> Commit:
     return Commit(attempt.name, attempt.token, made.output, made.choice, made.page, made.has_more)
 
 
-def _single_follower(attempt: Attempt, choice: int | None) -> str:
+def _single_follower(attempt: Attempt, made: Returned) -> str:
     """The node whose message may go with the commit, if what follows is one node."""
-    if attempt.node_plan.kind == "item":
+    if attempt.kind.repeats(made):
         return attempt.node_plan.name
-    position = attempt.plan.next_position(attempt.node_plan, choice)
+    position = attempt.plan.next_position(attempt.node_plan, made.choice)
     step = attempt.plan.steps[position] if position != END else None
-    return step.nodes[0] if step is not None and step.kind in SINGLE_NODE_STEPS else ""
+    return step.nodes[0] if step is not None and step.rules.is_single else ""
 
 
 def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tuple[Moved, BaseException]:

@@ -11,8 +11,8 @@ from orchestrator.errors import InvalidInput, InvalidOutput, PayloadTooLarge, ty
 
 if TYPE_CHECKING:
     from orchestrator.definition.codecs import Codec
-    from orchestrator.definition.flow import Map
     from orchestrator.definition.state import FlowState
+    from orchestrator.definition.steps import Map
 
 MOST_ITEMS = 100_000
 _SERIES: Final = (Sequence, AbstractSet, ValuesView, Iterator)

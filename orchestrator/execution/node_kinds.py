@@ -49,6 +49,8 @@ class NodeKind:
 
     has_state = True
     """Whether its functions see the state of the run."""
+    has_key = True
+    """Whether what it returns is stored under the output key of its node."""
 
     def name_of(self, node: str, claimed: Claimed) -> str:  # noqa: ARG002 - of a map the claim says which item
         """The name of an attempt that is claimed, as it stands in the store."""
@@ -80,6 +82,7 @@ class ItemKind(NodeKind):
     """The call of a map's node for one item; it takes nothing but the item."""
 
     has_state = False
+    has_key = False
 
     def name_of(self, node: str, claimed: Claimed) -> str:
         """`<node>[<index>]`."""
@@ -119,7 +122,7 @@ class DecisionKind(NodeKind):
 
     def call(self, inputs: Inputs) -> Returned:
         """Return the branch, the last one if no predicate holds."""
-        block = inputs.entry.decisions[inputs.node_plan.name]
+        block = inputs.entry.steps[inputs.node_plan.name]
         choices = (index for index, predicate in enumerate(block.predicates) if predicate(inputs.state))
         return Returned(choice=inputs.call_pure(next, choices, len(block.predicates)))
 
@@ -129,7 +132,7 @@ class ExpansionKind(NodeKind):
 
     def call(self, inputs: Inputs) -> Returned:
         """Return the items."""
-        step = inputs.entry.sources[inputs.node_plan.name]
+        step = inputs.entry.steps[inputs.node_plan.name]
         items = inputs.call_pure(take_items, step, inputs.state)
         found = items_of(step, items, largest=inputs.engine.settings.max_payload_bytes)
         return Returned(choice=len(found), items=found)

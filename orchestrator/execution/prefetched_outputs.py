@@ -30,10 +30,11 @@ class PrefetchedOutputs:
     @lazy
     def keys(self) -> tuple[str, ...]:
         """Output keys that it reads, as far as the plan knows."""
-        if self._node_plan.kind == "item":
-            return ()
         undone = self._plan.nodes.get(self._node_plan.undoes)
-        own = (undone.key,) if undone and undone.kind != "item" else ()
+        is_mapped = self._plan.steps[self._node_plan.step].rules.is_map
+        if is_mapped and not undone:
+            return ()
+        own = (undone.key,) if undone and not is_mapped else ()
         return tuple(dict.fromkeys((INPUT, *self._node_plan.reads, *own)))
 
     def to_ask(self, seen: Collection[str] = ()) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.plan import SINGLE_NODE_STEPS
 from orchestrator.errors import StoreError
 from orchestrator.liveness.pool_processes import is_draining, is_worn_out
 
@@ -67,7 +66,7 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
         A message; for as long as it is worked on, it is the task's request.
     """
     first = plan.steps[0]
-    if not plan.fused or first.kind not in SINGLE_NODE_STEPS or plan.nodes[first.nodes[0]].task != task.name:
+    if not plan.fused or not first.rules.is_single or plan.nodes[first.nodes[0]].task != task.name:
         return
     queue = (task.request.delivery_info or {}).get("routing_key")
     key = engine.publisher.first_list(plan, queue) if queue else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from orchestrator.definition.plan import SINGLE_NODE_STEPS
 from orchestrator.execution.attempt import Attempt
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness.pool_processes import is_draining
@@ -91,7 +90,7 @@ class RunSource:
     def _at(self, position: int, queue: str) -> Batch:
         """The attempts at a position of a fused flow, if this process can make them all."""
         step = self.plan.steps[position] if position >= 0 and self.plan.fused and not is_draining() else None
-        if step is None or not (step.kind in SINGLE_NODE_STEPS or step.local):
+        if step is None or not (step.rules.is_single or step.local):
             return ()
         # All or none: a step whose members run in several places is joined by messages.
         nodes = [self.plan.nodes[name] for name in step.nodes]

@@ -13,8 +13,9 @@ from celery.canvas import Signature, chain, chord, group
 from celery.utils.functional import regen
 
 from orchestrator.definition.flow import Flow
-from orchestrator.definition.plan import END, Plan, node_of
+from orchestrator.definition.plan import Plan, node_of
 from orchestrator.definition.planning import make_plan
+from orchestrator.definition.step_plan import END
 from orchestrator.messaging.engine_task import Routes
 from orchestrator.store.scripts.results import Work
 
@@ -51,7 +52,7 @@ class Target:
         options = self._options(node_plan.queue) | {"headers": {SINCE_HEADER: since}}
         # Immutable, so Celery publishes the callback: one with arguments runs inside of the process that sees the
         # failure, and when a child dies that is the worker's main process, whose event loop it would block.
-        if node_plan.kind != "compensation":
+        if not node_plan.undoes:
             options["link_error"] = [self.engine(BEGIN_SAGA)]
         item = () if name == node_plan.name else (name,)  # the compensation of one item
         return self._signature(node_plan.task, (self.run_id, self.epoch, self.plan.hash, *item), options)
@@ -83,12 +84,12 @@ def compile_work(target: Target, work: Work) -> list[Signature]:
     if work.kind == "nodes":
         return [target.node(name, work.since) for name in work.names]
     step = target.plan.steps[work.position]
-    if step.kind != "parallel":
+    if step.rules.is_single:
         return [_one_by_one([target.node(name, work.since) for name in _segment(target.plan, work.position)], target)]
     members = [target.node(name, work.since) for name in work.names]
     # A member that was parked or lost comes back in a message of its own, and Celery's chord would wait for it in vain:
     # the stored count joins the step.
-    if work.joined_in_store:
+    if work.joined_in_store or not step.rules.is_parallel:
         return members
     if step.next == END:  # nothing follows that a chord could call
         return [group(members, app=target.app)]
@@ -104,12 +105,12 @@ def _segment(plan: Plan, position: int) -> list[str]:
     names: list[str] = []
     while position != END and len(names) < SEGMENT:
         step = plan.steps[position]
-        if step.kind in {"parallel", "map"}:
+        if not step.rules.is_single:
             break
         names.append(step.nodes[0])
         if plan.fused:  # its process continues by itself
             break
-        position = END if step.kind == "branch" else step.next
+        position = END if step.branches else step.next
     return names
 
 
@@ -117,9 +118,7 @@ def _body(target: Target, position: int, since: int) -> Signature:
     step = target.plan.steps[position]
     # Never a chord inside a chord: a failing inner one hangs the outer one for ever in several shapes. The worker that
     # runs this task sends the next step.
-    if step.kind == "parallel":
-        return target.engine(ADVANCE, position)
-    return target.node(step.nodes[0], since)
+    return target.node(step.nodes[0], since) if step.rules.is_single else target.engine(ADVANCE, position)
 
 
 class _Members(group):
@@ -162,7 +161,7 @@ def send(signature: Signature, producer: Any) -> None:
 def show_canvas(flow: Flow, run_id: str) -> Signature:
     """Return the canvas of a flow's first segment, as the start of a run would send it."""
     plan = make_plan(flow, "celery")
-    names = plan.steps[0].nodes
+    names = plan.steps[0].first_nodes
     return compile_work(Target(None, plan, run_id, 1), Work("step", 0, 0, joined_in_store=False, names=names))[0]
 
 

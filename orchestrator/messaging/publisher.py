@@ -77,7 +77,7 @@ class Publisher:
     def _first(self, plan: Plan, run_id: str, since: int) -> Signature:
         target = Target(self.app, plan, run_id, 1)
         step = plan.steps[0]
-        return target.engine(ADVANCE, 0) if step.kind == "parallel" else target.node(step.nodes[0], since)
+        return target.node(step.nodes[0], since) if step.rules.is_single else target.engine(ADVANCE, 0)
 
     def first_list(self, plan: Plan, queue: str) -> str:
         """Return the Redis list of a queue for first messages of runs; empty if it is not in the store's Redis."""

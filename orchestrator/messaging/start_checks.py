@@ -91,9 +91,7 @@ def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> d
     for node in plan.nodes.values():
         users.setdefault(node.queue, []).append(node.name)
     first = plan.steps[0]
-    sent_to = (
-        set(users) if all_of_them else {plan.queue if first.kind == "parallel" else plan.nodes[first.nodes[0]].queue}
-    )
+    sent_to = set(users) if all_of_them else {plan.nodes[first.nodes[0]].queue if first.rules.is_single else plan.queue}
     return {
         queue: f"queue {queue} of {', '.join(users[queue])} is not in task_queues of the Celery app {app.main!r}, and "
         "task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"

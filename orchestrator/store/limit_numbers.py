@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.plan import MICROSECONDS, SLOTS, limit_title
+from orchestrator.definition.plan import limit_title
+from orchestrator.definition.policies import MICROSECONDS, SLOTS
 from orchestrator.store.keys import bucket_of, limit_of
 from orchestrator.store.queries import as_json
 

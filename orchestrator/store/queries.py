@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.plan import END
 from orchestrator.definition.state import NodeFailure, RunStatus
+from orchestrator.definition.step_plan import END
 from orchestrator.store.run_store import instant
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _waits_for(plan: Plan, position: int, stored: Mapping[str, str], records: Ma
         running = int(stored["running"])
         return f"{running} running nodes, then compensations" if running else "compensations"
     step = plan.steps[position]
-    if step.kind == "map":
+    if step.rules.is_map:
         return f"{step.nodes[0]} ({stored['open']} of {stored['map_count']} items are open)"
     told = [f"{name} ({doing})" for name in step.nodes[:LOOKED_AT] if (doing := _doing(records.get(name)))]
     left = int(stored["open"]) - min(len(told), SHOWN)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from orchestrator.definition.plan import MICROSECONDS, Plan
+from orchestrator.definition.plan import Plan
+from orchestrator.definition.policies import MICROSECONDS
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
@@ -233,6 +234,8 @@ class Store:
             now_us = self.now_ms() * 1000
         if rank is None or numbers is None:
             return None, None
+        if numbers[:1].isalpha():  # only the kinds without a word are rates that can be told ahead
+            return rank, None
         interval, burst, *bounds = map(int, numbers.split())
         if bounds and pace:
             interval = round(float(pace))

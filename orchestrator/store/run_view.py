@@ -219,7 +219,7 @@ class _Reader:
         found = []
         places = {name: place for place, name in enumerate(name for step in self.plan.steps for name in step.nodes)}
         for name, node in sorted(self.plan.nodes.items(), key=lambda each: places.get(each[0], len(places))):
-            if node.kind != "compensation" or name in self.records:
+            if not node.undoes or name in self.records:
                 found.append(self._row(name, node))
             found += [self._row(item, node) for item in sorted(items.get(name, ()), key=_index_of)]
         return found

@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestrator.definition.plan import END
+from orchestrator.definition.step_plan import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from orchestrator.definition.plan import Plan, StepPlan
+    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.step_plan import StepPlan
 
 MOST_BOXES = 150
 ACTIVE = ("bad", "run", "wait", "queue")
@@ -175,7 +176,7 @@ class _Reader:
             step = self.plan.steps[position]
             # The computation of a map's items is drawn with the map.
             position = step.next
-        places = [place for place in places if self.plan.steps[place].kind != "expand"]
+        places = [place for place in places if not self.plan.steps[place].rules.is_prelude]
         if len(places) <= folding.parts:
             return Line(tuple(self.part(place, folding, depth, is_off) for place in places))
         kept = self.window(places, folding.parts)
@@ -210,11 +211,11 @@ class _Reader:
     def part(self, position: int, folding: Folding, depth: int, is_off: bool) -> Part:  # noqa: FBT001 - as `line`
         """Return one step."""
         step = self.plan.steps[position]
-        if step.kind == "branch":
+        if step.branches:
             return self.branches(step, folding, depth, is_off)
-        if step.kind == "map":
+        if step.rules.is_map:
             return self.map_box(step, is_off)
-        if step.kind != "parallel":
+        if step.rules.is_single:
             return self.box(step.nodes[0], is_off=is_off)
         if len(step.nodes) > folding.arms or depth >= folding.depth:
             box = self.fold(step.name, step.nodes, is_off=is_off)
@@ -262,7 +263,7 @@ class _Reader:
     def names(self, position: int) -> Iterator[str]:
         """Every node of a step, those inside its branches too."""
         step = self.plan.steps[position]
-        if step.kind == "branch":
+        if step.branches:
             yield from self.names_between(step)
         else:
             yield from step.nodes
@@ -278,6 +279,6 @@ class _Reader:
                 continue
             seen.add(position)
             inner = self.plan.steps[position]
-            if inner.kind != "expand":
+            if not inner.rules.is_prelude:
                 yield from inner.nodes
             waiting += [*inner.branches, inner.next]

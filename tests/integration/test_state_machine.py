@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from orchestrator.definition.plan import END
+from orchestrator.definition.step_plan import END
 from tests.invariants import ENDED, RunView, View
 from tests.machine import FAR_MS, SHAPES, Player, check, finish, rewind, view_of
 from tests.scripts_world import LEASE_MS, World, new_token

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from orchestrator.definition.plan import END, SINGLE_NODE_STEPS, node_of
+from orchestrator.definition.plan import node_of
+from orchestrator.definition.step_plan import END
 from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.results import PageEnd
@@ -184,7 +185,7 @@ class Machine(RuleBasedStateMachine):
             if node.kind == "item" or commits[0].has_more:
                 names = (node.name,)
             claims = [Claim(each, new_token(), () if node.kind == "item" else (":input", node.key)) for each in names]
-        elif how == "message" and follower != END and plan.steps[follower].kind in SINGLE_NODE_STEPS:
+        elif how == "message" and follower != END and plan.steps[follower].rules.is_single:
             message = plan.steps[follower].nodes[0]
         epoch, holder, follows = pair.slow.epoch, record["holder"], bool(claims) or how == "celery"
 

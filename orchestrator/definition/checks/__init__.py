@@ -26,16 +26,12 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     functions.check_input_type,
     structure.check_steps,
     structure.check_nodes,
-    structure.check_parallel,
-    structure.check_maps,
-    structure.check_branches,
     structure.check_compensations,
     names.check_unique_names,
     names.check_unique_keys,
     limits.check_timeouts,
     limits.check_retries,
-    limits.check_rate_limits,
-    limits.check_concurrency,
+    limits.check_limits,
     pagination.check_pages,
     pagination.check_sources,
     functions.check_functions,
@@ -44,7 +40,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     data_flow.check_result,
 )
 FINDINGS: Final[tuple[Callable[[Flow], Iterator[str]], ...]] = (
-    structure.find_crowds,
+    structure.find_unsuitable_steps,
     limits.find_low_caps,
     functions.find_ignored_options,
 )

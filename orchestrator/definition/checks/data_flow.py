@@ -10,27 +10,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.definition.checks.locations import find_places, find_writers, is_exclusive
-from orchestrator.definition.checks.messages import (
-    call,
-    flow_place,
-    is_a,
-    is_node,
-    is_text,
-    is_whole,
-    node_place,
-    step_place,
-    suggest,
-)
-from orchestrator.definition.flow import Map, Parallel, Then
+from orchestrator.definition.checks.messages import flow_place, is_node, node_place, step_place, suggest
 from orchestrator.definition.static_reads import known_reads
+from orchestrator.definition.wording import call, is_a, is_text
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from orchestrator.definition.checks.locations import Path, Place
-    from orchestrator.definition.flow import AnyNode, Flow, Step, When
+    from orchestrator.definition.flow import Flow
     from orchestrator.definition.static_reads import Reads
+    from orchestrator.definition.steps import AnyNode, Step
 
 ASK_FIRST: Final = "check has() or use get_or()"
 INPUT_FUNCTION: Final = "its input function"
@@ -105,16 +96,14 @@ class _Walk:
     def follow(self, steps: tuple[Step, ...], path: Path) -> Iterator[Problem]:
         """Check the steps in order."""
         for step in steps:
-            if isinstance(step, Then | Parallel | Map):
-                yield from self._follow_nodes(step, path)
-            else:
-                yield from self._follow_branches(step, path)
+            where = step_place(self.flow, step)
+            for what, function in step.functions():
+                yield from self._check(_Reader(where, f"its {what}", known_reads(function), path, _Members({}, {})))
+            yield from self._follow_nodes(step, path)
+            yield from self._follow_branches(step, path)
 
-    def _follow_nodes(self, step: Then | Parallel | Map, path: Path) -> Iterator[Problem]:
-        if isinstance(step, Map):
-            where, reads = step_place(self.flow, step), known_reads(step.over)
-            yield from self._check(_Reader(where, "its function over", reads, path, _Members({}, {})))
-        nodes = tuple(node for node in step.nodes() if is_node(node))
+    def _follow_nodes(self, step: Step, path: Path) -> Iterator[Problem]:
+        nodes = tuple(node for node in step.own_nodes() if is_node(node))
         members = _Members(
             {node.output_key: node for node in nodes if is_a(node.output_key, str)},
             {node.name: node for node in nodes if is_a(node.name, str)},
@@ -128,20 +117,16 @@ class _Walk:
                 yield from self._check(_Reader(where, INPUT_FUNCTION, reads, path, members, undoes=node))
         self.possible |= members.by_key.keys()
         self.passed |= members.by_name.keys()
-        if isinstance(step, Then | Map) or not _may_lose_outputs(step):
+        if not step.may_lose_outputs():
             self.certain |= members.by_key.keys()
 
-    def _follow_branches(self, block: When, path: Path) -> Iterator[Problem]:
-        where = step_place(self.flow, block)
-        for number, predicate in enumerate(block.predicates, 1):
-            what = "its predicate" if len(block.predicates) == 1 else f"its predicate {number}"
-            yield from self._check(_Reader(where, what, known_reads(predicate), path, _Members({}, {})))
+    def _follow_branches(self, step: Step, path: Path) -> Iterator[Problem]:
         ends = []
-        for number, branch in enumerate(block.all_branches()):
+        for number, branch in enumerate(step.paths()):
             walk = _Walk(self.flow, self.writers, set(self.certain), set(self.possible), set(self.passed))
-            yield from walk.follow(branch, (*path, (id(block), number)))
+            yield from walk.follow(branch, (*path, (id(step), number)))
             ends.append(walk)
-        if block.otherwise is not None:
+        if ends:
             self.certain = set.intersection(*(walk.certain for walk in ends))
         self.possible = self.possible.union(*(walk.possible for walk in ends))
         self.passed = self.passed.union(*(walk.passed for walk in ends))
@@ -201,8 +186,3 @@ class _Walk:
         if name in self.writers.by_key:
             return f"it is the output key of {self._writers_of(name)}"
         return suggest(name, self.writers.paths)
-
-
-def _may_lose_outputs(step: Parallel) -> bool:
-    goes_on = is_a(step.on_failure, str) and step.on_failure == "continue"
-    return goes_on and not (is_whole(step.require) and step.require == len(step.members))

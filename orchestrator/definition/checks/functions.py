@@ -8,17 +8,19 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.checks.locations import find_places
-from orchestrator.definition.checks.messages import flow_place, is_a, show, step_place
+from orchestrator.definition.checks.messages import flow_place, step_place
 from orchestrator.definition.codecs import BadType, Codec, codec_of
-from orchestrator.definition.policies import RateLimit, SharedRateLimiter
+from orchestrator.definition.policies import Limit
 from orchestrator.definition.signature import MISSING, BadFunction, Contract
+from orchestrator.definition.wording import is_a, show
 from orchestrator.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.definition.checks.locations import Place
-    from orchestrator.definition.flow import AnyNode, Flow
+    from orchestrator.definition.flow import Flow
+    from orchestrator.definition.steps import AnyNode
 
 
 def check_functions(flow: Flow) -> Iterator[Problem]:
@@ -37,17 +39,14 @@ def check_callbacks(flow: Flow) -> Iterator[Problem]:
         for what, function in (
             ("input function", place.node.input_func),
             ("error classifier", place.node.error_classifier),
-            *(("key function", limit.key) for limit in _limits(place.node)),
+            *(("key function", limit.key) for limit in place.node.limits() if is_a(limit, Limit)),
         ):
             if function is not None and (fault := _callback_fault(function)):
                 yield Problem(place.where, "bad-function", f"its {what} {show(function)} {fault}")
-    for step in flow.maps():
-        if fault := _callback_fault(step.over):
-            yield Problem(step_place(flow, step), "bad-function", f"its function over {show(step.over)} {fault}")
-    for block in flow.blocks():
-        for predicate in block.predicates:
-            if fault := _callback_fault(predicate):
-                yield Problem(step_place(flow, block), "bad-function", f"its predicate {show(predicate)} {fault}")
+    for step in flow.all_steps():
+        for what, function in step.functions():
+            if fault := _callback_fault(function):
+                yield Problem(step_place(flow, step), "bad-function", f"its {what} {show(function)} {fault}")
 
 
 def check_input_type(flow: Flow) -> Iterator[Problem]:
@@ -116,12 +115,6 @@ def _item_fault(node: AnyNode, contract: Contract) -> str | None:
     if node.input is not MISSING or node.input_func is not None:
         return "it is called with each item of a map; remove its own input"
     return None
-
-
-def _limits(node: AnyNode) -> Iterator[RateLimit | SharedRateLimiter]:
-    if is_a(node.rate_limit, RateLimit):
-        yield node.rate_limit
-    yield from (limiter for limiter in node.shared_rate_limits if is_a(limiter, SharedRateLimiter))
 
 
 def _callback_fault(function: object) -> str | None:

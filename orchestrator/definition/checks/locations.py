@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestrator.definition.checks.messages import is_a, is_node, node_place
-from orchestrator.definition.flow import Map, When
+from orchestrator.definition.checks.messages import is_node, node_place
+from orchestrator.definition.wording import is_a
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.definition.flow import AnyNode, Flow, Step
+    from orchestrator.definition.flow import Flow
+    from orchestrator.definition.steps import AnyNode, Step
 
 Path: TypeAlias = tuple[tuple[int, int], ...]
 """The branches around a place, outermost first: (identity of the block, number of the branch)."""
@@ -42,10 +43,10 @@ class Place:
 def find_places(flow: Flow) -> Iterator[Place]:
     """Yield every node in order, each followed by its compensation."""
     for step, path in _walk(flow.steps, ()):
-        for node in () if isinstance(step, When) else step.nodes():
+        for node in step.own_nodes():
             if not is_node(node):
                 continue
-            yield Place(node_place(flow, node), node, path, is_mapped=isinstance(step, Map))
+            yield Place(node_place(flow, node), node, path, is_mapped=step.node_kind == "item")
             undo = node.compensation
             if is_node(undo):
                 yield Place(node_place(flow, undo), undo, path, undoes=node)
@@ -73,6 +74,5 @@ def is_exclusive(one: Path, other: Path) -> bool:
 def _walk(steps: tuple[Step, ...], path: Path) -> Iterator[tuple[Step, Path]]:
     for step in steps:
         yield step, path
-        if isinstance(step, When):
-            for number, branch in enumerate(step.all_branches()):
-                yield from _walk(branch, (*path, (id(step), number)))
+        for number, branch in enumerate(step.paths()):
+            yield from _walk(branch, (*path, (id(step), number)))

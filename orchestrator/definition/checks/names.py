@@ -5,18 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.definition.checks.locations import Place, find_places, find_writers, is_exclusive
-from orchestrator.definition.checks.messages import (
-    NAME_RULE,
-    call,
-    flow_place,
-    is_a,
-    is_name,
-    is_text,
-    show,
-    step_place,
-)
-from orchestrator.definition.flow import Then
-from orchestrator.definition.policies import SharedConcurrency, SharedRateLimiter
+from orchestrator.definition.checks.messages import flow_place, step_place
+from orchestrator.definition.policies import Limit
+from orchestrator.definition.wording import NAME_RULE, call, is_a, is_name, is_text, show
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
@@ -31,17 +22,15 @@ def check_names(flow: Flow) -> Iterator[Problem]:
     """Names and output keys have a form that is safe in Redis keys, task names, logs and pages."""
     yield from _check_form(flow_place(flow), "name", flow.name)
     for step in flow.all_steps():
-        if not isinstance(step, Then):
+        if step.what == "step":  # else it has the name of its node
             yield from _check_form(step_place(flow, step), "name", step.name)
     for place in find_places(flow):
         yield from _check_form(place.where, "name", place.node.name)
         if place.node.key is not None:
             yield from _check_form(place.where, "output key", place.node.key)
-        for limiter in place.node.shared_rate_limits:
-            if is_a(limiter, SharedRateLimiter):
-                yield from _check_form(place.where, "shared rate limit's name", limiter.name)
-        if is_a(place.node.concurrency, SharedConcurrency):
-            yield from _check_form(place.where, "concurrency's name", place.node.concurrency.name)
+        for limit in place.node.limits():
+            if is_a(limit, Limit) and limit.is_shared:
+                yield from _check_form(place.where, f"{limit.what}'s name", limit.name)
     if flow.returns is not None:
         yield from _check_form(flow_place(flow), "key given to returns()", flow.returns)
 
@@ -65,19 +54,12 @@ def check_unique_names(flow: Flow) -> Iterator[Problem]:
         if name in owners:
             yield Problem(place.where, "duplicate-node", _already(place, owners[name]))
         owners.setdefault(name, place.node)
-    for block in flow.blocks():
-        if not is_a(block.name, str):
+    for step in flow.all_steps():
+        if not step.own_kind or not is_a(step.name, str):
             continue
-        if block.name in owners:
-            message = "a node or another block has this name; rename the block with when(predicate, name=...)"
-            yield Problem(step_place(flow, block), "duplicate-node", message)
-        owners.setdefault(block.name, block)
-    maps: set[str] = set()
-    for step in flow.maps():
-        if is_a(step.name, str) and step.name in maps:
-            message = "another map has this name; rename one of them"
-            yield Problem(step_place(flow, step), "duplicate-node", message)
-        maps |= {step.name} if is_a(step.name, str) else set()
+        if step.own_name in owners:
+            yield Problem(step_place(flow, step), "duplicate-node", step.clash)
+        owners.setdefault(step.own_name, step)
 
 
 def check_unique_keys(flow: Flow) -> Iterator[Problem]:

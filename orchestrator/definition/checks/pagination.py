@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.checks.locations import find_places, is_exclusive
-from orchestrator.definition.checks.messages import NAME_RULE, call, is_a, is_name, is_whole, show
 from orchestrator.definition.pagination import PagedNode
+from orchestrator.definition.wording import NAME_RULE, call, is_a, is_name, is_whole, show
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.checks.functions import read_input_type
-from orchestrator.definition.checks.limits import LONGEST
-from orchestrator.definition.checks.messages import flow_place, is_a, show
+from orchestrator.definition.checks.messages import flow_place
 from orchestrator.definition.codecs import BadType
 from orchestrator.definition.triggers import ManualTrigger, ScheduleTrigger, cron_problem
+from orchestrator.definition.wording import LONGEST, is_a, show
 from orchestrator.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:

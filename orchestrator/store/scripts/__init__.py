@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from orchestrator.definition.plan import Plan
+    from orchestrator.definition.policies import Numbers
     from orchestrator.store.keys import Keys
     from orchestrator.store.scripts.commit_and_claim import Claim, Commit
     from orchestrator.store.scripts.results import Claimed
@@ -99,7 +100,7 @@ class Scripts:
             keys.append(queue)
             given |= {"queue_key": len(keys), "message": text}
         fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
-        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.steps[0].nodes]
+        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.steps[0].first_nodes]
         answer = self._call("start", keys, args, fixed)
         return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
 
@@ -115,7 +116,7 @@ class Scripts:
                 "chords": int(chords),
                 "timeout": plan.timeout_ms,
                 "limits": json.dumps(_limits(plan)),
-                "is_parallel": int(first.kind == "parallel"),
+                "is_parallel": int(not first.rules.is_single),
                 "is_local": int(first.local),
             }
             self._starts[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
@@ -340,6 +341,6 @@ def _limits(plan: Plan) -> dict[str, str]:
     return {name: numbers_text(numbers) for name, numbers in plan.limits.items()}
 
 
-def numbers_text(numbers: Sequence[int]) -> str:
+def numbers_text(numbers: Numbers) -> str:
     """The numbers of a limit as bucket.lua reads them."""
     return " ".join(map(str, numbers))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orchestrator.definition.plan import END, SINGLE_NODE_STEPS, node_of
+from orchestrator.definition.plan import node_of
+from orchestrator.definition.step_plan import END
 from orchestrator.store.scripts.connection import Packed
 from orchestrator.store.scripts.results import Claimed, Moved, PageEnd, Work, moved_of, number_of, text_of
 
@@ -89,7 +90,7 @@ def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be
     step = plan.steps[node.step]
     size, behind, followers = len(step.nodes), None, claimed
     fast_path = "nodes" if is_fast else ""
-    if node.kind == "item":
+    if step.rules.is_map:
         size, fast_path = step.width, "items" if is_fast and claimed == (node.name,) else ""
     elif committed and is_fast:
         following = plan.steps[step.next] if step.next != END else None
@@ -97,7 +98,7 @@ def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
             behind = None if plan.maps or plan.pages else END
-        elif following.kind in SINGLE_NODE_STEPS:
+        elif following.rules.is_single:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left
             fast_path = ""

@@ -12,20 +12,22 @@ local node, token, failure, delay, follows = ARGV[2], ARGV[3], ARGV[4], tonumber
 local most = tonumber(ARGV[7])
 
 -- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line. Where it has
--- a bucket of its key, the refusal was for that key: nobody else is held back. Slots are no rate, they do not stand still.
+-- a bucket of its key, the refusal was for that key: nobody else is held back. What is no rate, such as slots, does not stand still.
 local function hold_back(rec)
   local till = NOW_US + delay * 1000
   local frozen, keyed = {}, {}
-  for _, name in ipairs(wait_queue.buckets_of(node, rec)) do
+  local function rate_of(name)
     local bucket = limits.read(LIMITS, name, NOW_US)
-    if bucket and bucket.freeze then
-      frozen[#frozen + 1] = bucket
-      keyed[#keyed + 1] = limits.is_keyed(name) and bucket or nil
-    end
+    return bucket and bucket.freeze and bucket or nil
+  end
+  for _, name in ipairs(wait_queue.buckets_of(node, rec)) do
+    local bucket = rate_of(name)
+    frozen[#frozen + 1] = bucket
+    keyed[#keyed + 1] = limits.is_keyed(name) and bucket or nil
   end
   frozen = #keyed > 0 and keyed or frozen
   for _, name in ipairs(#keyed > 0 and rec.asked or {}) do
-    frozen[#frozen + 1] = not limits.is_keyed(name) and limits.read(LIMITS, name, NOW_US) or nil
+    frozen[#frozen + 1] = not limits.is_keyed(name) and rate_of(name) or nil
   end
   for _, bucket in ipairs(frozen) do
     bucket:freeze(till, rec.started * 1000)

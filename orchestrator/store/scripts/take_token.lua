@@ -13,7 +13,7 @@ if not rec or rec.state ~= 'running' or rec.token ~= token or rec.admits then
   return {'fenced'}
 end
 local bucket = limits.read(LIMITS, name, NOW_US)
-if not bucket or not bucket.freeze then
+if not bucket or bucket.held then  -- what is held has a claim, and no attempt gives it back while it runs
   return {'no limit', name}
 end
 local is_known = false
@@ -35,7 +35,7 @@ if wait > 0 then
   return {'wait', string.format('%.0f', wait)}
 end
 bucket:take(asker)
-if redis.call('ZREM', bucket.asking, asker) == 1 then
+if redis.call('ZREM', bucket.asking, asker) == 1 and bucket.waited then
   bucket:waited()
 end
 return {'taken'}

@@ -1,8 +1,9 @@
 -- Limits by name, one module for each kind. A bucket is what a limit has for all of its attempts, or for those of one key.
--- A kind has: load(bucket, numbers) reads its state; wait_for() says in microseconds how long there is nothing to take;
--- take(claim) takes it for a claim; room() says how many that wait may be released now; and, if it is a rate:
--- freeze(till, started) grants nothing before an instant, because an attempt that began at another one was refused;
--- waited() is told when somebody who had to wait has taken something.
+-- A kind has: load(bucket, numbers, limits) reads its state, and sets `interval`, the microseconds between two that wait;
+-- wait_for() says in microseconds how long there is nothing to take; take(claim) takes it for a claim; room() says how many
+-- that wait may be released now; and, if the other side's refusal concerns it: freeze(till, started) grants nothing before an
+-- instant, because an attempt that began at another one was refused; waited() is told when somebody who had to wait has taken
+-- something; look_ms is the pause between two looks at a wait queue that something else makes due.
 local SLEEP_US, OUTSTANDING_US = 250000, 2000000
 
 -- The bucket of one key is named <limit>#<hash of the key>; it has the numbers of its limit.

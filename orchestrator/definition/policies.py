@@ -17,7 +17,11 @@ SLOTS: Final = "@"
 """Prefix of the names, in a plan, of limits that an attempt holds until its claim ends."""
 
 Numbers: TypeAlias = tuple[int | str, ...]
-"""Numbers of a limit as its module of the scripts reads them; those of a newer kind begin with its word."""
+"""Numbers of a limit as its module of the scripts reads them.
+
+Of the first kinds microseconds for each token and a burst, or 0 and slots. Of others the kind's word, the microseconds
+that it is for (0: no span), and how many it lets start in them.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator.definition.plan import limit_title
 from orchestrator.definition.policies import MICROSECONDS, SLOTS
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from orchestrator.store.run_store import Store
 
+    Numbers: TypeAlias = tuple[str, tuple[int, ...]]
+    """The word of a kind, empty for the first ones, and the numbers behind it."""
+
 
 @dataclass(frozen=True)
 class LimitRow:
@@ -25,7 +28,7 @@ class LimitRow:
     Attributes:
         name: As `set_limit` takes it.
         title: Its name in messages.
-        kind: "rate", "adaptive" or "slots".
+        kind: "rate", "adaptive", "slots", or the word that the numbers of another kind begin with.
         n: Starts in `per`; of slots, how many there are; of an adaptive limit, the most a second.
         per: The span of `n`; None for slots.
         burst: Starts at once from rest.
@@ -70,7 +73,7 @@ def read_limits(store: Store) -> tuple[LimitRow, ...]:
         queues: dict[str, list[str]] = {}
         for raw in waiting:
             queues.setdefault(limit_of(raw.decode()), []).append(raw.decode())
-        found = {name.decode(): tuple(map(int, text.split())) for name, text in numbers.items()}
+        found = {name.decode(): _parsed(text) for name, text in numbers.items()}
         pipe = store.client.pipeline(transaction=False)
         for name in sorted(found):
             _ask(store, pipe, name, queues.get(name, []))
@@ -92,27 +95,33 @@ def _ask(store: Store, pipe: Any, name: str, buckets: Sequence[str]) -> None:
         pipe.zrange(store.keys.bucket(bucket)[1], 0, 0, withscores=True)
 
 
-def _row(
-    name: str, numbers: Sequence[int], buckets: Sequence[str], answers: Any, now_us: int, *, is_set: bool
-) -> LimitRow:
-    interval, burst, *bounds = numbers
+def _row(name: str, numbers: Numbers, buckets: Sequence[str], answers: Any, now_us: int, *, is_set: bool) -> LimitRow:
+    word, (interval, burst, *bounds) = numbers
     tat, frozen, pace, held = (next(answers) for _ in range(4))
     waits = [(next(answers), next(answers)) for _ in buckets]
     arrivals = [first[0][1] for _, first in waits if first]
     is_keyed = any(bucket != name for bucket in buckets)
     own_interval = float(pace) if pace and bounds else interval
     frozen_us = int(frozen or 0)
-    if not interval:
-        tokens: int | None = max(0, burst - held)
+    if word:
+        tokens: int | None = None  # only its module of the scripts knows
+    elif not interval:
+        tokens = max(0, burst - held)
     else:
         ahead = max(int(tat or 0), now_us) - now_us
         tokens = 0 if frozen_us > now_us else max(0, burst - -(-ahead // max(1, round(own_interval))))
     return LimitRow(
         name=name,
         title=limit_title(name),
-        kind="slots" if not interval else "adaptive" if bounds else "rate",
-        n=burst if not interval else MICROSECONDS / bounds[-1] if bounds else _per_second(interval)[0],
-        per=None if not interval else timedelta(seconds=1) if bounds else _per_second(interval)[1],
+        kind=word or ("slots" if not interval else "adaptive" if bounds else "rate"),
+        n=burst if word or not interval else MICROSECONDS / bounds[-1] if bounds else _per_second(interval)[0],
+        per=timedelta(microseconds=interval)
+        if word
+        else None
+        if not interval
+        else timedelta(seconds=1)
+        if bounds
+        else _per_second(interval)[1],
         burst=burst,
         pace=MICROSECONDS / float(pace) if pace and bounds else None,
         tokens=None if is_keyed else tokens,
@@ -143,8 +152,10 @@ def set_limit(store: Store, name: str, n: float, *, per: timedelta | None, burst
     Raises:
         ValueError: There is no such limit, or the numbers fit none of its kind; the message says what to give.
     """
-    numbers = _known_numbers(store, name)
+    word, numbers = _known_numbers(store, name)
     is_slots = name.startswith(SLOTS)
+    if word:
+        raise ValueError(f"{limit_title(name)} is a {word}; change its numbers in the code")
     if len(numbers) > 2:  # noqa: PLR2004 - an adaptive limit has bounds
         raise ValueError(f"{limit_title(name)} finds its pace itself; freeze it, or change its bounds in the code")
     if is_slots and (per is not None or burst is not None or int(n) != n):
@@ -176,7 +187,9 @@ def freeze_limit(store: Store, name: str, until: datetime, *, key: str | None) -
     Raises:
         ValueError: There is no such limit, it has slots, or the instant is naive or in the past.
     """
-    _known_numbers(store, name)
+    word, _ = _known_numbers(store, name)
+    if word:
+        raise ValueError(f"{limit_title(name)} is a {word}, which cannot be frozen")
     if name.startswith(SLOTS):
         raise ValueError(f"{limit_title(name)} has slots, which cannot be frozen; set their number")
     if until.tzinfo is None:
@@ -188,11 +201,17 @@ def freeze_limit(store: Store, name: str, until: datetime, *, key: str | None) -
         raise ValueError(f"until must be in the future, not {until.isoformat()}")
 
 
-def _known_numbers(store: Store, name: str) -> tuple[int, ...]:
+def _known_numbers(store: Store, name: str) -> Numbers:
     with store.guarded():
         known: Mapping[bytes, bytes] = store.client.hgetall(store.keys.limits)
     names = [each.decode() for each in known]
     if name not in names:
         near = difflib.get_close_matches(name, names)
         raise ValueError(f"there is no limit {name!r}; " + (f"near: {', '.join(near)}" if near else "none is near"))
-    return tuple(map(int, known[name.encode()].split()))
+    return _parsed(known[name.encode()])
+
+
+def _parsed(text: bytes) -> Numbers:
+    first, *others = text.decode().split()
+    word = first if first.isalpha() else ""
+    return word, tuple(map(int, others if word else (first, *others)))

@@ -191,15 +191,7 @@ def add_what_is_missing(sender: Any, **_: Any) -> None:
 
 def remember_slots(engine: Engine, entry: Registered) -> None:
     """Give every schedule of a flow a first slot, now, and drop those that its code does not have any more."""
-    store = engine.store
-    wanted = slots_of(entry)
-    now = store.now_ms()
-    for slot in wanted:
-        store.client.hsetnx(store.keys.slots, slot, now)
-    for raw in store.client.hkeys(store.keys.slots):
-        slot = raw.decode().split("|")[0]
-        if slot.split(":")[0] == entry.flow.name and slot not in wanted:
-            store.client.hdel(store.keys.slots, raw)
+    engine.store.upkeep.remember_slots(entry.flow.name, slots_of(entry).keys(), engine.store.now_ms())
 
 
 class Tick(EngineTask):
@@ -235,11 +227,11 @@ def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
 def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[datetime]:
     store = engine.store
     now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
-    last = store.client.hget(store.keys.slots, slot)
+    last = store.upkeep.last_slot(slot)
     # Without a slot nothing is known of the past, so there is nothing to catch up with.
     after = now - (max(trigger.catch_up, GRACE) if last else GRACE)
     if last:
-        after = max(after, datetime.fromtimestamp(int(last) / 1000, UTC))
+        after = max(after, datetime.fromtimestamp(last / 1000, UTC))
     due = deque(instants(trigger.cron, trigger.timezone, after=after, until=now), MOST_INSTANTS)
     older = (instant for instant in list(due)[:-1] if instant >= now - trigger.catch_up)
     return [*(older if trigger.overlap == "allow" else ()), *list(due)[-1:]]

@@ -93,7 +93,7 @@ def put_back(engine: Engine, key: str, text: bytes) -> None:
     """Put a message back at the old end of its queue; if that fails, the reconciler sends another one."""
     try:
         with engine.store.guarded():
-            engine.store.client.rpush(key, text)
+            engine.store.put_back(key, text)
     except StoreError as error:
         logger.warning("a message is not put back into %s and will be sent again: %s", key, error)
 

@@ -35,7 +35,7 @@ def fire_due(engine: Engine, run_id: str) -> float:
     record, plan = pinned
     with engine.store.guarded():
         now = engine.store.now_ms()
-        timeout: float | None = engine.store.client.zscore(engine.store.keys.timers, f"{run_id}|")
+        timeout = engine.store.upkeep.timeout(run_id)
     if timeout is not None and timeout <= now:
         end_late_run(engine, run_id, plan)
         return 0

@@ -70,9 +70,7 @@ class Reconciler:
             self._guarded(self._step_down)
 
     def _step_down(self) -> None:
-        # Not atomic: the lock may pass to another worker in between. Two leaders, or none for a moment, are harmless.
-        if self.store.client.get(self.store.keys.leader) == self._id.encode():
-            self.store.client.delete(self.store.keys.leader)
+        self.store.upkeep.step_down(self._id)
 
     def _sweep_loop(self) -> None:
         while not self._stopped.is_set():
@@ -122,12 +120,9 @@ class Reconciler:
 
     def _sweep_if_leader(self) -> None:
         lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
-        client, key = self.store.client, self.store.keys.leader
-        if not client.set(key, self._id, nx=True, px=lock_ms):
-            if client.get(key) != self._id.encode():
-                self._leads_until = 0.0
-                return
-            client.pexpire(key, lock_ms)
+        if not self.store.upkeep.lead(self._id, lock_ms=lock_ms):
+            self._leads_until = 0.0
+            return
         self._leads_until = time.monotonic() + lock_ms / 1000
         self.sweep()
 
@@ -141,12 +136,11 @@ class Reconciler:
         if may_end and time.monotonic() > self._calm_until:
             self._end_leases(now)
         self._look_at_runs(now)
-        self._clean_indexes(now)
+        self.store.upkeep.clean_indexes(now, count=ROWS_AT_ONCE)
         self.monitor.forward()
 
     def _end_leases(self, now: int) -> None:
-        for raw, lease_end in self.store.client.zrange(self.store.keys.holders, 0, -1, withscores=True):
-            holder = raw.decode()
+        for holder, lease_end in self.store.upkeep.holders():
             if lease_end < now:
                 # The lease is checked once more before the holder is forgotten: it may be renewed while its claims end.
                 end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
@@ -158,14 +152,13 @@ class Reconciler:
 
     def _look_at_runs(self, now: int) -> None:
         heads: dict[str, QueueHead] = {}
-        for raw in self.store.client.zrangebyscore(self.store.keys.live, "-inf", now, 0, ROWS_AT_ONCE):
-            run_id = raw.decode()
+        for run_id in self.store.upkeep.runs_to_look_at(now, count=ROWS_AT_ONCE):
             self._for_run(run_id, partial(self._look_at, run_id, heads, now))
 
     def _look_at(self, run_id: str, heads: dict[str, QueueHead], now: int) -> None:
         pinned = self.engine.pinned(run_id)
         if pinned is None:
-            self.store.client.zrem(self.store.keys.live, run_id)
+            self.store.upkeep.forget_live(run_id)
             return
         record, plan = pinned
         epoch, findings = self.store.scripts.inspect_run(run_id, plan.hash, again_ms=LOOK_AGAIN_MS)
@@ -204,23 +197,13 @@ class Reconciler:
     def _fire(self, run_id: str, node: str) -> None:
         pinned = self.engine.pinned(run_id)
         if pinned is None:
-            self.store.client.zrem(self.store.keys.timers, f"{run_id}|{node}")
+            self.store.upkeep.forget_timer(run_id, node)
             return
         record, plan = pinned
         if node:
             self.engine.wake(record, plan, node)
             return
         end_late_run(self.engine, run_id, plan)
-
-    def _clean_indexes(self, now: int) -> None:
-        keys = self.store.keys
-        for member in self.store.client.zrangebyscore(keys.expiring, "-inf", now, 0, ROWS_AT_ONCE):
-            status, flow, run_id = member.decode().split("|")
-            pipe = self.store.client.pipeline(transaction=False)
-            pipe.zrem(keys.by_status(status), run_id)
-            pipe.zrem(keys.by_flow(flow), run_id)
-            pipe.zrem(keys.expiring, member)  # last: a crash before it repeats the two above
-            pipe.execute()
 
 
 def end_late_run(engine: Engine, run_id: str, plan: Plan) -> None:

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 logger = logging.getLogger(__name__)
-SENT_FIELD = "events"
 EVENTS_AT_ONCE = 500
 HOSTNAME = "flows@orchestrator"
 """Sender of the events, whichever worker leads: a monitor shows it as a worker that counts runs."""
 ALIVE_EVERY_S = 30
-NO_ENTRY = b"0"
 
 
 class Monitor:
@@ -41,8 +39,12 @@ class Monitor:
         """Send what happened since any worker last did; skip it if neither a monitor nor a middleware listens."""
         # Watched as it begins, so that a new leader continues where the last one stopped.
         was_watched, self._was_watched = self._was_watched, self._is_watched()
-        middlewares = self.engine.middlewares
-        entries = self._new_entries() if middlewares.wants_runs or (was_watched and self._was_watched) else []
+        middlewares, upkeep = self.engine.middlewares, self.engine.store.upkeep
+        entries = (
+            upkeep.new_events(count=EVENTS_AT_ONCE)
+            if middlewares.wants_runs or (was_watched and self._was_watched)
+            else []
+        )
         try:
             if self._was_watched:
                 # An event that raises is sent again, as it is not marked as sent.
@@ -60,9 +62,9 @@ class Monitor:
             middlewares.after_run(row["run"], row["flow"], row["event"])
         # After the sending: a leader that dies before this line has events sent twice, rather than never.
         if entries:
-            self._mark_sent(entries[-1][1]["entry"].encode())
+            upkeep.mark_sent(entries[-1][1]["entry"])
         elif not middlewares.wants_runs and not (was_watched and self._was_watched):
-            self._skip()
+            upkeep.skip_events()
 
     def note_watching(self) -> None:
         """Inform the pool processes whether a monitor wants events of nodes that have no message of their own."""
@@ -73,37 +75,12 @@ class Monitor:
         dispatcher = getattr(getattr(self.worker, "consumer", None), "event_dispatcher", None)
         return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))
 
-    def _sent(self) -> bytes:
-        store = self.engine.store
-        return store.client.hget(store.keys.sweep, SENT_FIELD) or NO_ENTRY
-
-    def _mark_sent(self, entry: bytes) -> None:
-        store = self.engine.store
-        store.client.hset(store.keys.sweep, SENT_FIELD, entry)
-
-    def _skip(self) -> None:
-        store = self.engine.store
-        newest = store.client.xrevrange(store.keys.events, count=1)
-        if newest and newest[0][0] != self._sent():
-            self._mark_sent(newest[0][0])
-
-    def _new_entries(self) -> list[tuple[float, dict[str, str]]]:
-        """Return new entries: the instant in seconds, and the fields with the entry's id."""
-        store = self.engine.store
-        last = self._sent()
-        begin = "-" if last == NO_ENTRY else b"(" + last
-        found = []
-        for entry, fields in store.client.xrange(store.keys.events, min=begin, count=EVENTS_AT_ONCE):
-            row = {name.decode(): value.decode() for name, value in fields.items()} | {"entry": entry.decode()}
-            found.append((int(entry.split(b"-")[0]) / 1000, row))
-        return found
-
     def _send_live(self, sender: EventDispatcher) -> None:
         """Send the live runs to a monitor that has just connected."""
         store = self.engine.store
-        for raw in store.client.zrange(store.keys.live, 0, EVENTS_AT_ONCE - 1):
+        for run_id in store.upkeep.live_runs(count=EVENTS_AT_ONCE):
             try:
-                record = store.run(raw.decode())
+                record = store.run(run_id)
             except UnknownRun:
                 continue
             at = record.created.timestamp()
@@ -138,8 +115,8 @@ class Monitor:
     def _stay_alive(self, sender: EventDispatcher) -> None:
         """Appear online to a monitor as long as some worker leads."""
         if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
-            store = self.engine.store
-            sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=store.client.zcard(store.keys.live))
+            live = self.engine.store.upkeep.count_live()
+            sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=live)
             self._alive_at = time.monotonic()
 
 

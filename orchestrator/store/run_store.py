@@ -26,6 +26,7 @@ from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.scripts import Scripts, numbers_text
 from orchestrator.store.shared_listener import SharedListener
 from orchestrator.store.standing import FIELDS, RUN_ID, read_standing, standing_of, unknown_run
+from orchestrator.store.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -114,6 +115,7 @@ class Store:
         self.client: Any = redis.Redis(connection_pool=self.address.new_pool(self.settings))
         _stores.add(self)
         self.scripts = Scripts(self.client, self.keys)
+        self.upkeep = Upkeep(self.client, self.keys)
         self.listener = Listener(self.client)
         self.shared_listener = SharedListener(self.client, self.keys.done, self.standings, self.guarded)
         self._plans: dict[str, Plan] = {}
@@ -175,6 +177,19 @@ class Store:
         """Return whether a run is ending, has ended, or is gone."""
         status = self.client.hget(self.keys.run(run_id), "status")
         return status is None or status.decode() not in {"pending", "running"}
+
+    def server_facts(self, section: str) -> Mapping[str, Any]:
+        """Return a section of what the server says of itself.
+
+        Raises:
+            redis.ResponseError: It does not tell this user.
+        """
+        facts: Mapping[str, Any] = self.client.info(section)
+        return facts
+
+    def put_back(self, queue: str, message: bytes) -> None:
+        """Put a message back at the old end of a queue."""
+        self.client.rpush(queue, message)
 
     def now_ms(self) -> int:
         """Return Redis's clock in milliseconds."""

@@ -1,0 +1,125 @@
+"""Rows that maintenance reads and clears: who leads, what is live or expiring, which events were sent, schedule slots.
+
+Each is one plain command on an index. What changes a run is a script; see `store.scripts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from orchestrator.store.keys import Keys
+
+SENT_FIELD = "events"
+NO_ENTRY = b"0"
+"""The place in the stream of events before its first entry."""
+
+
+class Upkeep:
+    """What the reconciler, the monitor and the schedules keep in Redis beside the runs.
+
+    Args:
+        client: The client of the store.
+        keys: Its keys.
+    """
+
+    def __init__(self, client: Any, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def lead(self, worker: str, *, lock_ms: int) -> bool:
+        """Take or keep the lead for a while; False if another worker has it."""
+        if not self._client.set(self._keys.leader, worker, nx=True, px=lock_ms):
+            if self._client.get(self._keys.leader) != worker.encode():
+                return False
+            self._client.pexpire(self._keys.leader, lock_ms)
+        return True
+
+    def step_down(self, worker: str) -> None:
+        """Let another worker lead at once."""
+        # Not atomic: the lock may pass to another worker in between. Two leaders, or none for a moment, are harmless.
+        if self._client.get(self._keys.leader) == worker.encode():
+            self._client.delete(self._keys.leader)
+
+    def holders(self) -> list[tuple[str, float]]:
+        """Every process that has a lease, with the end of it in ms."""
+        rows = self._client.zrange(self._keys.holders, 0, -1, withscores=True)
+        return [(holder.decode(), lease_end) for holder, lease_end in rows]
+
+    def runs_to_look_at(self, now: int, *, count: int) -> list[str]:
+        """Live runs that are due for a look, the longest due first."""
+        return _texts(self._client.zrangebyscore(self._keys.live, "-inf", now, 0, count))
+
+    def live_runs(self, *, count: int) -> list[str]:
+        """Runs that have not ended."""
+        return _texts(self._client.zrange(self._keys.live, 0, count - 1))
+
+    def count_live(self) -> int:
+        """How many runs have not ended."""
+        return int(self._client.zcard(self._keys.live))
+
+    def forget_live(self, run_id: str) -> None:
+        """Take a run without a record off the live ones."""
+        self._client.zrem(self._keys.live, run_id)
+
+    def forget_timer(self, run_id: str, node: str) -> None:
+        """Take away a timer of a run without a record."""
+        self._client.zrem(self._keys.timers, f"{run_id}|{node}")
+
+    def timeout(self, run_id: str) -> float | None:
+        """The instant in ms at which a run reaches its time limit; None without a limit."""
+        due: float | None = self._client.zscore(self._keys.timers, f"{run_id}|")
+        return due
+
+    def clean_indexes(self, now: int, *, count: int) -> None:
+        """Take runs whose retention is over off the indexes."""
+        for member in self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count):
+            status, flow, run_id = member.decode().split("|")
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrem(self._keys.by_status(status), run_id)
+            pipe.zrem(self._keys.by_flow(flow), run_id)
+            pipe.zrem(self._keys.expiring, member)  # last: a crash before it repeats the two above
+            pipe.execute()
+
+    def new_events(self, *, count: int) -> list[tuple[float, dict[str, str]]]:
+        """Events of runs that were not sent yet: the instant in seconds, and the fields with the id of the entry."""
+        last = self._sent()
+        begin = "-" if last == NO_ENTRY else b"(" + last
+        found = []
+        for entry, fields in self._client.xrange(self._keys.events, min=begin, count=count):
+            row = {name.decode(): value.decode() for name, value in fields.items()} | {"entry": entry.decode()}
+            found.append((int(entry.split(b"-")[0]) / 1000, row))
+        return found
+
+    def mark_sent(self, entry: str) -> None:
+        """Note the last event that was sent."""
+        self._client.hset(self._keys.sweep, SENT_FIELD, entry)
+
+    def skip_events(self) -> None:
+        """Take every event as sent."""
+        newest = self._client.xrevrange(self._keys.events, count=1)
+        if newest and newest[0][0] != self._sent():
+            self.mark_sent(newest[0][0].decode())
+
+    def _sent(self) -> bytes:
+        return self._client.hget(self._keys.sweep, SENT_FIELD) or NO_ENTRY
+
+    def remember_slots(self, flow: str, wanted: Collection[str], now: int) -> None:
+        """Give every schedule of a flow a first slot, and drop those that its code does not have any more."""
+        for slot in wanted:
+            self._client.hsetnx(self._keys.slots, slot, now)
+        for raw in self._client.hkeys(self._keys.slots):
+            slot = raw.decode().split("|")[0]
+            if slot.split(":")[0] == flow and slot not in wanted:
+                self._client.hdel(self._keys.slots, raw)
+
+    def last_slot(self, slot: str) -> int | None:
+        """The instant in ms up to which a schedule was started; None if it has none."""
+        last = self._client.hget(self._keys.slots, slot)
+        return int(last) if last else None
+
+
+def _texts(rows: list[bytes]) -> list[str]:
+    return [row.decode() for row in rows]

@@ -110,7 +110,8 @@ def password(stack: ExitStack, folder: Path) -> dict[str, Any]:
     return {"broker_url": url, "result_backend": url}
 
 
-def tls(stack: ExitStack, folder: Path) -> dict[str, Any]:
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate of it for the loopback that is its own authority."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     openssl = shutil.which("openssl")
     assert openssl, "install openssl"
@@ -119,12 +120,48 @@ def tls(stack: ExitStack, folder: Path) -> dict[str, Any]:
     subprocess.run(
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made, *about], check=True, capture_output=True
     )
+    return key, cert
+
+
+def tls(stack: ExitStack, folder: Path) -> dict[str, Any]:
+    key, cert = certificate(folder)
     port = free_port()
     options = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
     options += ["--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no"]
     stack.enter_context(redis_server(folder / "tls", *options))
     url = f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={cert}"
     return {"broker_url": url, "result_backend": url}
+
+
+def sentinel_tls(stack: ExitStack, folder: Path) -> dict[str, Any]:
+    """Sentinel and its master speak TLS only, and each has a password of its own."""
+    key, cert = certificate(folder)
+    options = ["--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file", str(cert)]
+    options += ["--tls-auth-clients", "no", "--tls-replication", "yes"]
+    ports = [free_port(), free_port()]
+    trust = {"ssl": True, "ssl_ca_certs": str(cert)}
+    own = ["--port", "0", "--tls-port", str(ports[0]), "--requirepass", PASSWORD, *options]
+    client = {"port": ports[0], "password": PASSWORD} | trust
+    stack.enter_context(redis_server(folder / "secured", *own, client=client))
+    folder.joinpath("sentinel.conf").write_text(
+        f"bind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {ports[0]} 1\n"
+        f"sentinel auth-pass main {PASSWORD}\nrequirepass of-sentinel\n"
+    )
+    program = str(shutil.which("redis-server"))
+    command = [program, str(folder / "sentinel.conf"), "--sentinel", "--port", "0", "--tls-port", str(ports[1]), *options]
+    ask = redis.Redis(port=ports[1], password="of-sentinel", **trust).ping  # type: ignore[arg-type]
+    stack.enter_context(process(command, ask, log=folder / "sentinel.log"))
+    url = f"sentinel://:{QUOTED}@127.0.0.1:{ports[1]}/0"
+    ways = {"master_name": "main", "sentinel_kwargs": {"password": "of-sentinel"} | trust}
+    secured = {"ssl_cert_reqs": "required", "ssl_ca_certs": str(cert)}
+    return {
+        "broker_url": url,
+        "result_backend": url,
+        "broker_transport_options": ways,
+        "result_backend_transport_options": ways,
+        "broker_use_ssl": secured,
+        "redis_backend_use_ssl": secured,
+    }
 
 
 def sentinel(stack: ExitStack, folder: Path) -> dict[str, Any]:
@@ -184,5 +221,6 @@ DEPLOYMENTS: dict[str, Callable[[ExitStack, Path], dict[str, Any]]] = {
     "password": password,
     "TLS": tls,
     "Sentinel": sentinel,
+    "Sentinel over TLS": sentinel_tls,
     "RabbitMQ + Redis": rabbitmq,
 }

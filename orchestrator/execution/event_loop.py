@@ -1,7 +1,8 @@
 """Run async nodes on one event loop per process, so that clients and pools which they keep live on between nodes.
 
-The loop has a native thread of its own. The thread of an attempt waits there for its coroutine, so that a time limit
-interrupts it as it interrupts a function; members of a local step share the loop, while each has its thread.
+The loop has a thread of its own. The thread of an attempt waits there for its coroutine, so that a time limit
+interrupts it as it interrupts a function; members of a local step share the loop, while each has its thread. Where
+gevent or eventlet make greenlets of threads, the loop is in one of them: their sockets serve one native thread only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import atexit
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Coroutine
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import signals
 
+from orchestrator.execution.greenlets import has_greenlets, make_loop
 from orchestrator.execution.node_requests import Stepwise
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ class NodeLoop:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._is_started.acquire(blocking=False):
-            _start_native_thread(self._serve)
+            threading.Thread(target=self._serve, name="orchestrator-async-nodes", daemon=True).start()
         self._is_ready.wait()
         assert self._loop is not None  # noqa: S101 - it is ready
         return self._loop
 
     def _serve(self) -> None:
-        self._loop = loop = asyncio.new_event_loop()
+        self._loop = loop = make_loop() if has_greenlets() else asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         self._is_ready.set()
         while not self._is_closing:
@@ -217,20 +218,6 @@ async def _end_tasks() -> None:
         await asyncio.wait(tasks, timeout=CLOSE_S / 2)
     await loop.shutdown_asyncgens()
     await loop.shutdown_default_executor()
-
-
-def _start_native_thread(function: Callable[[], None]) -> None:
-    """Start a thread of the system, also where gevent or eventlet have put greenlets in the place of threads.
-
-    A loop in a greenlet would be the running loop of every other greenlet too.
-    """
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        gevent.get_original("_thread", "start_new_thread")(function, ())
-    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
-        eventlet.original("_thread").start_new_thread(function, ())
-    else:
-        threading.Thread(target=function, name="orchestrator-async-nodes", daemon=True).start()
 
 
 NODES = "nodes"

@@ -148,7 +148,16 @@ def sentinel_tls(stack: ExitStack, folder: Path) -> dict[str, Any]:
         f"sentinel auth-pass main {PASSWORD}\nrequirepass of-sentinel\n"
     )
     program = str(shutil.which("redis-server"))
-    command = [program, str(folder / "sentinel.conf"), "--sentinel", "--port", "0", "--tls-port", str(ports[1]), *options]
+    command = [
+        program,
+        str(folder / "sentinel.conf"),
+        "--sentinel",
+        "--port",
+        "0",
+        "--tls-port",
+        str(ports[1]),
+        *options,
+    ]
     ask = redis.Redis(port=ports[1], password="of-sentinel", **trust).ping  # type: ignore[arg-type]
     stack.enter_context(process(command, ask, log=folder / "sentinel.log"))
     url = f"sentinel://:{QUOTED}@127.0.0.1:{ports[1]}/0"

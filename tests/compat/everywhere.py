@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import billiard
 import redis
 from celery import Celery
 
@@ -16,7 +17,9 @@ from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPoli
 app = Celery("everywhere")
 app.conf.update(json.loads(os.environ["COMPAT_CONF"]))
 app.conf.broker_connection_retry_on_startup = True
-if os.environ.get("COMPAT_START"):
+if os.environ.get("COMPAT_START") == "forkserver":  # no value of Celery's setting
+    billiard.set_start_method("forkserver", force=True)
+elif os.environ.get("COMPAT_START"):
     app.conf.worker_pool_start_method = os.environ["COMPAT_START"]
 orchestrator = Orchestrator(app, os.environ.get("COMPAT_STORE") or None)
 ledger: Any = redis.Redis.from_url(os.environ["COMPAT_LEDGER"])

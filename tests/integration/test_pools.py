@@ -71,6 +71,7 @@ def test_a_pool_runs_flows_ends_what_hangs_and_ends_well(pooled, worker, pool, l
         names = [name for name in names if name not in {"hangs", "stubborn"}]
     runs = [(name, start(name, 1 if pooled.FLOWS[name].build().input_codec else None)) for name in names]
     runs += [("fan", start("fan", 1)) for _ in range(MANY.get(pool, 3))]
+    runs += [("shares", start("shares")) for _ in range(5)]
     for name, run in runs:
         assert run.wait(timeout=60) == WANTED.get(name, "succeeded"), (name, run.error, worker.log.read_text()[-3000:])
     for name, run in runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -79,6 +80,22 @@ async def answer(n: int) -> int:
     return n
 
 
+def share(ctx: NodeContext) -> int:
+    """Use a client that async nodes use too, and a loop beside theirs."""
+    LEDGER.note("shared", ctx.run_id)
+    return asyncio.run(answer(1))
+
+
+async def share_async(ctx: NodeContext) -> bool:
+    """Use a client that functions use too, and the engine's own, and look at the loop."""
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        LEDGER.note("shared", ctx.run_id)
+        await asyncio.sleep(0.001)
+    child = await orchestrator.start_async("line", 1)
+    return asyncio.get_running_loop() is loop and bool(child.id)
+
+
 def steps(name: str, *functions: Any) -> FlowBuilder:
     builder = flow(name).takes(int)
     for index, function in enumerate(functions):
@@ -92,6 +109,9 @@ FLOWS = {
         "both", *(Node(name, plus).with_input_func(number_of) for name in ("a", "b"))
     ).then(Node("z", plus).with_input_func(number_of)),
     "line": steps("line", plus, answer, plus),
+    "shares": flow("shares")
+    .then_parallel("all", *(Node(f"n{n}", share if n % 2 else share_async).with_retry(ONCE) for n in range(6)))
+    .then(Node("last", share_async)),
     "fused": steps("fused", plus, plus, plus).fused(),
     "mapped": flow("mapped").takes(int).then_map("m", Node("each", plus), lambda _state: list(range(9)), batch_size=3),
     "dies": flow("dies").then(Node("die", die).with_retry(SOON)),

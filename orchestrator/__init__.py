@@ -1,53 +1,120 @@
-"""Public names of the library: typed, durable flows on Celery."""
+"""Public names of the library: typed, durable flows on Celery.
 
-from orchestrator.client import Orchestrator
-from orchestrator.definition.builder import FlowBuilder
-from orchestrator.definition.context import NodeContext
-from orchestrator.definition.flow import Flow
-from orchestrator.definition.node import Node, node
-from orchestrator.definition.pagination import Page, Pages, paginate
-from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
-from orchestrator.definition.state import FlowState, RunStatus
-from orchestrator.definition.triggers import manual, schedule
-from orchestrator.errors import (
-    ConfigurationError,
-    FlowDefinitionError,
-    FlowDefinitionWarning,
-    HiddenDependencyError,
-    IdempotencyConflict,
-    InvalidInput,
-    InvalidOutput,
-    MissingOutputError,
-    NodeFailure,
-    NodeTimeout,
-    OrchestratorError,
-    OutcomeUnknown,
-    PaginationError,
-    PayloadTooLarge,
-    Problem,
-    RateLimited,
-    RegistrationError,
-    RetryLater,
-    RunCancelled,
-    RunError,
-    RunFailed,
-    RunTimeout,
-    StoreError,
-    StoreFull,
-    StoreRefused,
-    StoreUnavailable,
-    Terminal,
-    UnknownFlow,
-    UnknownRun,
-)
-from orchestrator.explain import Waiting
-from orchestrator.runs import Event, FlowRun, RunPage
-from orchestrator.settings import Settings
-from orchestrator.store.limit_numbers import LimitRow
-from orchestrator.store.queries import FlowCounts, RunRow
-from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
-from orchestrator.store.worker_rows import WorkerRow
-from orchestrator.worker import Worker, WorkerConfig
+Each is imported when it is first used, because Celery loads the plug-in of this package at every start of its command.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.client import Orchestrator
+    from orchestrator.definition.builder import FlowBuilder
+    from orchestrator.definition.context import NodeContext
+    from orchestrator.definition.flow import Flow
+    from orchestrator.definition.node import Node, node
+    from orchestrator.definition.pagination import Page, Pages, paginate
+    from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
+    from orchestrator.definition.state import FlowState, RunStatus
+    from orchestrator.definition.triggers import manual, schedule
+    from orchestrator.errors import (
+        ConfigurationError,
+        FlowDefinitionError,
+        FlowDefinitionWarning,
+        HiddenDependencyError,
+        IdempotencyConflict,
+        InvalidInput,
+        InvalidOutput,
+        MissingOutputError,
+        NodeFailure,
+        NodeTimeout,
+        OrchestratorError,
+        OutcomeUnknown,
+        PaginationError,
+        PayloadTooLarge,
+        Problem,
+        RateLimited,
+        RegistrationError,
+        RetryLater,
+        RunCancelled,
+        RunError,
+        RunFailed,
+        RunTimeout,
+        StoreError,
+        StoreFull,
+        StoreRefused,
+        StoreUnavailable,
+        Terminal,
+        UnknownFlow,
+        UnknownRun,
+    )
+    from orchestrator.explain import Waiting
+    from orchestrator.runs import Event, FlowRun, RunPage
+    from orchestrator.settings import Settings
+    from orchestrator.store.limit_numbers import LimitRow
+    from orchestrator.store.queries import FlowCounts, RunRow
+    from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
+    from orchestrator.store.worker_rows import WorkerRow
+    from orchestrator.worker import Worker, WorkerConfig
+
+_HOMES = {
+    "orchestrator.client": ("Orchestrator",),
+    "orchestrator.definition.builder": ("FlowBuilder",),
+    "orchestrator.definition.context": ("NodeContext",),
+    "orchestrator.definition.flow": ("Flow",),
+    "orchestrator.definition.node": ("Node", "node"),
+    "orchestrator.definition.pagination": ("Page", "Pages", "paginate"),
+    "orchestrator.definition.policies": (
+        "Adaptive",
+        "RateLimit",
+        "RetryPolicy",
+        "SharedConcurrency",
+        "SharedRateLimiter",
+    ),
+    "orchestrator.definition.state": ("FlowState", "RunStatus"),
+    "orchestrator.definition.triggers": ("manual", "schedule"),
+    "orchestrator.errors": (
+        "ConfigurationError",
+        "FlowDefinitionError",
+        "FlowDefinitionWarning",
+        "HiddenDependencyError",
+        "IdempotencyConflict",
+        "InvalidInput",
+        "InvalidOutput",
+        "MissingOutputError",
+        "NodeFailure",
+        "NodeTimeout",
+        "OrchestratorError",
+        "OutcomeUnknown",
+        "PaginationError",
+        "PayloadTooLarge",
+        "Problem",
+        "RateLimited",
+        "RegistrationError",
+        "RetryLater",
+        "RunCancelled",
+        "RunError",
+        "RunFailed",
+        "RunTimeout",
+        "StoreError",
+        "StoreFull",
+        "StoreRefused",
+        "StoreUnavailable",
+        "Terminal",
+        "UnknownFlow",
+        "UnknownRun",
+    ),
+    "orchestrator.explain": ("Waiting",),
+    "orchestrator.runs": ("Event", "FlowRun", "RunPage"),
+    "orchestrator.settings": ("Settings",),
+    "orchestrator.store.limit_numbers": ("LimitRow",),
+    "orchestrator.store.queries": ("FlowCounts", "RunRow"),
+    "orchestrator.store.run_view": ("LogLine", "MapCounts", "NodeRow", "RunView"),
+    "orchestrator.store.worker_rows": ("WorkerRow",),
+    "orchestrator.worker": ("Worker", "WorkerConfig"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptive",
@@ -113,3 +180,16 @@ __all__ = [
     "paginate",
     "schedule",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

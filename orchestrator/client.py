@@ -6,7 +6,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import schedules, starts
+from orchestrator import schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
@@ -32,6 +32,7 @@ from orchestrator.store.run_store import Store
 from orchestrator.store.worker_rows import read_workers
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
@@ -41,6 +42,14 @@ if TYPE_CHECKING:
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.queries import FlowCounts
     from orchestrator.store.worker_rows import WorkerRow
+=======
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
+
+    from celery import Celery
+
+    from orchestrator.schedule_control import Backfilled, ScheduleRow
+>>>>>>> b6e7250 (Steer runs from a terminal: the command line, a newcomer's set-up, and schedules under an operator's hand)
 
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
 SENTRY = WhenImported("sentry_sdk", "orchestrator.contrib.sentry:SentryNodes")
@@ -253,6 +262,48 @@ class Orchestrator:
         data = codec_of(str | None).dump(cursor, error=InvalidInput)
         with store.guarded():
             store.scripts.set_cursor(_name_of(flow), source, data.decode())
+
+    def schedules(self) -> tuple[ScheduleRow, ...]:
+        """Return the schedules of the flows that are registered here, with their last and next instants."""
+        return schedule_control.list_schedules(self._engine)
+
+    def pause_schedule(self, name: str, note: str = "") -> None:
+        """Let a schedule start nothing until it is unpaused.
+
+        Args:
+            name: Its id, the begin of it, or the name of a flow that has only one.
+            note: Why.
+
+        Raises:
+            ValueError: There is no such schedule, or there are several.
+        """
+        schedule_control.pause(self._engine, name, note)
+
+    def unpause_schedule(self, name: str) -> None:
+        """Let a schedule go on; what it missed follows its `catch_up`. Raises as `pause_schedule`."""
+        schedule_control.unpause(self._engine, name)
+
+    def trigger_schedule(self, name: str) -> FlowRun:
+        """Start a run as a schedule would, for the present instant. Raises as `pause_schedule`, and as `start`."""
+        return FlowRun(self._engine, schedule_control.trigger_now(self._engine, name))
+
+    def next_ticks(self, name: str, count: int = 1) -> list[datetime]:
+        """Return the next instants of a schedule. Raises as `pause_schedule`."""
+        return schedule_control.next_ticks(self._engine, name, count)
+
+    def ticks(self, name: str, since: datetime, until: datetime) -> list[datetime]:
+        """Return the instants of a schedule in [since, until), which a backfill would start; raises as it does."""
+        return schedule_control.ticks_between(self._engine, name, since, until)
+
+    def backfill(self, name: str, since: datetime, until: datetime) -> list[Backfilled]:
+        """Start the run of every instant of a schedule in [since, until) under the id that its tick gives it.
+
+        A plain loop over single starts: what was started before is not started again, so that a repeat is safe.
+
+        Raises:
+            ValueError: As `pause_schedule`; or the range is empty, in the future or too long. Nothing was started.
+        """
+        return schedule_control.backfill(self._engine, name, since, until)
 
 
 def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:

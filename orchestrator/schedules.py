@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections import deque
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
 
@@ -110,17 +111,33 @@ def _span(one: datetime, other: datetime) -> timedelta:
     return (one.utcoffset() or timedelta(0)) - (other.utcoffset() or timedelta(0))
 
 
+def delay_of(slot: str, instant: datetime, jitter: timedelta) -> timedelta:
+    """How long after an instant its run starts: below the jitter, and the same in every process."""
+    if not jitter:
+        return jitter
+    drawn = hashlib.sha256(f"{slot}\n{instant.timestamp():.0f}".encode()).digest()[:4]
+    return jitter * (int.from_bytes(drawn) / 2**32)
+
+
 class CronSchedule(every):
     """When beat sends its hints: after every instant of a cron, in the cron's own time zone.
 
-    It holds two strings and nothing of the flow, because beat may write it to its schedule file.
+    It holds texts and nothing of the flow, because beat may write it to its schedule file.
+
+    Args:
+        cron: The cron.
+        timezone: Its zone.
+        jitter_s: Longest delay of a run after its instant.
+        slot: Of the schedule, by which the delays are drawn.
     """
 
     _awake_since: ClassVar[datetime | None] = None
 
-    def __init__(self, cron: str, timezone: str) -> None:
+    def __init__(self, cron: str, timezone: str, jitter_s: float = 0.0, slot: str = "") -> None:
         self.cron = cron
         self.timezone = timezone
+        self.jitter_s = jitter_s
+        self.slot = slot
         # What a scheduler reads that stores intervals and knows no cron: each instant gets a hint within the grace.
         super().__init__(run_every=GRACE / 2)
 
@@ -138,23 +155,32 @@ class CronSchedule(every):
             CronSchedule._awake_since = now
         is_due = last_run_at <= CronSchedule._awake_since or next(self._hints(last_run_at, now), None) is not None
         following = next(self._hints(now, now + HORIZON), now + HORIZON)
+        if self.jitter_s:  # a later instant may have a shorter delay
+            following = min(self._hints(now, following), default=following)
         return is_due, (following - now).total_seconds()
 
     def _hints(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        for instant in instants(self.cron, self.timezone, after=after - HINTS[-1], until=until):
-            yield from (hint for delay in HINTS if after < (hint := instant + delay) <= until)
+        jitter = timedelta(seconds=self.jitter_s)
+        for instant in instants(self.cron, self.timezone, after=after - HINTS[-1] - jitter, until=until):
+            due = instant + delay_of(self.slot, instant, jitter)
+            yield from (hint for delay in HINTS if after < (hint := due + delay) <= until)
+
+    def _parts(self) -> tuple[Any, ...]:
+        # Without jitter as it always was: a beat of an older version may read the same schedule file.
+        plain = (self.cron, self.timezone)
+        return (*plain, self.jitter_s, self.slot) if self.jitter_s else plain
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Survive beat's schedule file."""
-        return type(self), (self.cron, self.timezone)
+        return type(self), self._parts()
 
     def __eq__(self, other: object) -> bool:
         """Two schedules of one cron in one zone are the same."""
-        return isinstance(other, CronSchedule) and (self.cron, self.timezone) == (other.cron, other.timezone)
+        return isinstance(other, CronSchedule) and self._parts() == other._parts()
 
     def __hash__(self) -> int:
         """Hash as it compares."""
-        return hash((self.cron, self.timezone))
+        return hash(self._parts())
 
     def __repr__(self) -> str:
         """Show the cron."""
@@ -165,7 +191,9 @@ def add_to_beat(app: Celery, entry: Registered) -> None:
     """Add the schedules of a flow to the app's beat schedule; reads neither its configuration nor its tasks."""
     for slot, trigger in slots_of(entry).items():
         app.add_periodic_task(
-            CronSchedule(trigger.cron, trigger.timezone),
+            CronSchedule(
+                trigger.cron, trigger.timezone, trigger.jitter.total_seconds(), slot if trigger.jitter else ""
+            ),
             app.signature(TICK, args=(entry.flow.name, slot), immutable=True, queue=entry.plan.queue),
             name=_entry_name(slot),
         )
@@ -217,6 +245,8 @@ def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
     only if runs may overlap: they would all start now.
     """
     trigger = slots_of(entry)[slot]
+    if engine.store.client.hexists(engine.store.keys.slots, paused_field(slot)):
+        return []
     return [
         run_id
         for instant in _due_instants(engine, trigger, slot)
@@ -229,23 +259,41 @@ def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[d
     now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
     last = store.upkeep.last_slot(slot)
     # Without a slot nothing is known of the past, so there is nothing to catch up with.
-    after = now - (max(trigger.catch_up, GRACE) if last else GRACE)
+    oldest = now - (max(trigger.catch_up, GRACE) if last else GRACE)
+    after = oldest - trigger.jitter
     if last:
         after = max(after, datetime.fromtimestamp(last / 1000, UTC))
-    due = deque(instants(trigger.cron, trigger.timezone, after=after, until=now), MOST_INSTANTS)
-    older = (instant for instant in list(due)[:-1] if instant >= now - trigger.catch_up)
-    return [*(older if trigger.overlap == "allow" else ()), *list(due)[-1:]]
+
+    def due_at(instant: datetime) -> datetime:
+        return instant + delay_of(slot, instant, trigger.jitter)
+
+    # In order, also where a later instant has a shorter delay: the slot holds the last one alone.
+    passed = takewhile(
+        lambda instant: due_at(instant) <= now, instants(trigger.cron, trigger.timezone, after=after, until=now)
+    )
+    due = list(deque((instant for instant in passed if due_at(instant) >= oldest), MOST_INSTANTS))
+    older = (instant for instant in due[:-1] if due_at(instant) >= now - trigger.catch_up)
+    return [*(older if trigger.overlap == "allow" else ()), *due[-1:]]
+
+
+def paused_field(slot: str) -> str:
+    """The field beside a schedule's slot that says that it is paused, and why."""
+    return f"{slot}|paused"
+
+
+def input_of(entry: Registered, slot: str) -> bytes:
+    """The JSON of the input that a schedule gives its runs; empty for none."""
+    trigger, codec = slots_of(entry)[slot], entry.flow.input_codec
+    is_without = codec is None and trigger.input is None
+    return b"" if is_without else (codec or codec_of(Any)).dump(trigger.input, error=InvalidInput)
 
 
 def _start_one(engine: Engine, entry: Registered, slot: str, instant: datetime) -> str | None:
     trigger = slots_of(entry)[slot]
     run_id = run_id_of(engine.settings.prefix, slot, instant)
-    codec = entry.flow.input_codec
-    is_without = codec is None and trigger.input is None
-    given = b"" if is_without else (codec or codec_of(Any)).dump(trigger.input, error=InvalidInput)
     started = engine.start(
         entry.plan,
-        given,
+        input_of(entry, slot),
         run_id=run_id,
         schedule=slot,
         scheduled_ms=round(instant.timestamp() * 1000),

@@ -35,6 +35,8 @@ class ScheduleTrigger:
         overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one nevertheless.
         catch_up: Instants missed while no worker ran are started if they are younger than this.
         input: The run's input, for a flow that takes one.
+        jitter: Each run starts up to so much after its instant, the same for an instant in every process, so that
+            schedules of one instant do not all start in one second.
     """
 
     cron: str
@@ -42,6 +44,7 @@ class ScheduleTrigger:
     overlap: Literal["skip", "allow"] = "skip"
     catch_up: timedelta = timedelta(0)
     input: object = None
+    jitter: timedelta = timedelta(0)
 
 
 def manual(label: str) -> ManualTrigger:
@@ -49,15 +52,16 @@ def manual(label: str) -> ManualTrigger:
     return ManualTrigger(label)
 
 
-def schedule(
+def schedule(  # noqa: PLR0917 - all but the first two are given by name
     cron: str,
     timezone: str = "UTC",
     overlap: Literal["skip", "allow"] = "skip",
     catch_up: timedelta = timedelta(0),
     input: object = None,
+    jitter: timedelta = timedelta(0),
 ) -> ScheduleTrigger:
     """Return a trigger that starts the flow by the clock; see `ScheduleTrigger` for the arguments."""
-    return ScheduleTrigger(cron, timezone, overlap, catch_up, input)
+    return ScheduleTrigger(cron, timezone, overlap, catch_up, input, jitter)
 
 
 def cron_problem(trigger: ScheduleTrigger) -> str | None:
@@ -65,7 +69,7 @@ def cron_problem(trigger: ScheduleTrigger) -> str | None:
     return (
         _cron_problem(trigger.cron)
         or _zone_problem(trigger.timezone)
-        or _option_problem(trigger.overlap, trigger.catch_up)
+        or _option_problem(trigger.overlap, trigger.catch_up, trigger.jitter)
     )
 
 
@@ -94,9 +98,10 @@ def _zone_problem(zone: object) -> str | None:
     return None
 
 
-def _option_problem(overlap: object, catch_up: object) -> str | None:
+def _option_problem(overlap: object, catch_up: object, jitter: object) -> str | None:
     if overlap not in ("skip", "allow"):
         return "overlap is neither 'skip' nor 'allow'"
-    if not isinstance(catch_up, timedelta) or catch_up < timedelta(0):
-        return "catch_up is not a timedelta of at least 0"
+    for name, given in (("catch_up", catch_up), ("jitter", jitter)):
+        if not isinstance(given, timedelta) or given < timedelta(0):
+            return f"{name} is not a timedelta of at least 0"
     return None

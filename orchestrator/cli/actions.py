@@ -1,0 +1,94 @@
+"""Commands `cancel`, `resume` and `delete`: of the runs that are named, or of all that a filter finds."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.filters import Filter, run_filters
+from orchestrator.cli.problems import Refusal
+from orchestrator.cli.session import Session, command
+from orchestrator.cli.text import as_json, clean
+from orchestrator.errors import RunError, UnknownRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.runs import FlowRun
+
+NOT_DONE = 1
+YES = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")
+RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
+
+
+@command("cancel", example="cancel 3f2a --reason 'ordered twice'")
+@RUNS
+@click.option("--reason", default="", help="Why; it becomes the run's error.")
+@YES
+@run_filters
+def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter, **options: Any) -> None:
+    """Stop runs: nothing new starts, and what succeeded is compensated."""
+    _act(session, "cancel", run_ids, chosen, lambda run: run.cancel(reason), **options)
+
+
+@command("resume", example="resume --flow order --status failed --since 2h --yes")
+@RUNS
+@YES
+@run_filters
+def resume(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
+    """Continue runs that failed or were cancelled, from what succeeded."""
+    _act(session, "resume", run_ids, chosen, lambda run: run.resume(), **options)
+
+
+@command("delete", example="delete --status succeeded --until 7d --yes")
+@RUNS
+@YES
+@run_filters
+def delete(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
+    """Delete the records of runs that have ended."""
+    _act(session, "delete", run_ids, chosen, lambda run: run.delete(), **options)
+
+
+def _act(
+    session: Session, verb: str, run_ids: tuple[str, ...], chosen: Filter, act: Callable[[FlowRun], None], *, yes: bool
+) -> None:
+    """Do something to every run that is meant; exit code 1 if it could not be done to one."""
+    if bool(run_ids) == bool(chosen):
+        raise click.UsageError(f"name the runs to {verb}, or give a filter such as --flow or --status; not both")
+    found = [session.run(name) for name in run_ids] or list(chosen.every(session.orchestrator))
+    if chosen:
+        confirm(verb, len(found), is_sure=yes)
+    results = []
+    for run in found:
+        try:
+            act(run)
+        except (RunError, UnknownRun) as error:
+            results.append({"id": run.id, "is_done": False, "message": clean(str(error))})
+        else:
+            results.append({"id": run.id, "is_done": True, "message": ""})
+    undone = [each for each in results if not each["is_done"]]
+    if session.is_json:
+        click.echo(as_json({"action": verb, "count": len(found), "runs": results}))
+    else:
+        for each in results:
+            click.echo(f"{each['id']}  " + (f"{verb}: done" if each["is_done"] else f"{each['message']}"))
+    if undone:
+        raise click.exceptions.Exit(NOT_DONE)
+
+
+def confirm(verb: str, count: int, *, is_sure: bool) -> None:
+    """Say how many runs are meant, and ask unless the operator is sure.
+
+    Raises:
+        Refusal: There is nobody to ask.
+    """
+    runs = f"{count} run{'s' if count != 1 else ''}"
+    click.echo(f"{runs} to {verb}", err=True)
+    if is_sure or not count:
+        return
+    if not sys.stdin.isatty():
+        raise Refusal(f"nothing was done: add --yes to {verb} {runs}")
+    if not click.confirm(f"{verb.capitalize()} {runs}?", err=True):
+        raise Refusal("nothing was done")

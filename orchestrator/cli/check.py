@@ -1,0 +1,99 @@
+"""Command `check`: find, without a server, what of an app's flows would not run."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import click
+from celery.app.utils import find_app
+
+from orchestrator.cli.session import orchestrator_of
+from orchestrator.cli.text import as_json, clean
+from orchestrator.engine import engine_of
+from orchestrator.errors import FlowDefinitionError, FlowDefinitionWarning, OrchestratorError, Problem
+from orchestrator.maintenance.preflight import app_problems
+from orchestrator.messaging.start_checks import refused_content, undeclared_queues
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.client import Orchestrator
+
+FOUND = 1
+
+
+@click.command("check", epilog="Example: orchestrator -A proj check")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(context: click.Context, *, is_json: bool) -> None:
+    """Import the app, build every flow, and print what is wrong; exit code 1 if anything is. Needs no server.
+
+    As `orchestrator -A proj check` it also shows what keeps the app from being imported.
+    """
+    found = list(findings(context))
+    if is_json:
+        rows = [{"where": each.where, "code": each.code, "message": each.message} for each in found]
+        click.echo(as_json(rows))
+    else:
+        for each in found:
+            click.echo(f"{clean(each.where)}: {clean(each.message)} [{each.code}]")
+        if not found:
+            click.echo("nothing found")
+    if found:
+        raise click.exceptions.Exit(FOUND)
+
+
+def findings(context: click.Context) -> Iterator[Problem]:
+    """Yield what is wrong with the app of a command."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", FlowDefinitionWarning)
+        try:
+            orchestrator = _load(context)
+        except FlowDefinitionError as error:
+            yield from error.problems
+            return
+        except OrchestratorError as error:
+            yield Problem(_named(context), "refused", str(error))
+            return
+    soft = [each for each in warned if issubclass(each.category, FlowDefinitionWarning)]
+    yield from (Problem(_named(context), "warning", str(each.message)) for each in soft)
+    yield from _of_app(orchestrator)
+
+
+def _load(context: click.Context) -> Orchestrator:
+    name = context.find_root().params.get("app")
+    if context.obj is None or isinstance(name, str):
+        if not isinstance(name, str):
+            raise click.UsageError("name the app: orchestrator -A proj check")
+        try:
+            context.obj = _App(find_app(name))
+        except (ImportError, AttributeError) as error:
+            raise click.UsageError(f"-A {clean(name)} cannot be imported: {clean(str(error))}") from error
+    return orchestrator_of(context)
+
+
+class _App:
+    """Stands where Celery's command has its own context."""
+
+    def __init__(self, app: object) -> None:
+        self.app = app
+
+
+def _named(context: click.Context) -> str:
+    name = context.find_root().params.get("app")
+    return name if isinstance(name, str) else "app"
+
+
+def _of_app(orchestrator: Orchestrator) -> Iterator[Problem]:
+    engine = engine_of(orchestrator.app)
+    name = str(orchestrator.app.main)
+    if not engine.registry.flows:
+        yield Problem(name, "no-flow", "no flow is registered; call orchestrator.register(flow), or autodiscover")
+    for flow, entry in engine.registry.flows.items():
+        for sentence in (
+            *undeclared_queues(engine.app, entry.plan).values(),
+            *refused_content(engine.app, engine.settings),
+        ):
+            yield Problem(flow, "would-hang", sentence)
+    yield from (Problem(name, "app", sentence) for sentence in app_problems(engine.app, engine.registry))

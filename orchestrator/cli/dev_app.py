@@ -1,0 +1,30 @@
+"""Celery app of `orchestrator dev`: the one that its modules have, or one of its own for flows that have none."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+from celery import Celery
+
+from orchestrator.cli.dev_state import MODULES_VARIABLE
+from orchestrator.client import Orchestrator
+from orchestrator.definition.flow import Flow
+
+
+def load(names: list[str]) -> Orchestrator:
+    """Import modules and register every flow that they hold, with the first orchestrator or app among them."""
+    values = [value for name in names for value in vars(import_module(name)).values()]
+    found = next((value for value in values if isinstance(value, Orchestrator)), None)
+    if found is None:
+        app = next((value for value in values if isinstance(value, Celery)), None) or Celery("dev")
+        found = Orchestrator(app)
+    for value in values:
+        if isinstance(value, Flow):
+            found.register(value)
+    return found
+
+
+orchestrator = load(os.environ[MODULES_VARIABLE].split(","))
+app = orchestrator.app
+app.conf.broker_connection_retry_on_startup = True

@@ -1,0 +1,108 @@
+"""Drawings of a plan as text: Mermaid and Graphviz, with the states of a run's nodes if there are any."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.plan import END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from orchestrator.definition.plan import Plan
+
+FILLS = {
+    "succeeded": "#c8e6c9",
+    "running": "#bbdefb",
+    "ready": "#e3f2fd",
+    "parked": "#fff3cd",
+    "compensating": "#ffe0b2",
+    "compensated": "#b2ebf2",
+    "failed": "#ffcdd2",
+    "unknown": "#ffcdd2",
+    "compensation_failed": "#ef9a9a",
+    "skipped": "#eeeeee",
+}
+DECISIONS = {"branch", "expand"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow between two nodes, with the choice of a decision that leads along it."""
+
+    start: str
+    end: str
+    label: str = ""
+
+
+def edges(plan: Plan) -> Iterator[Edge]:
+    """Yield the arrows of a plan in the order of its steps; what nothing follows has none."""
+    for step in plan.steps:
+        if step.kind == "branch":
+            last = len(step.branches) - 1
+            for choice, position in enumerate(step.branches):
+                label = "else" if choice == last else f"choice {choice + 1}"
+                yield from (Edge(step.nodes[0], name, label) for name in _entries(plan, position))
+            continue
+        for start in step.nodes:
+            yield from (Edge(start, end) for end in _entries(plan, step.next))
+
+
+def _entries(plan: Plan, position: int) -> tuple[str, ...]:
+    return () if position == END else plan.steps[position].nodes
+
+
+def mermaid(plan: Plan, states: Mapping[str, str]) -> str:
+    """Return a Mermaid flowchart."""
+    ids = {name: f"n{number}" for number, name in enumerate(_nodes(plan))}
+    lines = ["flowchart LR"]
+    for name, id in ids.items():
+        text = _label(name, states).replace('"', "#quot;")
+        opening, closing = ("{", "}") if plan.nodes[name].kind in DECISIONS else ("[", "]")
+        lines.append(f'  {id}{opening}"{text}"{closing}')
+    for edge in edges(plan):
+        arrow = f"-->|{edge.label}|" if edge.label else "-->"
+        lines.append(f"  {ids[edge.start]} {arrow} {ids[edge.end]}")
+    lines += [f"  style {id} fill:{FILLS[states[name]]}" for name, id in ids.items() if states.get(name) in FILLS]
+    return "\n".join(lines)
+
+
+def dot(plan: Plan, states: Mapping[str, str]) -> str:
+    """Return a Graphviz digraph."""
+    lines = [f"digraph {_quoted(plan.flow)} {{", "  rankdir=LR;", '  node [shape=box, style="rounded,filled"];']
+    for name in _nodes(plan):
+        fill = FILLS.get(states.get(name, ""), "white")
+        shape = ", shape=diamond" if plan.nodes[name].kind in DECISIONS else ""
+        lines.append(f'  {_quoted(name)} [label={_quoted(_label(name, states))}, fillcolor="{fill}"{shape}];')
+    for edge in edges(plan):
+        label = f" [label={_quoted(edge.label)}]" if edge.label else ""
+        lines.append(f"  {_quoted(edge.start)} -> {_quoted(edge.end)}{label};")
+    return "\n".join([*lines, "}"])
+
+
+def plain(plan: Plan, states: Mapping[str, str]) -> str:
+    """Return the steps in order, a line each."""
+    lines = []
+    following: dict[str, list[str]] = {}
+    for edge in edges(plan):
+        shown = edge.end + (f" ({edge.label})" if edge.label else "")
+        following.setdefault(edge.start, []).append(shown)
+    for name in _nodes(plan):
+        line = _label(name, states)
+        lines.append(f"{line} -> {', '.join(following[name])}" if name in following else line)
+    return "\n".join(lines)
+
+
+def _nodes(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(name for step in plan.steps for name in step.nodes))
+
+
+def _label(name: str, states: Mapping[str, str]) -> str:
+    return f"{name}: {states[name]}" if name in states else name
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(re.sub(r"[\r\n]", " ", text), ensure_ascii=False)

@@ -1,0 +1,116 @@
+"""Commands `list` and `graph`: the flows that there are, and their steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator import starts
+from orchestrator.cli import drawing
+from orchestrator.cli.problems import Refusal
+from orchestrator.cli.session import FULL_ID, Session, command
+from orchestrator.cli.text import as_json, clean, table
+from orchestrator.definition.triggers import ScheduleTrigger
+from orchestrator.engine import engine_of
+from orchestrator.errors import StoreError, UnknownFlow, UnknownRun
+
+if TYPE_CHECKING:
+    from orchestrator.definition.plan import Plan
+
+DRAWERS = {"mermaid": drawing.mermaid, "dot": drawing.dot, "plain": drawing.plain}
+
+
+@command("list", example="list")
+def list_flows(session: Session) -> None:
+    """List the flows that are registered here or announced by a worker."""
+    rows = flow_rows(session)
+    header = ("FLOW", "NODES", "QUEUE", "CODE", "TRIGGERS")
+    session.print(
+        rows,
+        lambda: table(
+            header,
+            [
+                (
+                    clean(row["name"]),
+                    str(row["nodes"]),
+                    clean(row["queue"]),
+                    "here" if row["is_registered"] else "at workers",
+                    clean(", ".join(row["triggers"])),
+                )
+                for row in rows
+            ],
+        ),
+    )
+
+
+def flow_rows(session: Session) -> list[dict[str, object]]:
+    """Describe every known flow; without a server, those that are registered here."""
+    engine = engine_of(session.orchestrator.app)
+    registered = engine.registry.flows
+    try:
+        names = starts.known_flows(engine)
+    except StoreError as error:
+        click.echo(f"Only the flows of this app: {clean(str(error))}", err=True)
+        names = sorted(registered)
+    rows: list[dict[str, object]] = []
+    for name in names:
+        plan = registered[name].plan if name in registered else engine.store.announced_plan(name)
+        if plan is not None:
+            rows.append(
+                {
+                    "name": name,
+                    "nodes": len(plan.nodes),
+                    "queue": plan.queue,
+                    "queues": sorted({plan.queue, *(node.queue for node in plan.nodes.values())}),
+                    "is_registered": name in registered,
+                    "triggers": triggers_of(session, name),
+                }
+            )
+    return rows
+
+
+def triggers_of(session: Session, flow: str) -> list[str]:
+    """Describe the triggers of a flow; empty for one whose code is elsewhere."""
+    entry = engine_of(session.orchestrator.app).registry.flows.get(flow)
+    triggers = entry.flow.triggers if entry else ()
+    return [
+        f"{each.cron} {each.timezone}" if isinstance(each, ScheduleTrigger) else f"manual {each.label}"
+        for each in triggers
+    ]
+
+
+@command("graph", example="graph order --mermaid")
+@click.argument("name", metavar="FLOW|RUN")
+@click.option("--mermaid", "form", flag_value="mermaid", help="As a Mermaid flowchart.")
+@click.option("--dot", "form", flag_value="dot", help="As a Graphviz digraph.")
+@click.option("--plain", "form", flag_value="plain", default="plain", help="A line for each node; the default.")
+def graph(session: Session, name: str, form: str) -> None:
+    """Draw the steps of a flow, or of a run with the states of its nodes."""
+    plan, states = plan_and_states(session, name)
+    text = DRAWERS[form](plan, states)
+    if session.is_json:
+        drawn = {"flow": plan.flow, "format": form, "text": text, "edges": [vars(edge) for edge in drawing.edges(plan)]}
+        click.echo(as_json(drawn))
+        return
+    click.echo(clean(text, lines=True))
+
+
+def plan_and_states(session: Session, name: str) -> tuple[Plan, dict[str, str]]:
+    """Return the plan of a flow, or that of a run with the states of its nodes, by name, id or the begin of an id."""
+    engine = engine_of(session.orchestrator.app)
+    if not FULL_ID.fullmatch(name):
+        try:
+            return starts.find_plan(engine, name), {}
+        except UnknownFlow as unknown:
+            try:
+                run = session.run(name)
+            except UnknownRun:
+                raise unknown from None
+    else:
+        run = session.run(name)
+    record = engine.store.run(run.id)
+    plan = engine.store.plan(record.plan)
+    if plan is None:
+        raise Refusal(f"the plan of run {run.id} is gone")
+    return plan, {node: str(found["state"]) for node, found in engine.store.nodes(run.id).items()}

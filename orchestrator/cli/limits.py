@@ -1,0 +1,102 @@
+"""Command `limits`: what limits runs, what waits for it, and other numbers until the code's change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.session import SPAN, UNITS, Instant, Session, command
+from orchestrator.cli.text import as_json, at, clean, span, table
+
+if TYPE_CHECKING:
+    from orchestrator.store.rows import LimitRow
+
+
+class Span(click.ParamType):
+    """A duration, such as 500ms, 1s, 5m or 2h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the duration."""
+        if isinstance(value, timedelta):
+            return value
+        if value.endswith("ms") and value[:-2].isdigit():
+            return timedelta(milliseconds=int(value[:-2]))
+        found = SPAN.fullmatch(value)
+        if found is None:
+            self.fail(f"{clean(value)!r} is no duration; write 500ms, 1s, 5m or 2h", param, ctx)
+        return timedelta(**{UNITS[found[2]]: float(found[1])})
+
+
+@click.group("limits", invoke_without_command=True, epilog="Example: celery -A proj flow limits")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def limits(context: click.Context, **options: Any) -> None:
+    """List the limits with what waits for each; change one with set, reset or freeze."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_limits, **options)
+
+
+@command("list", example="limits list --json")
+def list_limits(session: Session) -> None:
+    """List the limits."""
+    show(session)
+
+
+@command("set", example="limits set order-api 5 --per 1s")
+@click.argument("name")
+@click.argument("number", type=click.IntRange(1))
+@click.option("--per", type=Span(), help="For a rate: so many in each of these.")
+@click.option("--burst", type=click.IntRange(1), help="For a rate: so many at once.")
+def set_limit(session: Session, name: str, number: int, per: timedelta | None, burst: int | None) -> None:
+    """Give a limit other numbers, until the code's change."""
+    session.orchestrator.set_limit(name, number, per=per, burst=burst)
+    show(session, name)
+
+
+@command("reset", example="limits reset order-api")
+@click.argument("name")
+def reset_limit(session: Session, name: str) -> None:
+    """Give a limit the code's numbers again, and end its freeze."""
+    session.orchestrator.reset_limit(name)
+    show(session, name)
+
+
+@command("freeze", example="limits freeze order-api --for 5m")
+@click.argument("name")
+@click.option("--until", type=Instant(), help="Until this instant.")
+@click.option("--for", "duration", type=Span(), help="For so long.")
+@click.option("--key", help="Only for this key of a limit with keys.")
+def freeze_limit(
+    session: Session, name: str, until: datetime | None, duration: timedelta | None, key: str | None
+) -> None:
+    """Let nothing through a limit until an instant; `reset` ends it."""
+    if (until is None) == (duration is None):
+        raise click.UsageError("give either --until or --for")
+    session.orchestrator.freeze_limit(name, until or datetime.now(UTC) + (duration or timedelta(0)), key=key)
+    show(session, name)
+
+
+for each in (list_limits, set_limit, reset_limit, freeze_limit):
+    limits.add_command(each)
+
+
+def show(session: Session, name: str | None = None) -> None:
+    """Print every limit, or one."""
+    found = [row for row in session.orchestrator.limits() if name in {None, row.name, row.title}]
+    if session.is_json:
+        click.echo(as_json([row.to_json() for row in found]))
+        return
+    table(
+        ("LIMIT", "KIND", "NUMBERS", "FREE / HELD", "WAITING", "LONGEST", "FROZEN UNTIL"), [_row(row) for row in found]
+    )
+
+
+def _row(row: LimitRow) -> tuple[str, ...]:
+    numbers = f"{row.n}" + (f" per {span(row.per)}" if row.per else "") + (" (set)" if row.is_set else "")
+    use = f"{row.held} held" if row.held is not None else f"{row.tokens} free" if row.tokens is not None else "-"
+    waits = span(datetime.now(UTC) - row.longest_wait) if row.longest_wait else "-"
+    return clean(row.name), clean(row.kind), numbers, use, str(row.waiting), waits, at(row.frozen_until)

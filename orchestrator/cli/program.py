@@ -1,0 +1,38 @@
+"""Console script: the commands behind Celery's own options, so that `-A`, `-b` and the environment mean the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery.bin.celery import celery
+
+from orchestrator.cli import Commands
+from orchestrator.cli.dev_state import use_running_dev
+
+LEFT_OUT = {"version"}
+
+
+def run() -> None:
+    """Run `orchestrator ...` and end the process with its exit code."""
+    program.main(prog_name="orchestrator", auto_envvar_prefix="CELERY")
+
+
+def _begin(**options: Any) -> None:
+    context = click.get_current_context()
+    if context.params.get("app") is None and context.invoked_subcommand not in {None, "dev", "check"}:
+        # In the folder of an `orchestrator dev`, a second terminal needs to name neither app nor server.
+        options["app"] = context.params["app"] = use_running_dev()
+    if context.invoked_subcommand == "check":
+        options["app"] = None  # it imports the app itself, to show what is wrong there
+    assert celery.callback is not None  # noqa: S101 - a click group has one
+    celery.callback(version=False, **options)
+
+
+program = Commands(
+    name="orchestrator",
+    help="Start, watch and steer the runs of flows: as `celery -A proj flow`, with the same options in front.",
+    params=[parameter for parameter in celery.params if parameter.name not in LEFT_OUT],
+    callback=_begin,
+    no_args_is_help=True,
+)

@@ -1,0 +1,148 @@
+"""Command `show`: a flow with its steps and input, or a run with the state of every node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator import starts
+from orchestrator.cli import drawing
+from orchestrator.cli.flows import triggers_of
+from orchestrator.cli.session import FULL_ID, Session, command
+from orchestrator.cli.text import as_json, as_json_line, at, clean, cut, span, state
+from orchestrator.definition.plan import limit_title
+from orchestrator.engine import engine_of
+from orchestrator.errors import UnknownFlow, UnknownRun
+from orchestrator.redaction import Redaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.definition.plan import Plan
+    from orchestrator.runs import FlowRun
+    from orchestrator.store.run_view import NodeRow, RunView
+
+LARGEST_OUTPUT = 65_536
+"""Outputs of more bytes are not read for a line that shows the first 200 characters."""
+TRACEBACK_LINES = 12
+
+
+@command("show", example="show 3f2a")
+@click.argument("name", metavar="FLOW|RUN")
+def show(session: Session, name: str) -> None:
+    """Show a flow, or a run by its id or the begin of it: states, attempts, outputs, errors."""
+    engine = engine_of(session.orchestrator.app)
+    if not FULL_ID.fullmatch(name):
+        try:
+            plan = starts.find_plan(engine, name)
+        except UnknownFlow as unknown:
+            try:
+                show_run(session, session.run(name))
+            except UnknownRun:
+                raise unknown from None
+            return
+        show_flow(session, plan)
+        return
+    show_run(session, session.run(name))
+
+
+def show_flow(session: Session, plan: Plan) -> None:
+    """Print a flow."""
+    found = {
+        "flow": plan.flow,
+        "queue": plan.queue,
+        "triggers": triggers_of(session, plan.flow),
+        "input_schema": plan.input_schema,
+        "timeout": plan.timeout_ms / 1000 if plan.timeout_ms else None,
+        "nodes": [
+            {
+                "name": node.name,
+                "kind": node.kind,
+                "queue": node.queue,
+                "timeout": node.timeout_ms / 1000,
+                "attempts": node.attempts,
+                "limits": [limit_title(each) for each in node.limits],
+            }
+            for node in plan.nodes.values()
+        ],
+    }
+    if session.is_json:
+        click.echo(as_json(found))
+        return
+    click.echo(f"flow {clean(plan.flow)} on queue {clean(plan.queue)}")
+    for trigger in triggers_of(session, plan.flow):
+        click.echo(f"  trigger {clean(trigger)}")
+    if plan.input_schema:
+        click.echo(f"  input {cut(as_json_line(plan.input_schema), 1000)}")
+    for line in drawing.plain(plan, {}).splitlines():
+        click.echo(f"  {clean(line)}")
+
+
+def show_run(session: Session, run: FlowRun) -> None:
+    """Print a run."""
+    view = run.show()
+    outputs = _outputs(session, view)
+    if session.is_json:
+        found = view.to_json()
+        click.echo(as_json(found | {"outputs": outputs}))
+        return
+    for line in run_lines(view, outputs):
+        click.echo(line)
+
+
+def _outputs(session: Session, view: RunView) -> dict[str, str]:
+    """Return the stored outputs as JSON, cut, without what is redacted."""
+    engine = engine_of(session.orchestrator.app)
+    small = [node.key for node in view.nodes if node.key and node.output_size and node.output_size <= LARGEST_OUTPUT]
+    redaction = Redaction(engine.settings.redact)
+    stored = engine.store.outputs(view.run.id, list(dict.fromkeys(small)))
+    return {key: cut(redaction.text(text.decode())) for key, text in stored.items()}
+
+
+def run_lines(view: RunView, outputs: dict[str, str]) -> Iterator[str]:
+    """Yield a run as lines: what it is, each node in order, its errors and the lines that its nodes logged."""
+    run = view.run
+    yield f"run {run.id} of flow {clean(run.flow)}: {state(str(run.status))}"
+    yield (
+        f"  started {at(run.created)}, "
+        + (f"ended {at(run.finished)}, " if run.finished else "")
+        + f"took {span(run.duration)}"
+    )
+    if run.key:
+        yield f"  key {clean(run.key)}"
+    if run.tags:
+        yield "  tags " + clean(", ".join(f"{name}={value}" for name, value in run.tags.items()))
+    if view.input:
+        yield f"  input {cut(view.input)}"
+    width = max((len(node.name) for node in view.nodes), default=0)
+    yield from (line for node in view.nodes for line in _node_lines(node, width, outputs))
+    if run.error is not None:
+        yield f"error: {clean(run.error)}"
+        yield from (f"  {clean(line)}" for line in run.error.traceback.splitlines()[-TRACEBACK_LINES:])
+    for entry in view.log:
+        yield f"log {at(entry.at)} {clean(entry.node)} {clean(entry.level)}: {cut(entry.text)}"
+
+
+def _node_lines(node: NodeRow, width: int, outputs: dict[str, Any]) -> Iterator[str]:
+    indent = "    " if node.kind in {"item", "compensation"} else "  "
+    parts = [f"{indent}{clean(node.name):<{width}}", state(node.state)]
+    if node.attempt > 1 or (node.attempt and node.state in {"failed", "unknown", "parked"}):
+        parts.append(f"attempt {node.attempt} of {node.attempts}")
+    if node.items is not None:
+        parts.append(f"{node.items.done} of {node.items.count} items, {node.items.failed} failed")
+    if node.pages:
+        parts.append(f"{node.pages} pages")
+    if node.started and node.ended:
+        parts.append(span(node.ended - node.started))
+    if node.limit:
+        parts.append(f"waits for {clean(node.limit)}")
+    if node.due:
+        parts.append(f"due {at(node.due)}")
+    if node.detail:
+        parts.append(cut(node.detail, 80))
+    if node.key in outputs and node.state == "succeeded":
+        parts.append(outputs[node.key])
+    yield "  ".join(parts)
+    if node.failure is not None and node.state != "succeeded":
+        yield f"{indent}  {cut(node.failure.type)}: {cut(node.failure.message)}"

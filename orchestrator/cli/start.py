@@ -1,0 +1,103 @@
+"""Command `start`: start a run from a terminal, and wait for it if asked to."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.problems import Refusal
+from orchestrator.cli.session import Pair, Session, command
+from orchestrator.cli.text import as_json_line, clean, state
+from orchestrator.definition.state import RunStatus
+
+if TYPE_CHECKING:
+    from orchestrator.runs import FlowRun
+
+NOBODY_S = 5.0
+FAILED = 1
+
+
+@command("start", example="""start order --input '{"item": "lamp"}' --tag shop=west""")
+@click.argument("flow")
+@click.option("--input", "given", help="The input as JSON, @FILE with it, or - to read it from the standard input.")
+@click.option("--key", help="Idempotency key: the same one returns the first run.")
+@click.option("--tag", "tags", multiple=True, type=Pair(), help="A tag, name=value; more than one may be given.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; exit code 1 unless it succeeded.")
+@click.option("--timeout", type=float, help="With --wait: at most so many seconds.")
+def start(
+    session: Session,
+    flow: str,
+    *,
+    given: str | None,
+    key: str | None,
+    tags: tuple[tuple[str, str], ...],
+    is_waiting: bool,
+    timeout: float | None,
+) -> None:
+    """Start a run of a flow and print its id."""
+    run = session.orchestrator.start(flow, read_input(given), idempotency_key=key, tags=dict(tags))
+    if not is_waiting:
+        session.print({"id": run.id, "flow": flow, "status": str(run.status)}, lambda: [run.id])
+        return
+    if not session.is_json:
+        click.echo(run.id)
+    status = wait(run, timeout)
+    error = run.error
+    result = run.result() if status is RunStatus.SUCCEEDED else None
+    found = {
+        "id": run.id,
+        "flow": flow,
+        "status": str(status),
+        "result": result,
+        "error": str(error) if error else None,
+    }
+    lines = [state(str(status)), *([clean(error)] if error else []), *([clean(as_json_line(result))] if result else [])]
+    session.print(found, lambda: lines)
+    if status is not RunStatus.SUCCEEDED:
+        raise click.exceptions.Exit(FAILED)
+
+
+def read_input(given: str | None) -> Any:
+    """Return the JSON of an option: text, `@file`, or `-` for the standard input.
+
+    Raises:
+        Refusal: It cannot be read, or is no JSON.
+    """
+    if given is None:
+        return None
+    where = "--input"
+    if given == "-":
+        where, given = "the standard input", sys.stdin.read()
+    elif given.startswith("@"):
+        where = given[1:]
+        try:
+            given = Path(where).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refusal(f"{clean(where)} cannot be read: {clean(error)}") from error
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise Refusal(
+            f"""{clean(where)} is no JSON: {error}. A text needs quotes of its own: --input '"lamp"'"""
+        ) from error
+
+
+def wait(run: FlowRun, timeout: float | None) -> RunStatus:
+    """Wait for the end of a run; after 5 s without an attempt, say on the standard error what it waits for."""
+    began = time.monotonic()
+    first = NOBODY_S if timeout is None else min(NOBODY_S, timeout)
+    try:
+        return run.wait(first)
+    except TimeoutError:
+        if timeout is not None and timeout <= first:
+            raise
+    waits = run.explain()
+    if waits and all(each.attempt == 0 for each in waits):
+        for each in waits:
+            click.echo(f"no worker answers: {clean(each.node)} {clean(each.reason)}", err=True)
+    return run.wait(None if timeout is None else max(timeout - (time.monotonic() - began), 0))

@@ -32,24 +32,16 @@ from orchestrator.store.run_store import Store
 from orchestrator.store.worker_rows import read_workers
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from celery import Celery
 
     from orchestrator.redaction import Redaction
+    from orchestrator.schedule_control import Backfilled, ScheduleRow
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.queries import FlowCounts
     from orchestrator.store.worker_rows import WorkerRow
-=======
-    from collections.abc import Iterable, Iterator, Mapping
-    from datetime import datetime
-
-    from celery import Celery
-
-    from orchestrator.schedule_control import Backfilled, ScheduleRow
->>>>>>> b6e7250 (Steer runs from a terminal: the command line, a newcomer's set-up, and schedules under an operator's hand)
 
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
 SENTRY = WhenImported("sentry_sdk", "orchestrator.contrib.sentry:SentryNodes")

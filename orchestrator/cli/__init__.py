@@ -13,19 +13,21 @@ import click
 
 COMMANDS = {
     "list": "orchestrator.cli.flows:list_flows",
+    "show": "orchestrator.cli.show:show",
     "graph": "orchestrator.cli.flows:graph",
     "start": "orchestrator.cli.start:start",
     "runs": "orchestrator.cli.runs:runs",
+    "watch": "orchestrator.cli.watch:watch",
     "history": "orchestrator.cli.inspection:history",
     "explain": "orchestrator.cli.inspection:explain",
     "output": "orchestrator.cli.inspection:output",
     "cancel": "orchestrator.cli.actions:cancel",
     "resume": "orchestrator.cli.actions:resume",
-    "delete": "orchestrator.cli.actions:delete",
     "workers": "orchestrator.cli.workers:workers",
     "limits": "orchestrator.cli.limits:limits",
     "schedules": "orchestrator.cli.schedules:schedules",
     "check": "orchestrator.cli.check:check",
+    "schema": "orchestrator.cli.schemas:schema",
     "dev": "orchestrator.cli.dev:dev",
 }
 """Where each command is, in the order of the help."""

@@ -1,4 +1,4 @@
-"""Commands `cancel`, `resume` and `delete`: of the runs that are named, or of all that a filter finds."""
+"""Commands `cancel` and `resume`: of the runs that are named, or of all that a filter finds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from orchestrator.cli.filters import Filter, run_filters
 from orchestrator.cli.problems import Refusal
 from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json, clean
+from orchestrator.definition.state import RunStatus
 from orchestrator.errors import RunError, UnknownRun
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.runs import FlowRun
 
 NOT_DONE = 1
+OPEN = tuple(str(each) for each in RunStatus if not each.is_final)
+RESUMABLE = tuple(str(each) for each in RunStatus if each.is_final and each is not RunStatus.SUCCEEDED)
 YES = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")
 RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 
@@ -30,7 +33,13 @@ RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 @run_filters
 def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter, **options: Any) -> None:
     """Stop runs: nothing new starts, and what succeeded is compensated."""
-    _act(session, "cancel", run_ids, chosen, lambda run: run.cancel(reason), **options)
+
+    def stop(run: FlowRun) -> None:
+        if (status := run.status).is_final:
+            raise RunError(f"it has ended {status} before", run_id=run.id)
+        run.cancel(reason)
+
+    _act(session, "cancel", run_ids, chosen.with_default(OPEN), stop, **options)
 
 
 @command("resume", example="resume --flow order --status failed --since 2h --yes")
@@ -39,16 +48,7 @@ def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filt
 @run_filters
 def resume(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
     """Continue runs that failed or were cancelled, from what succeeded."""
-    _act(session, "resume", run_ids, chosen, lambda run: run.resume(), **options)
-
-
-@command("delete", example="delete --status succeeded --until 7d --yes")
-@RUNS
-@YES
-@run_filters
-def delete(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
-    """Delete the records of runs that have ended."""
-    _act(session, "delete", run_ids, chosen, lambda run: run.delete(), **options)
+    _act(session, "resume", run_ids, chosen.with_default(RESUMABLE), lambda run: run.resume(), **options)
 
 
 def _act(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,6 +45,10 @@ class Filter:
     def __bool__(self) -> bool:
         """Whether anything was given."""
         return any(value for value in vars(self).values())
+
+    def with_default(self, statuses: tuple[str, ...]) -> Filter:
+        """Return the filter with these statuses if it names none; nothing given stays nothing."""
+        return replace(self, status=statuses) if self and not self.status else self
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Orchestrator.runs`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,7 +44,7 @@ def list_flows(session: Session) -> None:
     )
 
 
-def flow_rows(session: Session) -> list[dict[str, object]]:
+def flow_rows(session: Session) -> list[dict[str, Any]]:
     """Describe every known flow; without a server, those that are registered here."""
     engine = engine_of(session.orchestrator.app)
     registered = engine.registry.flows
@@ -53,7 +53,7 @@ def flow_rows(session: Session) -> list[dict[str, object]]:
     except StoreError as error:
         click.echo(f"Only the flows of this app: {clean(str(error))}", err=True)
         names = sorted(registered)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         plan = registered[name].plan if name in registered else engine.store.announced_plan(name)
         if plan is not None:

@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json_line, at, clean, cut, state
+from orchestrator.redaction import HIDDEN
 
 if TYPE_CHECKING:
     from orchestrator.runs import Event
@@ -61,4 +62,7 @@ def explain(session: Session, run_id: str) -> None:
 def output(session: Session, run_id: str, key: str) -> None:
     """Print one stored output as JSON."""
     value = session.run(run_id).output(key)
+    if session.orchestrator.redaction.hides(key):
+        value = HIDDEN
+    value = session.orchestrator.redaction.value(value)
     session.print({"key": key, "value": value}, lambda: [clean(as_json_line(value))])

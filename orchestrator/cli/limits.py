@@ -11,10 +11,10 @@ from orchestrator.cli.session import SPAN, UNITS, Instant, Session, command
 from orchestrator.cli.text import as_json, at, clean, span, table
 
 if TYPE_CHECKING:
-    from orchestrator.store.rows import LimitRow
+    from orchestrator.store.limit_numbers import LimitRow
 
 
-class Span(click.ParamType):
+class Span(click.ParamType):  # type: ignore[type-arg] # as Instant
     """A duration, such as 500ms, 1s, 5m or 2h."""
 
     name = "duration"
@@ -34,7 +34,7 @@ class Span(click.ParamType):
 @click.group("limits", invoke_without_command=True, epilog="Example: celery -A proj flow limits")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def limits(context: click.Context, **options: Any) -> None:
+def limits(context: click.Context, /, **options: Any) -> None:
     """List the limits with what waits for each; change one with set, reset or freeze."""
     if context.invoked_subcommand is None:
         context.invoke(list_limits, **options)
@@ -48,10 +48,10 @@ def list_limits(session: Session) -> None:
 
 @command("set", example="limits set order-api 5 --per 1s")
 @click.argument("name")
-@click.argument("number", type=click.IntRange(1))
+@click.argument("number", type=click.FloatRange(min=0, min_open=True))
 @click.option("--per", type=Span(), help="For a rate: so many in each of these.")
 @click.option("--burst", type=click.IntRange(1), help="For a rate: so many at once.")
-def set_limit(session: Session, name: str, number: int, per: timedelta | None, burst: int | None) -> None:
+def set_limit(session: Session, name: str, number: float, per: timedelta | None, burst: int | None) -> None:
     """Give a limit other numbers, until the code's change."""
     session.orchestrator.set_limit(name, number, per=per, burst=burst)
     show(session, name)
@@ -90,13 +90,11 @@ def show(session: Session, name: str | None = None) -> None:
     if session.is_json:
         click.echo(as_json([row.to_json() for row in found]))
         return
-    table(
-        ("LIMIT", "KIND", "NUMBERS", "FREE / HELD", "WAITING", "LONGEST", "FROZEN UNTIL"), [_row(row) for row in found]
-    )
+    table(("LIMIT", "KIND", "NUMBERS", "FREE", "WAITING", "LONGEST", "FROZEN UNTIL"), [_row(row) for row in found])
 
 
 def _row(row: LimitRow) -> tuple[str, ...]:
-    numbers = f"{row.n}" + (f" per {span(row.per)}" if row.per else "") + (" (set)" if row.is_set else "")
-    use = f"{row.held} held" if row.held is not None else f"{row.tokens} free" if row.tokens is not None else "-"
+    numbers = f"{row.n:g}" + (f" per {span(row.per)}" if row.per else "") + (" (set)" if row.is_set else "")
+    use = "-" if row.tokens is None else f"{row.tokens} free"
     waits = span(datetime.now(UTC) - row.longest_wait) if row.longest_wait else "-"
     return clean(row.name), clean(row.kind), numbers, use, str(row.waiting), waits, at(row.frozen_until)

@@ -20,7 +20,7 @@ def run() -> None:
 
 def _begin(**options: Any) -> None:
     context = click.get_current_context()
-    if context.params.get("app") is None and context.invoked_subcommand not in {None, "dev", "check"}:
+    if context.params.get("app") is None and context.invoked_subcommand not in {None, "dev", "check", "schema"}:
         # In the folder of an `orchestrator dev`, a second terminal needs to name neither app nor server.
         options["app"] = context.params["app"] = use_running_dev()
     if context.invoked_subcommand == "check":

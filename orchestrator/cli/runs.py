@@ -11,7 +11,7 @@ from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json, at, clean, cut, span, state, table
 
 if TYPE_CHECKING:
-    from orchestrator.store.rows import RunRow
+    from orchestrator.store.queries import RunRow
 
 
 @command("runs", example="runs --status failed --since 2h")

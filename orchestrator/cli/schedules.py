@@ -21,7 +21,7 @@ NAME = click.argument("name", metavar="FLOW|SCHEDULE")
 @click.group("schedules", invoke_without_command=True, epilog="Example: celery -A proj flow schedules")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def schedules(context: click.Context, **options: Any) -> None:
+def schedules(context: click.Context, /, **options: Any) -> None:
     """List the schedules of this app's flows; steer one with a command below."""
     if context.invoked_subcommand is None:
         context.invoke(list_schedules, **options)

@@ -71,21 +71,16 @@ class Session:
         return next(iter(found.values())) if found else self.orchestrator.get(name)
 
 
-def command(
-    name: str, *, example: str, needs_app: bool = True, **settings: Any
-) -> Callable[[Callable[Concatenate[Session, Parameters], Any]], click.Command]:
+def command(name: str, *, example: str) -> Callable[[Callable[Concatenate[Session, Parameters], Any]], click.Command]:
     """Make a click command of a function that gets a session; its help ends with an example, which a test runs."""
 
     def decorate(function: Callable[Concatenate[Session, Parameters], Any]) -> click.Command:
         @functools.wraps(function)
         def run(*args: Any, as_json: bool, **options: Any) -> Any:
-            context = click.get_current_context()
-            if needs_app:
-                return function(Session(orchestrator_of(context), as_json), *args, **options)
-            return function(as_json, *args, **options)  # type: ignore[arg-type] # a command that looks for the app itself
+            return function(Session(orchestrator_of(click.get_current_context()), as_json), *args, **options)
 
         option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-        return click.command(name, epilog=f"Example: celery -A proj flow {example}", **settings)(option(run))
+        return click.command(name, epilog=f"Example: celery -A proj flow {example}")(option(run))
 
     return decorate
 
@@ -115,7 +110,7 @@ def _given_app(context: click.Context) -> str:
     return given if isinstance(given, str) else ""
 
 
-class Instant(click.ParamType):
+class Instant(click.ParamType):  # type: ignore[type-arg] # generic since click 8.2
     """An instant: ISO 8601, or how long ago, such as 30m, 2h or 7d."""
 
     name = "when"
@@ -133,7 +128,7 @@ class Instant(click.ParamType):
         return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-class Pair(click.ParamType):
+class Pair(click.ParamType):  # type: ignore[type-arg] # generic since click 8.2
     """A name and a value: name=value."""
 
     name = "name=value"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,6 @@ from orchestrator.cli.text import as_json, as_json_line, at, clean, cut, span, s
 from orchestrator.definition.plan import limit_title
 from orchestrator.engine import engine_of
 from orchestrator.errors import UnknownFlow, UnknownRun
-from orchestrator.redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from orchestrator.runs import FlowRun
     from orchestrator.store.run_view import NodeRow, RunView
 
-LARGEST_OUTPUT = 65_536
-"""Outputs of more bytes are not read for a line that shows the first 200 characters."""
 TRACEBACK_LINES = 12
 
 
@@ -82,25 +79,14 @@ def show_flow(session: Session, plan: Plan) -> None:
 def show_run(session: Session, run: FlowRun) -> None:
     """Print a run."""
     view = run.show()
-    outputs = _outputs(session, view)
     if session.is_json:
-        found = view.to_json()
-        click.echo(as_json(found | {"outputs": outputs}))
+        click.echo(as_json(view.to_json()))
         return
-    for line in run_lines(view, outputs):
+    for line in run_lines(view):
         click.echo(line)
 
 
-def _outputs(session: Session, view: RunView) -> dict[str, str]:
-    """Return the stored outputs as JSON, cut, without what is redacted."""
-    engine = engine_of(session.orchestrator.app)
-    small = [node.key for node in view.nodes if node.key and node.output_size and node.output_size <= LARGEST_OUTPUT]
-    redaction = Redaction(engine.settings.redact)
-    stored = engine.store.outputs(view.run.id, list(dict.fromkeys(small)))
-    return {key: cut(redaction.text(text.decode())) for key, text in stored.items()}
-
-
-def run_lines(view: RunView, outputs: dict[str, str]) -> Iterator[str]:
+def run_lines(view: RunView) -> Iterator[str]:
     """Yield a run as lines: what it is, each node in order, its errors and the lines that its nodes logged."""
     run = view.run
     yield f"run {run.id} of flow {clean(run.flow)}: {state(str(run.status))}"
@@ -116,7 +102,7 @@ def run_lines(view: RunView, outputs: dict[str, str]) -> Iterator[str]:
     if view.input:
         yield f"  input {cut(view.input)}"
     width = max((len(node.name) for node in view.nodes), default=0)
-    yield from (line for node in view.nodes for line in _node_lines(node, width, outputs))
+    yield from (line for node in view.nodes for line in _node_lines(node, width))
     if run.error is not None:
         yield f"error: {clean(run.error)}"
         yield from (f"  {clean(line)}" for line in run.error.traceback.splitlines()[-TRACEBACK_LINES:])
@@ -124,7 +110,7 @@ def run_lines(view: RunView, outputs: dict[str, str]) -> Iterator[str]:
         yield f"log {at(entry.at)} {clean(entry.node)} {clean(entry.level)}: {cut(entry.text)}"
 
 
-def _node_lines(node: NodeRow, width: int, outputs: dict[str, Any]) -> Iterator[str]:
+def _node_lines(node: NodeRow, width: int) -> Iterator[str]:
     indent = "    " if node.kind in {"item", "compensation"} else "  "
     parts = [f"{indent}{clean(node.name):<{width}}", state(node.state)]
     if node.attempt > 1 or (node.attempt and node.state in {"failed", "unknown", "parked"}):
@@ -141,8 +127,8 @@ def _node_lines(node: NodeRow, width: int, outputs: dict[str, Any]) -> Iterator[
         parts.append(f"due {at(node.due)}")
     if node.detail:
         parts.append(cut(node.detail, 80))
-    if node.key in outputs and node.state == "succeeded":
-        parts.append(outputs[node.key])
+    if node.output is not None and node.state == "succeeded":
+        parts.append(cut(node.output))
     yield "  ".join(parts)
     if node.failure is not None and node.state != "succeeded":
         yield f"{indent}  {cut(node.failure.type)}: {cut(node.failure.message)}"

@@ -48,7 +48,7 @@ def start(
         click.echo(run.id)
     status = wait(run, timeout)
     error = run.error
-    result = run.result() if status is RunStatus.SUCCEEDED else None
+    result = session.orchestrator.redaction.value(run.result()) if status is RunStatus.SUCCEEDED else None
     found = {
         "id": run.id,
         "flow": flow,

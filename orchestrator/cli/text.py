@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def _plain(value: object) -> Any:
 
 def is_terminal() -> bool:
     """Return whether the output is one, rather than a pipe or a file."""
-    return click.get_text_stream("stdout").isatty()
+    return sys.stdout.isatty()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -56,7 +56,7 @@ def _repaint(run: FlowRun) -> RunStatus:
     while True:
         view = run.show()
         width, height = _size()
-        lines = list(run_lines(view, {}))[: height - 1]
+        lines = list(run_lines(view))[: height - 1]
         back = UP.format(painted) if painted else ""
         # Cut before it is written: a line that wraps would move everything below it.
         text = "".join(f"{_fitting(line, width)}{TO_LINE_END}\n" for line in lines)

@@ -11,7 +11,7 @@ from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import at, clean, table
 
 if TYPE_CHECKING:
-    from orchestrator.store.rows import WorkerRow
+    from orchestrator.store.worker_rows import WorkerRow
 
 POLL_S = 0.25
 NONE = 1

@@ -17,11 +17,7 @@ PACKAGE = "orchestrator"
 # what stands behind it; the doors may import anything.
 PYDANTIC = {"pydantic", "pydantic_core"}
 CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard", "amqp"}
-<<<<<<< HEAD
-DOORS = {"contrib", "web"}  # these may import anything, and nothing imports them
-=======
-DOORS = {"cli", "contrib"}  # these may import anything, and nothing imports them
->>>>>>> b6e7250 (Steer runs from a terminal: the command line, a newcomer's set-up, and schedules under an operator's hand)
+DOORS = {"cli", "contrib", "web"}  # these may import anything, and nothing imports them
 FLOORS: list[tuple[set[str], set[str]]] = [
     ({"errors", "settings", "lazy", "sparing_log", "fault_points", "redaction", "server"}, {"pydantic"}),
     ({"definition"}, {*PYDANTIC, "croniter"}),

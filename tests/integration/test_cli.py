@@ -1,0 +1,300 @@
+"""Every command against a real server with real runs: what it prints, its JSON, its exit code, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from datetime import timedelta
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from orchestrator.cli import COMMANDS, flow
+from orchestrator.cli.program import program
+from orchestrator.cli.schemas import SCHEMAS
+from tests.harness import ROOT, environment_for, load_program, wait_until, workers
+from tests.terminal import Terminal
+
+MODULE = "tests.programs.operated"
+LAMP = '{"item": "lamp"}'
+ELSEWHERE = {"dev"}  # tested in test_dev.py, with a terminal of its own
+
+
+class Operator:
+    """Types commands, most of them in this process."""
+
+    def __init__(self, program_module, url: str) -> None:
+        self.module = program_module
+        self.url = url
+        self.orchestrator = program_module.orchestrator
+
+    def type(self, *words: str, code: int = 0, given: str | None = None) -> str:
+        answer = CliRunner().invoke(program, ["-A", MODULE, *words], input=given, auto_envvar_prefix="CELERY")
+        assert answer.exit_code == code, f"{words}: {answer.exit_code}\n{answer.output}\n{answer.exception!r}"
+        return answer.stdout if code < 2 else answer.stderr
+
+    def json(self, *words: str, code: int = 0):
+        text = self.type(*words, "--json", code=code)
+        name = next(name for name in (" ".join(words[:2]), words[0]) if name in SCHEMAS)
+        SCHEMAS[name].validate_json(text, strict=True, by_alias=True)
+        return json.loads(text)
+
+    def in_process(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "celery", "-A", MODULE, "flow", *words],
+            cwd=ROOT,
+            env=environment_for(self.url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def order(self, **input) -> str:
+        return self.type("start", "order", "--input", json.dumps({"item": "lamp"} | input), "--wait").split()[0]
+
+
+@pytest.fixture(scope="module")
+def operator(server, tmp_path_factory):
+    with workers(MODULE, server.url, tmp_path_factory.mktemp("operated"), options=["-c", "2"]):
+        yield Operator(load_program("operated", server.url), server.url)
+
+
+@pytest.fixture(scope="module")
+def run_id(operator):
+    return operator.order()
+
+
+def every_command(group: click.Group = flow, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    context = click.Context(group)
+    found = {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found[*words, name] = command
+        if isinstance(command, click.Group):
+            found |= every_command(command, (*words, name))
+    return found
+
+
+EACH = pytest.mark.parametrize("words", every_command(), ids=" ".join)
+
+
+@EACH
+def test_the_example_in_the_help_of_a_command_can_be_typed(operator, run_id, words):
+    (example,) = re.findall(r"Example: (.+)", every_command()[words].epilog or "")
+    typed = shlex.split(example.replace("3f2a", run_id[:12]))
+    typed = typed[typed.index("flow") + 1 :] if typed[0] == "celery" else typed[1:]
+    typed = typed[2:] if typed[0] == "-A" else typed
+    assert tuple(typed[: len(words)]) == words
+    if words[0] not in ELSEWHERE:
+        # A run that has ended is no more to be cancelled, which is exit code 1.
+        operator.type(*typed, code=1 if words == ("cancel",) else 0)
+
+
+@EACH
+def test_every_command_has_a_schema_and_a_sentence(words):
+    command = every_command()[words]
+    assert command.get_short_help_str(200).endswith(".")
+    if words[0] not in ELSEWHERE | {"schema"}:
+        assert " ".join(words) in SCHEMAS
+        assert any(option.name in {"as_json", "is_json"} for option in command.params)
+
+
+def test_the_table_of_commands_is_in_the_help(operator):
+    text = CliRunner().invoke(program, ["--help"]).stdout
+    assert [name for name in COMMANDS if not re.search(rf"^  {name} ", text, re.MULTILINE)] == []
+    answer = operator.in_process("--help")
+    assert answer.returncode == 0
+    assert "schedules" in answer.stdout
+
+
+def test_a_run_is_started_shown_and_read(operator):
+    id = operator.type("start", "order", "--input", LAMP, "--key", "k1", "--tag", "shop=west").strip()
+    assert operator.type("start", "order", "--input", "-", "--key", "k1", given=LAMP).strip() == id
+    operator.orchestrator.get(id).wait(30)
+    shown = operator.type("show", id[:10])
+    for words in (id, "succeeded", "key k1", "shop=west", "price", "1 x lamp"):
+        assert words in shown
+    found = operator.json("show", id)
+    assert {node["name"]: node["state"] for node in found["nodes"]} == {"price": "succeeded", "pack": "succeeded"}
+    assert operator.json("output", id, "pack")["value"] == "1 x lamp"
+    assert operator.json("history", id)[0]["event"] == "run-started"
+    assert operator.json("explain", id) == []
+    assert "run-succeeded" in operator.type("watch", id)
+    assert operator.json("start", "order", "--input", LAMP, "--wait")["result"] == "1 x lamp"
+    assert operator.json("start", "order", "--input", LAMP)["flow"] == "order"
+
+
+def test_what_is_redacted_is_shown_nowhere(operator):
+    id = operator.order(card="0815")
+    for words in (("show", id), ("show", id, "--json"), ("output", id, "price"), ("runs", "--json"), ("history", id)):
+        assert "0815" not in operator.type(*words)
+    assert "[redacted]" in operator.type("output", id, "price")
+
+
+def test_a_failed_run_is_exit_code_1_and_names_its_error(operator):
+    started = operator.json("start", "refused", "--input", LAMP, "--wait", code=1)
+    assert "no lamp left" in started["error"]
+    assert "no lamp left" in operator.type("show", started["id"])
+    operator.type("watch", started["id"], code=1)
+    listed = operator.json("runs", "--flow", "refused", "--status", "failed", "--text", "no lamp", "--since", "1h")
+    assert started["id"] in [run["id"] for run in listed["runs"]]
+    (acted,) = operator.json("resume", started["id"])["runs"]
+    assert acted["is_done"]
+    operator.orchestrator.get(started["id"]).wait(30)
+
+
+def test_runs_come_in_pages(operator, run_id):
+    operator.order()
+    first = operator.json("runs", "--flow", "order", "--limit", "1")
+    second = operator.json("runs", "--flow", "order", "--limit", "1", "--cursor", first["cursor"])
+    assert first["runs"][0]["id"] != second["runs"][0]["id"]
+    lines = operator.type("runs", "--flow", "order").splitlines()
+    assert all(len(line.split("\t")) == 6 for line in lines)
+
+
+def test_a_filter_counts_first_and_asks_nobody_without_a_terminal(operator):
+    ids = {operator.type("start", "lonely").strip() for _ in range(3)}
+    refused = operator.type("cancel", "--flow", "lonely", code=2)
+    assert "3 runs to cancel" in refused
+    assert "add --yes" in refused
+    done = operator.json("cancel", "--flow", "lonely", "--yes", "--reason", "nobody is there")
+    assert ({each["id"] for each in done["runs"]}, done["count"]) == (ids, 3)
+    assert all(operator.orchestrator.get(id).status == "cancelled" for id in ids)
+    assert operator.json("cancel", next(iter(ids)), code=1)["runs"][0]["is_done"] is False
+    assert "not both" in operator.type("cancel", code=2)
+
+
+def test_a_run_that_nobody_begins_is_explained(operator):
+    id = operator.type("start", "lonely").strip()
+    (waiting,) = operator.json("explain", id)
+    assert "no worker consumes" in waiting["reason"]
+    answer = operator.in_process("start", "lonely", "--wait", "--timeout", "6")
+    assert answer.returncode == 2
+    assert "no worker answers: alone waits in queue nobody" in answer.stderr
+    operator.type("cancel", "--flow", "lonely", "--yes")
+
+
+def test_flows_and_their_drawings(operator, run_id):
+    assert {row["name"] for row in operator.json("list")} >= {"order", "refused", "slow", "lonely", "nightly"}
+    assert operator.json("show", "order")["nodes"][0]["limits"] == ["limiter order-api"]
+    assert "limiter" not in operator.type("show", "nightly")
+    assert operator.type("graph", "order", "--mermaid").startswith("flowchart LR")
+    assert operator.type("graph", "order", "--dot").startswith('digraph "order"')
+    assert "price: succeeded" in operator.json("graph", run_id, "--mermaid")["text"]
+
+
+def test_workers_and_limits(operator):
+    (worker,) = operator.json("workers")
+    assert set(worker["versions"]) >= {"order", "slow"}
+    assert "order" in operator.type("workers")
+    operator.json("limits", "set", "order-api", "50", "--per", "1s")
+    (limit,) = operator.json("limits")
+    assert (limit["n"], limit["is_set"]) == (50, True)
+    (frozen,) = operator.json("limits", "freeze", "order-api", "--for", "5m")
+    assert frozen["frozen_until"]
+    (limit,) = operator.json("limits", "reset", "order-api")
+    assert (limit["n"], limit["is_set"], limit["frozen_until"]) == (100, False, None)
+    assert "near: order-api" in operator.type("limits", "reset", "oder-api", code=2)
+
+
+def test_schedules_are_paused_triggered_and_filled(operator):
+    (paused,) = operator.json("schedules", "pause", "nightly", "--note", "move")
+    assert (paused["is_paused"], paused["note"], paused["next"]) == (True, "move", None)
+    assert "paused: move" in operator.type("schedules")
+    (going,) = operator.json("schedules", "unpause", "night")
+    assert going["next"] == operator.json("schedules", "next", "nightly", "--count", "2")[0]
+    run = operator.orchestrator.get(operator.json("schedules", "trigger", "nightly")["id"])
+    assert run.result(str, timeout=30).startswith("20")
+    range_ = ("--since", "2026-03-28", "--until", "2026-03-31")
+    assert "add --yes" in operator.type("schedules", "backfill", "nightly", *range_, code=2)
+    instants = operator.json("schedules", "backfill", "nightly", *range_, "--dry-run")
+    filled = operator.json("schedules", "backfill", "nightly", *range_, "--yes")
+    assert [each["instant"] for each in filled] == instants
+    # The night of the change has no 2:30; it fires when the clock is put forward.
+    assert [instant[8:16] for instant in instants] == ["28T01:30", "29T01:00", "30T00:30"]
+    assert [each["is_new"] for each in filled] == [True, True, True]
+    results = [operator.orchestrator.get(each["run"]).result(str, timeout=30) for each in filled]
+    assert results == [instant.replace("T", " ") for instant in instants]
+    again = operator.json("schedules", "backfill", "nightly", *range_, "--yes")
+    assert [each["is_new"] for each in again] == [False, False, False]
+    assert "did you mean" in operator.type("schedules", "pause", "nihgtly", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("start", "oder"), "did you mean 'order'?"),
+        (("start", "order", "--input", '{"itm": "lamp", "count": "x"}'), "item: Field required; count: "),
+        (("start", "order", "--input", "{"), "--input is no JSON"),
+        (("start", "order", "--input", "@gone.json"), "gone.json cannot be read"),
+        (("show", "ordre"), "did you mean 'order'?"),
+        (("show", "0" * 32), "is unknown"),
+        (("runs", "--since", "yesterday"), "is no instant"),
+        (("runs", "--status", "done"), "'done' is not one of"),
+        (("rusn",), "Did you mean runs?"),
+        (("schema", "nix"), "there is no schema of 'nix'"),
+        (("limits", "freeze", "order-api"), "give either --until or --for"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_and_says_what_to_do(operator, words, message):
+    assert message in operator.type(*words, code=2)
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(operator):
+    id = operator.order(item="\x1b[31m\nrm -rf")
+    for words in (("show", id), ("output", id, "pack"), ("runs",)):
+        assert "\x1b" not in operator.type(*words)
+
+
+@pytest.mark.parametrize(
+    ("app", "message"),
+    [("tests.programs.sample", "did not answer"), ("tests.programs.raw_load", "has no orchestrator")],
+)
+def test_no_server_and_a_wrong_app_are_named(app, message):
+    answer = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", app, "flow", "runs"],
+        cwd=ROOT,
+        env=environment_for("redis://127.0.0.1:1/0") | {"TEST_LEDGER_URL": "redis://127.0.0.1:1/0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "orchestrator dev" in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_watch_repaints_its_lines_on_a_terminal(operator):
+    run = operator.orchestrator.start("slow")
+    command = [sys.executable, "-m", "celery", "-A", MODULE, "flow", "watch", run.id[:13]]
+    environment = environment_for(operator.url) | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with Terminal(command, folder=ROOT, environment=environment) as terminal:
+        terminal.wait_for("running")
+        wait_until(lambda: terminal.text.count("\x1b[J") > 1, "it was painted again")
+        operator.module.LEDGER.note("go", run.id)
+        assert terminal.process.wait(30) == 0
+        assert re.search(r"\x1b\[\d+F", terminal.text)
+        assert "succeeded" in terminal.text
+    assert run.wait(timedelta(seconds=5)) == "succeeded"
+
+
+def test_a_shell_completes_the_commands(operator):
+    answer = subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()"],
+        env=environment_for(operator.url)
+        | {"_ORCHESTRATOR_COMPLETE": "bash_complete", "COMP_WORDS": "orchestrator sch", "COMP_CWORD": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.stdout.split() == ["plain,schedules", "plain,schema"]

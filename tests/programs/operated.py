@@ -1,0 +1,101 @@
+"""A user's module whose runs an operator lists, watches and steers from a terminal."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from celery import Celery
+from pydantic import BaseModel
+
+from orchestrator import (
+    FlowBuilder,
+    FlowState,
+    Node,
+    NodeContext,
+    Orchestrator,
+    RetryPolicy,
+    Settings,
+    SharedRateLimiter,
+    manual,
+    schedule,
+)
+from tests.harness import Ledger
+
+URL = os.environ["TEST_REDIS_URL"]
+app = Celery("operated", broker=URL, backend=URL)
+app.conf.broker_connection_retry_on_startup = True
+orchestrator = Orchestrator(app, settings=Settings(redact=("card",)))
+LEDGER = Ledger(URL)
+ONCE = RetryPolicy(maximum_attempts=1)
+
+
+class Order(BaseModel):
+    """What is bought."""
+
+    item: str
+    count: int = 1
+    card: str = "4711"
+
+
+def order_of(state: FlowState) -> Order:
+    return state.input(Order)
+
+
+def price(order: Order) -> dict[str, object]:
+    """What it costs, with a field that nobody may see."""
+    return {"total": order.count * 10, "card": order.card}
+
+
+def pack(order: Order) -> str:
+    """Name what was packed, as it was given."""
+    return f"{order.count} x {order.item}"
+
+
+def refuse(order: Order) -> str:
+    """Fail for good."""
+    raise ValueError(f"no {order.item} left")
+
+
+def wait_for_word(ctx: NodeContext) -> str:
+    """Run until the test says so."""
+    LEDGER.note("start", ctx.run_id)
+    LEDGER.wait_for("go", ctx.run_id)
+    return "done"
+
+
+def note_instant(ctx: NodeContext) -> str:
+    """Say for which instant this is."""
+    return str(ctx.scheduled_for)
+
+
+api = SharedRateLimiter("order-api", 100, timedelta(seconds=1))
+order = (
+    FlowBuilder("order")
+    .takes(Order)
+    .triggered_by(manual("web"))
+    .then_parallel(
+        "both",
+        Node("price", price).with_input_func(order_of).with_shared_rate_limit(api),
+        Node("pack", pack).with_input_func(order_of),
+    )
+    .returns("pack")
+    .build()
+)
+refused = (
+    FlowBuilder("refused")
+    .takes(Order)
+    .triggered_by(manual("web"))
+    .then(Node("refuse", refuse).with_input_func(order_of).with_retry(ONCE))
+    .build()
+)
+slow = FlowBuilder("slow").triggered_by(manual("web")).then(Node("word", wait_for_word).with_retry(ONCE)).build()
+lonely = FlowBuilder("lonely").triggered_by(manual("web")).then(Node("alone", lambda: 1)).on_queue("nobody").build()
+nightly = (
+    FlowBuilder("nightly")
+    .triggered_by(schedule("30 2 * * *", timezone="Europe/Vienna"))
+    .then(Node("note", note_instant))
+    .build()
+)
+for flow in (order, refused, slow, lonely, nightly):
+    orchestrator.register(flow)

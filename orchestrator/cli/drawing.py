@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.plan import END
+from orchestrator.definition.step_plan import END
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.schedules import HORIZON, MOST_INSTANTS, input_of, instants, paused_field, run_id_of, slots_of
+from orchestrator.schedules import HORIZON, MOST_INSTANTS, input_of, instants, run_id_of, slots_of
 from orchestrator.store.run_store import instant as instant_of
+from orchestrator.store.upkeep import PAUSED
 
 if TYPE_CHECKING:
     from orchestrator.definition.registry import Registered
@@ -85,10 +86,7 @@ def list_schedules(engine: Engine) -> tuple[ScheduleRow, ...]:
     """Return the schedules of every registered flow."""
     engine.discovery.catch_up()
     with engine.store.guarded():
-        stored = {
-            name.decode(): value.decode()
-            for name, value in engine.store.client.hgetall(engine.store.keys.slots).items()
-        }
+        stored = engine.store.upkeep.slot_rows()
         now = _now(engine)
     return tuple(
         _row(entry, slot, trigger, stored, now)
@@ -98,7 +96,7 @@ def list_schedules(engine: Engine) -> tuple[ScheduleRow, ...]:
 
 
 def _row(entry: Registered, slot: str, trigger: ScheduleTrigger, stored: dict[str, str], now: datetime) -> ScheduleRow:
-    paused = stored.get(paused_field(slot))
+    paused = stored.get(slot + PAUSED)
     return ScheduleRow(
         id=slot,
         flow=entry.flow.name,
@@ -151,14 +149,14 @@ def pause(engine: Engine, name: str, note: str) -> None:
     _, slot = find_schedule(engine, name)
     with engine.store.guarded():
         text = json.dumps({"note": note, "at": engine.store.now_ms()})
-        engine.store.client.hset(engine.store.keys.slots, paused_field(slot), text)
+        engine.store.upkeep.pause_slot(slot, text)
 
 
 def unpause(engine: Engine, name: str) -> None:
     """Let a schedule go on; what it has missed follows its `catch_up` at the next tick."""
     _, slot = find_schedule(engine, name)
     with engine.store.guarded():
-        engine.store.client.hdel(engine.store.keys.slots, paused_field(slot))
+        engine.store.upkeep.unpause_slot(slot)
 
 
 def trigger_now(engine: Engine, name: str) -> str:

@@ -245,7 +245,7 @@ def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
     only if runs may overlap: they would all start now.
     """
     trigger = slots_of(entry)[slot]
-    if engine.store.client.hexists(engine.store.keys.slots, paused_field(slot)):
+    if engine.store.upkeep.is_paused(slot):
         return []
     return [
         run_id
@@ -274,11 +274,6 @@ def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[d
     due = list(deque((instant for instant in passed if due_at(instant) >= oldest), MOST_INSTANTS))
     older = (instant for instant in due[:-1] if due_at(instant) >= now - trigger.catch_up)
     return [*(older if trigger.overlap == "allow" else ()), *due[-1:]]
-
-
-def paused_field(slot: str) -> str:
-    """The field beside a schedule's slot that says that it is paused, and why."""
-    return f"{slot}|paused"
 
 
 def input_of(entry: Registered, slot: str) -> bytes:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.store.keys import Keys
 
 SENT_FIELD = "events"
+PAUSED = "|paused"
+"""End of the field beside a schedule's slot that says why it is paused."""
 NO_ENTRY = b"0"
 """The place in the stream of events before its first entry."""
 
@@ -114,6 +116,22 @@ class Upkeep:
             slot = raw.decode().split("|")[0]
             if slot.split(":")[0] == flow and slot not in wanted:
                 self._client.hdel(self._keys.slots, raw)
+
+    def slot_rows(self) -> dict[str, str]:
+        """Every field that is kept of schedules: instants, last runs by `<slot>|run`, notes of pauses."""
+        return {name.decode(): value.decode() for name, value in self._client.hgetall(self._keys.slots).items()}
+
+    def pause_slot(self, slot: str, note: str) -> None:
+        """Keep a note that makes a schedule start nothing."""
+        self._client.hset(self._keys.slots, slot + PAUSED, note)
+
+    def unpause_slot(self, slot: str) -> None:
+        """Drop the note of a pause."""
+        self._client.hdel(self._keys.slots, slot + PAUSED)
+
+    def is_paused(self, slot: str) -> bool:
+        """Return whether a schedule is paused."""
+        return bool(self._client.hexists(self._keys.slots, slot + PAUSED))
 
     def last_slot(self, slot: str) -> int | None:
         """The instant in ms up to which a schedule was started; None if it has none."""

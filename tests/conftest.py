@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import redis
+from hypothesis import settings
 
 from orchestrator.server import EmbeddedServer
 from tests.fake_server import InProcessServer, why_not
@@ -16,6 +17,9 @@ from tests.scheduling import WorldScheduling
 
 LEFT_TO_THE_REAL_SERVER = pytest.StashKey[Counter[str]]()
 WITHOUT_RABBITMQ = pytest.StashKey[int]()
+# No example is late: how long one takes is up to the other tests on this machine.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser):

@@ -373,6 +373,7 @@ def test_the_invariants_hold_in_games_that_nobody_has_played_before(server):
     play(server, settings(SETTINGS, max_examples=NEW_GAMES, derandomize=False, phases=[Phase.generate, Phase.shrink]))
 
 
+@pytest.mark.timeout(300)
 def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
     played = play(server, SETTINGS)
     assert played["onward"]

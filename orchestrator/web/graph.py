@@ -30,7 +30,7 @@ COLUMN = 480
 COLUMN_GAP = 18
 MARGIN = 14
 BAR = 5
-PIXELS = {**dict.fromkeys("iljtfr.,:;|!'`()[]I ", 4.1), **dict.fromkeys("mwMW@%&", 10.4), **dict.fromkeys("-_", 6.0)}
+PIXELS = dict.fromkeys("iljtfr.,:;|!'`()[]I ", 4.1) | dict.fromkeys("mwMW@%&", 10.4) | dict.fromkeys("-_", 6.0)
 """Widths of letters at 12.5 px, where they are not 7 px."""
 
 LinkOf: TypeAlias = Callable[[Box], str]
@@ -64,8 +64,9 @@ def draw_graph(
     wide, high = round(drawing.width + 2 * MARGIN), round(drawing.height + 2 * MARGIN)
     label = f"graph of {plan.flow}" + (", with the state of each node" if marks else "")
     style = f"<style>{_style()}</style>" if standalone else ""
+    kind = "fl-graph" if marks else "fl-graph still"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="fl-graph" viewBox="0 0 {wide} {high}" width="{wide}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {wide} {high}" width="{wide}" '
         f'height="{high}" role="group" aria-label="{escape(label)}">{style}{"".join(pen.back + pen.front)}</svg>'
     )
 
@@ -183,7 +184,7 @@ class _Pen:
             parts += _progress(mark, x + 14, middle + (12 if words else 6), room)
         if box.undo is not None:
             name, undone = box.undo
-            shown = cut(f"↩ {name}" + (f" · {undone.text}" if undone.text else ""), room, 10.5)
+            shown = cut(f"↩ {name}" + (" failed" if undone.tone == "bad" else ""), room, 10.5)
             parts.append(
                 f'<path class="seam" d="M{x + 14:.1f} {y + HEIGHT:.1f}H{x + width - 10:.1f}"/>'
                 f'<text class="sub undo s-{undone.tone}" x="{x + 14:.1f}" y="{y + HEIGHT + 13.5:.1f}">'
@@ -330,7 +331,7 @@ def _natural_width(box: Box) -> float:
     lines = [text_width(box.title), text_width(box.mark.text, 10.5)]
     if box.undo is not None:
         lines.append(text_width(f"↩ {box.undo[0]}", 10.5))
-    return min(WIDEST, max(NARROWEST, max(lines) + 26))
+    return min(WIDEST, max(NARROWEST, max(lines) + 32))
 
 
 def _lay_box(box: Box, width: float) -> _Drawing:

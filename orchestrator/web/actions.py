@@ -1,0 +1,185 @@
+"""Actions of the tab: every post is checked, asks back before it ends several runs, and leads on to a page."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import tornado.web
+
+from orchestrator.errors import OrchestratorError, RunError, StoreError
+from orchestrator.web import texts
+from orchestrator.web.handler import FlowsHandler, PageProblem
+from orchestrator.web.listing import FIELDS, BadFilterError, Filters, read_tags
+from orchestrator.web.pages import FlowPage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator import Orchestrator, RunRow
+
+MOST_RUNS = 5000
+AT_ONCE = 500
+OPERATIONS = {
+    "cancel": ("Cancel", "cancelled"),
+    "resume": ("Resume", "resumed"),
+}
+
+
+class Act(FlowsHandler):
+    """Cancel or resume runs: one, a selection, or all that pass a filter."""
+
+    tab = "runs"
+
+    @tornado.web.authenticated
+    async def post(self) -> None:
+        """Do it, or show first how many runs it would be."""
+        self.refuse_unless_allowed()
+        operation = self.get_body_argument("op", "")
+        if operation not in OPERATIONS:
+            raise PageProblem(400, f"There is no action {operation!r}.")
+        ids = self.get_body_arguments("run")
+        if self.get_body_argument("confirm", "") == "yes":
+            reason = self.get_body_argument("reason", "")
+            await self.act(operation, ids, reason)
+            return
+        filters = Filters(**{name: self.get_body_argument(name, "") for name in FIELDS if name != "cursor"})
+        rows = await self.ask(find_runs, operation, ids, filters)
+        back = f"{self.reverse_url('flows')}?{filters.address()}"
+        title, _ = OPERATIONS[operation]
+        self.show("flows_confirm.html", operation=operation, title=title, rows=rows, back=back, most=MOST_RUNS)
+
+    async def act(self, operation: str, ids: Sequence[str], reason: str) -> None:
+        """Act on runs, and go back to the one, or to their list with what became of them."""
+        by = self.actor
+        said = reason.strip() or f"{OPERATIONS[operation][1]} in Flower"
+        said += f" (by {by})" if by else ""
+        done, refused = await self.ask(act_on, operation, ids, said)
+        if len(ids) == 1 and not refused:
+            self.redirect(self.reverse_url("flow-run", ids[0]), status=303)
+        elif len(ids) == 1:
+            raise PageProblem(409, refused[0])
+        else:
+            self.show("flows_acted.html", done=done, refused=refused, word=OPERATIONS[operation][1], ids=ids)
+
+
+def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], filters: Filters) -> list[RunRow]:
+    """Return the runs that an action would change: the given ones, or all of a filter; at most 5,000.
+
+    Raises:
+        PageProblem: A filter cannot be understood.
+    """
+    wanted = (lambda row: not row.status.is_final) if operation == "cancel" else (lambda row: row.status.is_final)
+    if ids:
+        rows = [orchestrator.get(run_id).show().run for run_id in ids[:AT_ONCE]]
+        return [row for row in rows if wanted(row)]
+    found: list[RunRow] = []
+    try:
+        arguments = filters.arguments()
+        while len(found) < MOST_RUNS:
+            page = orchestrator.runs(limit=AT_ONCE, **arguments)
+            found += [row for row in page.rows if wanted(row) and str(row.status) != "succeeded"]
+            if page.cursor is None:
+                break
+            arguments["cursor"] = page.cursor
+    except (BadFilterError, ValueError) as error:
+        raise PageProblem(400, f"{error}.") from error
+    return found[:MOST_RUNS]
+
+
+def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
+    """Cancel or resume runs one after the other; returns the ids that were changed, and what was refused."""
+    done, refused = [], []
+    for run_id in ids[:MOST_RUNS]:
+        try:
+            run = orchestrator.get(run_id)
+            if operation == "cancel":
+                run.cancel(reason)
+            else:
+                run.resume()
+            done.append(run_id)
+        except StoreError:
+            raise
+        except RunError as error:
+            refused.append(texts.visible(f"{error}"))
+    return done, refused
+
+
+class Start(FlowPage):
+    """Start a run of a flow."""
+
+    async def get(self, name: str) -> None:
+        """Lead to the page of the flow, where runs are started."""
+        self.redirect(self.reverse_url("flows-flow", name))
+
+    @tornado.web.authenticated
+    async def post(self, name: str) -> None:
+        """Start a run and go to it, or say what its input lacks and keep what was typed."""
+        self.refuse_unless_allowed()
+        given = {field: self.get_body_argument(field, "", strip=False) for field in ("input", "key", "tags")}
+        problem, run_id = await self.ask(start_run, name, **given)
+        if not problem:
+            self.redirect(self.reverse_url("flow-run", run_id), status=303)
+            return
+        self.set_status(422)
+        await self.show_flow(name, given=given["input"], key=given["key"], tags=given["tags"], problem=problem)
+
+
+def start_run(orchestrator: Orchestrator, name: str, *, input: str, key: str, tags: str) -> tuple[str, str]:
+    """Start a run from texts; returns what is wrong with them, or the id of the run."""
+    try:
+        value = json.loads(input) if input.strip() else None
+    except ValueError as error:
+        return f"The input is no JSON: {error}.", ""
+    try:
+        named = read_tags(tags)
+        run = orchestrator.start(name, value, idempotency_key=key.strip() or None, tags=named or None)
+    except StoreError:
+        raise
+    except (OrchestratorError, BadFilterError) as error:
+        return texts.visible(error), ""
+    return "", run.id
+
+
+class ChangeLimit(FlowsHandler):
+    """Set, reset, freeze or let go a limit."""
+
+    @tornado.web.authenticated
+    async def post(self) -> None:
+        """Change the numbers of a limit for the whole fleet."""
+        self.refuse_unless_allowed()
+        values = {name: self.get_body_argument(name, "") for name in ("name", "op", "n", "per", "until")}
+        said = await self.ask(change_limit, **values)
+        self.redirect(f"{self.reverse_url('flows-limits')}?{urlencode({'said': said})}", status=303)
+
+
+def change_limit(orchestrator: Orchestrator, *, name: str, op: str, n: str, per: str, until: str) -> str:
+    """Change a limit; returns what was done, or why it was not.
+
+    Raises:
+        PageProblem: The values are none that a form of ours sends.
+    """
+    try:
+        if op == "reset":
+            orchestrator.reset_limit(name)
+            return f"{name} has the numbers of its code again."
+        if op == "freeze":
+            orchestrator.freeze_limit(name, datetime.now(UTC) + timedelta(minutes=float(until)))
+            return f"{name} is frozen for {texts.lasted(float(until) * 60)}."
+        span = timedelta(seconds=float(per)) if per else None
+        orchestrator.set_limit(name, float(n), per=span)
+    except (ValueError, OverflowError) as error:
+        return f"Not changed: {error}."
+    return f"{name} is set."
+
+
+class ChangeSchedule(FlowsHandler):
+    """Pause, unpause or trigger a schedule."""
+
+    @tornado.web.authenticated
+    async def post(self) -> None:
+        """Change a schedule."""
+        self.refuse_unless_allowed()
+        raise PageProblem(404, "Schedules cannot be changed here yet.")

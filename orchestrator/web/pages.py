@@ -1,0 +1,198 @@
+"""Pages of the tab that are read: each asks one query in a thread and renders it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import tornado.web
+from tornado.httputil import url_concat
+
+from orchestrator.client import Orchestrator
+from orchestrator.redaction import HIDDEN
+from orchestrator.web import fleet_pages, run_page, texts
+from orchestrator.web.handler import FlowsHandler, PageProblem
+from orchestrator.web.listing import FIELDS, GROUPS, SPANS, BadFilterError, Filters, read_listing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.web.shapes import Box
+
+FRESH_S = 10
+"""An open page is read anew this often although its run stands still, for queues and wait queues move without it."""
+INPUT = "-input"
+
+
+def filters_of(handler: FlowsHandler) -> Filters:
+    """Return the filters of a page's address."""
+    return Filters(**{name: handler.argument(name) for name in FIELDS})
+
+
+class RunsPage(FlowsHandler):
+    """The runs: counts by status, filters, one page of fifty."""
+
+    tab = "runs"
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        """Show the runs that pass the filters of the address."""
+        filters = filters_of(self)
+        try:
+            listing = await self.ask(read_listing, filters)
+        except BadFilterError as error:
+            raise PageProblem(400, f"{error}.") from error
+        self.show_live(
+            "flows_runs.html",
+            "flows_runs_live.html",
+            listing.version,
+            listing=listing,
+            filters=filters,
+            groups=GROUPS,
+            spans=SPANS,
+            flows=[row.flow for row in listing.by_flow],
+        )
+
+
+class RunPage(FlowsHandler):
+    """One run."""
+
+    tab = "runs"
+
+    @tornado.web.authenticated
+    async def get(self, run_id: str) -> None:
+        """Show a run; of an open page that has the present version, nothing is read."""
+        known = self.argument("live")
+        moment = f"~{int(time.time() / FRESH_S)}"
+        if known.endswith(moment):
+            version = await self.ask(run_page.version_of, run_id)
+            if version + moment == known:
+                self.set_status(204)
+                return
+        unfold = self.argument("all") == "1"
+        page = await self.ask(
+            run_page.read_run, run_id, selected=self.argument("node"), link=self.link(run_id), unfold=unfold
+        )
+        ended = page.view.run.finished is not None
+        self.show_live(
+            "flows_run.html",
+            "flows_run_live.html",
+            page.version + ("" if ended else moment),
+            page=page,
+            view=page.view,
+            run=page.view.run,
+            unfold=unfold,
+            here=self.reverse_url("flow-run", run_id),
+            describe=run_page.describe_event,
+            failure_text=run_page.failure_text,
+            actor=self.actor,
+        )
+
+    def link(self, run_id: str) -> Callable[[Box], str]:
+        """Return where the boxes of the graph lead: to the same page with their node beside it."""
+        here = self.reverse_url("flow-run", run_id)
+        more = [("all", "1")] if self.argument("all") == "1" else []
+
+        def address(box: Box) -> str:
+            if box.is_fold:
+                return url_concat(here, [("all", "1")])
+            return url_concat(here, [("node", box.nodes[0]), *more]) if box.nodes else ""
+
+        return address
+
+
+class Output(FlowsHandler):
+    """One stored output as a file, without the fields that `Settings.redact` names."""
+
+    @tornado.web.authenticated
+    async def get(self, run_id: str, key: str) -> None:
+        """Send the whole JSON of an output, or of the run's input."""
+        content = await self.ask(read_output, run_id, key)
+        if content is None:
+            raise PageProblem(404, f"Run {run_id} has stored no output {key}.")
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        name = "".join(letter for letter in key if letter.isalnum() or letter in "-_") or "output"
+        self.set_header("Content-Disposition", f'attachment; filename="{run_id[:8]}-{name.strip("-")}.json"')
+        self.finish(content)
+
+
+def read_output(orchestrator: Orchestrator, run_id: str, key: str) -> str | None:
+    """Return the JSON of an output, `-input` being the run's input; None if there is none."""
+    store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
+    orchestrator.get(run_id)
+    if key == INPUT:
+        found = store.input(run_id)
+    elif orchestrator.redaction.hides(key):
+        return f'"{HIDDEN}"'
+    else:
+        found = store.outputs(run_id, [key]).get(key)
+    return None if found is None else orchestrator.redaction.text(found)
+
+
+class FlowsPage(FlowsHandler):
+    """The flows, with how their runs end."""
+
+    tab = "flows"
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        """Show every flow that is registered in Flower's app or announced by a worker."""
+        rows = await self.ask(fleet_pages.read_flows)
+        self.show("flows_flows.html", rows=rows)
+
+
+class FlowPage(FlowsHandler):
+    """One flow: its graph, schedules, figures and the box that starts a run."""
+
+    tab = "flows"
+
+    @tornado.web.authenticated
+    async def get(self, name: str) -> None:
+        """Show a flow."""
+        await self.show_flow(name)
+
+    async def show_flow(self, name: str, **given: Any) -> None:
+        """Show a flow, after a start that was refused with what was given and why."""
+        page = await self.ask(fleet_pages.read_flow, name)
+        values = {"given": "", "key": "", "tags": "", "problem": ""} | given
+        runs = f"{self.reverse_url('flows')}?{urlencode({'flow': name})}"
+        self.show("flows_flow.html", page=page, name=name, runs_address=runs, **values)
+
+
+class LimitsPage(FlowsHandler):
+    """The limits of the fleet."""
+
+    tab = "limits"
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        """Show every limit with its fill and queue."""
+        rows = await self.ask(Orchestrator.limits)
+        said = texts.visible(self.argument("said"))
+        self.show_live("flows_limits.html", "flows_limits_live.html", fleet_pages.digest(rows), rows=rows, said=said)
+
+
+class SchedulesPage(FlowsHandler):
+    """The schedules."""
+
+    tab = "schedules"
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        """Show every schedule of the flows that are registered in Flower's app."""
+        rows = await self.ask(fleet_pages.read_schedules)
+        self.show("flows_schedules.html", rows=rows, said=texts.visible(self.argument("said")))
+
+
+class WorkersPage(FlowsHandler):
+    """The workers, and above them what is wrong with the fleet."""
+
+    tab = "workers"
+
+    @tornado.web.authenticated
+    async def get(self) -> None:
+        """Show every live worker that takes flows."""
+        page = await self.ask(fleet_pages.read_workers)
+        version = fleet_pages.digest((page.rows, page.findings, page.unserved))
+        self.show_live("flows_workers.html", "flows_workers_live.html", version, page=page)

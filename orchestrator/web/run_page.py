@@ -1,0 +1,234 @@
+"""Page of one run: its record, history and explanation, put together for the template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.definition.plan import node_of
+from orchestrator.errors import StoreError
+from orchestrator.web.graph import draw_graph
+from orchestrator.web.marks import RUN_TONES, TONES, WORDS, marks_of
+from orchestrator.web.texts import short_type, visible
+from orchestrator.web.timeline import ENDS, LOST, Timeline, read_timeline
+from orchestrator.web.why import Reason, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator import Event, NodeRow, Orchestrator, RunView
+    from orchestrator.web.shapes import Box
+
+HISTORY_SHOWN = 200
+FAILED_ITEMS = 20
+NARROW = 330
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a node, as the history tells it."""
+
+    number: int
+    began: datetime
+    ended: datetime | None
+    tone: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The node that is shown beside the graph.
+
+    Attributes:
+        row: Its record.
+        tone: Of its state.
+        words: Its state.
+        attempts: Newest first.
+        failed_items: Of a map: rows of the first items that failed.
+        undo: Its compensation, if it has one that began.
+        limits: Names of the limits that it takes a token of.
+        timeout: Seconds of one attempt.
+    """
+
+    row: NodeRow
+    tone: str
+    words: str
+    attempts: list[Attempt]
+    failed_items: list[NodeRow]
+    undo: NodeRow | None
+    limits: tuple[str, ...]
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Everything that the page of a run shows."""
+
+    view: RunView
+    now: datetime
+    version: str
+    tone: str
+    reason: Reason | None
+    graph: str
+    graph_narrow: str
+    is_folded: bool
+    timeline: Timeline
+    panel: Panel | None
+    history: list[Event] = field(default_factory=list)
+    history_length: int = 0
+
+    @property
+    def outputs(self) -> list[NodeRow]:
+        """The nodes that have stored an output; a map once."""
+        rows = [row for row in self.view.nodes if row.key and row.kind in ("node", "item") and "[" not in row.name]
+        return [row for row in rows if row.output_size or row.pages or (row.items and row.items.done)]
+
+
+def version_of(orchestrator: Orchestrator, run_id: str) -> str:
+    """Return a text that changes whenever the page of a run would; one round trip."""
+    store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
+    with store.guarded():
+        values = store.client.hmget(
+            store.keys.run(run_id), "status", "epoch", "position", "open", "won", "running", "seq", "map_next", "saga"
+        )
+    return ".".join((value or b"").decode() for value in values)
+
+
+def read_run(
+    orchestrator: Orchestrator, run_id: str, *, selected: str, link: Callable[[Box], str], unfold: bool
+) -> RunPage:
+    """Return the page of a run.
+
+    Args:
+        orchestrator: The app's.
+        run_id: The run.
+        selected: The node to show beside the graph; empty chooses the one that matters most.
+        link: Returns where a box of the graph leads.
+        unfold: Whether a long line is drawn in full.
+
+    Raises:
+        UnknownRun: There is none.
+        StoreError: Redis.
+    """
+    store = orchestrator._engine.store  # noqa: SLF001 - as above
+    run = orchestrator.get(run_id)
+    version = version_of(orchestrator, run_id)
+    view = run.show()
+    history = run.history()
+    now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
+    waiting = [] if view.run.status.is_final else run.explain()
+    reason = reason_of(view, waiting, _workers(orchestrator))
+    chosen = _choose(view, selected, reason)
+    marks = marks_of(view)
+    graph = narrow = ""
+    if view.plan is not None:
+        graph = draw_graph(view.plan, marks, link=link, selected=chosen, unfold=unfold)
+        narrow = draw_graph(view.plan, marks, link=link, selected=chosen, unfold=unfold, width=NARROW)
+    return RunPage(
+        view=view,
+        now=now,
+        version=version,
+        tone=RUN_TONES.get(view.run.status, "none"),
+        reason=reason,
+        graph=graph,
+        graph_narrow=narrow,
+        is_folded='class="node' in graph and " fold" in graph,
+        timeline=read_timeline(view, history, now),
+        panel=_panel(view, chosen, history),
+        history=history[-HISTORY_SHOWN:][::-1],
+        history_length=len(history),
+    )
+
+
+def _workers(orchestrator: Orchestrator) -> dict[str, str]:
+    try:
+        return {row.id: row.name for row in orchestrator.workers()}
+    except StoreError:
+        return {}
+
+
+def _choose(view: RunView, selected: str, reason: Reason | None) -> str:
+    names = {row.name for row in view.nodes}
+    if selected in names:
+        return selected
+    if reason is not None and node_of(reason.node) in names:
+        return node_of(reason.node)
+    ended = [row for row in view.nodes if row.kind == "node" and row.state != "pending"]
+    return ended[-1].name if ended else view.nodes[0].name if view.nodes else ""
+
+
+def _panel(view: RunView, name: str, history: Sequence[Event]) -> Panel | None:
+    row = next((each for each in view.nodes if each.name == name), None)
+    if row is None:
+        return None
+    plan = view.plan.nodes.get(node_of(name)) if view.plan else None
+    failed = [each for each in view.nodes if each.name.startswith(f"{name}[") and each.failure is not None]
+    undo = next((each for each in view.nodes if each.undoes == name), None)
+    return Panel(
+        row=row,
+        tone=TONES.get(row.state, "none"),
+        words=WORDS.get(row.state, row.state),
+        attempts=read_attempts(row, [each for each in history if each.node == name]),
+        failed_items=failed[:FAILED_ITEMS] if row.items else [],
+        undo=undo,
+        limits=plan.limits if plan else (),
+        timeout=plan.timeout_ms / 1000 if plan else None,
+    )
+
+
+def read_attempts(row: NodeRow, events: Sequence[Event]) -> list[Attempt]:
+    """Return the attempts of a node, newest first, as far as its history reaches back."""
+    attempts: list[Attempt] = []
+    begun: Event | None = None
+    for event in events:
+        if event.event == "started":
+            begun = event
+        elif begun is not None and (
+            event.event in ENDS or event.event in LOST or event.event in ("retrying", "throttled")
+        ):
+            tone = ENDS.get(event.event, "bad" if event.event != "throttled" else "wait")
+            said = {"retrying": "failed, another follows", "throttled": "told to come back later"} | LOST
+            attempts.append(Attempt(begun.attempt, begun.at, event.at, tone, said.get(event.event, event.event)))
+            begun = None
+    if begun is not None:
+        is_open = row.state == "running"
+        attempts.append(
+            Attempt(
+                begun.attempt, begun.at, row.ended if not is_open else None, TONES.get(row.state, "run"), words(row)
+            )
+        )
+    return attempts[::-1]
+
+
+def words(row: NodeRow) -> str:
+    """Return the state of a node as one word or two."""
+    return WORDS.get(row.state, row.state)
+
+
+def describe_event(event: Event) -> str:
+    """Return what happened, in words."""
+    detail = visible(event.detail)
+    said = {
+        "run-started": "the run was started",
+        "started": f"attempt {event.attempt} began",
+        "succeeded": "succeeded",
+        "retrying": f"attempt {event.attempt} failed; the next one in {detail} ms",
+        "throttled": f"was told to come back in {detail} ms",
+        "waiting": f"waits for a token of {detail}",
+        "lost": f"attempt {event.attempt} was lost with its worker",
+        "timed-out": f"attempt {event.attempt} took longer than its timeout",
+        "run-ending": f"the run is ending: {detail}",
+        "resumed": "the run was resumed",
+        "republished": f"its message was sent again: {detail}",
+        "page": f"page {detail} is stored",
+    }.get(event.event)
+    if said is None:
+        said = event.event.replace("-", " ") + (f": {detail}" if detail else "")
+    return said
+
+
+def failure_text(row: NodeRow) -> str:
+    """Return the last failure of a node: type and message."""
+    failure: Any = row.failure
+    return f"{short_type(failure.type)}: {visible(failure.message)}" if failure is not None else ""

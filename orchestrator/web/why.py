@@ -1,0 +1,122 @@
+"""Reason of a run's state: why it waits, or why it failed, as the first thing that a reader sees."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.plan import node_of
+from orchestrator.definition.state import RunStatus
+from orchestrator.web.texts import listed, short_type, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from orchestrator import RunView, Waiting
+    from orchestrator.store.run_view import MapCounts
+
+DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
+"""A class with its module, of which the class is enough."""
+ORDER = ("parked", "ready", "waiting", "paused", "compensating", "running")
+"""Which open node is told first: one that waits before one that runs."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a run stands where it stands.
+
+    Attributes:
+        tone: "wait", "run" or "bad".
+        node: The node that it is about; empty for the run itself.
+        head: What is the case.
+        text: Why.
+        until: The instant that is waited for, if it is known.
+        rest: What else there is to know.
+        traceback: Of an error.
+    """
+
+    tone: str
+    node: str
+    head: str
+    text: str
+    until: datetime | None = None
+    rest: str = ""
+    traceback: str = ""
+
+
+def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str]) -> Reason | None:
+    """Return the reason of a run's state; None for one that succeeded.
+
+    Args:
+        view: The run.
+        waiting: What `explain` says of it.
+        names: Names of the workers by the id that holders begin with.
+    """
+    run = view.run
+    if run.status is RunStatus.SUCCEEDED:
+        return None
+    if run.error is not None:
+        return _error_of(view)
+    if run.status.is_final:
+        return Reason("bad", "", f"The run {run.status}", "")
+    begun = {row.name for row in view.nodes if row.items and row.items.count <= _begun(row.items)}
+    open_ones = [each for each in waiting if each.state in ORDER and each.node not in begun]
+    open_ones.sort(key=lambda each: (ORDER.index(each.state), "[" in each.node))
+    if not open_ones:
+        return Reason("wait", "", "Nothing of this run is in progress", "the next step is about to be ready.")
+    first = open_ones[0]
+    text = visible(DOTTED.sub(r"\1", first.reason))
+    for holder, name in names.items():
+        text = text.replace(holder, name)
+    tone = "run" if first.state == "running" else "wait"
+    if tone == "wait" and first.until is not None:
+        text = text.removeprefix("waits ") if text.startswith("waits ") else f"it {text}"
+    return Reason(tone, first.node, first.node, text, first.until, _rest(view, first, open_ones[1:], waiting))
+
+
+def _begun(items: MapCounts) -> int:
+    return items.done + items.failed + items.running
+
+
+def _rest(view: RunView, first: Waiting, others: Sequence[Waiting], waiting: Sequence[Waiting]) -> str:
+    parts = []
+    running = [each.node for each in others if each.state == "running" and node_of(each.node) != node_of(first.node)]
+    stuck = [each.node for each in others if each.state != "running" and node_of(each.node) != node_of(first.node)]
+    if stuck:
+        parts.append(f"{listed(stuck)} {'wait' if len(stuck) > 1 else 'waits'} too")
+    if running:
+        parts.append(f"{listed(running)} {'run' if len(running) > 1 else 'runs'}")
+    said = [f"Meanwhile {'; '.join(parts)}."] if parts else []
+    if follower := _follower(view, first, waiting):
+        said.append(f"Then follows {follower}.")
+    return " ".join(said)
+
+
+def _follower(view: RunView, first: Waiting, waiting: Sequence[Waiting]) -> str:
+    name = node_of(first.node)
+    if view.plan is not None and name in view.plan.nodes:
+        following = view.plan.steps[view.plan.nodes[name].step].next
+        return view.plan.steps[following].name if following >= 0 else ""
+    return next((each.node for each in waiting if each.state == "pending"), "")
+
+
+def _error_of(view: RunView) -> Reason:
+    run, error = view.run, view.run.error
+    assert error is not None  # noqa: S101 - the caller has looked
+    undone = [row.name for row in view.nodes if row.kind == "compensation" and row.state == "succeeded"]
+    broken = [row for row in view.nodes if row.kind == "compensation" and row.state in ("failed", "unknown")]
+    parts = []
+    if broken:
+        parts.append(f"Undoing failed too: {listed([row.name for row in broken])}. Resume repeats what failed of it.")
+    elif run.status is RunStatus.COMPENSATING:
+        parts.append("What had succeeded is being undone.")
+    elif undone:
+        parts.append(f"What had succeeded was undone by {listed(undone, 5)}.")
+    if run.status is RunStatus.CANCELLED:
+        return Reason("bad", "", "Cancelled", visible(error.message), rest=" ".join(parts))
+    attempt = f" at attempt {error.attempt}" if error.attempt > 1 else ""
+    head = f"{error.node_name} failed{attempt}" if error.node_name else "The run failed"
+    text = f"{short_type(error.type)}: {visible(error.message)}"
+    return Reason("bad", error.node_name or "", head, text, None, " ".join(parts), visible(error.traceback))

@@ -1,0 +1,313 @@
+"""The Flows tab over HTTP: what may be read and done, by whom and from where, in a Flower as it is started."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+
+import orchestrator.web
+from orchestrator.server import EmbeddedServer
+from tests.flower import flower_process
+from tests.harness import load_program, wait_until
+
+MODULE = "tests.programs.shown"
+PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/flow/order")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server of its own: no worker of another program must take these runs."""
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+def program(server):
+    return load_program("shown", server.url)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("flower")
+
+
+@pytest.fixture(scope="module")
+def flower(server, program, folder):
+    """On loopback, without authentication, behind a prefix."""
+    with flower_process(MODULE, server.url, folder / "open", prefix="/in/here") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def guarded(server, program, folder):
+    """With a name and a password."""
+    with flower_process(MODULE, server.url, folder / "guarded", "--basic-auth=ada:secret") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def read_only(server, program, folder):
+    with flower_process(MODULE, server.url, folder / "read-only", "--read-only") as started:
+        yield started
+
+
+@pytest.fixture
+def run(program):
+    return program.orchestrator.start("order", tags={"customer": "4711"})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_there_and_linked_and_strict(flower, page):
+    answer = flower.get(f"/flows{page}")
+    assert answer.status == 200, answer.text
+    assert '<a class="nav-link active"' in answer.text
+    policy = answer.headers["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["Cache-Control"] == "no-store"
+    inline = re.findall(r"<script(?![^>]*\ssrc=)|\sstyle=|\son\w+=", answer.text)
+    assert inline == []
+    elsewhere = [link for link in re.findall(r'(?:src|href|action)="([^"]+)"', answer.text) if "//" in link]
+    assert {re.sub(r"^https?://([^/]+).*", r"\1", link) for link in elsewhere} <= {
+        "flower.readthedocs.io",
+        "github.com",
+    }  # where Flower's own bar leads
+    assert set(re.findall(r'href="(/[^"]*)"', answer.text)) <= {
+        link for link in re.findall(r'href="(/[^"]*)"', answer.text) if link.startswith("/in/here/")
+    }
+
+
+def test_flower_s_own_pages_have_the_tab_and_are_as_they_were(flower):
+    answer = flower.get("/workers")
+    assert 'href="/in/here/flows"' in answer.text
+    assert "Content-Security-Policy" not in answer.headers
+
+
+def test_our_files_are_served(flower):
+    page = flower.get("/flows").text
+    for link in re.findall(r'(?:src|href)="(/in/here/flows/static/[^"]+)"', page):
+        assert flower.get(link.removeprefix("/in/here")).status == 200, link
+    assert flower.get("/flows/static/../templates/flows_run.html").status in (403, 404)
+
+
+def test_a_run_is_shown_and_its_json(flower, run):
+    page = flower.get(f"/flows/run/{run.id}").text
+    assert run.id in page
+    assert "customer=4711" in page
+    assert 'data-node="reserve-stock"' in page
+    shown = json.loads(flower.get(f"/flows/api/run/{run.id}").text)
+    assert shown["run"]["id"] == run.id
+    assert {"run", "steps", "nodes"} <= shown.keys()
+
+
+def test_a_run_that_is_not_there(flower):
+    answer = flower.get("/flows/run/00000000-0000-0000-0000-000000000000")
+    assert answer.status == 404
+    assert "is unknown" in answer.text
+    assert flower.get("/flows/flow/no-such-flow").status == 404
+    told = flower.get("/flows/api/run/00000000-0000-0000-0000-000000000000")
+    assert "is unknown" in json.loads(told.text)["error"]
+
+
+@pytest.mark.parametrize("what", ["counts", "flows", "limits", "schedules", "workers"])
+def test_lists_as_json(flower, what):
+    answer = flower.get(f"/flows/api/{what}")
+    assert answer.status == 200, answer.text
+    assert isinstance(json.loads(answer.text)[what], list)
+
+
+def test_runs_are_filtered_by_the_address(flower, program, run):
+    other = program.orchestrator.start("sync-tickets")
+    page = flower.get("/flows?flow=order&tag=customer%3D4711").text
+    assert run.id in page
+    assert other.id not in page
+    found = json.loads(flower.get("/flows/api/runs?flow=sync-tickets").text)["runs"]
+    assert other.id in [row["id"] for row in found]
+    assert run.id in flower.get(f"/flows?text={run.id[:8]}").text
+    assert flower.get("/flows?status=nonsense").status == 400
+    assert "no instant" in flower.get("/flows?since=yesterday").text
+
+
+def test_an_open_page_is_told_nothing_until_something_happens(flower, program):
+    run = program.orchestrator.start("order")
+    page = flower.get(f"/flows/run/{run.id}").text
+
+    def version(text):
+        (found,) = re.findall(r'data-version="([^"]*)"', text)
+        return found
+
+    # The version has a part that changes every ten seconds, so that a page is read anew now and then.
+    def unchanged():
+        nonlocal page
+        answer = flower.get(f"/flows/run/{run.id}?live={version(page)}")
+        page = answer.text or page
+        return answer.status == 204
+
+    wait_until(unchanged, "nothing new")
+    run.cancel()
+    answer = flower.get(f"/flows/run/{run.id}?live={version(page)}")
+    assert answer.status == 200
+    assert "cancelled" in answer.text
+    assert "<html" not in answer.text
+
+
+def test_a_run_is_cancelled_and_resumed(flower, run):
+    answer = flower.post("/flows/act", {"op": "cancel", "run": run.id, "confirm": "yes", "reason": "not wanted"})
+    assert (answer.status, answer.headers["Location"]) == (303, f"/in/here/flows/run/{run.id}")
+    assert run.status == "cancelled"
+    assert "not wanted" in flower.get(f"/flows/run/{run.id}").text
+    assert flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"}).status == 303
+    assert not run.status.is_final
+    again = flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"})
+    assert again.status == 409
+    assert "only a failed" in again.text
+
+
+def test_acting_on_a_filter_asks_with_a_count_first(flower, program):
+    tags = {"batch": "7"}
+    runs = [program.orchestrator.start("sync-tickets", tags=tags) for _ in range(3)]
+    asked = flower.post("/flows/act", {"op": "cancel", "tag": "batch=7"})
+    assert "Cancel 3 runs?" in asked.text
+    assert not any(run.status.is_final for run in runs)
+    ids = re.findall(r'name="run" value="([^"]+)"', asked.text)
+    assert sorted(ids) == sorted(run.id for run in runs)
+    done = flower.post("/flows/act", {"op": "cancel", "run": ids, "confirm": "yes"})
+    assert "3 runs cancelled" in done.text
+    assert all(run.status == "cancelled" for run in runs)
+
+
+def test_a_run_is_started_from_a_box_that_the_server_checks(flower, program):
+    refused = flower.post("/flows/flow/import-catalogue/start", {"input": '"many"', "key": "", "tags": ""})
+    assert refused.status == 422
+    assert "valid integer" in refused.text
+    assert "&quot;many&quot;" in refused.text  # what was typed is still there
+    broken = flower.post("/flows/flow/import-catalogue/start", {"input": "{", "key": "", "tags": ""})
+    assert "no JSON" in broken.text
+    started = flower.post("/flows/flow/import-catalogue/start", {"input": "3", "key": "k-1", "tags": "by=me"})
+    assert started.status == 303
+    run = program.orchestrator.get(started.headers["Location"].rpartition("/")[2])
+    assert dict(run.tags) == {"by": "me"}
+    again = flower.post("/flows/flow/import-catalogue/start", {"input": "3", "key": "k-1", "tags": "by=me"})
+    assert again.headers["Location"] == started.headers["Location"]
+
+
+def test_a_limit_is_frozen_and_set_and_reset(flower, program):
+    program.orchestrator.start("sync-tickets")
+
+    def jira():
+        return next(row for row in program.orchestrator.limits() if row.name == "jira")
+
+    assert flower.post("/flows/limit", {"name": "jira", "op": "freeze", "until": "5"}).status == 303
+    assert jira().frozen_until is not None
+    flower.post("/flows/limit", {"name": "jira", "op": "set", "n": "7", "per": "60"})
+    assert jira().is_set
+    flower.post("/flows/limit", {"name": "jira", "op": "reset"})
+    assert (jira().is_set, jira().frozen_until) == (False, None)
+    refused = flower.post("/flows/limit", {"name": "jira", "op": "set", "n": "none", "per": "60"})
+    assert "Not+changed" in refused.headers["Location"]
+
+
+FOREIGN = {
+    "another site": {"Sec_Fetch_Site": "cross-site"},
+    "another port": {"Origin": "http://127.0.0.1:1"},
+    "another origin": {"Origin": "http://evil.example"},
+    "a proxy": {"X_Forwarded_For": "10.0.0.1"},
+    "a name that is not ours": {"Host": "evil.example"},
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("path", ["/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule"])
+def test_nobody_acts_from_elsewhere(flower, run, path, headers):
+    values = {"op": "cancel", "run": run.id, "confirm": "yes", "input": "", "name": "jira"}
+    assert flower.post(path, values, **headers).status == 403
+    assert not run.status.is_final
+
+
+@pytest.mark.parametrize("path", ["/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule"])
+def test_nobody_acts_without_the_token_of_our_page(flower, guarded, run, path):
+    values = {"op": "cancel", "run": run.id, "confirm": "yes"}
+    assert flower.post(path, values, token=False).status == 403
+    assert guarded.post(path, values, token=False, Authorization=basic("ada:secret")).status == 403
+    assert not run.status.is_final
+
+
+@pytest.mark.parametrize("path", ["/flows/act", "/flows/limit", "/flows/schedule"])
+def test_nothing_acts_by_get(flower, run, path):
+    assert flower.get(f"{path}?op=cancel&run={run.id}&confirm=yes").status == 405
+    assert not run.status.is_final
+
+
+def test_a_read_only_flower_shows_everything_and_does_nothing(read_only, run):
+    page = read_only.get(f"/flows/run/{run.id}").text
+    assert run.id in page
+    assert "<button" not in page.partition('class="fl-tabs"')[2].replace('<button type="button" class="fl-copy"', "")
+    answer = read_only.post("/flows/act", {"op": "cancel", "run": run.id, "confirm": "yes", "_xsrf": "x"}, token=False)
+    assert answer.status == 403
+    token = re.search(r"_xsrf=([^;]+)", read_only.get("/flows").headers["Set-Cookie"] or "") or ["", ""]
+    tokened = {"op": "cancel", "run": run.id, "confirm": "yes", "_xsrf": token[1]}
+    assert read_only.post("/flows/act", tokened, token=False).status == 403
+    assert not run.status.is_final
+
+
+def basic(credentials: str) -> str:
+    return "Basic " + b64encode(credentials.encode()).decode()
+
+
+@pytest.mark.parametrize("path", [f"/flows{page}" for page in PAGES] + ["/flows/api/runs", "/flows/api/counts"])
+def test_nobody_reads_without_flower_s_password(guarded, path):
+    assert guarded.get(path).status == 401
+    assert guarded.get(path, Authorization=basic("ada:wrong")).status == 401
+    assert guarded.get(path, Authorization=basic("ada:secret")).status == 200
+
+
+def test_who_has_signed_in_acts_by_name(guarded, run):
+    values = {"op": "cancel", "run": run.id, "confirm": "yes", "reason": "too late"}
+    assert guarded.post("/flows/act", values).status in (401, 403)
+    answer = guarded.post("/flows/act", values, Authorization=basic("ada:secret"), Host="flower.example")
+    assert answer.status == 303
+    assert "too late (by ada)" in str(run.error)
+
+
+def test_an_output_is_downloaded_whole(flower, program):
+    run = program.orchestrator.start("import-catalogue", 5)
+    answer = flower.get(f"/flows/run/{run.id}/output/-input")
+    assert answer.text == "5"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{run.id[:8]}-input.json"'
+    assert flower.get(f"/flows/run/{run.id}/output/download").status == 404
+
+
+def test_hostile_texts_are_texts_on_every_page(flower, program):
+    hostile = program.HOSTILE
+    run = program.orchestrator.start(
+        "nasty", {"x": hostile}, tags={"evil": hostile, hostile: "x"}, idempotency_key=hostile
+    )
+    run.cancel(hostile)
+    for path in (f"/flows/run/{run.id}", "/flows", f"/flows?text={run.id}", "/flows/flow/nasty"):
+        text = flower.get(path).text
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert "\u202e" not in text
+    for address in (
+        "/flows?text=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/flows?flow=%22%3E%3Cscript%3Ealert",
+        "/flows/limits?said=%3Cscript%3Ealert(1)",
+    ):
+        assert "<script>alert" not in flower.get(address).text
+
+
+def test_the_page_comes_from_the_store_and_not_from_events(server, program, folder, run):
+    with flower_process(MODULE, server.url, folder / "again") as another:
+        assert run.id in another.get(f"/flows/run/{run.id}").text
+        assert run.id in another.get("/flows").text
+
+
+def test_what_is_vendored_has_licence_and_version():
+    vendor = Path(orchestrator.web.__file__).parent / "static" / "vendor"
+    for library in vendor.iterdir():
+        names = {path.name for path in library.iterdir()}
+        assert {"LICENSE", "VERSION"} <= names, library

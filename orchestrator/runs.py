@@ -218,8 +218,8 @@ class FlowRun:
     def history(self) -> list[Event]:
         """Return the run's events, oldest first; over `Settings.history_limit` the oldest are dropped."""
         return [
-            Event(at, row["event"], row["node"], int(row["attempt"]), row["detail"])
-            for at, row in self._engine.store.history(self.id)
+            Event(entry.at, entry.event, entry.node, entry.attempt, entry.detail)
+            for entry in self._engine.store.history(self.id)
         ]
 
     def explain(self) -> list[Waiting]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.step_plan import END
-from orchestrator.store.run_store import events_of
+from orchestrator.store.history import read_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -134,7 +134,7 @@ def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
     own = _keys_of(store, run_id)
     for name in own[:3]:
         pipe.hgetall(name)
-    pipe.xrange(own[4])
+    pipe.lrange(own[4], 0, -1)
     for name in own:
         pipe.pttl(name)
 
@@ -142,8 +142,7 @@ def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
 def _read_run(store: Store, run_id: str, plan: Plan, answers: Iterator[Any]) -> RunView:
     fields, nodes = _pairs(next(answers)), _pairs(next(answers))
     outputs = {name.decode(): value for name, value in next(answers).items()}
-    told = [event for _, row in next(answers) for event in events_of(_pairs(row))]
-    events = [(event["event"], event["node"], int(event["attempt"]), event.get("detail", "")) for event in told]
+    events = [(entry.event, entry.node, entry.attempt, entry.detail) for entry in read_entries(next(answers))]
     lifetimes = {name: next(answers) for name in _keys_of(store, run_id)}
     return RunView(
         run_id, plan, fields, {name: json.loads(text) for name, text in nodes.items()}, outputs, events, lifetimes

@@ -295,7 +295,7 @@ class Run:
 
     def events(self) -> list[tuple[str, str]]:
         """Event and node, oldest first."""
-        return [(row["event"], row["node"]) for _, row in self.world.store.history(self.id)]
+        return [(entry.event, entry.node) for entry in self.world.store.history(self.id)]
 
     def count(self, event: str, name: str = "") -> int:
         return self.events().count((event, name))

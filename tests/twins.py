@@ -14,8 +14,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
+from orchestrator.store.history import read_entries
 from orchestrator.store.keys import bucket_of
-from orchestrator.store.run_store import events_of
 from orchestrator.store.scripts import Scripts
 from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.results import Claimed
@@ -264,11 +264,9 @@ def stored(prefix: str, rows: list[Any]) -> tuple[dict[str, Any], dict[str, floa
         name = key.decode().removeprefix(f"{prefix}:")
         lifetimes[name] = ttl if ttl >= 0 else float("inf")
         if kind == b"stream":
-            entries = [fields_of(row, prefix) for _, row in value]
-            is_history = name.endswith(":history")
-            found[name] = (
-                [{"detail": ""} | event for row in entries for event in events_of(row)] if is_history else entries
-            )
+            found[name] = [fields_of(row, prefix) for _, row in value]
+        elif name.endswith(":told"):
+            found[name] = read_entries(value)
         elif name == "live":
             live = {member.decode(): float(score) for member, score in pairs_of(value)}
         elif kind == b"hash":

@@ -8,7 +8,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:nodes | hash: node name to its record (JSON) | as the run |
 | run:<id>:outputs | hash: output key to JSON; `:input` is the run's input | as the run |
 | run:<id>:failures | hash: node name to its last failure (JSON) | as the run |
-| run:<id>:history | stream, capped: what happened to the run | as the run |
+| run:<id>:told | list, capped: what happened to the run, see history.py | as the run |
+| run:<id>:history | stream, capped: the same, as version 0.1.0 wrote it | as the run |
 | run:<id>:items:<node> | hash: index to JSON of the items of a map | as the run |
 | run:<id>:results:<node> | hash: index to JSON of the outputs of a map, or of pages; see pages.lua | as the run |
 | run:<id>:open | set: items of the present map that have begun and not ended | as the run |
@@ -109,6 +110,10 @@ class Keys:
 
     def history(self, run_id: str) -> str:
         """What happened to the run."""
+        return self._named("run", run_id, "told")
+
+    def older_history(self, run_id: str) -> str:
+        """What version 0.1.0 wrote of it."""
         return self._named("run", run_id, "history")
 
     def done(self, run_id: str) -> str:

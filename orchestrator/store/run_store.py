@@ -22,6 +22,7 @@ from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
 from orchestrator.store.completion_listener import Listener
 from orchestrator.store.guard import Guard
+from orchestrator.store.history import read_entries
 from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.scripts import Scripts, numbers_text
 from orchestrator.store.shared_listener import SharedListener
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import UnknownRun
     from orchestrator.settings import Settings
     from orchestrator.store.address import Address
+    from orchestrator.store.history import Entry
     from orchestrator.store.standing import Standing
 
 LIST_OF = b"@"
@@ -428,15 +430,23 @@ class Store:
         record, text = answers
         return text if record and _has_failed(json.loads(record)) else None
 
-    def history(self, run_id: str) -> list[tuple[datetime, dict[str, str]]]:
-        """Return a run's history, oldest first: instant and event, node, attempt, detail."""
+    def history(self, run_id: str) -> list[Entry]:
+        """Return a run's history, oldest first."""
         with self.guarded():
-            entries = self.client.xrange(self.keys.history(run_id))
-        return [
-            (datetime.fromtimestamp(int(entry.split(b"-")[0]) / 1000, UTC), {"detail": ""} | event)
-            for entry, row in entries
-            for event in events_of({name.decode(): value.decode() for name, value in row.items()})
-        ]
+            pipe = self.client.pipeline(transaction=False)
+            pipe.lrange(self.keys.history(run_id), 0, -1)
+            pipe.xrange(self.keys.older_history(run_id))
+            texts, older = pipe.execute()
+        return read_entries(texts, older)
+
+    def version(self, run_id: str) -> str:
+        """Return a text that is another one whenever the run's history has grown."""
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            pipe.llen(self.keys.history(run_id))
+            pipe.lindex(self.keys.history(run_id), -1)
+            length, last = pipe.execute()
+        return f"{length}-{(last or b'').decode('utf-8', 'replace')}"
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -449,14 +459,6 @@ def _begin_in_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_begin_in_fork)
-
-
-def events_of(row: dict[str, str]) -> list[dict[str, str]]:
-    """Return the events of one history entry: one, or all that commit_and_claim.lua did."""
-    if "event" in row:
-        return [row]
-    done = [(event, node) for event in ("succeeded", "started") for node in json.loads(row[event])]
-    return [{"event": event, "node": node, "attempt": "1"} for event, node in done]
 
 
 def _has_failed(record: Mapping[str, Any]) -> bool:

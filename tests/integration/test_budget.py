@@ -16,11 +16,13 @@ from orchestrator.server import EmbeddedServer
 LENGTH = 10
 # Round trips and commands of one chain of ten nodes, from the first claim to the last commit.
 COSTS = {
-    "one task a node": (2 * LENGTH, 208),
-    "messages pushed": (2 * LENGTH, 217),
-    "fused": (LENGTH + 1, 118),
+    "one task a node": (2 * LENGTH, 209),
+    "messages pushed": (2 * LENGTH, 218),
+    "fused": (LENGTH + 1, 119),
 }
 START = (1, 13)
+# Bytes that a finished chain of so many small steps leaves, by MEMORY USAGE of its keys.
+BYTES = {10: 4608, 5: 3584}
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +67,9 @@ def after(key):
     return lambda state: state.get(key, int)
 
 
-def chain(name):
+def chain(name, length=LENGTH):
     builder = FlowBuilder(name).triggered_by(manual("test")).then(Node("n-0", lambda: 1))
-    for number in range(1, LENGTH):
+    for number in range(1, length):
         builder.then(Node(f"n-{number}", lambda value: value).with_input_func(after(f"n-{number - 1}")))
     return builder
 
@@ -75,7 +77,7 @@ def chain(name):
 def work_through(orchestrator, run, flow):
     """Call the tasks of a run one after the other, as its messages would; a fused one does all in the first."""
     app, plan = orchestrator.app, engine_of(orchestrator.app).registry.flows[flow.name].plan
-    for number in range(1 if plan.fused else LENGTH):
+    for number in range(1 if plan.fused else len(plan.steps)):
         app.tasks[f"{flow.name}.n-{number}"].run(run.id, 1, plan.hash)
 
 
@@ -96,3 +98,19 @@ def test_a_start_costs_so_much_and_no_more(server, spent):
     flow = chain("budget-start").build()
     orchestrator.start(flow)
     assert spent(lambda: orchestrator.start(flow)) == START
+
+
+@pytest.mark.parametrize("length", BYTES)
+@pytest.mark.parametrize("mode", ["one task a node", "fused"])
+def test_a_finished_chain_leaves_so_many_bytes_and_no_more(mode, length, server):
+    orchestrator = client_of(server)
+    builder = chain(f"bytes-{mode.split()[0]}-{length}", length)
+    flow = builder.fused().build() if mode == "fused" else builder.build()
+    orchestrator.register(flow)
+    run = orchestrator.start(flow)
+    work_through(orchestrator, run, flow)
+    assert run.status == "succeeded"
+    with redis.Redis.from_url(server.url) as admin:
+        own = list(admin.scan_iter(match=f"*{run.id}*"))
+        assert own
+        assert sum(admin.memory_usage(key, samples=0) for key in own) <= BYTES[length]

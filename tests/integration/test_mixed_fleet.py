@@ -222,6 +222,16 @@ def test_a_run_that_the_old_version_began_goes_on_from_where_it_was(name, fleet)
     assert str(ROOT / "orchestrator" / "__init__.py") in libraries, "this version called nothing"
 
 
+def test_a_history_has_what_either_version_wrote(fleet):
+    for runs in fleet.runs.values():
+        for run in runs.values():
+            events = [event.event for event in run.history()]
+            assert (events[0], events[-1]) == ("run-started", f"run-{run.status}")
+            begun = {(event.node, event.attempt) for event in run.history() if event.event == "started"}
+            ended = {(event.node, event.attempt) for event in run.history() if event.event == "succeeded"}
+            assert ended <= begun
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_run_that_an_old_client_started_is_run_by_this_version(name, fleet):
     waiting = fleet.runs["old, not begun"][name]

@@ -145,7 +145,7 @@ def test_the_history_of_a_run_is_capped(world):
     run = world.run(line_plan("a", attempts=3000), history_limit=100)
     for _ in range(300):
         run.lose("a", run.hold("a"))
-    assert world.client.xlen(world.keys.history(run.id)) <= 300, "Redis trims whole blocks of 100"
+    assert world.client.llen(world.keys.history(run.id)) == 100
 
 
 def test_a_tick_starts_one_run_for_its_slot(world):
@@ -198,7 +198,7 @@ def test_a_hundred_starts_of_one_run_id_are_one_run(world):
     plan = line_plan("a")
     answers = at_once(lambda _: world.start(plan, run_id=run_named("one")))
     assert Counter(answer.outcome for answer in answers) == {"started": 1, "exists": 99}
-    assert world.store.history(run_named("one"))[0][1]["event"] == "run-started"
+    assert world.store.history(run_named("one"))[0].event == "run-started"
     assert len(world.store.history(run_named("one"))) == 1
 
 

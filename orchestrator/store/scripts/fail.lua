@@ -33,7 +33,7 @@ local function hold_back(rec)
     bucket:freeze(till, rec.started * 1000)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
-  note('throttled', node, rec.attempt + 1, 'detail', string.format('%.0f', delay))
+  note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
   rec.bucket = frozen[1] and frozen[1].name
   if rec.bucket then
     redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
@@ -65,7 +65,7 @@ if waits then
     hold_back(rec)
   else
     rec.arrived = nil
-    note('retrying', node, rec.attempt, 'detail', string.format('%.0f', delay))
+    note('retrying', node, rec.attempt, string.format('%.0f', delay))
   end
   save(node, rec)
   if not rec.bucket then

@@ -58,7 +58,7 @@ def test_an_unknown_flow_is_refused_with_the_nearest_names(hostile, stranger, cl
         lambda run: 5,
         lambda run: f"{run.id}:nodes",
         lambda run: f"{run.id}:outputs",
-        lambda run: f"{run.id}:history",
+        lambda run: f"{run.id}:told",
         lambda run: "*",
     ],
     ids=["name", "empty", "hostile", "surrogate", "long", "none", "number", "nodes", "outputs", "history", "glob"],
@@ -321,7 +321,7 @@ def test_no_idempotency_key_or_tag_reaches_another_key(hostile, client, text):
     wait_until(lambda: not client.exists(QUEUE) and not client.hlen("unacked"), "the worker is quiet")
     after = snapshot(client)
     made = {key.decode() for key in set(after) - set(before)}
-    own = rf"orchestrator:(run:{run.id}(:nodes|:outputs|:history)?|idem:untyped:[0-9a-f]{{64}})"
+    own = rf"orchestrator:(run:{run.id}(:nodes|:outputs|:told)?|idem:untyped:[0-9a-f]{{64}})"
     assert made == {key for key in made if re.fullmatch(own, key)}
     assert len(made) == 5
     shared = r"orchestrator:(events|index:(expiring|flow:untyped|status:succeeded)|plan:[0-9a-f]{32})"

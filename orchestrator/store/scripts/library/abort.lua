@@ -93,7 +93,7 @@ local function begin_ending(verdict, failure)
   end
   set_run({verdict = verdict, error = failure})
   set_status('compensating')
-  note('run-ending', '', 0, 'detail', verdict)
+  note('run-ending', '', 0, verdict)
   local step = plan_step(run.position)
   redis.call('DEL', AGAIN)
   for _, name in ipairs(step_kinds[step.kind].members(step)) do

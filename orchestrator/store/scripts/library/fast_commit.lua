@@ -86,21 +86,20 @@ repeat
     redis.call('HSET', HOLDERS .. ':' .. holder, unpack(opened))
   end
   redis.call('HDEL', HOLDERS .. ':' .. owner, unpack(closed))
+  -- include: note
   if commits + begun > 1 then
-    redis.call('XADD', HISTORY, 'MAXLEN', '~', history_limit, '*',
-      'succeeded', cjson.encode({unpack(ARGV, NODES_AT + 1, NODES_AT + commits)}),
-      'started', begun > 0 and cjson.encode({unpack(names, commits + 1)}) or '[]')
+    note('>', table.concat(ARGV, ' ', NODES_AT + 1, NODES_AT + commits), '1',
+      begun > 0 and table.concat(names, ' ', commits + 1, commits + begun))
   end
   if begun > 0 then
     local answer = '1 0 ' .. (scheduled or '') .. ' '
     -- include: answer_values
   end
-  -- include: note
   if commits == 1 then
     note('succeeded', ARGV[NODES_AT + 1], '1')
   end
   if is_over then
-    local own_keys, before, after = {RUN, NODES, OUTPUTS, FAILURES, HISTORY}, 'running', 'succeeded'
+    local own_keys, before, after = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history'}, 'running', 'succeeded'
     local created, retention, flow, idempotency, deadline = unpack(values, 13)
     -- include: emit
     -- include: index

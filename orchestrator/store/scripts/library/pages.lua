@@ -17,10 +17,10 @@ local function move_cursors()
       local version, cursor = cursor_of(source)
       local base, ended = unpack(redis.call('HMGET', results_of(node), ':base', ':cursor'))
       if version ~= base then
-        note('cursor-kept', node, 0, 'detail', source)
+        note('cursor-kept', node, 0, source)
       elseif cursor ~= ended then
         redis.call('HSET', CURSORS, run.flow .. '|' .. source, string.format('%.0f', version + 1) .. ' ' .. ended)
-        note('cursor-moved', node, 0, 'detail', source)
+        note('cursor-moved', node, 0, source)
       end
     end
   end
@@ -46,7 +46,7 @@ local function store_page(node, items, count, cursor, token)
   redis.call('HSET', key, page, items, ':page', string.format('%.0f', page + 1), ':turned', token,
     ':cursor', cursor == 'null' and before or cursor, ':total', string.format('%.0f', (total or 0) + count))
   redis.call('HDEL', FAILURES, node)
-  note('page', node, record(node).attempt, 'detail', page)
+  note('page', node, record(node).attempt, page)
 end
 
 -- What is stored as the output: the pages are read together when it is.

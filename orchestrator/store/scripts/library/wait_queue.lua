@@ -48,7 +48,7 @@ local function stand_in_line(node, rec, asked, first)
   redis.call('ZREM', TIMERS, member)
   redis.call('ZREM', blame.released, member)
   redis.call('ZADD', LINES, 'LT', NOW, blame.name)
-  note('waiting', node, rec.attempt, 'detail', blame.name)
+  note('waiting', node, rec.attempt, blame.name)
 end
 
 -- A node leaves no mark in lines that it does not stand in any more.

@@ -1,0 +1,61 @@
+"""History of a run as it is stored: a list of short texts, each an instant and what happened then.
+
+A text is `<ms>|<event>|<attempt>|<node>|<detail>`. The event `>` stands for all that one commit did: the nodes that
+succeeded, with blanks between them, and as its detail those that began. Version 0.1.0 kept a stream, which is read too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+COMMIT = ">"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event: its instant in ms on Redis's clock, what, of which node and attempt, and what else is known."""
+
+    at_ms: int
+    event: str
+    node: str
+    attempt: int
+    detail: str
+
+    @property
+    def at(self) -> datetime:
+        """The instant; aware."""
+        return datetime.fromtimestamp(self.at_ms / 1000, UTC)
+
+
+def read_entries(texts: Iterable[bytes], older: Iterable[tuple[bytes, Mapping[bytes, bytes]]] = ()) -> list[Entry]:
+    """Return the events of a list, and of a stream that an older version wrote, oldest first."""
+    found = [entry for each, row in older for entry in _of_stream(each, row)]
+    found += [entry for text in texts for entry in _of_text(text)]
+    return sorted(found, key=lambda entry: entry.at_ms) if older else found
+
+
+def _of_text(text: bytes) -> Iterator[Entry]:
+    at, event, attempt, node, detail = text.decode("utf-8", "replace").split("|", 4)
+    if event != COMMIT:
+        yield Entry(int(at), event, node, int(attempt), detail)
+        return
+    for done, names in (("succeeded", node), ("started", detail)):
+        for name in names.split():
+            yield Entry(int(at), done, name, int(attempt), "")
+
+
+def _of_stream(entry: bytes, row: Mapping[bytes, bytes]) -> Iterator[Entry]:
+    at, fields = int(entry.split(b"-")[0]), {name.decode(): value.decode() for name, value in row.items()}
+    if "event" in fields:
+        yield Entry(at, fields["event"], fields["node"], int(fields["attempt"]), fields.get("detail", ""))
+        return
+    for event in ("succeeded", "started"):
+        names: list[Any] = json.loads(fields[event])
+        for name in names:
+            yield Entry(at, event, name, 1, "")

@@ -182,6 +182,10 @@ class Orchestrator:
         """Return how many runs each flow has by status, for flows that are registered here or announced."""
         return queries.count_runs(self._engine.store, starts.known_flows(self._engine))
 
+    def totals(self) -> FlowCounts:
+        """Return how many runs there are by status, of all flows."""
+        return queries.count_all(self._engine.store)
+
     def limits(self) -> tuple[LimitRow, ...]:
         """Return every limit: its numbers, how full it is, what waits for it, and until when it is frozen."""
         return limit_numbers.read_limits(self._engine.store)

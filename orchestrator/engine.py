@@ -112,6 +112,7 @@ class Engine:
                     scheduled_ms=scheduled_ms,
                     overlap=overlap,
                     message=self.publisher.first_message(plan, run_id),
+                    indexed_tags=self.settings.indexed_tags,
                 )
             if started.outcome != "no plan":
                 break

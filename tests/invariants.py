@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import Store
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
-LIVE = ("pending", "running", "compensating")
+GROUPS = ("open", *ENDED)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class View:
     lines: dict[str, set[str]]
     released: dict[str, set[str]]
     by_status: dict[str, set[str]]
-    by_flow: dict[str, set[str]]
+    by_flow: dict[tuple[str, str], set[str]]
     plans: dict[str, tuple[int, int]]  # live runs that pin it, and milliseconds left
 
 
@@ -100,10 +100,11 @@ def look_at(store: Store, plans: Mapping[str, Plan]) -> View:
     for part in (1, 2):
         for bucket in buckets:
             pipe.zrange(keys.bucket(bucket)[part], 0, -1)
-    for status in (*LIVE, *ENDED):
-        pipe.zrange(keys.by_status(status), 0, -1)
+    for group in GROUPS:
+        pipe.zrange(keys.by_status(group), 0, -1)
     for name in flows:
-        pipe.zrange(keys.by_flow(name), 0, -1)
+        for group in GROUPS:
+            pipe.zrange(keys.by_flow(name, group), 0, -1)
     for plan_hash in hashes:
         pipe.hget(keys.plan(plan_hash), "live")
         pipe.pttl(keys.plan(plan_hash))
@@ -119,8 +120,8 @@ def look_at(store: Store, plans: Mapping[str, Plan]) -> View:
         dict(claim for holder in holders for claim in _claims(holder, next(answers))),
         {bucket: _texts(next(answers)) for bucket in buckets},
         {bucket: _texts(next(answers)) for bucket in buckets},
-        {status: _texts(next(answers)) for status in (*LIVE, *ENDED)},
-        {name: _texts(next(answers)) for name in flows},
+        {group: _texts(next(answers)) for group in GROUPS},
+        {(name, group): _texts(next(answers)) for name in flows for group in GROUPS},
         {plan_hash: (int(next(answers) or 0), next(answers)) for plan_hash in hashes},
     )
 
@@ -135,6 +136,7 @@ def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
     for name in own[:3]:
         pipe.hgetall(name)
     pipe.lrange(own[4], 0, -1)
+    pipe.xrange(store.keys.older_history(run_id))
     for name in own:
         pipe.pttl(name)
 
@@ -142,7 +144,9 @@ def _ask_for_run(store: Store, run_id: str, pipe: Pipeline) -> None:
 def _read_run(store: Store, run_id: str, plan: Plan, answers: Iterator[Any]) -> RunView:
     fields, nodes = _pairs(next(answers)), _pairs(next(answers))
     outputs = {name.decode(): value for name, value in next(answers).items()}
-    events = [(entry.event, entry.node, entry.attempt, entry.detail) for entry in read_entries(next(answers))]
+    events = [
+        (entry.event, entry.node, entry.attempt, entry.detail) for entry in read_entries(next(answers), next(answers))
+    ]
     lifetimes = {name: next(answers) for name in _keys_of(store, run_id)}
     return RunView(
         run_id, plan, fields, {name: json.loads(text) for name, text in nodes.items()}, outputs, events, lifetimes
@@ -407,8 +411,9 @@ def check_waits(view: View, run: RunView) -> None:
 def check_life(view: View, run: RunView) -> None:
     """I7: an ended run expires and is nowhere live; a live one lasts, and something will move it."""
     lasting = [name for name, left in run.lifetimes.items() if left == -1]
-    assert {status for status, members in view.by_status.items() if run.id in members} == {run.status}
-    assert run.id in view.by_flow[run.plan.flow]
+    group = run.status if run.has_ended else "open"
+    assert {each for each, members in view.by_status.items() if run.id in members} == {group}
+    assert {each for each, members in view.by_flow.items() if run.id in members} == {(run.plan.flow, group)}
     expiring = f"{run.status}|{run.plan.flow}|{run.id}"
     assert {member for member in view.expiring if run.id in member} == ({expiring} if run.has_ended else set())
     assert (run.id in view.live) == (not run.has_ended)

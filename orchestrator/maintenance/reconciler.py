@@ -136,6 +136,7 @@ class Reconciler:
         if may_end and time.monotonic() > self._calm_until:
             self._end_leases(now)
         self._look_at_runs(now)
+        self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
         self.store.upkeep.clean_indexes(now, count=ROWS_AT_ONCE)
         self.monitor.forward()
 

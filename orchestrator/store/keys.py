@@ -29,7 +29,13 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
 | limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
 | lines | sorted set: buckets with a wait queue that is not empty, by next look | while something waits |
-| index:flow:<flow>, index:status:<status> | sorted set: run ids by creation | entries until the run's keys are gone |
+| index:status:<group> | sorted set: run ids by creation; `open`, or the status they ended with | entries as the runs |
+| index:flow:<flow>:<group> | sorted set: the same of one flow | entries as the runs |
+| index:tag:<hash of name and value> | sorted set: the same with a tag of Settings.indexed_tags | entries as the runs |
+| index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
+| index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
+| index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
+| events:<day> | hash: hour, flow and status to how many runs ended so | 8 days |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
 | live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
 | timers | sorted set: run and node (empty: the run's deadline) by due instant | entries until due |
@@ -48,17 +54,28 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from redis.crc import key_slot
 
 from orchestrator.lazy import lazy
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
 
 def bucket_of(limit: str, key: str) -> str:
     """The bucket that a limit has for a key; nothing of the key is in its name but a hash."""
     return f"{limit}#{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+def tag_indexes(tags: Mapping[str, str], indexed: Collection[str]) -> list[str]:
+    """The ends of the names of the indexes of a run's tags; nothing of a value is in them but a hash."""
+    found = [json.dumps([name, tags[name]]).encode() for name in indexed if name in tags]
+    return [f"tag:{hashlib.sha256(each).hexdigest()[:32]}" for each in found]
 
 
 def limit_of(bucket: str) -> str:
@@ -132,13 +149,29 @@ class Keys:
         """Open claims of one process."""
         return self._named("holders", holder)
 
-    def by_flow(self, flow: str) -> str:
-        """Runs of a flow."""
+    def by_flow(self, flow: str, group: str) -> str:
+        """Runs of a flow that are "open", or that ended with a status."""
+        return self._named("index", "flow", flow, group)
+
+    def by_status(self, group: str) -> str:
+        """Runs that are "open", or that ended with a status."""
+        return self._named("index", "status", group)
+
+    def older_by_flow(self, flow: str) -> str:
+        """Runs of a flow that version 0.1.0 started."""
         return self._named("index", "flow", flow)
 
-    def by_status(self, status: str) -> str:
-        """Runs with a status."""
-        return self._named("index", "status", status)
+    def by_tag(self, name: str, value: str) -> str:
+        """Runs with an indexed tag."""
+        return self._named("index", *tag_indexes({name: value}, (name,)))
+
+    def children(self, run_id: str) -> str:
+        """Children of a run."""
+        return self._named("index", "children", run_id)
+
+    def ends(self, day: int) -> str:
+        """How many runs ended on a day, counted from 1970, by hour, flow and status."""
+        return self._named("events", str(day))
 
     def bucket(self, name: str) -> list[str]:
         """Return the keys of a bucket: arrival time, wait queue, released members, frozen mark."""
@@ -161,6 +194,11 @@ class Keys:
     def expiring(self) -> str:
         """Ended runs by the end of their retention."""
         return self._named("index", "expiring")
+
+    @lazy
+    def expiring_tags(self) -> str:
+        """Indexes by tag and run, by the end of its retention."""
+        return self._named("index", "expiring_tags")
 
     @lazy
     def flows(self) -> str:

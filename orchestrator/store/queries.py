@@ -31,6 +31,9 @@ FIELDS = (
     *("running", "verdict", "open", "map_count"),
 )
 CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
+OPEN = frozenset(str(status) for status in RunStatus if not status.is_final)
+GROUPS = ("open", *(str(status) for status in RunStatus if status.is_final))
+"""What the indexes tell apart: runs that have not ended, and how the others ended."""
 SHOWN = 3
 """Names of open nodes in one line of a page."""
 LOOKED_AT = 50
@@ -234,12 +237,22 @@ def _ms(at: datetime) -> int:
 
 def _groups(store: Store, wanted: Filter) -> list[list[str]]:
     """Indexes to choose from: every run that passes is in some index of each group."""
-    keys = store.keys
-    statuses = wanted.statuses or tuple(RunStatus)
-    groups = [[keys.by_status(status) for status in statuses]]
+    keys, statuses = store.keys, wanted.statuses or tuple(RunStatus)
+    open_ones = [status for status in statuses if status in OPEN]
+    parts = ["open"] * bool(open_ones) + [status for status in statuses if status not in OPEN]
+    groups = [[keys.by_tag(name, (wanted.tags or {})[name])] for name in _indexed_tags(store, wanted)]
+    if wanted.parent is not None:
+        groups.append([keys.children(wanted.parent)])
     if wanted.flow is not None:
-        groups.append([keys.by_flow(wanted.flow)])
+        flow = wanted.flow
+        groups.append([*(keys.by_flow(flow, part) for part in parts), keys.older_by_flow(flow)])
+    else:
+        groups.append([*map(keys.by_status, parts), *map(keys.by_status, open_ones)])  # version 0.1.0 has the last ones
     return groups
+
+
+def _indexed_tags(store: Store, wanted: Filter) -> list[str]:
+    return [name for name in wanted.tags or {} if name in store.settings.indexed_tags]
 
 
 def _read_rows(store: Store, found: Sequence[list[str]]) -> list[RunRow]:
@@ -325,13 +338,22 @@ def _doing(record: Mapping[str, Any] | None) -> str:
 
 def count_runs(store: Store, flows: Collection[str]) -> tuple[FlowCounts, ...]:
     """Return counts of flows by status, in one round trip."""
-    return tuple(FlowCounts(flow, *(_count(store, flow, group) for group in (OPEN, *ENDED))) for flow in sorted(flows))
+    names = sorted(flows)
+    counts = _cards(store, [store.keys.by_flow(flow, group) for flow in names for group in GROUPS])
+    return tuple(FlowCounts(flow, *counts[at * len(GROUPS) :][: len(GROUPS)]) for at, flow in enumerate(names))
 
 
-OPEN: tuple[str, ...] = tuple(str(status) for status in RunStatus if not status.is_final)
-ENDED: tuple[tuple[str, ...], ...] = tuple((str(status),) for status in RunStatus if status.is_final)
+def count_all(store: Store) -> FlowCounts:
+    """Return counts of all runs by status, in one round trip; the flow is empty."""
+    return FlowCounts("", *_cards(store, list(map(store.keys.by_status, GROUPS))))
 
 
-def _count(store: Store, flow: str, statuses: tuple[str, ...]) -> int:
-    listed = list_runs(store, Filter(flow=flow, statuses=statuses), limit=LARGEST_PAGE)
-    return len(listed.rows)
+def _cards(store: Store, keys: Sequence[str]) -> list[int]:
+    if not keys:
+        return []
+    with store.guarded():
+        pipe = store.client.pipeline(transaction=False)
+        for key in keys:
+            pipe.zcard(key)
+        counts: list[int] = pipe.execute()
+    return counts

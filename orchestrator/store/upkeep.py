@@ -77,12 +77,20 @@ class Upkeep:
 
     def clean_indexes(self, now: int, *, count: int) -> None:
         """Take runs whose retention is over off the indexes."""
-        for member in self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count):
-            status, flow, run_id = member.decode().split("|")
+        for member in _texts(self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count)):
+            status, flow, run_id = member.split("|")
             pipe = self._client.pipeline(transaction=False)
             pipe.zrem(self._keys.by_status(status), run_id)
-            pipe.zrem(self._keys.by_flow(flow), run_id)
-            pipe.zrem(self._keys.expiring, member)  # last: a crash before it repeats the two above
+            pipe.zrem(self._keys.by_flow(flow, status), run_id)
+            pipe.zrem(self._keys.older_by_flow(flow), run_id)
+            pipe.delete(self._keys.history(run_id))  # has no lifetime if version 0.1.0 ended the run
+            pipe.zrem(self._keys.expiring, member)  # last: a crash before it repeats those above
+            pipe.execute()
+        for member in _texts(self._client.zrangebyscore(self._keys.expiring_tags, "-inf", now, 0, count)):
+            index, _, run_id = member.partition("|")
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrem(f"{self._keys.index}:{index}", run_id)
+            pipe.zrem(self._keys.expiring_tags, member)
             pipe.execute()
 
     def new_events(self, *, count: int) -> list[tuple[float, dict[str, str]]]:

@@ -240,7 +240,7 @@ def test_a_missing_right_is_named_and_keeps_a_worker_alive(rights, few):
 def test_a_key_of_another_program_is_named(few):
     server, _ = few
     with connected(server, both(server.url), prefix="taken") as program:
-        server.client.set("taken:index:status:pending", "text")
+        server.client.set("taken:index:status:open", "text")
         with pytest.raises(
             StoreRefused, match=r"refused: WRONGTYPE.*begins with taken:; give Settings\(prefix=\.\.\.\)"
         ):

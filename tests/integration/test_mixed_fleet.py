@@ -111,6 +111,13 @@ class Fleet:
         finally:
             made.stop()
 
+    def is_mended(self) -> bool:
+        """Whether runs are indexed as this version does, also those that the old one has moved."""
+        older = [f"orchestrator:index:status:{status}" for status in ("pending", "running", "compensating")]
+        older += [f"orchestrator:index:flow:{name}" for name in RESULTS]
+        live, left = self.client.zcard("orchestrator:live"), self.client.zcard("orchestrator:index:status:open")
+        return not self.client.exists(*older) and live == left
+
     def start_as_old(self, key: str) -> dict[str, FlowRun]:
         """Let a client of the old version start every flow."""
         done = subprocess.run(
@@ -195,6 +202,7 @@ def play(fleet: Fleet) -> Fleet:
                 fleet.runs[f"new, beside old {number}"] = fleet.start_as_new(f"new-{number}")
             for runs in fleet.runs.values():
                 end(runs)
+            wait_until(fleet.is_mended, "the leader has put every run into the indexes that it belongs to", timeout=30)
     return fleet
 
 
@@ -264,6 +272,14 @@ def test_an_instant_that_an_old_beat_started_is_not_started_again(fleet):
     first, second = fleet.schedules
     assert first == second, "a schedule has another name"
     assert [text for text in fleet.beats if re.search("Traceback|Reset|orrupted", text)] == []
+
+
+def test_every_run_is_listed_and_counted_by_how_it_ended(fleet):
+    runs = [run for runs in fleet.runs.values() for run in runs.values()]
+    listed = {row.id: row.status for row in fleet.program.orchestrator.runs(limit=1000).rows}
+    assert {run.id: listed.get(run.id) for run in runs} == {run.id: run.status for run in runs}
+    totals = fleet.program.orchestrator.totals()
+    assert (totals.open, totals.succeeded + totals.failed) == (0, len(listed))
 
 
 def test_nothing_is_left(fleet):

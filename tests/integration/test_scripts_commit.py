@@ -27,7 +27,7 @@ def test_the_last_commit_ends_the_run(world):
     moved = run.do("b")
     assert (moved.outcome, moved.work.kind) == ("stored", "")
     assert (run.status, run.events()[-1]) == ("succeeded", ("run-succeeded", ""))
-    assert world.members(world.keys.live) == world.members(world.keys.by_status("running")) == []
+    assert world.members(world.keys.live) == world.members(world.keys.by_status("open")) == []
     assert world.members(world.keys.by_status("succeeded")) == [run.id]
     assert world.members(world.keys.expiring) == [f"succeeded|f|{run.id}"]
 

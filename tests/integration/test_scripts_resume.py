@@ -135,7 +135,7 @@ def test_a_cancelled_run_whose_nodes_are_all_done_succeeds(world):
     assert (moved.outcome, moved.work.kind, run.status) == ("resumed", "", "succeeded")
     assert world.client.hget(world.keys.plan(run.plan.hash), "live") == b"0"
     assert world.members(world.keys.by_status("succeeded")) == [run.id]
-    assert world.members(world.keys.by_status("running")) == []
+    assert world.members(world.keys.by_status("open")) == []
 
 
 def failed_rollback(world, **options):

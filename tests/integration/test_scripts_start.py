@@ -50,7 +50,7 @@ def test_a_start_stores_the_run_and_says_what_to_publish(world):
         "pending", 1, "f", plan.hash, {"who": "me"},
     )  # fmt: skip
     assert world.store.input(run.id) == b'{"x": 1}'
-    assert world.members(world.keys.by_status("pending")) == world.members(world.keys.by_flow("f")) == [run.id]
+    assert world.members(world.keys.by_status("open")) == world.members(world.keys.by_flow("f", "open")) == [run.id]
     assert world.members(world.keys.live) == [run.id]
     assert run.events() == [("run-started", "")]
     assert [row[b"event"] for _, row in world.client.xrange(world.keys.events)] == [b"started"]

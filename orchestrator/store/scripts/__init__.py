@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from orchestrator.store.keys import tag_indexes
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
 from orchestrator.store.scripts.results import Admitted, Moved, Seen, Started, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from redis import Redis
 
@@ -77,6 +78,7 @@ class Scripts:
         schedule: str = "",
         overlap: str = "allow",
         message: tuple[str, str] = ("", ""),
+        indexed_tags: Collection[str] = (),
     ) -> Started:
         """Create a run: start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
@@ -95,6 +97,8 @@ class Scripts:
         if schedule:
             keys.append(self._keys.slots)
             given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
+        if indexed := tag_indexes(tags, indexed_tags):
+            given["indexes"] = " ".join(indexed)
         queue, text = message
         if text:
             keys.append(queue)
@@ -327,6 +331,11 @@ class Scripts:
         at, last, is_over, *values = map(text_of, self._call("list_runs", keys, args))
         width = 1 + len(fields)
         return at, last, is_over == "1", [values[each : each + width] for each in range(0, len(values), width)]
+
+    def mend_indexes(self, *, at_most: int) -> int:
+        """Put runs that an older version has moved where they belong: mend_indexes.lua. Returns how many it saw."""
+        own = self._keys
+        return int(self._call("mend_indexes", [own.index, own.live, own.flows, own.runs, own.sweep], [at_most]))
 
     def set_limit(self, limit: str, numbers: str) -> bool:
         """Set a limit's numbers, or with "" those of the code: set_limit.lua. Returns whether there is such a limit."""

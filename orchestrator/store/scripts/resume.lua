@@ -17,6 +17,9 @@ if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compe
 end
 redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1), 'resumed_by', token)
 redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
+for suffix in string.gmatch(run.indexes or '', '%S+') do
+  redis.call('ZREM', INDEX .. ':expiring_tags', suffix .. '|' .. RUN_ID)
+end
 run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
 redis.call('PERSIST', PLAN)
 if run.idem ~= '' then

@@ -4,7 +4,7 @@ repeat
     break
   end
   local more = nil
-  -- include: load_run created
+  -- include: load_run
   local node, token = ARGV[FOLLOWERS_AT + 1], ARGV[CLAIMS_AT + 1]
   local text = redis.call('HGET', NODES, node)
   local rec = text and cjson.decode(text)
@@ -21,10 +21,6 @@ repeat
   redis.call('HSET', HOLDERS .. ':' .. holder, RUN_ID .. '|' .. node, token .. '|' .. deadline)
   redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
   redis.call('HSET', RUN, 'status', 'running', 'running', running + 1)
-  if status == 'pending' then
-    local before, after = 'pending', 'running'
-    -- include: index
-  end
   -- include: note
   note('started', node, attempt)
   redis.call('ZADD', LIVE, NOW + 1000, RUN_ID)

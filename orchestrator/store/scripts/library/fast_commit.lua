@@ -5,7 +5,7 @@ repeat
   if commits == 0 or fast_path ~= 'nodes' and fast_path ~= 'local' or epoch ~= '1' then
     break
   end
-  local more = claims == 0 and behind == '-1' and {'created', 'retention', 'flow', 'idem', 'deadline'} or nil
+  local more = claims == 0 and behind == '-1' and {'created', 'retention', 'flow', 'idem', 'deadline', 'indexes'} or nil
   -- include: load_run seq open won detached announced
   local left = open - commits
   if left < 0 or left == 0 and (won + commits ~= tonumber(size) or behind == '' or claims == 0 and followers > 1)
@@ -99,8 +99,8 @@ repeat
     note('succeeded', ARGV[NODES_AT + 1], '1')
   end
   if is_over then
-    local own_keys, before, after = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history'}, 'running', 'succeeded'
-    local created, retention, flow, idempotency, deadline = unpack(values, 13)
+    local own_keys, before, after = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history'}, 'open', 'succeeded'
+    local created, retention, flow, idempotency, deadline, indexes = unpack(values, 13)
     -- include: emit
     -- include: index
     -- include: end_run

@@ -22,8 +22,8 @@ local function finish(after)
   if after == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
     pages.move_cursors()
   end
-  local own_keys, flow, created, retention, idempotency, deadline = own_keys(), run.flow, run.created, run.retention, run.idem,
-    run.deadline
+  local own_keys, flow, created, retention, idempotency, deadline, indexes = own_keys(), run.flow, run.created, run.retention,
+    run.idem, run.deadline, run.indexes
   -- include: end_run
 end
 

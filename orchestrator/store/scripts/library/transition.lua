@@ -17,7 +17,7 @@ local changed, saved, texts, noted, is_touched = {}, {}, {}, {}, false  -- what 
 local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
   local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked'}
-    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline'}
+    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do
     if rawget(run, name) == nil then
@@ -148,11 +148,14 @@ local function next_seq()
 end
 
 local function set_status(after)
-  local before = run.status
+  local was_ended, before = is_ended(), run.status
   set_run({status = after})
   flush()
-  local created = run.created
-  -- include: index
+  if was_ended or is_ended() then
+    local flow, created = run.flow, run.created
+    before, after = was_ended and before or 'open', is_ended() and after or 'open'
+    -- include: index
+  end
 end
 
 -- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.

@@ -1,0 +1,92 @@
+-- Put runs into the indexes that they belong to, where an older version of the library has moved them: it has other indexes of
+-- open runs and of flows, and knows nothing of keys that are new.
+-- KEYS    1 what the names of indexes begin with, 2 live, 3 announced flows, 4 what the names of all runs begin with, 5 sweep
+-- ARGV    1 how many runs at most of each index
+-- Returns how many runs were looked at.
+-- TTL     keys of an ended run: as its hash. A second call finds nothing to do.
+local INDEX, LIVE, FLOWS, RUNS, SWEEP = unpack(KEYS, 1, 5)
+local AT_ONCE = tonumber(ARGV[1])
+local GROUPS, OLDER = {'open', 'succeeded', 'failed', 'cancelled', 'compensation_failed'}, {'pending', 'running', 'compensating'}
+-- include: instant
+local looked, flows = 0, redis.call('HKEYS', FLOWS)
+
+local function forget(flow, id, but)
+  redis.call('ZREM', INDEX .. ':flow:' .. flow, id)
+  for _, group in ipairs(GROUPS) do
+    if group ~= but then
+      redis.call('ZREM', INDEX .. ':flow:' .. flow .. ':' .. group, id)
+    end
+  end
+end
+
+-- The keys that an older version does not know live as long as the others.
+local function mend_lifetimes(id, key, indexes)
+  local left = redis.call('PTTL', key)
+  if left == -1 then
+    redis.call('PERSIST', key .. ':told')
+    return
+  end
+  redis.call('PEXPIRE', key .. ':told', left)
+  for suffix in string.gmatch(indexes or '', '%S+') do
+    redis.call('ZADD', INDEX .. ':expiring_tags', NOW + left, suffix .. '|' .. id)
+  end
+end
+
+local function mend(id)
+  looked = looked + 1
+  local key, own = RUNS .. ':' .. id, nil
+  local status, flow, created, indexes = unpack(redis.call('HMGET', key, 'status', 'flow', 'created', 'indexes'))
+  for _, group in ipairs(OLDER) do
+    redis.call('ZREM', INDEX .. ':status:' .. group, id)
+  end
+  for _, group in ipairs(GROUPS) do
+    own = status == group and group or own
+  end
+  own = status and (own or 'open')
+  for _, group in ipairs(GROUPS) do
+    if group ~= own then
+      redis.call('ZREM', INDEX .. ':status:' .. group, id)
+    end
+  end
+  for _, each in ipairs(flow and {flow} or flows) do
+    forget(each, id, own)
+  end
+  if own then
+    redis.call('ZADD', INDEX .. ':status:' .. own, created, id)
+    redis.call('ZADD', INDEX .. ':flow:' .. flow .. ':' .. own, created, id)
+    mend_lifetimes(id, key, indexes)
+  end
+end
+
+for _, status in ipairs(OLDER) do
+  for _, id in ipairs(redis.call('ZRANGE', INDEX .. ':status:' .. status, 0, AT_ONCE - 1)) do
+    mend(id)
+  end
+end
+local group = GROUPS[2 + math.floor(NOW / 1000) % 4]
+for _, flow in ipairs(flows) do
+  for _, id in ipairs(redis.call('ZRANGE', INDEX .. ':flow:' .. flow, 0, AT_ONCE - 1)) do
+    mend(id)
+  end
+  local oldest = INDEX .. ':flow:' .. flow .. ':' .. group
+  local id = redis.call('ZRANGE', oldest, 0, 0)[1]
+  if id and redis.call('EXISTS', RUNS .. ':' .. id) == 0 then
+    for _, each in ipairs(redis.call('ZRANGE', oldest, 0, AT_ONCE - 1)) do
+      if redis.call('EXISTS', RUNS .. ':' .. each) == 0 then
+        redis.call('ZREM', oldest, each)
+      end
+    end
+  end
+end
+-- Every open run is live, and no other: an older version that ended a run has left it among the open ones.
+if redis.call('ZCARD', INDEX .. ':status:open') ~= redis.call('ZCARD', LIVE) then
+  local from = tonumber(redis.call('HGET', SWEEP, 'mended') or 0)
+  local open = redis.call('ZREVRANGE', INDEX .. ':status:open', from, from + AT_ONCE - 1)
+  for _, id in ipairs(open) do
+    if not redis.call('ZSCORE', LIVE, id) then
+      mend(id)
+    end
+  end
+  redis.call('HSET', SWEEP, 'mended', #open < AT_ONCE and 0 or from + AT_ONCE)
+end
+return looked

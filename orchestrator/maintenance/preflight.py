@@ -83,8 +83,8 @@ def server_problems(store: Store) -> Iterator[str]:
         redis.RedisError: It did not answer, or does not tell this user.
     """
     where = f"Redis at {store.place}"
-    memory, persistence = store.server_facts("memory"), store.server_facts("persistence")
-    version = str(store.server_facts("server").get("redis_version", ""))
+    memory, persistence = store.server_info("memory"), store.server_info("persistence")
+    version = str(store.server_info("server").get("redis_version", ""))
     if problem := eviction(store.place, memory):
         yield problem
     if not int(persistence.get("aof_enabled", 1)):

@@ -67,7 +67,7 @@ class StartChecks:
     def _eviction(self) -> str | None:
         with self._store.guarded():
             try:
-                memory = self._store.server_facts("memory")
+                memory = self._store.server_info("memory")
             except redis.AuthenticationError:
                 raise
             except redis.ResponseError as error:  # some managed servers, and users with few rights, are not told

@@ -180,14 +180,14 @@ class Store:
         status = self.client.hget(self.keys.run(run_id), "status")
         return status is None or status.decode() not in {"pending", "running"}
 
-    def server_facts(self, section: str) -> Mapping[str, Any]:
+    def server_info(self, section: str) -> Mapping[str, Any]:
         """Return a section of what the server says of itself.
 
         Raises:
             redis.ResponseError: It does not tell this user.
         """
-        facts: Mapping[str, Any] = self.client.info(section)
-        return facts
+        told: Mapping[str, Any] = self.client.info(section)
+        return told
 
     def put_back(self, queue: str, message: bytes) -> None:
         """Put a message back at the old end of a queue."""

@@ -29,6 +29,7 @@ from orchestrator.store import limit_numbers, queries
 from orchestrator.store.blocking_calls import call_in_thread
 from orchestrator.store.queries import statuses_of
 from orchestrator.store.run_store import Store
+from orchestrator.store.statistics import MOST_HOURS, read_statistics
 from orchestrator.store.worker_rows import read_workers
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.schedule_control import Backfilled, ScheduleRow
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.queries import FlowCounts
+    from orchestrator.store.statistics import FlowStatistics
     from orchestrator.store.worker_rows import WorkerRow
 
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
@@ -185,6 +187,25 @@ class Orchestrator:
     def totals(self) -> FlowCounts:
         """Return how many runs there are by status, of all flows."""
         return queries.count_all(self._engine.store)
+
+    def delete(self, run_id: str | uuid.UUID) -> None:
+        """Delete the record of a run that has ended; raises as `FlowRun.delete`."""
+        self.get(run_id).delete()
+
+    def statistics(self, flow: str | Flow | None = None, *, hours: int = 24) -> tuple[FlowStatistics, ...]:
+        """Return what became of the runs of a flow, or of each known flow, and how long runs and nodes took.
+
+        Args:
+            flow: Only this flow.
+            hours: So many hours back, this one included; at most 7 days.
+
+        Raises:
+            ValueError: The hours are out of range.
+        """
+        if not 1 <= hours <= MOST_HOURS:
+            raise ValueError(f"hours must be 1 to {MOST_HOURS}, not {hours}")
+        flows = starts.known_flows(self._engine) if flow is None else [_name_of(flow)]
+        return read_statistics(self._engine.store, flows, hours=hours)
 
     def limits(self) -> tuple[LimitRow, ...]:
         """Return every limit: its numbers, how full it is, what waits for it, and until when it is frozen."""

@@ -261,6 +261,21 @@ class FlowRun:
             raise RunError(message, run_id=self.id, flow_name=record.flow)
         self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
 
+    def delete(self) -> None:
+        """Delete the record of a run that has ended: outputs, history, idempotency key, and its place in every list.
+
+        Raises:
+            RunError: The run has not ended; cancel it first.
+            UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; it is safe to try again.
+        """
+        record, store = self._record(), self._engine.store
+        with store.guarded():
+            outcome = store.scripts.delete_run(self.id, record.plan)
+        if outcome == "not ended":
+            message = f"the run is {record.status}; only a run that has ended can be deleted, so cancel it first"
+            raise RunError(message, run_id=self.id, flow_name=record.flow)
+
     async def wait_async(self, timeout: float | timedelta | None = None) -> RunStatus:  # noqa: ASYNC109 - as `wait`
         """Wait as `wait` does; neither the event loop nor a thread is held meanwhile, however many runs are waited for.
 

@@ -19,6 +19,7 @@ from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.run_store import Claim
+from orchestrator.store.statistics import Measurer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class Reconciler:
         self.engine = engine
         self.store = engine.store
         self.monitor = monitor
+        self._measurer = Measurer(engine.store)
         self._id = uuid.uuid4().hex
         self._period_s = engine.settings.reconcile_every.total_seconds()
         self._leads_until = 0.0
@@ -139,6 +141,7 @@ class Reconciler:
         self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
         self.store.upkeep.clean_indexes(now, count=ROWS_AT_ONCE)
         self.monitor.forward()
+        self._measurer.measure()
 
     def _end_leases(self, now: int) -> None:
         for holder, lease_end in self.store.upkeep.holders():

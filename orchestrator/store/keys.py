@@ -35,6 +35,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
 | index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
+| stats:<flow>:<day> | hash: node and bucket to how many durations, see statistics.py | 8 days |
 | events:<day> | hash: hour, flow and status to how many runs ended so | 8 days |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
 | live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
@@ -168,6 +169,10 @@ class Keys:
     def children(self, run_id: str) -> str:
         """Children of a run."""
         return self._named("index", "children", run_id)
+
+    def durations(self, flow: str, day: int) -> str:
+        """Durations of a flow's runs and nodes that ended on a day, counted from 1970."""
+        return self._named("stats", flow, str(day))
 
     def ends(self, day: int) -> str:
         """How many runs ended on a day, counted from 1970, by hour, flow and status."""

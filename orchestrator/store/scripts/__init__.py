@@ -250,6 +250,10 @@ class Scripts:
         """Take up an ended run again: resume.lua."""
         return moved_of(self._on_run("resume", run_id, plan, token))
 
+    def delete_run(self, run_id: str, plan: str) -> str:
+        """Forget an ended run: delete_run.lua. Returns "deleted", "not ended" or "unknown"."""
+        return text_of(self._on_run("delete_run", run_id, plan)[0])
+
     def inspect_run(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
         """Find what stands still in a run: inspect_run.lua. Returns its epoch and the findings."""
         answer = self._on_run("inspect_run", run_id, plan, again_ms)

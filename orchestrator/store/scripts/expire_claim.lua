@@ -16,6 +16,7 @@ end
 redis.call('PEXPIRE', HOLDERS .. ':' .. rec.holder, 86400000)
 redis.call('HSET', FAILURES, node, failure)
 end_claim(rec, node)
+add_busy(rec)
 rec.lost = not timed_out and true or nil
 note(timed_out and 'timed-out' or 'lost', node, rec.attempt)
 detach(facts)

@@ -58,6 +58,7 @@ end
 local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
 redis.call('HSET', FAILURES, node, failure)
 end_claim(rec, node)
+add_busy(rec)
 rec.lost, rec.dropped = nil, token
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'

@@ -36,6 +36,9 @@ elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end
 end_claim(rec, node)
+if rec.first then
+  add_busy(rec)
+end
 local seq_now = run.seq + 1
 -- include: succeed
 rec.choice = choice ~= '' and tonumber(choice) or nil

@@ -196,6 +196,11 @@ local function end_claim(rec, node)
   rec.token, rec.holder, rec.deadline = nil, nil, nil
 end
 
+-- From the second attempt on, a record has the instant at which its node first became ready, and the time in attempts.
+local function add_busy(rec)
+  rec.first, rec.busy = rec.first or rec.since, (rec.busy or 0) + NOW - rec.started
+end
+
 -- Modules of the library that few operations need.
 local step_kinds, maps, pages, limits, wait_queue, unpublished, abort, finish = {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.queries import FlowCounts, RunRow
     from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
-    from orchestrator.store.worker_rows import WorkerRow
+    from orchestrator.store.statistics import Durations, FlowStatistics, HourEnds
+from orchestrator.store.worker_rows import WorkerRow
     from orchestrator.worker import Worker, WorkerConfig
 
 _HOMES = {
@@ -119,6 +120,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptive",
     "ConfigurationError",
+    "Durations",
     "Event",
     "Flow",
     "FlowBuilder",
@@ -127,7 +129,9 @@ __all__ = [
     "FlowDefinitionWarning",
     "FlowRun",
     "FlowState",
+    "FlowStatistics",
     "HiddenDependencyError",
+    "HourEnds",
     "IdempotencyConflict",
     "InvalidInput",
     "InvalidOutput",
@@ -180,16 +184,3 @@ __all__ = [
     "paginate",
     "schedule",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

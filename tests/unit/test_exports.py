@@ -12,11 +12,12 @@ import orchestrator
 from orchestrator import errors
 
 API = {
-    "Adaptive", "Event", "Flow", "FlowBuilder", "FlowCounts", "FlowDefinitionError", "FlowDefinitionWarning",
-    "FlowRun", "FlowState", "LimitRow", "LogLine", "MapCounts", "Node", "NodeContext", "NodeFailure", "NodeRow",
-    "Orchestrator", "Page", "Pages", "Problem", "RateLimit", "RetryLater", "RetryPolicy", "RunPage", "RunRow",
-    "RunStatus", "RunView", "Settings", "SharedConcurrency", "SharedRateLimiter", "Terminal", "Waiting", "Worker",
-    "WorkerConfig", "WorkerRow", "manual", "node", "paginate", "schedule",
+    "Adaptive", "Durations", "Event", "Flow", "FlowBuilder", "FlowCounts", "FlowDefinitionError",
+    "FlowDefinitionWarning", "FlowRun", "FlowState", "FlowStatistics", "HourEnds", "LimitRow", "LogLine", "MapCounts",
+    "Node", "NodeContext", "NodeFailure", "NodeRow", "Orchestrator", "Page", "Pages", "Problem", "RateLimit",
+    "RetryLater", "RetryPolicy", "RunPage", "RunRow", "RunStatus", "RunView", "Settings", "SharedConcurrency",
+    "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "WorkerRow", "manual", "node", "paginate",
+    "schedule",
 }  # fmt: skip
 
 

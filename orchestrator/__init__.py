@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from orchestrator.store.queries import FlowCounts, RunRow
     from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
     from orchestrator.store.statistics import Durations, FlowStatistics, HourEnds
-from orchestrator.store.worker_rows import WorkerRow
+    from orchestrator.store.worker_rows import WorkerRow
     from orchestrator.worker import Worker, WorkerConfig
 
 _HOMES = {
@@ -112,6 +112,7 @@ _HOMES = {
     "orchestrator.store.limit_numbers": ("LimitRow",),
     "orchestrator.store.queries": ("FlowCounts", "RunRow"),
     "orchestrator.store.run_view": ("LogLine", "MapCounts", "NodeRow", "RunView"),
+    "orchestrator.store.statistics": ("Durations", "FlowStatistics", "HourEnds"),
     "orchestrator.store.worker_rows": ("WorkerRow",),
     "orchestrator.worker": ("Worker", "WorkerConfig"),
 }
@@ -184,3 +185,16 @@ __all__ = [
     "paginate",
     "schedule",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

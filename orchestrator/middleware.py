@@ -68,6 +68,7 @@ class NodeCall:
         will_retry: Tells whether an error leads to another attempt, as far as the policy says.
         goes_on: Whether the run goes on without the node if it fails for good.
         started: When it was called, on the monotonic clock.
+        idle: The middlewares that had nothing to do then.
     """
 
     flow_name: str
@@ -83,6 +84,7 @@ class NodeCall:
     will_retry: Callable[[BaseException], bool]
     goes_on: bool = False
     started: float = field(default_factory=time.monotonic)
+    idle: list[Middleware] = field(default_factory=list)
     _task_id: str = ""
 
     @property
@@ -97,7 +99,7 @@ class Middleware:
     """Wraps nodes; a subclass overrides what it needs. One object serves all threads of a process."""
 
     def is_idle(self) -> bool:
-        """Whether it has nothing to do for now: then it is left out of a node's chain. Asked for every node."""
+        """Whether it has nothing to do for now: then it is left out of a node's chain. Asked once for every node."""
         return False
 
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:  # noqa: ARG002 - for subclasses
@@ -165,8 +167,11 @@ class Middlewares:
     def _compose(self, installed: Sequence[Middleware]) -> None:
         self._installed = tuple(installed)
         # Innermost first, with the question whether it is idle where there may be an answer.
-        inwards = [each for each in reversed(installed) if _overrides(each, "around")]
-        self._inwards = [(each, each.is_idle if _overrides(each, "is_idle") else None) for each in inwards]
+        self._inwards = [
+            (each, each.is_idle if _overrides(each, "is_idle") else None, _overrides(each, "around"))
+            for each in reversed(installed)
+            if _overrides(each, "around") or _overrides(each, "after_node")
+        ]
         self._after_node = [each for each in installed if _overrides(each, "after_node")]
         self._after_run = [each for each in installed if _overrides(each, "after_run")]
 
@@ -178,15 +183,17 @@ class Middlewares:
     def call(self, call: NodeCall, function: Callable[[], Result]) -> Result:
         """Call a node's function through all middlewares."""
         proceed = function
-        for middleware, is_idle in self._inwards:
-            if is_idle is None or not is_idle():
+        for middleware, is_idle, wraps in self._inwards:
+            if is_idle is not None and is_idle():
+                call.idle.append(middleware)
+            elif wraps:
                 proceed = partial(middleware.around, call, proceed)
         return proceed()
 
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
-        """Let the middlewares hear how an attempt ended; of one without an error, only those that are not idle."""
+        """Let the middlewares hear how an attempt ended; of one without an error, only those that were not idle."""
         for middleware in self._after_node:
-            if outcome.error is None and middleware.is_idle():
+            if outcome.error is None and middleware in call.idle:
                 continue
             try:
                 middleware.after_node(call, outcome)

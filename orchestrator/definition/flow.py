@@ -12,6 +12,7 @@ from orchestrator.definition.codecs import Codec, codec_of
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.steps import When
 from orchestrator.errors import ConfigurationError
+from orchestrator.lazy import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ class Flow:
             return self.returns
         return next((step.result_key for step in reversed(self.steps) if step.result_key is not None), None)
 
-    @property
+    @lazy
     def input_codec(self) -> Codec[Any] | None:
         """JSON in and out of the run's input; None when any JSON will do."""
         return None if self.input_type is MISSING else codec_of(self.input_type)

@@ -155,7 +155,8 @@ class Plan:
 
     def next_position(self, node_plan: NodePlan, choice: int | None) -> int:
         """Return the position after a single-node step; END for members, items and compensations, which are joined."""
-        return END if node_plan.undoes else self.steps[node_plan.step].next_position(choice)
+        step = self.steps[node_plan.step]
+        return END if node_plan.undoes else step.rules.next_position(step, choice)
 
     @lazy
     def fast_commits(self) -> frozenset[str]:

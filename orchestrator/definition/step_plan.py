@@ -152,7 +152,3 @@ class StepPlan:
     def first_nodes(self) -> tuple[str, ...]:
         """The nodes that are ready when a run begins with it."""
         return self.rules.first_nodes(self)
-
-    def next_position(self, choice: int | None) -> int:
-        """The position behind its node; END where several members are joined."""
-        return self.rules.next_position(self, choice)

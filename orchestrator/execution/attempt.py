@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from orchestrator.definition.context import running_attempt
-from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
 from orchestrator.execution.failures import NO_FURTHER, Failed, judge
 from orchestrator.execution.inputs import Inputs
@@ -28,7 +27,7 @@ from orchestrator.fault_points import fault_point
 from orchestrator.liveness.interruption import exit_if_ending, raise_interruption
 from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import is_draining
-from orchestrator.liveness.time_limit import time_limit
+from orchestrator.liveness.time_limit import call_within
 from orchestrator.middleware import End, NodeCall, Outcome
 from orchestrator.store.scripts.commit_and_claim import Claim
 from orchestrator.store.scripts.results import Claimed, Moved
@@ -67,6 +66,7 @@ class Attempt:
         plan: The plan that the run pins.
         name: The node; of a map, the item once it is claimed.
         node_plan: What the plan says of the node.
+        entry: The code of the flow, if who handed it out has looked it up.
         kind: What it calls, and what follows it in its message.
         run_id: The run.
         epoch: Its epoch in the message.
@@ -84,7 +84,9 @@ class Attempt:
         self,
         engine: Engine,
         plan: Plan,
-        node: str,
+        name: str,
+        node_plan: NodePlan,
+        entry: Registered | None = None,
         *,
         run_id: str,
         epoch: int,
@@ -96,9 +98,10 @@ class Attempt:
         self.engine = engine
         self.store = engine.store
         self.plan = plan
-        self.name = node
-        self.node_plan: NodePlan = plan.nodes[node_of(node)]
-        self.kind = kind_of(self.node_plan)
+        self.name = name
+        self.node_plan = node_plan
+        self.entry = entry
+        self.kind = kind_of(node_plan)
         self.run_id = run_id
         self.epoch = epoch
         self.celery_continues = celery_continues
@@ -107,7 +110,7 @@ class Attempt:
         self.message = message
         self.token = f"{_tokens.getrandbits(128):032x}"
         self.claimed = NOT_CLAIMED
-        self.prefetched = PrefetchedOutputs(plan, self.node_plan)
+        self.prefetched = PrefetchedOutputs(plan, node_plan)
         self.node_call: NodeCall | None = None
         self._inputs: Inputs | None = None
         self._verdict: Failed | None = None
@@ -146,7 +149,7 @@ class Attempt:
     def make(self) -> Made:
         """Claim the node, if that was not done, and call what it stands for; never raises what a node function does."""
         exit_if_ending()
-        entry = self.engine.registry.entry_for(self.plan, self.node_plan)
+        entry = self.entry or self.engine.registry.entry_for(self.plan, self.node_plan)
         if entry is None:  # an older or newer worker; the node stays ready, and the reconciler asks another one
             logger.warning("flow %s run %s node %s: this worker has no code for it", *self.place)
             return Outcome(End.SKIPPED)
@@ -218,6 +221,7 @@ class Attempt:
             self.plan,
             run_id=self.run_id,
             name=self.name,
+            node_plan=self.node_plan,
             token=self.token,
             claimed=self.claimed,
             prefetched=self.prefetched,
@@ -251,8 +255,7 @@ class Attempt:
 
     def _admit(self, inputs: Inputs) -> Moved | None:
         """Take tokens of the buckets that depend on the input; returns what to publish if it has to wait for one."""
-        with time_limit(inputs.timeout_s, inputs.expired):
-            buckets = inputs.read_buckets()
+        buckets = call_within(inputs.timeout_s, inputs.expired, inputs.read_buckets)
         claim = (*self.key, self.token)
         ask = partial(admit, self.store, self.plan, claim, buckets=buckets, follows=self.celery_continues)
         admitted = retry_until_stored(self.store, self.place, ask)

@@ -124,7 +124,8 @@ class Executor:
                 self.engine.publish(attempt.plan, attempt.run_id, attempt.epoch, moved.work)
             if pushed:
                 self.engine.publisher.learn(attempt.plan, pushed, attempt.epoch)
-            self.engine.release_slots(attempt.plan, attempt.node_plan.name)
+            if attempt.node_plan.limits:
+                self.engine.release_slots(attempt.plan, attempt.node_plan.name)
             fault_point("after_publish", attempt.node_plan.name)
         if attempt.node_call is not None:  # after the fact: an observer's delay must not hold back what is published
             self.engine.middlewares.after_node(attempt.node_call, outcome)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.definition.context import AttemptLogger, NodeContext
-from orchestrator.definition.plan import node_of
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.state import FlowState
 from orchestrator.errors import NodeTimeout
@@ -24,7 +23,7 @@ from orchestrator.store.run_store import IN_PARTS, INPUT, instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.plan import NodePlan, Plan
     from orchestrator.definition.registry import Registered
     from orchestrator.engine import Engine
     from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
@@ -57,6 +56,7 @@ class Inputs:
         *,
         run_id: str,
         name: str,
+        node_plan: NodePlan,
         token: str,
         claimed: Claimed,
         prefetched: PrefetchedOutputs,
@@ -67,7 +67,7 @@ class Inputs:
         self.plan = plan
         self.run_id = run_id
         self.name = name
-        self.node_plan = plan.nodes[node_of(name)]
+        self.node_plan = node_plan
         self.claimed = claimed
         self.entry = entry
         # Any: of the engine's own nodes, a decision and the computation of a map's items, there is none.

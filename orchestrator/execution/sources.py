@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from orchestrator.definition.plan import node_of
 from orchestrator.execution.attempt import Attempt
 from orchestrator.execution.node_kinds import Returned
 from orchestrator.liveness.pool_processes import is_draining
 
 if TYPE_CHECKING:
-    from orchestrator.definition.plan import Plan
+    from orchestrator.definition.plan import NodePlan, Plan
+    from orchestrator.definition.registry import Registered
     from orchestrator.engine import Engine
     from orchestrator.execution.failures import Failed
     from orchestrator.store.scripts.results import Work
@@ -57,7 +59,7 @@ class RunSource:
 
     def first(self, node: str) -> Batch:
         """The message's own node."""
-        attempt = self._attempt(node, is_own=True, is_first=True)
+        attempt = self._attempt(node, self.plan.nodes[node_of(node)], is_own=True, is_first=True)
         self._left = attempt.kind.most_in_a_message(self.plan, attempt.node_plan)
         return (attempt,)
 
@@ -68,11 +70,12 @@ class RunSource:
 
     def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
         """What comes behind an attempt in this message, if anything."""
-        if is_draining():  # what follows is published instead, for a worker that stays
-            return ()
         if attempt.kind.repeats(made):
+            if is_draining():  # what follows is published instead, for a worker that stays
+                return ()
             self._left -= 1  # a message ends after so many, so that other work of the queue gets its turn
-            return (self._attempt(attempt.node_plan.name, is_own=True),) if self._left > 0 else ()
+            node_plan = attempt.node_plan
+            return (self._attempt(node_plan.name, node_plan, is_own=True),) if self._left > 0 else ()
         return self.after_step(attempt, made.choice) if isinstance(made, Returned) else ()
 
     def after_step(self, attempt: Attempt, choice: int | None = None) -> Batch:
@@ -93,16 +96,30 @@ class RunSource:
         if step is None or not (step.rules.is_single or step.local):
             return ()
         # All or none: a step whose members run in several places is joined by messages.
-        nodes = [self.plan.nodes[name] for name in step.nodes]
-        knows = self.engine.registry.entry_for
-        fit = all(node.queue == queue and not node.paged and knows(self.plan, node) for node in nodes)
-        return tuple(self._attempt(node.name) for node in nodes) if fit else ()
+        batch = []
+        for name in step.nodes:
+            node = self.plan.nodes[name]
+            entry = self.engine.registry.entry_for(self.plan, node)
+            if entry is None or node.queue != queue or node.paged:
+                return ()
+            batch.append(self._attempt(name, node, entry))
+        return tuple(batch)
 
-    def _attempt(self, node: str, *, is_own: bool = False, is_first: bool = False) -> Attempt:
+    def _attempt(
+        self,
+        name: str,
+        node_plan: NodePlan,
+        entry: Registered | None = None,
+        *,
+        is_own: bool = False,
+        is_first: bool = False,
+    ) -> Attempt:
         return Attempt(
             self.engine,
             self.plan,
-            node,
+            name,
+            node_plan,
+            entry,
             run_id=self.run_id,
             epoch=self.epoch,
             # The chain or chord in the message is that of its own node; what this process goes on with has none.

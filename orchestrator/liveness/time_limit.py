@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from orchestrator.middleware import NodeCall, Result
 
 HARD_AFTER_S = 3.0
+HAS_TIMER = hasattr(signal, "setitimer")
 # signal.getsignal() wraps its result in an enum, which costs more than everything else here.
 getsignal: Callable[[int], object] = import_module("_signal").getsignal
-_errors: list[Callable[[], BaseException]] = []  # of the block that the main thread is in now
+_errors: list[Callable[[], BaseException]] = []  # of the call that the main thread is in now
 
 
 def _can_be_interrupted() -> bool:
     """Whether a timer raises in this thread: Python runs handlers in the main one alone, and Windows has no timer."""
-    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    return HAS_TIMER and threading.get_ident() == threading.main_thread().ident
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -60,25 +61,23 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@contextmanager
-def time_limit(seconds: float, expired: Callable[[], BaseException]) -> Iterator[None]:
-    """Raise `expired()` in the block after `seconds`; a pool process is killed 3 s later if it still runs it.
+def call_within(seconds: float, expired: Callable[[], BaseException], function: Callable[[], Result]) -> Result:
+    """Call a function and raise `expired()` in it after `seconds`; a pool process is killed 3 s later if it still runs.
 
     The kill comes from another process, so it works while a function in C holds the interpreter. The timer is left to
-    the next block or to the end of `interruptible`, whichever comes first: outside of a block it does nothing.
+    the next call or to the end of `interruptible`, whichever comes first: outside of a call it does nothing.
     """
     # The kill is armed before the timer: it also ends a function that holds the interpreter, where no handler runs.
     set_limit(time.monotonic() + seconds + HARD_AFTER_S)
     try:
         if not _can_be_interrupted():
-            yield
-            return
+            return function()
         _take_back()
         try:
-            # In this order: the timer that the block before left must not strike this one.
+            # In this order: the timer that the call before left must not strike this one.
             signal.setitimer(signal.ITIMER_REAL, seconds)
             _errors[:] = [expired]
-            yield
+            return function()
         finally:
             _errors.clear()  # first, so that the timer finds nothing to raise from here on
             _take_back()
@@ -91,5 +90,4 @@ class TimeLimit(Middleware):
 
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Call the node's function under its limit."""
-        with time_limit(call.timeout_s, call.expired):
-            return proceed()
+        return call_within(call.timeout_s, call.expired, proceed)

@@ -19,7 +19,7 @@ from orchestrator.execution import event_loop
 from orchestrator.execution.current_loop import provide_current_loop
 from orchestrator.execution.event_loop import NodeLoop
 from orchestrator.execution.node_requests import with_current_task
-from orchestrator.liveness.time_limit import interruptible, time_limit
+from orchestrator.liveness.time_limit import call_within, interruptible
 from tests.harness import wait_until
 
 tenant = contextvars.ContextVar("tenant", default="nobody")
@@ -173,8 +173,8 @@ def test_whatever_can_be_awaited_may_be():
 
 
 def limited(coroutine, seconds=0.1):
-    with interruptible(), time_limit(seconds, Limit):
-        return run_on_loop(coroutine)
+    with interruptible():
+        return call_within(seconds, Limit, lambda: run_on_loop(coroutine))
 
 
 def test_a_time_limit_cancels_the_coroutine_and_waits_for_its_end():

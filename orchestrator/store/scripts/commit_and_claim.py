@@ -141,15 +141,23 @@ class PlannedCalls:
 
 def arguments_of(plan: Plan, commits: Sequence[Commit], claims: Sequence[Claim], reads: Sequence[str]) -> list[Any]:
     """What is committed and claimed, as it differs from call to call."""
-    args: list[Any] = [each.node for each in commits]
-    args += [each.token for each in commits]
-    for each in commits:
-        args += (plan.nodes[node_of(each.node)].key, each.output)
-    if any([each.choice is not None or each.page is not None for each in commits]):  # noqa: C419 - twice as fast
+    args: list[Any] = []
+    tokens: list[str] = []
+    outputs: list[Any] = []
+    details = False
+    for each in commits:  # mostly one: a loop costs less than a list for each field
+        args.append(each.node)
+        tokens.append(each.token)
+        outputs += (plan.nodes[node_of(each.node)].key, each.output)
+        details = details or each.choice is not None or each.page is not None
+    args += tokens
+    args += outputs
+    if details:
         for each in commits:
             count, cursor = ("", "") if each.page is None else (each.page.count, each.page.cursor)
             args += ("" if each.choice is None else each.choice, count, cursor, int(each.has_more))
-    args += [each.token for each in claims]
+    for claim in claims:
+        args.append(claim.token)
     args += reads
     return args
 

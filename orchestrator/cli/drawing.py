@@ -41,7 +41,7 @@ class Edge:
 def edges(plan: Plan) -> Iterator[Edge]:
     """Yield the arrows of a plan in the order of its steps; what nothing follows has none."""
     for step in plan.steps:
-        if step.kind == "branch":
+        if step.branches:
             last = len(step.branches) - 1
             for choice, position in enumerate(step.branches):
                 label = "else" if choice == last else f"choice {choice + 1}"

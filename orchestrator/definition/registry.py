@@ -104,6 +104,8 @@ class Registry:
 
 def _has_code(entry: Registered, plan: Plan, node_plan: NodePlan) -> bool:
     step = plan.steps[node_plan.step]
+    if not step.is_known:
+        return False
     if step.rules.is_own:
         known = entry.steps.get(node_plan.name)
         return known is not None and known.fits(step)

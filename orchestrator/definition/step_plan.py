@@ -145,8 +145,13 @@ class StepPlan:
 
     @lazy
     def rules(self) -> StepRules:
-        """What the engine may do with it."""
-        return STEP_RULES[self.kind]
+        """What the engine may do with it; of a kind that only newer workers know, what may be done with any."""
+        return STEP_RULES.get(self.kind) or StepRules()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this process has the code of its kind."""
+        return self.kind in STEP_RULES
 
     @property
     def first_nodes(self) -> tuple[str, ...]:

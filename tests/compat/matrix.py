@@ -68,6 +68,7 @@ CELLS = [
     Cell("RabbitMQ + Redis", celery="5.5"),
     Cell("TLS", celery="5.5"),
     Cell("Sentinel", celery="5.6"),
+    Cell("Sentinel over TLS", celery="5.5"),
     Cell("unix socket", celery="5.5", pool="threads"),
     Cell("key prefix", celery="5.6", pool="gevent"),
     Cell("Valkey 9 (embedded)", python="3.12"),

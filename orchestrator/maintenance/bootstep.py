@@ -19,7 +19,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.liveness.leases import forget_worker, name_worker
 from orchestrator.liveness.pool_memory import PoolMemory
 from orchestrator.liveness.pool_processes import close_memory, use_memory
-from orchestrator.maintenance.flow_worker import FlowWorker, consumed_queues, flow_queues
+from orchestrator.maintenance.flow_worker import FlowWorker, consumed_queues, flow_queues, misplaced_flows
 from orchestrator.maintenance.spawned_pool import prepare_spawning
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class OrchestratorStep(bootsteps.StartStopStep):
         blueprint.on_stopped = on_stopped
         worker_shutting_down.connect(self._begin_shutdown, sender=parent.hostname)
         worker_shutdown.connect(self._end, sender=parent)
+        if sentence := misplaced_flows(engine_of(parent.app)):
+            logger.warning("%s", sentence)
         if self.takes_flows:
             self._flow_worker.start()
 

@@ -169,6 +169,21 @@ def shared_queues(engine: Engine) -> list[str]:
     return sorted(queue for queue in consumed if queue == default or queue not in flow_queues(engine))
 
 
+def misplaced_flows(engine: Engine) -> str:
+    """Return a sentence if flows wait in what was the app's default queue before it was given another one; else ""."""
+    before, default = engine.registry.queue, engine.app.conf.task_default_queue
+    if before == default or before in consumed_queues(engine):
+        return ""
+    flows = sorted(name for name, entry in engine.registry.flows.items() if entry.flow.queue is None)
+    if not flows:
+        return ""
+    return (
+        f"task_default_queue of the Celery app {engine.app.main!r} was {before} at Orchestrator(app) and is {default} "
+        f"now: runs of flow {', '.join(flows)} wait in queue {before}, which this worker does not consume. Put "
+        "Orchestrator(app) after the configuration of the app"
+    )
+
+
 def is_chosen(conf: Any, name: str) -> bool:
     """Return whether the user set it, to whatever value."""
     return any(name in source for source in conf.maps[:-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -13,6 +14,8 @@ from kombu.entity import Queue
 
 from orchestrator import ConfigurationError, FlowBuilder, Node, Orchestrator, Settings, manual
 from orchestrator.engine import engine_of
+from orchestrator.maintenance.bootstep import OrchestratorStep
+from orchestrator.maintenance.flow_worker import misplaced_flows
 from orchestrator.server import EmbeddedServer
 from orchestrator.starts import known_flows
 from tests.harness import Ledger, load_program, wait_until, workers
@@ -134,6 +137,28 @@ def test_a_worker_warns_at_its_start(worker):
     assert (
         "no worker consumes queue picky-idle, in which picky-late.last would wait; start one with -Q picky-idle" in said
     )
+
+
+def test_a_default_queue_that_comes_after_the_orchestrator_is_named(server, caplog):
+    app = Celery("late", broker=server.url, backend=server.url, set_as_current=False)
+    builder = FlowBuilder("late-nowhere").triggered_by(manual("test")).then(Node("first", lambda: 1))
+    orchestrator = Orchestrator(app)
+    orchestrator.register(builder.build())
+    orchestrator.register(line("late-named", "elsewhere"))
+    assert misplaced_flows(engine_of(app)) == ""
+    app.conf.task_default_queue = "later"
+    worker = SimpleNamespace(app=app, pool_cls=object, hostname="w@h", blueprint=SimpleNamespace(on_stopped=None))
+    step = OrchestratorStep(worker)
+    step.start(worker)
+    step._end()
+    said = (
+        "task_default_queue of the Celery app 'late' was celery at Orchestrator(app) and is later now: runs of flow "
+        "late-nowhere wait in queue celery, which this worker does not consume. Put Orchestrator(app) after the "
+        "configuration of the app"
+    )
+    assert [record.getMessage() for record in caplog.records] == [said]
+    app.amqp.queues.select_add("celery")
+    assert misplaced_flows(engine_of(app)) == ""
 
 
 def test_json_may_be_kept_off_and_then_a_start_is_refused(server):

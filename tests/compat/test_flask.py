@@ -34,7 +34,7 @@ def hooks_of(project, started, expected):
     """How often each hook was called for each node of a run, when as many are there as are expected."""
 
     def lines():
-        hooks = [(kind, *name.split("|")) for kind, name, _, _ in project.LEDGER.lines()]
+        hooks = [(kind, *name.split("|")) for kind, name, _, _ in project.LEDGER.lines() if f"|{started.id}|" in name]
         return [hook for hook in hooks if hook[2] == started.id]
 
     wait_until(lambda: len(lines()) >= sum(expected.values()), "all hooks of the run")
@@ -68,7 +68,7 @@ def test_every_node_of_a_fused_flow_runs_in_the_app_context_with_the_hooks(flask
 def test_items_of_a_map_run_in_the_app_context(flaskshop):
     started = run(flaskshop, "map")
     assert started.output("item") == ["corner"] * 3
-    (source,) = flaskshop.orchestrator._engine.registry.flows["map"].sources
+    (source,) = flaskshop.orchestrator._engine.registry.flows["map"].steps
     expected = whole(source, "item", "item", "item")
     assert hooks_of(flaskshop, started, expected)[0] == expected
 

@@ -50,8 +50,9 @@ def examine(engine: Engine) -> list[Finding]:
         StoreUnavailable: Redis does not answer.
     """
     engine.discovery.catch_up()
-    engine.store.now_ms()  # a server that is away is no finding among others
-    return [finding for check in CHECKS for finding in check(engine)]
+    with engine.store.guarded():
+        engine.store.now_ms()  # a server that is away is no finding among others
+        return [finding for check in CHECKS for finding in check(engine)]
 
 
 def _of_server(engine: Engine) -> Iterator[Finding]:
@@ -202,7 +203,7 @@ def _is_stuck(engine: Engine, run_id: str) -> bool:
 
 
 def _of_memory(engine: Engine) -> Iterator[Finding]:
-    memory = engine.store.server_facts("memory")
+    memory = engine.store.server_info("memory")
     used, most = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
     if not most or used < most * FULL:
         return

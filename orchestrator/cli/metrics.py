@@ -27,7 +27,7 @@ def metrics(session: Session, port: int | None, address: str) -> None:
     if Collector is None:
         raise Refusal("metrics need prometheus_client: pip install 'celery-orchestrator[metrics]'")
     registry, collector = CollectorRegistry(), Collector(session.orchestrator)
-    registry.register(collector)  # type: ignore[arg-type] # it has what a collector needs, without the base class
+    registry.register(collector)
     if port is None:
         collector.refresh()
         click.echo(

@@ -109,10 +109,10 @@ class Collector:
         """Yield every metric as the last snapshot has it."""
         last = self._last
         age = (datetime.now(UTC) - last.at).total_seconds()
-        own = {"orchestrator_up": {(): float(last.is_up)}, "orchestrator_snapshot_age_seconds": {(): age}}
+        own: Samples = {"orchestrator_up": {(): float(last.is_up)}, "orchestrator_snapshot_age_seconds": {(): age}}
         for name, (text, labels) in METRICS.items():
             family = GaugeMetricFamily(name, text, labels=labels)
-            for values, value in {**last.samples, **own}.get(name, {}).items():
+            for values, value in (own.get(name) or last.samples.get(name, {})).items():
                 family.add_metric(list(values), value)
             yield family
 

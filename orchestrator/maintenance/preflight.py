@@ -128,7 +128,7 @@ def server_problems(store: Store) -> Iterator[Finding]:
             "Set appendonly yes, and appendfsync everysec or always",
             "appendonly",
         )
-    if store.server_facts("replication").get("role", "master") != "master":
+    if store.server_info("replication").get("role", "master") != "master":
         yield Finding(
             "replica",
             f"{where} is a replica, which refuses writes or loses them. Name the master, or its Sentinels",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from celery.worker import state
@@ -17,12 +16,11 @@ def describe_worker(worker: Any) -> dict[str, Any]:
         worker: Celery's worker, in its main process.
 
     Returns:
-        Its name, how many tasks its pool runs at most and now, its clock, and whether it reads JSON.
+        Its name, how many tasks its pool runs at most and now, and whether it reads JSON.
     """
     return {
         "name": worker.hostname,
         "processes": int(getattr(worker.pool, "num_processes", 0) or 0),
         "busy": len(state.active_requests),
-        "clock": time.time(),
         "json": accepts_json(worker.app),
     }

@@ -26,7 +26,7 @@ EVERY_HOUR = ["*/30 * * * *", "0 * * * *", "0 */2 * * *"]
 
 def by_cronsim(cron: str, zone: str) -> list[datetime]:
     first, last = YEAR
-    found = []
+    found: list[datetime] = []
     for local in CronSim(cron, first.astimezone(ZoneInfo(zone))):
         instant = local.astimezone(UTC)
         if instant > last:

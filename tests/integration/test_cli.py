@@ -188,6 +188,8 @@ def test_flows_and_their_drawings(operator, run_id):
     assert "limiter" not in operator.type("show", "nightly")
     assert operator.type("graph", "order", "--mermaid").startswith("flowchart LR")
     assert operator.type("graph", "order", "--dot").startswith('digraph "order"')
+    assert operator.type("graph", "order", "--svg").startswith("<svg")
+    assert "succeeded" in operator.type("graph", run_id, "--svg")
     assert "price: succeeded" in operator.json("graph", run_id, "--mermaid")["text"]
 
 

@@ -7,8 +7,7 @@ import pickle
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -21,6 +20,9 @@ from orchestrator.errors import StoreError
 from orchestrator.schedules import CronSchedule, remember_slots, slots_of, start_due
 from orchestrator.server import EmbeddedServer
 from tests.harness import load_program, wait_until, workers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NUMBERS = count()
 

@@ -6,7 +6,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import doctor, schedule_control, schedules, starts
+from orchestrator import schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from orchestrator.maintenance.preflight import Finding
     from orchestrator.redaction import Redaction
     from orchestrator.schedule_control import Backfilled, ScheduleRow
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.queries import FlowCounts
+    from orchestrator.store.set_aside import SetAside
     from orchestrator.store.statistics import FlowStatistics
     from orchestrator.store.worker_rows import WorkerRow
 
@@ -251,21 +251,21 @@ class Orchestrator:
         """Return every live worker that takes flows: its queues, and the flows and versions that it has."""
         return read_workers(self._engine.store)
 
-    def doctor(self) -> list[Finding]:
-        """Look at the live deployment and return what will hurt, each with the setting to change; it only reads.
-
-        Returns:
-            Nothing on a deployment as it is recommended.
-
-        Raises:
-            StoreUnavailable: Redis did not answer.
-        """
-        return doctor.examine(self._engine)
-
     @property
     def redaction(self) -> Redaction:
         """Hides the fields that `Settings.redact` names, in whatever a program shows of runs."""
         return self._engine.store.redaction
+
+    def set_aside(self) -> list[SetAside]:
+        """Return what the reconciler cannot handle and has set aside, oldest first: runs, plans, timers and so on.
+
+        Everything else goes on without it. A run among them can be cancelled.
+
+        Raises:
+            StoreUnavailable: Redis did not answer.
+        """
+        with self._engine.store.guarded():
+            return self._engine.store.aside.parts()
 
     def cursor(self, flow: str | Flow, source: str) -> str | None:
         """Return the cursor at which the last successful run of a flow left a source; None if there is none.

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import NodeFailure, StoreError, UnknownRun
+from orchestrator.errors import NodeFailure, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
 from orchestrator.messaging.start_checks import StartChecks
 from orchestrator.middleware import Middlewares
+from orchestrator.store.broken_runs import abandon_run
 from orchestrator.store.scripts.results import Moved, Started, Work
 
 if TYPE_CHECKING:
@@ -128,12 +129,12 @@ class Engine:
             announced = self.store.announced_plan(plan.flow)
         return (announced and self.registry.adopt_queue(announced)) or plan
 
-    def wake(self, record: RunRecord, plan: Plan, node: str) -> None:
+    def wake(self, plan: Plan, run_id: str, epoch: int, node: str) -> None:
         """Make a parked node ready, and publish it."""
         fault_point("before_wake", node)
-        moved = self.store.scripts.wake(record.run_id, plan.hash, node)
+        moved = self.store.scripts.wake(run_id, plan.hash, node)
         fault_point("after_wake", node)
-        self.publish(plan, record.run_id, record.epoch, moved.work)
+        self.publish(plan, run_id, epoch, moved.work)
 
     def release_slots(self, plan: Plan, node: str) -> None:
         """Wake nodes waiting for slots this attempt freed; the reconciler is the fallback."""
@@ -143,7 +144,8 @@ class Engine:
                     for member in self.store.scripts.release(slots)[1]:
                         run_id, waiting = member.split("|")
                         if pinned := self.pinned(run_id):
-                            self.wake(*pinned, waiting)
+                            record, pinned_plan = pinned
+                            self.wake(pinned_plan, run_id, record.epoch, waiting)
             except StoreError as error:
                 logger.warning("flow %s node %s: its slot is left to the reconciler: %s", plan.flow, node, error)
 
@@ -154,16 +156,46 @@ class Engine:
 
     def end_run(self, run_id: str, *, verdict: str, failure: NodeFailure, only_late: bool = False) -> Moved:
         """Give a run its verdict from outside, and publish its compensations if nothing runs any more."""
-        pinned = self.pinned(run_id)
-        if pinned is None:
+        try:
+            record = self.store.run(run_id)
+        except UnknownRun:
             return Moved("unknown")
-        record, plan = pinned
-        with self.store.guarded():
-            moved = self.store.scripts.cancel(
-                run_id, record.plan, verdict=verdict, failure=failure.model_dump_json(), only_late=only_late
-            )
-        self.publish(plan, run_id, record.epoch, moved.work)
+        plan = self.store.plan(record.plan) or self.known_plan(record.plan)
+
+        def cancel() -> Moved:
+            with self.store.guarded():
+                return self.store.scripts.cancel(
+                    run_id, record.plan, verdict=verdict, failure=failure.model_dump_json(), only_late=only_late
+                )
+
+        try:
+            moved = cancel()
+            if moved.outcome == "broken" and plan is not None and self.put_back(plan):
+                moved = cancel()
+        except (
+            StoreRefused
+        ):  # a script that fails on a record that it cannot read; if it is something else, so does this
+            moved = Moved("broken")
+        if moved.outcome == "broken":
+            return Moved(abandon_run(self.store, record, verdict=verdict, failure=failure))
+        if plan is not None:
+            self.publish(plan, run_id, record.epoch, moved.work)
         return moved
+
+    def known_plan(self, plan_hash: str) -> Plan | None:
+        """Return a plan that this process has registered or read, wherever it is now."""
+        plans = (entry.plan for entry in self.registry.flows.values())
+        return next((plan for plan in plans if plan.hash == plan_hash), None) or self.store.known_plan(plan_hash)
+
+    def put_back(self, plan: Plan) -> bool:
+        """Store a plan again that the store has lost; returns whether it had."""
+        with self.store.guarded():
+            was_gone = self.store.scripts.restore_plan(plan)
+            if was_gone:
+                self.store.aside.clear("plan", plan.hash)
+        if was_gone:
+            logger.warning("flow %s: its plan %s was gone from Redis and is put back", plan.flow, plan.hash)
+        return was_gone
 
 
 def engine_of(app: Celery) -> Engine:

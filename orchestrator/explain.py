@@ -31,8 +31,8 @@ class Waiting:
     """The reason why one node has not ended.
 
     Attributes:
-        node: The node.
-        state: "pending", "ready", "running", "parked" or "compensating".
+        node: The node; "" for the run itself.
+        state: "pending", "ready", "running", "parked" or "compensating"; of the run itself "broken".
         reason: A sentence that says what it waits for.
         until: The instant it waits for, if that is known; aware, on Redis's clock.
         attempt: Number of the last attempt that started; 0 before the first.
@@ -45,13 +45,36 @@ class Waiting:
     attempt: int
 
 
-def explain_run(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
-    """Explain every node of a run that has not ended, in the order of the flow; empty for a run that has ended."""
+def explain_run(engine: Engine, record: RunRecord) -> list[Waiting]:
+    """Explain every node of a run that has not ended, in the order of the flow; empty for a run that has ended.
+
+    In front of them stands what is wrong with the run itself, if the reconciler has set it aside.
+    """
     if record.status.is_final:
         return []
+    with engine.store.guarded():
+        aside = [engine.store.aside.get(kind, name) for kind, name in (("plan", record.plan), ("run", record.run_id))]
+    broken = [
+        Waiting("", "broken", f"its {part.kind} {part.name} is set aside: {part.reason}", None, 0)
+        for part in aside
+        if part
+    ]
+    plan = engine.store.plan(record.plan) or engine.known_plan(record.plan)
+    if plan is None:
+        return broken or [Waiting("", "broken", f"its plan {record.plan} is gone from Redis", None, 0)]
+    try:
+        return broken + _explain_nodes(engine, record, plan)
+    except ValueError:  # a record that is no JSON: that is why it is set aside
+        if not broken:
+            raise
+        return broken
+
+
+def _explain_nodes(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
     explainer = _Explainer(engine, record, plan)
     names = [name for name, node_plan in plan.nodes.items() if not node_plan.undoes or name in explainer.records]
     items = [name for name in explainer.records if name not in plan.nodes]
+    names.sort(key=lambda name: plan.nodes[name].step)  # a plan that was read back has them by name
     found = (explainer.explain(name) for name in [*names, *items])
     return [waiting for waiting in found if waiting is not None]
 

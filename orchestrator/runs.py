@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 READ_AGAIN_S = 1.0
 OUTAGE_S = 60.0
+PLAN_GONE = "the run cannot be resumed: its plan is gone from Redis"
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,7 @@ class FlowRun:
     def explain(self) -> list[Waiting]:
         """Return for every node that has not ended what it waits for: limiter, retry, holder, queue, code, parents."""
         record = self._record()
-        plan = self._engine.store.plan(record.plan)
-        return explain_run(self._engine, record, plan) if plan else []
+        return explain_run(self._engine, record)
 
     def cancel(self, reason: str = "") -> None:
         """Stop the run: nothing new starts, what succeeded is compensated, and it ends `cancelled`.
@@ -254,9 +254,12 @@ class FlowRun:
         """
         record, store = self._record(), self._engine.store
         with store.guarded():
-            plan = store.plan(record.plan)
+            plan = store.plan(record.plan) or self._engine.known_plan(record.plan)
+            if plan is None:
+                raise RunError(PLAN_GONE, run_id=self.id, flow_name=record.flow)
+            self._engine.put_back(plan)
             moved = store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
-        if moved.outcome != "resumed" or plan is None:
+        if moved.outcome != "resumed":
             message = f"the run is {self.status}; only a failed, cancelled or compensation_failed run can be resumed"
             raise RunError(message, run_id=self.id, flow_name=record.flow)
         self._engine.publish(plan, self.id, record.epoch + 1, moved.work)

@@ -271,8 +271,8 @@ class Run:
             self.epoch += 1
         return moved
 
-    def look(self, *, again_ms: int = 1000) -> list[Seen]:
-        return self.scripts.inspect_run(self.id, self.plan.hash, again_ms=again_ms)[1]
+    def look(self) -> list[Seen]:
+        return list(self.scripts.inspect_run(self.id, self.plan.hash).findings)
 
     def republish(self, *names: str, epoch: int | None = None) -> Moved:
         return self.scripts.republish(self.id, self.plan.hash, self.epoch if epoch is None else epoch, names)

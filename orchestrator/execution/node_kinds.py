@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.signature import MISSING
-from orchestrator.errors import PayloadTooLarge
+from orchestrator.errors import MissingOutputError, PayloadTooLarge
 from orchestrator.execution.current_loop import provide_current_loop
 from orchestrator.execution.event_loop import run_on_loop
 from orchestrator.execution.map_items import items_of, take_items
@@ -98,6 +98,8 @@ class ItemKind(NodeKind):
 
     def given(self, inputs: Inputs) -> Any:
         """The item."""
+        if not inputs.claimed.item:
+            raise MissingOutputError("the items of the map are gone from Redis")
         return inputs.node.contract.load(inputs.claimed.item)
 
 

@@ -18,7 +18,16 @@ import billiard
 import redis
 
 from orchestrator.definition.plan import node_of
-from orchestrator.errors import NodeFailure, NodeTimeout, OutcomeUnknown, StoreError, StoreFull
+from orchestrator.errors import (
+    NodeFailure,
+    NodeTimeout,
+    OutcomeUnknown,
+    RunError,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.pool_processes import in_pool_process, missing_flows, new_processes, tokens_of
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
     from orchestrator.engine import Engine
     from orchestrator.store.run_store import Claim
+    from orchestrator.store.scripts.results import Moved
 
 logger = logging.getLogger(__name__)
 WATCH_EVERY_S = 0.25
@@ -78,9 +88,12 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
     """End a claim whose attempt will never finish, and publish what follows from it."""
     pinned = engine.pinned(claim.run_id)
     if pinned is None:
-        return
+        if not engine.store.has_run(claim.run_id):
+            drop_claim(engine, claim, "its run is gone")
+            return
+        raise RunError("its plan is gone", run_id=claim.run_id, node_name=claim.node)
     record, plan = pinned
-    attempt = engine.store.nodes(claim.run_id).get(claim.node, {}).get("attempt", 0)
+    attempt = engine.store.node(claim.run_id, claim.node).get("attempt", 0)
     where: dict[str, Any] = {"flow_name": plan.flow, "node_name": claim.node, "attempt": attempt}
     error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
     delay = 0
@@ -90,30 +103,59 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
     fault_point("before_lose", claim.node)
-    # The token fences it: an attempt that commits meanwhile wins, and the script does nothing.
-    with engine.store.guarded():
-        moved = engine.store.scripts.expire_claim(
-            claim.run_id,
-            plan.hash,
-            claim.node,
-            claim.token,
-            failure=failure.model_dump_json(),
-            timed_out=timed_out,
-            delay_ms=delay,
-        )
+
+    def expire() -> Moved:
+        # The token fences it: an attempt that commits meanwhile wins, and the script does nothing.
+        with engine.store.guarded():
+            return engine.store.scripts.expire_claim(
+                claim.run_id,
+                plan.hash,
+                claim.node,
+                claim.token,
+                failure=failure.model_dump_json(),
+                timed_out=timed_out,
+                delay_ms=delay,
+            )
+
+    try:
+        moved = expire()
+    except StoreRefused:
+        if not engine.put_back(plan):
+            raise
+        moved = expire()
     logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
     fault_point("after_lose", claim.node)
     engine.publish(plan, claim.run_id, record.epoch, moved.work)
+    if moved.outcome in {"fenced", "unknown"}:
+        drop_claim(engine, claim, "its run knows nothing of it")
+
+
+def drop_claim(engine: Engine, claim: Claim, why: str) -> None:
+    """Take a claim that nothing ends any more out of the record of its process, which would never be forgotten."""
+    with engine.store.guarded():
+        is_dropped = engine.store.scripts.drop_claim(claim.holder, claim.run_id, claim.node, claim.token)
+    if is_dropped:
+        logger.warning("run %s node %s: a claim of %s is dropped: %s", claim.run_id, claim.node, claim.holder, why)
 
 
 def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False) -> None:
-    """End every claim of a process that is gone, then forget it."""
+    """End every claim of a process that is gone, then forget it; a claim that cannot be ended keeps no other waiting.
+
+    Raises:
+        StoreFull: No claim can be ended now.
+        StoreUnavailable: As above.
+    """
     with engine.store.guarded():
         now = engine.store.now_ms()
         claims = engine.store.claims(holder)
     for claim in claims:
-        # A lost attempt past its deadline has timed out, and is retried with the delay of its policy.
-        end_claim(engine, claim, why, timed_out=claim.deadline < now)
+        try:
+            # A lost attempt past its deadline has timed out, and is retried with the delay of its policy.
+            end_claim(engine, claim, why, timed_out=claim.deadline < now)
+        except (StoreFull, StoreUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this run alone
+            log_error_sparingly(logger, error, "run %s node %s: its claim cannot be ended", claim.run_id, claim.node)
     with engine.store.guarded():
         engine.store.scripts.forget_holder(holder, only_late=only_late)
 
@@ -203,8 +245,16 @@ class LeaseRenewer(threading.Thread):
                     continue
                 suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
                 if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
-                    end_claim(self.engine, claim, "its process does not execute it any more", timed_out=False)
+                    self._end_forgotten_claim(claim)
         self._suspects = suspects
+
+    def _end_forgotten_claim(self, claim: Claim) -> None:
+        try:
+            end_claim(self.engine, claim, "its process does not execute it any more", timed_out=False)
+        except (StoreFull, StoreUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - as in end_holder: leases have to be renewed whatever becomes of it
+            log_error_sparingly(logger, error, "run %s node %s: its claim cannot be ended", claim.run_id, claim.node)
 
     def _state(self) -> dict[str, Any]:
         flows = self.engine.registry.flows
@@ -225,15 +275,22 @@ class LeaseRenewer(threading.Thread):
         """
         state = self._state()
         try:
+            if flows:
+                self._put_back_plans()
             announced = self.engine.store.announced() if flows else state["flows"]
             for name, entry in self.engine.registry.flows.items():
                 if name not in announced:
                     self.engine.announce(entry)
-            # Its clock is no part of the state, which would differ each time.
-            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state | {"clock": time.time()})
+            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state)
             self._announced, self._announced_at = state, time.monotonic()
         except (redis.OutOfMemoryError, StoreFull):  # only `explain` misses it: leases are renewed in a full Redis too
             warn_sparingly(logger, "Redis is full: this worker is not announced")
+
+    def _put_back_plans(self) -> None:
+        """Store plans again that a leader has missed, if this process has them."""
+        for part in self.engine.store.aside.parts():
+            if part.kind == "plan" and (plan := self.engine.known_plan(part.name)) is not None:
+                self.engine.put_back(plan)
 
     def withdraw(self) -> None:
         """Withdraw what this worker announced."""

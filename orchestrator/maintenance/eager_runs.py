@@ -10,7 +10,7 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
-from orchestrator.maintenance.reconciler import LOOK_AGAIN_MS, end_late_run
+from orchestrator.maintenance.reconciler import end_late_run
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
@@ -37,7 +37,7 @@ def fire_due(engine: Engine, run_id: str) -> float:
         now = engine.store.now_ms()
         timeout = engine.store.upkeep.timeout(run_id)
     if timeout is not None and timeout <= now:
-        end_late_run(engine, run_id, plan)
+        end_late_run(engine, run_id)
         return 0
     nap_s = LONGEST_NAP_S
     for node, known in engine.store.nodes(run_id).items():
@@ -49,7 +49,7 @@ def fire_due(engine: Engine, run_id: str) -> float:
         elif known["due"] > now:
             nap_s = min(nap_s, (known["due"] - now) / 1000)
             continue
-        engine.wake(record, plan, node)
+        engine.wake(plan, run_id, record.epoch, node)
     _run_ready(engine, run_id, plan)
     return nap_s
 
@@ -57,12 +57,12 @@ def fire_due(engine: Engine, run_id: str) -> float:
 def _run_ready(engine: Engine, run_id: str, plan: Plan) -> None:
     """Run what the reconciler of a worker on the same Redis has published, for no worker may have this flow's code."""
     with engine.store.guarded():
-        epoch, findings = engine.store.scripts.inspect_run(run_id, plan.hash, again_ms=LOOK_AGAIN_MS)
-        ready = [seen.node for seen in findings if seen.kind == "ready"]
+        look = engine.store.scripts.inspect_run(run_id, plan.hash)
+        ready = [seen.node for seen in look.findings if seen.kind == "ready"]
         if not ready:
             return
-        moved = engine.store.scripts.republish(run_id, plan.hash, epoch, ready)
-    engine.publish(plan, run_id, epoch, moved.work)
+        moved = engine.store.scripts.republish(run_id, plan.hash, look.epoch, ready)
+    engine.publish(plan, run_id, look.epoch, moved.work)
 
 
 @cache

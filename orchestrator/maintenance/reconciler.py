@@ -13,18 +13,18 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreFull, StoreUnavailable
+from orchestrator.definition.policies import SLOTS
+from orchestrator.errors import NodeFailure, RunError, RunTimeout, StoreError, StoreFull, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
-from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
+from orchestrator.maintenance.broken_parts import BrokenParts
+from orchestrator.maintenance.looks import RunLooks
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
-from orchestrator.store.run_store import Claim
 from orchestrator.store.statistics import Measurer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
     from orchestrator.maintenance.run_events import Monitor
 
@@ -34,8 +34,9 @@ LONGEST_NAP_MS = 100
 """Longest sleep of the timer loop: a timer that is set meanwhile may be due earlier than all it knew of."""
 ROWS_AT_ONCE = 500
 """Runs, timers and index entries in one round."""
-LOOK_AGAIN_MS = 1000
-"""Time until the next look at a run."""
+SHORTEST_NAP_S = 0.05
+SLOTS_AT_ONCE = 100
+FREE_SLOTS_EVERY_S = 5.0
 HANGS_AFTER_MS = 4000
 """Time past its deadline at which an attempt of a pool process is ended; the watchdog kills the process 3 s past it."""
 INLINE_HANGS_AFTER_MS = 1000
@@ -52,6 +53,10 @@ class Reconciler:
         self._measurer = Measurer(engine.store)
         self._id = uuid.uuid4().hex
         self._period_s = engine.settings.reconcile_every.total_seconds()
+        # Two threads, so each has its own.
+        self._parts, self._timed_parts = BrokenParts(engine.store), BrokenParts(engine.store)
+        self._looks = RunLooks(engine, self._parts)
+        self._slots_at: dict[str, float] = {}
         self._leads_until = 0.0
         self._calm_until = 0.0
         self._stopped = threading.Event()
@@ -77,8 +82,9 @@ class Reconciler:
     def _sweep_loop(self) -> None:
         while not self._stopped.is_set():
             self.monitor.note_watching()  # in every worker: its own pool processes send the events of their nodes
+            began = time.monotonic()
             self._guarded(self._sweep_if_leader)
-            self._stopped.wait(self._period_s)
+            self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
     def _timer_loop(self) -> None:
         while not self._stopped.is_set():
@@ -103,115 +109,103 @@ class Reconciler:
             log_error_sparingly(logger, error, "reconciler: a step failed")
         return None
 
-    def _for_run(self, run_id: str, step: Callable[[], object]) -> None:
-        """Do a step for one run; what is wrong with that run must not keep the others waiting.
-
-        Raises:
-            StoreFull: No other run gets further either.
-            StoreUnavailable: As above.
-        """
-        try:
-            with self.store.guarded():
-                step()
-        except (StoreFull, StoreUnavailable):
-            raise
-        except StoreError as error:
-            warn_sparingly(logger, "reconciler: run %s: %s", run_id, error)
-        except Exception as error:  # noqa: BLE001 - as above
-            log_error_sparingly(logger, error, "reconciler: run %s: a step failed", run_id)
-
     def _sweep_if_leader(self) -> None:
         lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
         if not self.store.upkeep.lead(self._id, lock_ms=lock_ms):
             self._leads_until = 0.0
             return
+        if not self._leads_until:
+            self._parts.begin()
+            self._timed_parts.begin()
         self._leads_until = time.monotonic() + lock_ms / 1000
         self.sweep()
 
     def sweep(self) -> None:
         """Do one round of what the leader does every `Settings.reconcile_every`."""
         fault_point("sweep")
+        until = time.monotonic() + self._period_s
         # After a gap between sweeps nobody may have been able to renew: the script forbids to end leases for one lease.
-        now, may_end, went_back = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
-        if went_back:
+        tick = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
+        if tick.went_back:
             logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
-        if may_end and time.monotonic() > self._calm_until:
-            self._end_leases(now)
-        self._look_at_runs(now)
+        may_end = tick.may_end and time.monotonic() > self._calm_until
+        if may_end:
+            self._end_leases(tick.now)
+        if tick.has_lost_index:
+            self._looks.mend_index(tick.now)
+        self._looks.look(tick.now, until=until, may_end=may_end)
         self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
-        self.store.upkeep.clean_indexes(now, count=ROWS_AT_ONCE)
+        while self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE) and time.monotonic() < until:
+            pass  # as fast as runs end
+        self._parts.forget_old()
         self.monitor.forward()
         self._measurer.measure()
 
     def _end_leases(self, now: int) -> None:
         for holder, lease_end in self.store.upkeep.holders():
-            if lease_end < now:
-                # The lease is checked once more before the holder is forgotten: it may be renewed while its claims end.
-                end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
-                continue
-            margin = INLINE_HANGS_AFTER_MS if holder.endswith(INLINE) else HANGS_AFTER_MS
-            for claim in self.store.claims(holder):
-                if claim.deadline + margin < now:
-                    end_claim(self.engine, claim, "it did not stop", timed_out=True)
+            self._parts.attempt("holder", holder, partial(self._check_holder, holder, lease_end, now))
 
-    def _look_at_runs(self, now: int) -> None:
-        heads: dict[str, QueueHead] = {}
-        for run_id in self.store.upkeep.runs_to_look_at(now, count=ROWS_AT_ONCE):
-            self._for_run(run_id, partial(self._look_at, run_id, heads, now))
-
-    def _look_at(self, run_id: str, heads: dict[str, QueueHead], now: int) -> None:
-        pinned = self.engine.pinned(run_id)
-        if pinned is None:
-            self.store.upkeep.forget_live(run_id)
+    def _check_holder(self, holder: str, lease_end: float, now: int) -> None:
+        if lease_end < now:
+            # The lease is checked once more before the holder is forgotten: it may be renewed while its claims end.
+            end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
             return
-        record, plan = pinned
-        epoch, findings = self.store.scripts.inspect_run(run_id, plan.hash, again_ms=LOOK_AGAIN_MS)
-        again = []
-        for seen in findings:
-            if seen.kind == "ready":
-                # Published again only if its message cannot be in the queue any more, so that a long queue is never
-                # multiplied.
-                queue = plan.nodes[seen.node].queue
-                head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
-                if head.may_have_lost(int(seen.detail), now):
-                    again.append(seen.node)
-            elif seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
-                self.engine.wake(record, plan, seen.node)
-            else:
-                end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
-        if again:
-            moved = self.store.scripts.republish(run_id, plan.hash, epoch, again)
-            fault_point("after_republish")
-            self.engine.publish(plan, run_id, epoch, moved.work)
+        margin = INLINE_HANGS_AFTER_MS if holder.endswith(INLINE) else HANGS_AFTER_MS
+        for claim in self.store.claims(holder):
+            if claim.deadline + margin < now:
+                end = partial(end_claim, self.engine, claim, "it did not stop", timed_out=True)
+                self._parts.attempt("claim", f"{claim.run_id}|{claim.node}", end)
 
     def fire_due(self) -> int:
         """Publish what timers and wait queues release; return milliseconds to the next due instant."""
         wait, timers, buckets = self.store.scripts.due_timers(at_most_ms=LONGEST_NAP_MS, count=ROWS_AT_ONCE)
+        waits = [wait]
         for bucket in buckets:
-            next_look, members = self.store.scripts.release(bucket)
-            # A leader that dies here leaves members that no wait queue holds: inspect_run reports them as awake.
-            fault_point("after_release")
-            timers += members
-            wait = min(wait, next_look) if next_look >= 0 else wait
+            self._timed_parts.attempt("line", bucket, partial(self._release, bucket, timers, waits))
         for member in timers:
-            run_id, node = member.split("|")
-            self._for_run(run_id, partial(self._fire, run_id, node))
-        return wait
+            self._timed_parts.attempt("timer", member, partial(self._fire, member))
+        return min(waits)
 
-    def _fire(self, run_id: str, node: str) -> None:
+    def _release(self, bucket: str, timers: list[str], waits: list[int]) -> None:
+        next_look, members = self.store.scripts.release(bucket)
+        # A leader that dies here leaves members that no wait queue holds: inspect_run reports them as awake.
+        fault_point("after_release")
+        timers += members
+        if next_look >= 0:
+            waits.append(next_look)
+        if not members and bucket.startswith(SLOTS) and time.monotonic() > self._slots_at.get(bucket, 0.0):
+            self._slots_at[bucket] = time.monotonic() + FREE_SLOTS_EVERY_S
+            self._free_slots(bucket)
+
+    def _free_slots(self, bucket: str) -> None:
+        """Free slots whose claim has ended, or whose run is gone: nothing else would."""
+        for run_id, node, token in self.store.upkeep.holders_of_slots(bucket, count=SLOTS_AT_ONCE):
+            if self.store.node(run_id, node).get("token") != token:
+                self.store.upkeep.free_slot(bucket, run_id, node, token)
+                logger.warning("%s: a slot that run %s node %s held is free again", bucket, run_id, node)
+
+    def _fire(self, member: str) -> None:
+        run_id, node = member.split("|")
+        if not node:
+            end_late_run(self.engine, run_id)
+            return
         pinned = self.engine.pinned(run_id)
-        if pinned is None:
+        if pinned is not None:
+            record, plan = pinned
+            self.engine.wake(plan, run_id, record.epoch, node)
+        elif not self.store.has_run(run_id):
             self.store.upkeep.forget_timer(run_id, node)
-            return
-        record, plan = pinned
-        if node:
-            self.engine.wake(record, plan, node)
-            return
-        end_late_run(self.engine, run_id, plan)
+        else:
+            raise RunError("the plan of its run is gone", run_id=run_id, node_name=node)
 
 
-def end_late_run(engine: Engine, run_id: str, plan: Plan) -> None:
-    """End a run that is past the time that its flow gives it."""
+def end_late_run(engine: Engine, run_id: str) -> None:
+    """End a run that is past the time that its flow gives it; forget the timer of a run that is gone."""
+    try:
+        record = engine.store.run(run_id)
+    except UnknownRun:
+        engine.store.upkeep.forget_timer(run_id, "")
+        return
     # Checked again by the script: a resume meanwhile gives the run another deadline.
-    error = RunTimeout(f"the run did not end within {plan.timeout_ms / 1000:g} s")
-    engine.end_run(run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=plan.flow), only_late=True)
+    error = RunTimeout(f"the run did not end within {int(record.fields['timeout']) / 1000:g} s")
+    engine.end_run(run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=record.flow), only_late=True)

@@ -44,6 +44,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
 | workers | sorted set: workers by the end of their lease | entries until the worker is gone |
 | workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
+| aside | hash: kind and name to what is wrong with a part that is set aside (JSON) | until it works or is gone |
 | sweep | hash: last tick of the reconciler | for ever |
 | leader | string: who reconciles | two periods of the reconciler |
 | cursors | hash: flow and source to version and cursor (JSON) | for ever, one field a source |
@@ -253,6 +254,11 @@ class Keys:
     def sweep(self) -> str:
         """The reconciler's last tick."""
         return self._named("sweep")
+
+    @lazy
+    def aside(self) -> str:
+        """What the reconciler has set aside."""
+        return self._named("aside")
 
     @lazy
     def leader(self) -> str:

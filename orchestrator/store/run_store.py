@@ -18,6 +18,7 @@ import redis
 from orchestrator.definition.plan import Plan
 from orchestrator.definition.policies import MICROSECONDS
 from orchestrator.definition.state import NodeFailure, RunStatus
+from orchestrator.errors import MissingOutputError
 from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
 from orchestrator.store.completion_listener import Listener
@@ -25,6 +26,7 @@ from orchestrator.store.guard import Guard
 from orchestrator.store.history import read_entries
 from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.scripts import Scripts, numbers_text
+from orchestrator.store.set_aside import AsideList
 from orchestrator.store.shared_listener import SharedListener
 from orchestrator.store.standing import FIELDS, RUN_ID, read_standing, standing_of, unknown_run
 from orchestrator.store.upkeep import Upkeep
@@ -93,12 +95,13 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Claim:
-    """An open claim: the run, the node, the token that fences it, and the end of its time in ms."""
+    """An open claim: the run, the node, the token that fences it, the end of its time in ms, and its process."""
 
     run_id: str
     node: str
     token: str
     deadline: int
+    holder: str = ""
 
 
 class Store:
@@ -118,6 +121,7 @@ class Store:
         _stores.add(self)
         self.scripts = Scripts(self.client, self.keys)
         self.upkeep = Upkeep(self.client, self.keys)
+        self.aside = AsideList(self.client, self.keys)
         self.listener = Listener(self.client)
         self.shared_listener = SharedListener(self.client, self.keys.done, self.standings, self.guarded)
         self._plans: dict[str, Plan] = {}
@@ -170,6 +174,17 @@ class Store:
             self._plans |= {each: Plan.from_text(text) for each, text in zip(missing, texts, strict=True) if text}
         return {each: self._plans[each] for each in hashes if each in self._plans}
 
+    def known_plan(self, plan_hash: str) -> Plan | None:
+        """Return a plan that this process has read before, wherever it is now."""
+        return self._plans.get(plan_hash)
+
+    def plan_hashes(self, run_ids: Sequence[str]) -> list[str]:
+        """Return the hash of the plan that each run pins; empty for a run that is gone."""
+        pipe = self.client.pipeline(transaction=False)
+        for run_id in run_ids:
+            pipe.hget(self.keys.run(run_id), "plan")
+        return [(found or b"").decode() for found in pipe.execute()] if run_ids else []
+
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets if they are missing."""
         for name, numbers in plan.limits.items():
@@ -204,7 +219,7 @@ class Store:
         for member, value in self.client.hgetall(self.keys.holder(holder)).items():
             run_id, node = member.decode().split("|")
             token, deadline = value.decode().split("|")
-            found.append(Claim(run_id, node, token, int(deadline)))
+            found.append(Claim(run_id, node, token, int(deadline), holder))
         return found
 
     def announce_worker(self, worker: str, state: Mapping[str, Any]) -> None:
@@ -276,6 +291,11 @@ class Store:
         plan_hash = self.client.hget(self.keys.flows, flow)
         return self.plan(plan_hash.decode()) if plan_hash else None
 
+    def has_run(self, run_id: str) -> bool:
+        """Return whether there is a record of a run."""
+        with self.guarded():
+            return bool(self.client.exists(self.keys.run(run_id)))
+
     def run(self, run_id: str) -> RunRecord:
         """Read a run.
 
@@ -328,6 +348,19 @@ class Store:
             raw = self.client.hgetall(self.keys.nodes(run_id))
         return {name.decode(): json.loads(text) for name, text in raw.items()}
 
+    def node(self, run_id: str, name: str) -> dict[str, Any]:
+        """Return the record of one node; empty if it was never ready."""
+        with self.guarded():
+            text = self.client.hget(self.keys.nodes(run_id), name)
+        found: dict[str, Any] = json.loads(text) if text else {}
+        return found
+
+    def node_names(self, run_id: str) -> list[str]:
+        """Return the names of all nodes with a record, also of a record that cannot be read."""
+        with self.guarded():
+            names = {name.decode() for name, _ in self.client.hscan_iter(self.keys.nodes(run_id), count=ITEMS_AT_ONCE)}
+        return sorted(names)
+
     def outputs(self, run_id: str, keys: Collection[str] | None) -> dict[str, bytes]:
         """Return stored JSON by output key; None asks for every key."""
         with self.guarded():
@@ -351,6 +384,8 @@ class Store:
         for first in range(0, int(count), ITEMS_AT_ONCE):
             indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
             parts += self.client.hmget(self.keys.results(run_id, node), list(map(str, indexes)))
+        if parts and not any(parts) and not self.client.hexists(self.keys.failures(run_id), f"{node}[0]"):
+            raise MissingOutputError(f"the outputs of the items of {node} are gone", run_id=run_id, node_name=node)
         return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"
 
     def _all_pages(self, run_id: str, value: str) -> bytes:

@@ -48,7 +48,7 @@ class Upkeep:
     def holders(self) -> list[tuple[str, float]]:
         """Every process that has a lease, with the end of it in ms."""
         rows = self._client.zrange(self._keys.holders, 0, -1, withscores=True)
-        return [(holder.decode(), lease_end) for holder, lease_end in rows]
+        return [(holder.decode(errors="replace"), lease_end) for holder, lease_end in rows]
 
     def runs_to_look_at(self, now: int, *, count: int) -> list[str]:
         """Live runs that are due for a look, the longest due first."""
@@ -62,10 +62,6 @@ class Upkeep:
         """How many runs have not ended."""
         return int(self._client.zcard(self._keys.live))
 
-    def forget_live(self, run_id: str) -> None:
-        """Take a run without a record off the live ones."""
-        self._client.zrem(self._keys.live, run_id)
-
     def forget_timer(self, run_id: str, node: str) -> None:
         """Take away a timer of a run without a record."""
         self._client.zrem(self._keys.timers, f"{run_id}|{node}")
@@ -75,23 +71,46 @@ class Upkeep:
         due: float | None = self._client.zscore(self._keys.timers, f"{run_id}|")
         return due
 
-    def clean_indexes(self, now: int, *, count: int) -> None:
-        """Take runs whose retention is over off the indexes."""
-        for member in _texts(self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count)):
-            status, flow, run_id = member.split("|")
-            pipe = self._client.pipeline(transaction=False)
+    def put_back_live(self, now: int, *, status: str, first: int, count: int) -> bool:
+        """Let runs with a status of unfinished ones be looked at; returns whether there are more behind them."""
+        found = self._client.zrange(self._keys.by_status(status), first, first + count - 1)
+        if found:
+            self._client.zadd(self._keys.live, dict.fromkeys(found, now), nx=True)
+        return len(found) == count
+
+    def look_later(self, kind: str, name: str, at: int) -> None:
+        """Move the next look at a run, a timer or a line; of other kinds nothing is due."""
+        keys = {"run": self._keys.live, "timer": self._keys.timers, "line": self._keys.wait_queues}
+        if kind in keys:
+            self._client.zadd(keys[kind], {name: at}, xx=True)
+
+    def holders_of_slots(self, slots: str, *, count: int) -> list[list[str]]:
+        """Run, node and token of claims that hold one of some slots, those that began first."""
+        return [row.split("|") for row in _texts(self._client.zrange(self._keys.held(slots), 0, count - 1))]
+
+    def free_slot(self, slots: str, run_id: str, node: str, token: str) -> None:
+        """Free the slot of a claim that has ended."""
+        self._client.zrem(self._keys.held(slots), f"{run_id}|{node}|{token}")
+
+    def clean_indexes(self, now: int, *, count: int) -> bool:
+        """Take runs whose retention is over off the indexes; returns whether there may be more."""
+        members = _texts(self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count))
+        pipe = self._client.pipeline(transaction=False)
+        for member in members:
+            status, _, rest = member.partition("|")
+            flow, _, run_id = rest.partition("|")
             pipe.zrem(self._keys.by_status(status), run_id)
             pipe.zrem(self._keys.by_flow(flow, status), run_id)
             pipe.zrem(self._keys.older_by_flow(flow), run_id)
             pipe.delete(self._keys.history(run_id))  # has no lifetime if version 0.1.0 ended the run
             pipe.zrem(self._keys.expiring, member)  # last: a crash before it repeats those above
-            pipe.execute()
-        for member in _texts(self._client.zrangebyscore(self._keys.expiring_tags, "-inf", now, 0, count)):
+        tags = _texts(self._client.zrangebyscore(self._keys.expiring_tags, "-inf", now, 0, count))
+        for member in tags:
             index, _, run_id = member.partition("|")
-            pipe = self._client.pipeline(transaction=False)
             pipe.zrem(f"{self._keys.index}:{index}", run_id)
             pipe.zrem(self._keys.expiring_tags, member)
-            pipe.execute()
+        pipe.execute()
+        return count in {len(members), len(tags)}
 
     def new_events(self, *, count: int) -> list[tuple[float, dict[str, str]]]:
         """Events of runs that were not sent yet: the instant in seconds, and the fields with the id of the entry."""
@@ -125,14 +144,6 @@ class Upkeep:
             if slot.split(":")[0] == flow and slot not in wanted:
                 self._client.hdel(self._keys.slots, raw)
 
-    def bytes_of_run(self, run_id: str) -> int:
-        """Return about how many bytes of memory the record of a run takes; items and pages of its maps not counted."""
-        keys = self._keys
-        pipe = self._client.pipeline(transaction=False)
-        for key in (keys.run, keys.nodes, keys.outputs, keys.failures, keys.history):
-            pipe.memory_usage(key(run_id))
-        return sum(int(size or 0) for size in pipe.execute())
-
     def slot_rows(self) -> dict[str, str]:
         """Every field that is kept of schedules: instants, last runs by `<slot>|run`, notes of pauses."""
         return {name.decode(): value.decode() for name, value in self._client.hgetall(self._keys.slots).items()}
@@ -156,4 +167,4 @@ class Upkeep:
 
 
 def _texts(rows: list[bytes]) -> list[str]:
-    return [row.decode() for row in rows]
+    return [row.decode(errors="replace") for row in rows]

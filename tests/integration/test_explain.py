@@ -26,7 +26,7 @@ def explain(world):
     def explain(run):
         """Node to its state, reason, milliseconds until the instant it waits for, and attempt."""
         now = world.store.now_ms()
-        found = explain_run(engine, world.store.run(run.id), run.plan)
+        found = explain_run(engine, world.store.run(run.id))
         return {
             each.node: (
                 each.state,

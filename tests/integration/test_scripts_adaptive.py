@@ -144,6 +144,6 @@ def test_explain_tells_the_rate(world):
     assert run.claim("m-1").outcome == "parked"
     assert world.line("api") == [member(run, "m-0"), member(run, "m-1")]
     engine: Any = SimpleNamespace(store=world.store)
-    waiting = explain_run(engine, world.store.run(run.id), run.plan)
+    waiting = explain_run(engine, world.store.run(run.id))
     found = {each.node: each.reason for each in waiting}
     assert found["m-1"] == "is number 2 in the wait queue of limiter api, which currently allows 5 starts a second"

@@ -268,6 +268,16 @@ def look(world):
     return run.look
 
 
+def abandon(world):
+    run = world.run(line_plan("a"))
+    return lambda: world.scripts.abandon(run.id, run.plan.hash, ["a"], verdict="failed", failure=FAILURE, is_last=False)
+
+
+def restore_plan(world):
+    plan = line_plan("a")
+    return lambda: world.scripts.restore_plan(plan)
+
+
 def republish(world):
     run = world.run(fan_plan(2))
     run.age("m-0", 5000)
@@ -298,7 +308,7 @@ def publish_plan(world):
         commit, commit_that_ends_the_run, commit_with_a_message, commits_that_are_sent_together,
         onward_to_the_next_node, onward_to_the_next_item, commit_of_a_decision, commit_of_a_compensation,
         fail_with_another_attempt, fail_for_good, wake, release, report, announce, resume, look, republish, tick,
-        first_tick, publish_plan, turn, commit_of_the_last_page, claim_of_a_page, set_cursor,
+        abandon, restore_plan, first_tick, publish_plan, turn, commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 
 from orchestrator import SharedRateLimiter
-from orchestrator.store.scripts.results import Seen
+from orchestrator.store.scripts.results import Look, Seen
 from tests.harness import wait_until
 from tests.scripts_world import HOLDER, LEASE_MS, at_once, fan_plan, line_plan
 
@@ -33,8 +33,8 @@ def test_a_second_passes_by_the_servers_clock(world):
 def test_a_look_moves_only_the_next_look(world):
     run = world.run(line_plan("a"))
     with world.unchanged(but=[world.keys.live]):
-        run.look(again_ms=60_000)
-    assert world.client.zscore(world.keys.live, run.id) > world.store.now_ms() + 30_000
+        run.look()
+    assert world.client.zscore(world.keys.live, run.id) > world.store.now_ms()
 
 
 def test_a_look_at_an_ended_run_does_not_make_it_live(world):
@@ -47,7 +47,7 @@ def test_a_look_at_an_ended_run_does_not_make_it_live(world):
 def test_a_look_at_a_run_that_is_gone_takes_it_off_the_list(world):
     run = world.run(line_plan("a"))
     world.client.zadd(world.keys.live, {"gone": 1})
-    assert world.scripts.inspect_run("gone", run.plan.hash, again_ms=1000) == (0, [])
+    assert world.scripts.inspect_run("gone", run.plan.hash) == Look("unknown")
     assert world.members(world.keys.live) == [run.id]
 
 
@@ -144,30 +144,30 @@ def test_a_hundred_repetitions_are_one(world):
 
 
 def test_the_first_sweep_may_end_leases(world):
-    now, may_end, went_back = world.scripts.sweep_tick(lease_ms=LEASE_MS)
-    assert abs(now - world.store.now_ms()) < 10_000
-    assert (may_end, went_back) == (True, False)
+    tick = world.scripts.sweep_tick(lease_ms=LEASE_MS)
+    assert abs(tick.now - world.store.now_ms()) < 10_000
+    assert (tick.may_end, tick.went_back, tick.has_lost_index) == (True, False, False)
     assert world.names() == [world.keys.sweep]
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, False)
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS).may_end
 
 
 def test_after_a_gap_no_lease_is_ended_for_one_lease(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() - LEASE_MS)
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is False
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is False, "nor by the sweeps that follow"
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS).may_end is False
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS).may_end is False, "nor by the sweeps that follow"
     world.client.hset(world.keys.sweep, "calm", world.store.now_ms())
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1] is True
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS).may_end is True
 
 
 def test_a_clock_that_went_back_is_told(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() + 60_000)
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, True)
-    assert world.scripts.sweep_tick(lease_ms=LEASE_MS)[1:] == (True, False)
+    assert world.scripts.sweep_tick(lease_ms=LEASE_MS).went_back
+    assert not world.scripts.sweep_tick(lease_ms=LEASE_MS).went_back
 
 
 def test_a_hundred_sweeps_after_a_gap_all_stay_calm(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() - LEASE_MS)
-    assert {may_end for _, may_end, _ in at_once(lambda _: world.scripts.sweep_tick(lease_ms=LEASE_MS))} == {False}
+    assert {tick.may_end for tick in at_once(lambda _: world.scripts.sweep_tick(lease_ms=LEASE_MS))} == {False}
 
 
 def test_leases_are_renewed_and_claims_kept(world):

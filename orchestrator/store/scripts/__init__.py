@@ -10,13 +10,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
-from orchestrator.store.scripts.results import Admitted, Moved, Seen, Started, moved_of, text_of, work_of
+from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KEY_SHOWN = 200
 """Characters of an idempotency key that are kept to be shown."""
+UNFINISHED = ("open",)
+"""Groups of the index by status that hold runs which have not ended."""
 
 
 class Scripts:
@@ -41,6 +43,7 @@ class Scripts:
 
     def __init__(self, client: Redis, keys: Keys, text_of: Callable[[str], str] = script_text) -> None:
         """Take a connection pool, the prefix, and where the text of a script comes from."""
+        self._client: Any = client
         self.wire = Wire(client)
         self._keys = keys
         self._text_of = text_of
@@ -48,12 +51,15 @@ class Scripts:
         self._planned_calls = PlannedCalls()
         self._starts: dict[tuple[str, int, int, bool], Packed] = {}
 
-    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
+    def _sha(self, name: str) -> str:
         sha = self._shas.get(name)
         if sha is None:
             sha = self._shas[name] = hashlib.sha1(self._text_of(name).encode(), usedforsecurity=False).hexdigest()
+        return sha
+
+    def _call(self, name: str, keys: Sequence[str], args: Sequence[Any], fixed: Packed = NOTHING) -> Any:
         try:
-            return self.wire.ask("EVALSHA", sha, tuple(keys), args, fixed)
+            return self.wire.ask("EVALSHA", self._sha(name), tuple(keys), args, fixed)
         except NoScriptError:
             # With its text in the call: loaded first, it may have been flushed again before it is called.
             return self.wire.ask("EVAL", self._text_of(name), tuple(keys), args, fixed)
@@ -122,6 +128,7 @@ class Scripts:
                 "limits": json.dumps(_limits(plan)),
                 "is_parallel": int(not first.rules.is_single),
                 "is_local": int(first.local),
+                "undoes": int(bool(plan.sagas)),
             }
             self._starts[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
         return self._starts[kind]
@@ -254,13 +261,48 @@ class Scripts:
         """Forget an ended run: delete_run.lua. Returns "deleted", "not ended" or "unknown"."""
         return text_of(self._on_run("delete_run", run_id, plan)[0])
 
-    def inspect_run(self, run_id: str, plan: str, *, again_ms: int) -> tuple[int, list[Seen]]:
-        """Find what stands still in a run: inspect_run.lua. Returns its epoch and the findings."""
-        answer = self._on_run("inspect_run", run_id, plan, again_ms)
-        if text_of(answer[0]) == "unknown":
-            return 0, []
-        epoch, *parts = [text_of(part) for part in answer[1:]]
-        return int(epoch), [Seen(*parts[index : index + 3]) for index in range(0, len(parts), 3)]
+    def inspect_run(self, run_id: str, plan: str) -> Look:
+        """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua."""
+        return look_of(self._on_run("inspect_run", run_id, plan))
+
+    def inspect_runs(self, runs: Sequence[tuple[str, str]]) -> list[Look | RedisError]:
+        """Look at many runs, each given with the hash of its plan, in one round trip; an error is that run's alone."""
+        name = "inspect_run"
+        pipe = self._client.pipeline(transaction=False)
+        for run_id, plan in runs:
+            keys = self._keys.of_run(run_id, plan)
+            pipe.evalsha(self._sha(name), len(keys), *keys, run_id)
+        answers = pipe.execute(raise_on_error=False) if runs else []
+        return [self._looked(*run, answer) for run, answer in zip(runs, answers, strict=True)]
+
+    def _looked(self, run_id: str, plan: str, answer: Any) -> Look | RedisError:
+        if not isinstance(answer, RedisError):
+            return look_of(answer)
+        if not isinstance(answer, NoScriptError):
+            return answer
+        try:
+            return self.inspect_run(run_id, plan)
+        except RedisError as error:
+            return error
+
+    def restore_plan(self, plan: Plan) -> bool:
+        """Put back a plan that the store has lost: restore_plan.lua. Returns whether it was gone."""
+        keys = [self._keys.plan(plan.hash), self._keys.flows]
+        return bool(self._call("restore_plan", keys, [plan.flow, plan.hash, json.dumps(plan.fields())]))
+
+    def abandon(
+        self, run_id: str, plan: str, nodes: Sequence[str], *, verdict: str, failure: str, is_last: bool
+    ) -> str:
+        """End nodes of a run that cannot get on, with the last call the run: abandon.lua. Returns the outcome."""
+        return text_of(self._on_run("abandon", run_id, plan, verdict, failure, int(is_last), *nodes)[0])
+
+    def note_open_items(self, run_id: str, plan: str, items: Sequence[str]) -> None:
+        """Note again which items of a map are open: note_open_items.lua."""
+        self._on_run("note_open_items", run_id, plan, *items)
+
+    def drop_claim(self, holder: str, run_id: str, node: str, token: str) -> bool:
+        """Take a claim that its run knows nothing of out of the record of its process: drop_claim.lua."""
+        return bool(self._call("drop_claim", [self._keys.holder(holder)], [f"{run_id}|{node}", token]))
 
     def pop_message(self, queue: str, task: str) -> bytes | None:
         """Take the oldest message out of a queue, if it is a plain one for a task: pop_message.lua."""
@@ -273,7 +315,7 @@ class Scripts:
 
     def release(self, bucket: str) -> tuple[int, list[str]]:
         """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""
-        answer = self._call("release", [self._keys.limits, self._keys.wait_queues], [bucket])
+        answer = self._call("release", [self._keys.limits, self._keys.wait_queues, self._keys.live], [bucket])
         return int(answer[0]), [text_of(member) for member in answer[1:]]
 
     def due_timers(self, *, at_most_ms: int, count: int) -> tuple[int, list[str], list[str]]:
@@ -294,10 +336,11 @@ class Scripts:
         keys = [self._keys.holders, self._keys.holder(holder)]
         return bool(self._call("forget_holder", keys, [holder, int(only_late)]))
 
-    def sweep_tick(self, *, lease_ms: int) -> tuple[int, bool, bool]:
-        """Note a sweep: sweep_tick.lua. Returns now in ms, whether leases may be ended, whether time went back."""
-        now, may_end, went_back = self._call("sweep_tick", [self._keys.sweep], [lease_ms])
-        return int(now), text_of(may_end) == "1", text_of(went_back) == "1"
+    def sweep_tick(self, *, lease_ms: int) -> Tick:
+        """Note a sweep: sweep_tick.lua."""
+        unfinished = [self._keys.by_status(status) for status in UNFINISHED]
+        now, *answers = self._call("sweep_tick", [self._keys.sweep, self._keys.live, *unfinished], [lease_ms])
+        return Tick(int(now), *(text_of(answer) == "1" for answer in answers))
 
     def announce_flow(self, plan: Plan, *, retention_ms: int) -> None:
         """Announce a flow: announce_flow.lua."""

@@ -1,45 +1,122 @@
--- Look at an unfinished run: which ready nodes nobody has claimed, which claims have no holder; mend what has no timer.
+-- Look at an unfinished run: which ready nodes nobody has claimed, which claims have no holder, what of its record is gone.
+-- What an index has lost is put back: timers, places in a wait queue's index, claims of holders, items, the saga.
 -- needs: transition
 -- KEYS    as transition.lua
--- ARGV    2 the run's next look in ms from now
+-- ARGV    none
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'
---         (detail: its token) or 'awake' (a parked node that nothing else would wake), or {'unknown'}.
--- TTL     none. A second call answers the same; only the next look moves.
+--         (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
+--         has announced), 'items' (a map whose open items are not known) or 'gone' (detail: what is gone of the run), or
+--         {'no plan', epoch}, or {'unknown'}.
+-- TTL     taken off the plan. A second call answers the same; only the next look moves. It is due within 5 s while something
+--         is ready or runs, else after twice the time, at most 10 minutes: the fraction of its instant says how often. One that a transition sets has no fraction.
+local SOON_MS, LONGEST_MS, DOUBLED = 5000, 600000, 16
 if not load_run() then
   redis.call('ZREM', LIVE, RUN_ID)
+  redis.call('ZREM', TIMERS, RUN_ID .. '|')
+  if redis.call('EXISTS', RUN) == 0 then
+    for _, status in ipairs({'open', 'pending', 'running', 'compensating'}) do
+      redis.call('ZREM', INDEX .. ':status:' .. status, RUN_ID)
+    end
+  end
   return {'unknown'}
 end
-redis.call('ZADD', LIVE, 'XX', NOW + tonumber(ARGV[2]), RUN_ID)
-local names = {}
-local step = run.position ~= END and plan_step(run.position)
-if run.saga then
-  names = {redis.call('LINDEX', SAGA, run.saga_at - 1) or nil}
-elseif step then
-  names = step_kinds[step.kind].members(step)
+if is_ended() then
+  redis.call('ZREM', LIVE, RUN_ID)
+  return {'looked', run.epoch}
 end
-local answer = {'looked', run.epoch}
+local due = redis.call('ZSCORE', LIVE, RUN_ID) or 0
+redis.call('ZADD', LIVE, 'XX', due, RUN_ID)  -- first: a full Redis refuses it, and so all of this
+local answer, next_ms = {'looked', run.epoch}, nil
 local function add(kind, node, detail)
   answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = kind, node, detail
 end
+local function look_within(ms) next_ms = math.min(next_ms or ms, ms) end
+local function look_later()
+  local times = 0.5
+  if not next_ms then
+    times = math.min(math.floor(due % 1 * DOUBLED) + 1, DOUBLED - 1)
+    next_ms = math.min(LOOK_AFTER_MS * 2 ^ times, LONGEST_MS)
+  end
+  redis.call('ZADD', LIVE, 'XX', string.format('%.5f', math.floor(NOW + next_ms) + times / DOUBLED), RUN_ID)
+end
+if redis.call('HEXISTS', PLAN, 'text') == 0 then
+  next_ms = SOON_MS
+  look_later()
+  return {'no plan', run.epoch}
+end
+redis.call('PERSIST', PLAN)
+if not run.verdict and run.deadline then
+  redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
+end
+local names = {}
+local step = run.position ~= END and plan_step(run.position)
+if run.saga then
+  names = {abort.next_undo(true)}
+elseif step then
+  names = step_kinds[step.kind].members(step)
+end
+local is_map = step and step.kind == 'map' and not run.saga
 local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step)
 if stalled then
   add('ready', step.nodes[1], string.format('%.0f', stalled))
+  look_within(LOOK_AFTER_MS)
+elseif is_map and run.map_next < run.map_count then
+  look_within(SOON_MS)
 end
+local running, is_missing = 0, false
 for _, name in ipairs(names) do
   local rec = record(name)
   local member = RUN_ID .. '|' .. name
-  if rec and rec.state == 'ready' and plan_node(name).kind ~= 'item' then
-    if NOW >= (rec.again or rec.since + LOOK_AFTER_MS) then
+  if not rec then
+    is_missing = is_missing or not run.verdict or run.saga
+  elseif rec.state == 'ready' then
+    if plan_node(name).kind == 'item' then
+      if NOW - rec.since >= LOOK_AFTER_MS and not redis.call('LPOS', AGAIN, name) then
+        redis.call('RPUSH', AGAIN, name)
+      end
+    elseif NOW >= (rec.again or rec.since + LOOK_AFTER_MS) then
       add('ready', name, string.format('%.0f', rec.since))
     end
-  elseif rec and rec.state == 'running' then
+    look_within(math.max(LOOK_AFTER_MS, math.min((NOW - rec.since) / 2, SOON_MS)))
+  elseif rec.state == 'running' then
+    running = running + 1
     if not redis.call('ZSCORE', HOLDERS, rec.holder) then
       add('orphan', name, rec.token)
+    elseif redis.call('HEXISTS', HOLDERS .. ':' .. rec.holder, member) == 0 then
+      note_claim(rec.holder, name, rec.token .. '|' .. string.format('%.0f', rec.deadline))
     end
-  elseif rec and rec.state == 'parked' and not rec.bucket then
+    look_within(SOON_MS)
+  elseif rec.state == 'parked' and not rec.bucket then
     redis.call('ZADD', TIMERS, 'NX', rec.due, member)
-  elseif rec and rec.state == 'parked' and not redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member) then
-    add('awake', name, rec.bucket)
+  elseif rec.state == 'parked' then
+    if redis.call('HEXISTS', LIMITS, string.match(rec.bucket, '^[^#]+')) == 0 then
+      add('limit', name, rec.bucket)
+    end
+    if redis.call('ZSCORE', LIMITS .. ':line:' .. rec.bucket, member) then
+      redis.call('ZADD', LINES, 'NX', NOW, rec.bucket)
+    else
+      add('awake', name, rec.bucket)
+      look_within(LOOK_AFTER_MS)
+    end
   end
 end
+
+if is_map and run.open > 0 and #names == 0 and (run.running > 0 or run.map_next == run.map_count) then
+  add('items', step.nodes[1], '')
+elseif is_missing or run.running > 0 and running == 0 then
+  add('gone', '', 'records of nodes')
+end
+if step and not run.verdict then
+  if redis.call('HEXISTS', OUTPUTS, ':input') == 0 then
+    add('gone', '', 'outputs')
+  elseif is_map and run.map_next < run.map_count and redis.call('EXISTS', RUN .. ':items:' .. step.nodes[1]) == 0 then
+    add('gone', '', 'items of map ' .. step.name)
+  elseif is_map and redis.call('HLEN', results_of(step.nodes[1])) < run.won then
+    add('gone', '', 'outputs of map ' .. step.name)
+  end
+end
+if #answer > 2 then
+  look_within(SOON_MS)
+end
+look_later()
 return answer

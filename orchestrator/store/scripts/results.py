@@ -99,11 +99,43 @@ class PageEnd:
 
 @dataclass(frozen=True)
 class Seen:
-    """One finding of `look`: kind "ready", "orphan" or "awake", the node, and the instant, token or bucket."""
+    """One finding of a look: its kind, the node, and the instant, token or bucket; see inspect_run.lua."""
 
     kind: str
     node: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answer of a look at a run.
+
+    Attributes:
+        outcome: "looked", "no plan" if the plan that it pins is gone, or "unknown".
+        epoch: The run's epoch.
+        findings: What stands still.
+    """
+
+    outcome: str
+    epoch: int = 0
+    findings: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The answer of a sweep's tick.
+
+    Attributes:
+        now: Redis's clock in ms.
+        may_end: Whether leases may be ended.
+        went_back: Whether the clock or the state went back.
+        has_lost_index: Whether unfinished runs are missing in the index of those to be looked at.
+    """
+
+    now: int
+    may_end: bool
+    went_back: bool
+    has_lost_index: bool
 
 
 def text_of(value: bytes | int | None) -> str:
@@ -133,3 +165,10 @@ def work_of(parts: Sequence[Any]) -> Work:
 def moved_of(parts: Sequence[Any]) -> Moved:
     """The answer of most transitions."""
     return Moved(text_of(parts[0]), work_of(parts[1:]))
+
+
+def look_of(parts: Sequence[Any]) -> Look:
+    """The answer of a look."""
+    outcome, *found = map(text_of, parts)
+    seen = tuple(Seen(*found[index : index + 3]) for index in range(1, len(found), 3))
+    return Look(outcome, int(found[0]), seen) if found else Look(outcome)

@@ -35,14 +35,10 @@ finish.emit('resumed', run.flow)
 if run.status == 'compensation_failed' then
   set_status('compensating')
   local missing = {}
-  for _, undo in ipairs(redis.call('LRANGE', SAGA, 0, -1)) do
-    local node = abort.undone_by(undo)
-    local rec = record(node)
-    if rec.state == 'compensation_failed' then
-      rec.state = 'compensating'
-      save(node, rec)
-      missing[#missing + 1] = undo
-    end
+  for _, entry in ipairs(abort.nodes_in('compensation_failed')) do
+    entry.rec.state = 'compensating'
+    save(entry.name, entry.rec)
+    missing[#missing + 1] = abort.undo_of(entry.name)
   end
   return reply('resumed', announced(abort.set_saga(missing)))
 end

@@ -2,19 +2,20 @@
 -- KEYS    see keys.py, Keys.of_start; behind them those that an argument names by their place
 -- ARGV    in the order of their names below, then the nodes of the first position: retention and timeout in ms (0: none),
 --         history_limit in entries, chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and
---         is_local '1' if the first position is a parallel step and if one process works on it, tags as JSON. Where there is
---         one, else '': input (JSON), plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the
---         input and its text (key, cut), indexes of its tags (ends of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
+--         is_local '1' if the first position is a parallel step and if one process works on it, undoes '1' if the
+--         plan has compensations, tags as JSON. Where there is one, else '': input (JSON), plan_fields (JSON object),
+--         idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
+--         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), queue_key (place in KEYS) with the message to push, '@since@' in it
 --         for the instant.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         and of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives).
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
-local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, RUN_ID, input, plan_fields,
-  digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
-  tags = unpack(ARGV, 1, 23)
+local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
+  plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
+  tags = unpack(ARGV, 1, 24)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS = unpack(KEYS, 1, 10)
-local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 24, 1000  -- the first and the last as in transition.lua
+local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 25, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -58,6 +59,9 @@ if key ~= '' then
 end
 if indexes ~= '' then
   more[#more + 1], more[#more + 2] = 'indexes', indexes
+end
+if undoes == '1' then
+  more[#more + 1], more[#more + 2] = 'undoes', '1'
 end
 redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'epoch', '1', 'position', '0', 'open', open,
   'won', '0', 'running', '0', 'seq', '0', 'tags', tags, 'retention', retention, 'history_limit', history_limit, 'chords', chords,

@@ -6,8 +6,8 @@ local function saga_names() return redis.call('LRANGE', SAGA, run.saga_at - 1, r
 -- The rest of the saga, as far as one chain goes, if nobody has claimed its next compensation.
 local function saga_work()
   local names = saga_names()
-  local rec = record(names[1])
-  if rec.state ~= 'ready' then
+  local rec = names[1] and record(names[1])
+  if not rec or rec.state ~= 'ready' then
     return nothing()
   end
   return {kind = 'saga', position = run.saga_at, names = names, since = rec.since}
@@ -15,9 +15,45 @@ end
 
 local function undone_by(undo) return plan_node(undo).undoes .. suffix_of(undo) end
 
+-- Nodes of a run by state, last completed first; a list that was lost is made from them.
+local function nodes_in(state)
+  flush()
+  local found, all = {}, redis.call('HGETALL', NODES)
+  for index = 1, #all, 2 do
+    local rec = cjson.decode(all[index + 1])
+    if rec.state == state then
+      found[#found + 1] = {name = all[index], rec = rec}
+    end
+  end
+  table.sort(found, function(one, other) return (one.rec.seq or 0) > (other.rec.seq or 0) end)
+  return found
+end
+
+-- The compensation of a node, by what the plan says of it.
+local function undo_of(node)
+  for _, entry in ipairs(plan_fact('sagas')) do
+    if entry[1] == base_of(node) then
+      return entry[2] .. suffix_of(node)
+    end
+  end
+end
+
+-- The compensation at saga_at, `is_there` if there is one. Where their list was lost, a new one begins with it.
+local function next_undo(is_there)
+  local undo = redis.call('LINDEX', SAGA, run.saga_at - 1)
+  if undo or not is_there and redis.call('LLEN', SAGA) == run.saga_at - 1 then
+    return undo
+  end
+  for _, entry in ipairs(nodes_in('compensating')) do
+    redis.call('RPUSH', SAGA, undo_of(entry.name))
+  end
+  set_run({saga_at = 1, announced = END})
+  return redis.call('LINDEX', SAGA, 0)
+end
+
 -- Make the compensation at saga_at ready; past the last one the run ends with its verdict.
 local function next_compensation()
-  local undo = redis.call('LINDEX', SAGA, run.saga_at - 1)
+  local undo = next_undo()
   if not undo then
     finish.finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
     return nothing()
@@ -149,6 +185,6 @@ local function conclude(node, rec, facts, failure, state)
   return when_quiet()
 end
 
-return {saga_work = saga_work, undone_by = undone_by, set_saga = set_saga, has_begun = has_begun,
-  begin = begin_ending, when_quiet = when_quiet, leave_compensation = leave_compensation, failure_of = failure_of,
-  conclude = conclude}
+return {saga_work = saga_work, next_undo = next_undo, nodes_in = nodes_in, undo_of = undo_of, undone_by = undone_by,
+  set_saga = set_saga, has_begun = has_begun, begin = begin_ending, when_quiet = when_quiet,
+  leave_compensation = leave_compensation, failure_of = failure_of, conclude = conclude}

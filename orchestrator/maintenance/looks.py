@@ -1,0 +1,140 @@
+"""Looks at unfinished runs: what a lost message would have done is done, what an index has lost is put back.
+
+A run of which something is gone that nothing can put back ends with an error that says so. A missing plan is put back
+by any process that has it; only after one lease without it, in which leases could be ended, does its run end.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import redis
+
+from orchestrator.definition.plan import node_of
+from orchestrator.errors import RunError, UnknownRun
+from orchestrator.fault_points import fault_point
+from orchestrator.liveness.leases import end_claim
+from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
+from orchestrator.store.broken_runs import NODES_AT_ONCE, abandon_run, loss_of
+from orchestrator.store.run_store import Claim
+from orchestrator.store.scripts import UNFINISHED
+
+if TYPE_CHECKING:
+    from orchestrator.definition.plan import Plan
+    from orchestrator.engine import Engine
+    from orchestrator.maintenance.broken_parts import BrokenParts
+    from orchestrator.store.scripts.results import Look, Seen
+
+RUNS_AT_ONCE = 500
+
+
+class RunLooks:
+    """Looks at the runs that are due, for the leading reconciler."""
+
+    def __init__(self, engine: Engine, parts: BrokenParts) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self._parts = parts
+
+    def look(self, now: int, *, until: float, may_end: bool) -> None:
+        """Look at every run that is due, oldest first.
+
+        Args:
+            now: Redis's clock in ms.
+            until: Instant of the monotonic clock at which the rest is left to the next round.
+            may_end: Whether runs may be ended because something of them is gone.
+        """
+        is_full = True
+        while is_full and time.monotonic() < until:
+            run_ids = self.store.upkeep.runs_to_look_at(now, count=RUNS_AT_ONCE)
+            heads: dict[str, QueueHead] = {}
+            runs = list(zip(run_ids, self.store.plan_hashes(run_ids), strict=True))
+            for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(runs), strict=True):
+                step = partial(self._act, run_id, plan_hash, looked, heads, now=now, may_end=may_end)
+                self._parts.attempt("run", run_id, step)
+            is_full = len(run_ids) == RUNS_AT_ONCE
+
+    def _act(
+        self,
+        run_id: str,
+        plan_hash: str,
+        looked: Look | redis.RedisError,
+        heads: dict[str, QueueHead],
+        *,
+        now: int,
+        may_end: bool,
+    ) -> None:
+        if isinstance(looked, redis.RedisError):
+            raise looked
+        if looked.outcome == "unknown" or (looked.outcome == "looked" and not looked.findings):
+            return
+        if looked.outcome == "no plan":
+            self._miss_plan(run_id, plan_hash, now=now, may_end=may_end)
+            return
+        plan = self.store.plan(plan_hash)
+        if plan is None:
+            raise RunError(f"its plan {plan_hash} cannot be read", run_id=run_id)
+        ready = [seen for seen in looked.findings if seen.kind == "ready"]
+        for seen in looked.findings:
+            if seen.kind == "gone":
+                if may_end:
+                    self._end(run_id, seen.detail)
+            elif seen.kind != "ready":
+                self._mend(plan, run_id, looked.epoch, seen)
+        lost = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
+        if lost:
+            moved = self.store.scripts.republish(run_id, plan.hash, looked.epoch, lost)
+            fault_point("after_republish")
+            self.engine.publish(plan, run_id, looked.epoch, moved.work)
+
+    def _mend(self, plan: Plan, run_id: str, epoch: int, seen: Seen) -> None:
+        if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
+            self.engine.wake(plan, run_id, epoch, seen.node)
+        elif seen.kind == "limit":
+            self.store.define_limits(plan)
+        elif seen.kind == "items":
+            items = [name for name in self.store.node_names(run_id) if node_of(name) == seen.node != name]
+            for first in range(0, len(items), NODES_AT_ONCE):
+                self.store.scripts.note_open_items(run_id, plan.hash, items[first : first + NODES_AT_ONCE])
+        else:
+            end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
+
+    def _may_be_lost(self, plan: Plan, ready: Seen, heads: dict[str, QueueHead], now: int) -> bool:
+        """Whether a node's message cannot be in its queue any more, so that no long queue is multiplied."""
+        queue = plan.nodes[ready.node].queue
+        head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
+        return head.may_have_lost(int(ready.detail), now)
+
+    def _miss_plan(self, run_id: str, plan_hash: str, *, now: int, may_end: bool) -> None:
+        plan = self.engine.known_plan(plan_hash)
+        if plan is not None:
+            self.engine.put_back(plan)
+            return
+        missed = self.store.aside.get("plan", plan_hash)
+        if missed is not None and may_end and now - missed.since.timestamp() * 1000 > self.store.lease_ms:
+            self._end(run_id, f"plan {plan_hash}")
+            return
+        error = RunError(
+            f"it is gone from Redis, runs need it, {run_id} for example; a process that has it puts it back"
+        )
+        self._parts.set_aside("plan", plan_hash, error)
+
+    def _end(self, run_id: str, lost: str) -> None:
+        try:
+            record = self.store.run(run_id)
+        except UnknownRun:
+            return
+        failure = loss_of(record, lost)
+        if lost.startswith(("plan", "records")):
+            abandon_run(self.store, record, verdict="failed", failure=failure)
+        else:  # what succeeded can still be undone
+            self.engine.end_run(run_id, verdict="failed", failure=failure)
+
+    def mend_index(self, now: int) -> None:
+        """Put unfinished runs back into the index of what is to be looked at; some of them are not in it."""
+        for status in UNFINISHED:
+            first = 0
+            while self.store.upkeep.put_back_live(now, status=status, first=first, count=RUNS_AT_ONCE):
+                first += RUNS_AT_ONCE

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-EXTRAS := .[cli,embedded,flower,dev]
+EXTRAS := .[cli,embedded,flower,metrics,dev]
 
 .DEFAULT_GOAL := help
 .PHONY: help compat demo bench test unit chaos check coverage format format-check lint types constraints clean

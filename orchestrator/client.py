@@ -6,7 +6,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import schedule_control, schedules, starts
+from orchestrator import doctor, schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from orchestrator.maintenance.preflight import Finding
     from orchestrator.redaction import Redaction
     from orchestrator.schedule_control import Backfilled, ScheduleRow
     from orchestrator.store.limit_numbers import LimitRow
@@ -250,6 +251,17 @@ class Orchestrator:
     def workers(self) -> tuple[WorkerRow, ...]:
         """Return every live worker that takes flows: its queues, and the flows and versions that it has."""
         return read_workers(self._engine.store)
+
+    def doctor(self) -> list[Finding]:
+        """Look at the live deployment and return what will hurt, each with the setting to change; it only reads.
+
+        Returns:
+            Nothing on a deployment as it is recommended.
+
+        Raises:
+            StoreUnavailable: Redis did not answer.
+        """
+        return doctor.examine(self._engine)
 
     @property
     def redaction(self) -> Redaction:

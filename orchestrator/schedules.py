@@ -210,11 +210,24 @@ def add_what_is_missing(sender: Any, **_: Any) -> None:
     entries = [entry for entry in engine.registry.flows.values() if slots_of(entry)] if engine else []
     if entries:
         limit_sockets(sender.app)
+    if engine:
+        _drop_what_has_left(engine, sender.scheduler)
     for entry in entries:
         missing = [name for name in map(_entry_name, slots_of(entry)) if name not in sender.scheduler.schedule]
         if missing:
             add_to_beat(sender.app, entry)
             sender.scheduler.update_from_dict({name: sender.app.conf.beat_schedule[name] for name in missing})
+
+
+def _drop_what_has_left(engine: Engine, scheduler: Any) -> None:
+    """Drop the entries of schedules that are in no flow any more; one kept in a database is deleted there too."""
+    engine.discovery.catch_up()
+    known = {_entry_name(slot) for entry in engine.registry.flows.values() for slot in slots_of(entry)}
+    for name in [name for name in scheduler.schedule if name.startswith(f"{TICK} ") and name not in known]:
+        model = getattr(scheduler.schedule.pop(name), "model", None)
+        if model is not None:  # django-celery-beat's
+            model.delete()
+        logger.warning("the entry %s is dropped: no flow has this schedule any more", name)
 
 
 def remember_slots(engine: Engine, entry: Registered) -> None:

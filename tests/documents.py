@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 # Their code blocks are edits and settings, which tests of their own apply.
-TESTED_ELSEWHERE = {"docs/extending.md", "docs/deployments.md", "docs/frameworks.md"}
+TESTED_ELSEWHERE = {"docs/operations.md", "docs/extending.md", "docs/deployments.md", "docs/frameworks.md"}
 REDIS = "redis://127.0.0.1:6379"
 APP = "shop"
 """The program with the Celery app that the others share."""

@@ -26,7 +26,9 @@ COMMANDS = {
     "workers": "orchestrator.cli.workers:workers",
     "limits": "orchestrator.cli.limits:limits",
     "schedules": "orchestrator.cli.schedules:schedules",
+    "doctor": "orchestrator.cli.doctor:doctor",
     "check": "orchestrator.cli.check:check",
+    "metrics": "orchestrator.cli.metrics:metrics",
     "schema": "orchestrator.cli.schemas:schema",
     "dev": "orchestrator.cli.dev:dev",
 }

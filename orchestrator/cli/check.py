@@ -96,4 +96,4 @@ def _of_app(orchestrator: Orchestrator) -> Iterator[Problem]:
             *refused_content(engine.app, engine.settings),
         ):
             yield Problem(flow, "would-hang", sentence)
-    yield from (Problem(name, "app", sentence) for sentence in app_problems(engine.app, engine.registry))
+    yield from (Problem(name, each.name, each.what) for each in app_problems(engine.app, engine.registry))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 
 from celery import Celery
@@ -10,6 +11,7 @@ from celery import Celery
 from orchestrator.cli.dev_state import MODULES_VARIABLE
 from orchestrator.client import Orchestrator
 from orchestrator.definition.flow import Flow
+from orchestrator.web import install
 
 
 def load(names: list[str]) -> Orchestrator:
@@ -25,6 +27,8 @@ def load(names: list[str]) -> Orchestrator:
     return found
 
 
+if "flower" in sys.argv:
+    install()
 orchestrator = load(os.environ[MODULES_VARIABLE].split(","))
 app = orchestrator.app
 app.conf.broker_connection_retry_on_startup = True

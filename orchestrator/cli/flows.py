@@ -14,11 +14,23 @@ from orchestrator.cli.text import as_json, clean, table
 from orchestrator.definition.triggers import ScheduleTrigger
 from orchestrator.engine import engine_of
 from orchestrator.errors import StoreError, UnknownFlow, UnknownRun
+from orchestrator.web.graph import draw_graph
+from orchestrator.web.marks import TONES
+from orchestrator.web.shapes import Mark
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.definition.plan import Plan
 
-DRAWERS = {"mermaid": drawing.mermaid, "dot": drawing.dot, "plain": drawing.plain}
+
+def svg(plan: Plan, states: Mapping[str, str]) -> str:
+    """Return the picture of the pages."""
+    marks = {name: Mark(TONES.get(found, "none"), found) for name, found in states.items()}
+    return draw_graph(plan, marks or None, standalone=True)
+
+
+DRAWERS = {"svg": svg, "mermaid": drawing.mermaid, "dot": drawing.dot, "plain": drawing.plain}
 
 
 @command("list", example="list")
@@ -84,6 +96,7 @@ def triggers_of(session: Session, flow: str) -> list[str]:
 @click.argument("name", metavar="FLOW|RUN")
 @click.option("--mermaid", "form", flag_value="mermaid", help="As a Mermaid flowchart.")
 @click.option("--dot", "form", flag_value="dot", help="As a Graphviz digraph.")
+@click.option("--svg", "form", flag_value="svg", help="As a picture, for a file.")
 @click.option("--plain", "form", flag_value="plain", default="plain", help="A line for each node; the default.")
 def graph(session: Session, name: str, form: str) -> None:
     """Draw the steps of a flow, or of a run with the states of its nodes."""

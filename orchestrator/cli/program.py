@@ -11,11 +11,12 @@ from orchestrator.cli import Commands
 from orchestrator.cli.dev_state import use_running_dev
 
 LEFT_OUT = {"version"}
+COMPLETE = "ORCHESTRATOR_COMPLETE"
 
 
 def run() -> None:
     """Run `orchestrator ...` and end the process with its exit code."""
-    program.main(prog_name="orchestrator", auto_envvar_prefix="CELERY")
+    program.main(prog_name="orchestrator", auto_envvar_prefix="CELERY", complete_var=f"_{COMPLETE}")
 
 
 def _begin(**options: Any) -> None:

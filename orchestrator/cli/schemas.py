@@ -312,6 +312,22 @@ class Problem(Shape):
     message: str
 
 
+class Finding(Shape):
+    """A finding of `doctor`."""
+
+    name: str
+    what: str
+    setting: str
+
+
+class Metric(Shape):
+    """A value of a metric."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
 SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "list": TypeAdapter(list[Flow]),
     "show": TypeAdapter(FlowShown | RunShown),
@@ -338,6 +354,8 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "schedules trigger": TypeAdapter(Triggered),
     "schedules next": TypeAdapter(list[datetime]),
     "schedules backfill": TypeAdapter(list[Filled] | list[datetime]),
+    "doctor": TypeAdapter(list[Finding]),
+    "metrics": TypeAdapter(list[Metric]),
     "check": TypeAdapter(list[Problem]),
 }
 """By the words of the command; of `watch`, the shape of a line."""

@@ -281,7 +281,8 @@ class LeaseRenewer(threading.Thread):
             for name, entry in self.engine.registry.flows.items():
                 if name not in announced:
                     self.engine.announce(entry)
-            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state)
+            # Its clock is no part of the state, which would differ each time.
+            self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state | {"clock": time.time()})
             self._announced, self._announced_at = state, time.monotonic()
         except (redis.OutOfMemoryError, StoreFull):  # only `explain` misses it: leases are renewed in a full Redis too
             warn_sparingly(logger, "Redis is full: this worker is not announced")

@@ -6,8 +6,10 @@ without any of it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +39,28 @@ VISIBILITY_S = 3600
 UNSAFE = {"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"}
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something of a deployment that will hurt.
+
+    Attributes:
+        name: Which finding, such as "eviction"; stable, for programs.
+        what: A sentence that says what is wrong, where, and what to do.
+        setting: The setting to change.
+    """
+
+    name: str
+    what: str
+    setting: str
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return self.what
+
+
 def warn_of_problems(engine: Engine) -> None:
     """Log one warning for each problem that a worker can see."""
-    problems = [*app_problems(engine.app, engine.registry), *_seen_from_here(engine.store)]
+    problems = [str(each) for each in (*app_problems(engine.app, engine.registry), *seen_from_here(engine.store))]
     for entry in engine.registry.flows.values():
         hanging = (*undeclared_queues(engine.app, entry.plan).values(), *refused_content(engine.app, engine.settings))
         problems += [f"runs of flow {entry.plan.flow} would hang, `start` refuses them: {text}" for text in hanging]
@@ -53,10 +74,18 @@ def warn_of_problems(engine: Engine) -> None:
 
 def warn_of_unconsumed_queues(engine: Engine) -> None:
     """Log one warning for each queue of a flow of this process that no worker consumes."""
-    try:
-        consumed = {queue for worker in engine.store.workers() for queue in worker["queues"]}
-    except StoreError:  # it is away, which the lease renewer reports
-        return
+    with contextlib.suppress(StoreError):  # it is away, which the lease renewer reports
+        for finding in unconsumed_queues(engine):
+            logger.warning("%s", finding)
+
+
+def unconsumed_queues(engine: Engine) -> Iterator[Finding]:
+    """Yield each queue of a flow of this process that no worker consumes.
+
+    Raises:
+        StoreError: Redis does not say which workers there are.
+    """
+    consumed = {queue for worker in engine.store.workers() for queue in worker["queues"]}
     waiting: dict[str, list[str]] = {}
     for flow, entry in engine.registry.flows.items():
         for name, node in entry.plan.nodes.items():
@@ -64,10 +93,15 @@ def warn_of_unconsumed_queues(engine: Engine) -> None:
                 waiting.setdefault(node.queue, []).append(f"{flow}.{name}")
     for queue, names in waiting.items():
         shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        logger.warning("no worker consumes queue %s, in which %s would wait; start one with -Q %s", queue, shown, queue)
+        yield Finding(
+            "no-consumer",
+            f"no worker consumes queue {queue}, in which {shown} would wait; start one with -Q {queue}",
+            f"-Q {queue}",
+        )
 
 
-def _seen_from_here(store: Store) -> list[str]:
+def seen_from_here(store: Store) -> list[Finding]:
+    """Return the problems of the server of the runs, as far as it tells."""
     try:
         with store.guarded():
             return list(server_problems(store))
@@ -76,7 +110,7 @@ def _seen_from_here(store: Store) -> list[str]:
         return []
 
 
-def server_problems(store: Store) -> Iterator[str]:
+def server_problems(store: Store) -> Iterator[Finding]:
     """Yield the problems of the server of the runs.
 
     Raises:
@@ -86,15 +120,27 @@ def server_problems(store: Store) -> Iterator[str]:
     memory, persistence = store.server_info("memory"), store.server_info("persistence")
     version = str(store.server_info("server").get("redis_version", ""))
     if problem := eviction(store.place, memory):
-        yield problem
+        yield Finding("eviction", problem, "maxmemory-policy")
     if not int(persistence.get("aof_enabled", 1)):
-        yield (
+        yield Finding(
+            "aof-off",
             f"{where} has appendonly no: a restart of it loses runs that were accepted. "
-            "Set appendonly yes, and appendfsync everysec or always"
+            "Set appendonly yes, and appendfsync everysec or always",
+            "appendonly",
+        )
+    if store.server_info("replication").get("role", "master") != "master":
+        yield Finding(
+            "replica",
+            f"{where} is a replica, which refuses writes or loses them. Name the master, or its Sentinels",
+            store.address.setting,
         )
     if _numbers(version) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        yield f"{where} has version {version}, older than the oldest that is supported. Use {oldest} or newer"
+        yield Finding(
+            "old-server",
+            f"{where} has version {version}, older than the oldest that is supported. Use {oldest} or newer",
+            "the server's version",
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -110,7 +156,7 @@ def _ignored_annotations(app: Celery, tasks: Iterable[str]) -> set[str]:
     return {key for annotation in annotations for key in annotation if key.removeprefix("@") not in HOOKS}
 
 
-def app_problems(app: Celery, registry: Registry) -> Iterator[str]:
+def app_problems(app: Celery, registry: Registry) -> Iterator[Finding]:
     """Yield the app's settings that do not suit the flows of this process."""
     conf: Any = app.conf
     limits = {
@@ -122,18 +168,24 @@ def app_problems(app: Celery, registry: Registry) -> Iterator[str]:
     visibility = float((conf.broker_transport_options or {}).get("visibility_timeout", VISIBILITY_S))
     longest = max(limits, key=limits.__getitem__, default=None)
     if longest and has_redis_broker(app) and visibility < limits[longest]:
-        yield (
+        yield Finding(
+            "visibility-timeout",
             f"the app {app.main!r} has visibility_timeout {visibility:g} s, shorter than the longest node timeout, "
             f"{limits[longest]:g} s of {longest}: Redis delivers its message again while it runs, each time for "
-            "nothing. Raise visibility_timeout in broker_transport_options, or lower the node's timeout"
+            "nothing. Raise visibility_timeout in broker_transport_options, or lower the node's timeout",
+            "broker_transport_options['visibility_timeout']",
         )
     if ignored := sorted(_ignored_annotations(app, limits)):
-        yield (
+        yield Finding(
+            "annotations",
             f"the app {app.main!r} has {', '.join(ignored)} in task_annotations for tasks of nodes, where only hooks "
-            "apply. Set the nodes' own policies, and annotate your own tasks by their names"
+            "apply. Set the nodes' own policies, and annotate your own tasks by their names",
+            "task_annotations",
         )
     if unsafe := sorted(UNSAFE.intersection(conf.accept_content or ())):
-        yield (
+        yield Finding(
+            "unsafe-content",
             f"the app {app.main!r} has {', '.join(unsafe)} in accept_content: a message that a stranger wrote into the "
-            "broker may run code in this worker. Set accept_content = ['json']"
+            "broker may run code in this worker. Set accept_content = ['json']",
+            "accept_content",
         )

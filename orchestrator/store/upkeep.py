@@ -144,6 +144,14 @@ class Upkeep:
             if slot.split(":")[0] == flow and slot not in wanted:
                 self._client.hdel(self._keys.slots, raw)
 
+    def bytes_of_run(self, run_id: str) -> int:
+        """Return about how many bytes of memory the record of a run takes; items and pages of its maps not counted."""
+        keys = self._keys
+        pipe = self._client.pipeline(transaction=False)
+        for key in (keys.run, keys.nodes, keys.outputs, keys.failures, keys.history):
+            pipe.memory_usage(key(run_id))
+        return sum(int(size or 0) for size in pipe.execute())
+
     def slot_rows(self) -> dict[str, str]:
         """Every field that is kept of schedules: instants, last runs by `<slot>|run`, notes of pauses."""
         return {name.decode(): value.decode() for name, value in self._client.hgetall(self._keys.slots).items()}

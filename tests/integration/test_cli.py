@@ -11,11 +11,13 @@ from datetime import timedelta
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from orchestrator.cli import COMMANDS, flow
 from orchestrator.cli.program import program
 from orchestrator.cli.schemas import SCHEMAS
+from orchestrator.contrib.prometheus import METRICS
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
 
@@ -92,8 +94,8 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(operator, run_id, wor
     typed = typed[2:] if typed[0] == "-A" else typed
     assert tuple(typed[: len(words)]) == words
     if words[0] not in ELSEWHERE:
-        # A run that has ended is no more to be cancelled, which is exit code 1.
-        operator.type(*typed, code=1 if words == ("cancel",) else 0)
+        # A run that has ended is no more to be cancelled, and no worker consumes one of the queues.
+        operator.type(*typed, code=1 if words in {("cancel",), ("doctor",)} else 0)
 
 
 @EACH
@@ -186,6 +188,8 @@ def test_flows_and_their_drawings(operator, run_id):
     assert "limiter" not in operator.type("show", "nightly")
     assert operator.type("graph", "order", "--mermaid").startswith("flowchart LR")
     assert operator.type("graph", "order", "--dot").startswith('digraph "order"')
+    assert operator.type("graph", "order", "--svg").startswith("<svg")
+    assert "succeeded" in operator.type("graph", run_id, "--svg")
     assert "price: succeeded" in operator.json("graph", run_id, "--mermaid")["text"]
 
 
@@ -224,6 +228,32 @@ def test_schedules_are_paused_triggered_and_filled(operator):
     again = operator.json("schedules", "backfill", "nightly", *range_, "--yes")
     assert [each["is_new"] for each in again] == [False, False, False]
     assert "did you mean" in operator.type("schedules", "pause", "nihgtly", code=2)
+
+
+def test_the_doctor_names_what_will_hurt(operator):
+    findings = operator.json("doctor", code=1)
+    assert "no-consumer" in {each["name"] for each in findings}
+    assert "nobody" in operator.type("doctor", code=1)
+
+
+def test_metrics_are_printed_and_served(operator, run_id):
+    samples = {(each["name"], *each["labels"].values()): each["value"] for each in operator.json("metrics")}
+    assert samples["orchestrator_up",] == 1
+    assert samples["orchestrator_runs", "order", "succeeded"] >= 1
+    assert samples["orchestrator_queue_consumers", "nobody"] == 0
+    assert samples["orchestrator_workers", "order"] == 1
+    assert run_id not in operator.type("metrics")
+    names = set(re.findall(r"^(\w+)", operator.type("metrics"), re.MULTILINE)) | set(METRICS)
+    assert names == set(METRICS)
+
+
+@pytest.mark.parametrize("file", ["grafana-dashboard.json", "prometheus-alerts.yml", "keda-scaled-object.yml"])
+def test_dashboard_alerts_and_autoscaler_name_metrics_that_there_are(file):
+    text = (ROOT / "docker" / file).read_text()
+    named = set(re.findall(r"\borchestrator_\w+", text))
+    assert named
+    assert named <= set(METRICS)
+    assert json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_server_and_an_app_that_suit_are_passed_in_silence(own, caplog):
 def test_a_server_that_would_lose_runs_is_named(settings, said, own, admin):
     for name, value in settings.items():
         admin.config_set(name, value)
-    (problem,) = server_problems(engine(own.url).store)
+    (problem,) = map(str, server_problems(engine(own.url).store))
     assert said in problem
     assert problem.startswith(f"Redis at 127.0.0.1:{own.port}/0 has ")
     assert ". Set " in problem
@@ -78,7 +78,7 @@ def test_a_server_that_is_too_old_is_named(version, is_old, own, monkeypatch):
     store = engine(own.url).store
     info = store.client.info
     monkeypatch.setattr(store.client, "info", lambda section: info(section) | {"redis_version": version})
-    problems = list(server_problems(store))
+    problems = [str(each) for each in server_problems(store)]
     assert [f"has version {version}, older than" in problem for problem in problems] == [True] * is_old
 
 
@@ -86,7 +86,7 @@ def test_a_server_that_is_too_old_is_named(version, is_old, own, monkeypatch):
 def test_a_visibility_timeout_that_ends_before_a_node_is_named(seconds, is_short, own):
     options = {} if seconds is None else {"visibility_timeout": seconds}
     made = engine(own.url, broker_transport_options=options)
-    problems = list(app_problems(made.app, made.registry))
+    problems = [str(each) for each in app_problems(made.app, made.registry)]
     assert len(problems) == is_short
     if is_short:
         assert "visibility_timeout 599 s, shorter than the longest node timeout, 600 s of slow.slowest" in problems[0]
@@ -97,7 +97,7 @@ def test_a_visibility_timeout_that_ends_before_a_node_is_named(seconds, is_short
 @pytest.mark.parametrize("content", ["pickle", "yaml", "application/x-python-serialize"])
 def test_an_app_that_accepts_more_than_json_is_named(content, own):
     made = engine(own.url, accept_content=["json", content])
-    (problem,) = app_problems(made.app, made.registry)
+    (problem,) = map(str, app_problems(made.app, made.registry))
     assert f"the app 'careful' has {content} in accept_content" in problem
 
 
@@ -111,7 +111,7 @@ def test_an_app_that_accepts_more_than_json_is_named(content, own):
 )
 def test_annotations_that_do_not_apply_to_nodes_are_named(annotations, said, own):
     made = engine(own.url, task_annotations=annotations)
-    problems = list(app_problems(made.app, made.registry))
+    problems = [str(each) for each in app_problems(made.app, made.registry)]
     assert len(problems) == (said is not None)
     for problem in problems:
         assert f"'careful' has {said} in task_annotations for tasks of nodes" in problem

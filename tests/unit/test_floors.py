@@ -30,7 +30,7 @@ FLOORS: list[tuple[set[str], set[str]]] = [
     ({"maintenance"}, CELERY),
     ({"explain"}, CELERY),
     ({"runs"}, CELERY),
-    ({"client", "starts"}, CELERY),
+    ({"client", "doctor", "starts"}, CELERY),
     ({"worker", "__init__"}, CELERY),
     (DOORS, set()),
 ]

@@ -8,8 +8,10 @@ import random
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -348,6 +350,29 @@ def test_a_beat_finds_what_an_assignment_has_dropped(app):
     assert set(service.scheduler.schedule) == {"own"} | {
         f"orchestrator.tick {slot}" for slot in slots_of(entry_of(*flow.triggers))
     }
+
+
+def test_a_beat_drops_what_no_flow_has_any_more_also_where_it_is_stored(app):
+    deleted: list[str] = []
+
+    class Stored(Scheduler):
+        """Keeps entries that nobody takes out, as django-celery-beat does."""
+
+        def setup_schedule(self):
+            super().setup_schedule()
+            for name in ("own", "orchestrator.tick gone:0123"):
+                entry = self.Entry(name=name, task="orchestrator.tick", schedule=timedelta(days=1), app=self.app)
+                entry.model = SimpleNamespace(delete=partial(deleted.append, name))
+                self.schedule[name] = entry
+
+    flow = entry_of(schedule("0 4 * * *")).flow
+    Orchestrator(app, redis_url="redis://127.0.0.1:1/0").register(flow)
+    service = Service(app, scheduler_cls=Stored)
+    service._is_shutdown.set()
+    service.start()
+    slots = {f"orchestrator.tick {slot}" for slot in slots_of(entry_of(*flow.triggers))}
+    assert set(service.scheduler.schedule) == {"own"} | slots
+    assert deleted == ["orchestrator.tick gone:0123"]
 
 
 def test_a_beat_of_an_app_without_flows_is_left_alone(app):

@@ -198,7 +198,7 @@ def _of_runs(engine: Engine) -> Iterator[Finding]:
 
 def _is_stuck(engine: Engine, run_id: str) -> bool:
     pinned = engine.pinned(run_id)
-    waits = [each for each in explain_run(engine, *pinned) if each.state != "pending"] if pinned else []
+    waits = [each for each in explain_run(engine, pinned[0]) if each.state != "pending"] if pinned else []
     return bool(waits) and all(each.state == "ready" for each in waits)
 
 

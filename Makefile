@@ -5,13 +5,13 @@ READY := .venv/.ready
 EXTRAS := .[cli,embedded,flower,metrics,dev]
 
 .DEFAULT_GOAL := help
-.PHONY: help compat demo bench test unit chaos check coverage format format-check lint types constraints clean
+.PHONY: help compat demo bench pictures vendor test unit chaos check coverage format format-check lint types constraints clean
 
 help:  ## print these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s%s\n' "$$name" "$$text"; done
 
-demo: $(READY)  ## run the main flow on an embedded server and real workers
-	@$(BIN)/python -m workers.demo
+demo: $(READY)  ## run the main flow on an embedded server and real workers; KEEP=1 leaves Flower open
+	@$(BIN)/python -m workers.demo $(if $(KEEP),--keep)
 
 # Most tests wait for other processes most of the time, so that five at once keep two cores busy.
 PROCESSES ?= 5
@@ -28,6 +28,16 @@ chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> s
 
 compat: $(READY)  ## try the deployments of docs/deployments.md and write its table, about 20 minutes; needs redis-server, rabbitmq-server, openssl
 	$(BIN)/python -m tests.compat.matrix $(WORDS)
+
+pictures: $(READY)  ## write pictures of every page of the Flows tab, and the one of README; needs chromium and its driver
+	$(BIN)/python -m tests.pictures
+
+# npm only fetches the package; what it holds is read and kept in the repository.
+VENDOR := orchestrator/web/static/vendor/idiomorph
+vendor:  ## fetch the newest idiomorph, the one script of others in the Flows tab, with its licence and version; needs npm
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && (cd "$$scratch" && npm pack --silent idiomorph && tar xzf idiomorph-*.tgz) \
+		&& cp "$$scratch"/package/LICENSE "$$scratch"/package/dist/idiomorph.min.js $(VENDOR)/ \
+		&& sed -n 's/.*"version": "\(.*\)".*/\1/p' "$$scratch"/package/package.json > $(VENDOR)/VERSION
 
 check: format-check lint types test  ## all that CI runs: format, lint, types, tests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 
 import pytest
@@ -17,6 +18,7 @@ from tests.scheduling import WorldScheduling
 
 LEFT_TO_THE_REAL_SERVER = pytest.StashKey[Counter[str]]()
 WITHOUT_RABBITMQ = pytest.StashKey[int]()
+WITHOUT_BROWSER = pytest.StashKey[int]()
 # No example is late: how long one takes is up to the other tests on this machine.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -33,12 +35,19 @@ def pytest_collection_modifyitems(config, items):
         reasons.update(reason for item in items if (reason := why_not(item)))
         config.hook.pytest_deselected(items=[item for item in items if why_not(item)])
         items[:] = [item for item in items if not why_not(item)]
-    # CI installs it and says so: there, a test that does not find it fails.
+    # CI installs them and says so: there, a test that does not find what it needs fails.
     if find_program() is None and not os.environ.get("REQUIRE_RABBITMQ"):
-        without = [item for item in items if item.get_closest_marker("rabbitmq")]
-        config.stash[WITHOUT_RABBITMQ] = len(without)
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in without]
+        config.stash[WITHOUT_RABBITMQ] = leave_out(config, items, "rabbitmq")
+    if shutil.which("chromedriver") is None and not os.environ.get("REQUIRE_BROWSER"):
+        config.stash[WITHOUT_BROWSER] = leave_out(config, items, "browser")
+
+
+def leave_out(config, items, marker):
+    """Deselect the tests with a marker, and return how many."""
+    without = [item for item in items if item.get_closest_marker(marker)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+    return len(without)
 
 
 def pytest_report_collectionfinish(config):
@@ -46,6 +55,8 @@ def pytest_report_collectionfinish(config):
     lines = [f"{count} tests are left to the real server: {reason}" for reason, count in left.items()]
     if count := config.stash.get(WITHOUT_RABBITMQ, 0):
         lines.append(f"{count} tests are left to a machine with RabbitMQ: apt-get install rabbitmq-server")
+    if count := config.stash.get(WITHOUT_BROWSER, 0):
+        lines.append(f"{count} tests are left to a machine with a browser: apt-get install chromium chromium-driver")
     return lines
 
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -24,7 +25,7 @@ from orchestrator import Event, FlowRun, Orchestrator, OrchestratorError, RunSta
 from orchestrator.server import EmbeddedServer
 from workers.display import describe_event, draw_table, draw_timeline
 from workers.flows.packages import MIB, Inspection, Policy, Receipt, Report, Verdict, check, flow, remove, store
-from workers.processes import ROOT, WorkerEnded, WorkerProcess, stop_workers
+from workers.processes import ROOT, FlowerProcess, WorkerEnded, WorkerProcess, stop_workers
 
 READY_S = 60.0
 RUN_S = 120.0
@@ -64,6 +65,16 @@ class Watch:
             raise DemoFailed(f"stopped by {signal.Signals(self._signals[0]).name}")
         for worker in self.workers:
             worker.check_alive()
+
+    def wait_for_signal(self) -> None:
+        """Return when a signal has come.
+
+        Raises:
+            WorkerEnded: A worker is gone.
+        """
+        while not self._signals:
+            self.check()
+            time.sleep(POLL_S)
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, limit_s: float) -> None:
         """Poll until the condition holds.
@@ -123,10 +134,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.demo", description=(__doc__ or "").partition("\n")[0])
     default = ROOT / ".orchestrator" / "demo"
     parser.add_argument("directory", nargs="?", type=Path, default=default, help="for logs and data (%(default)s)")
-    stage = Stage(parser.parse_args().directory.absolute(), Watch(), Screen())
+    parser.add_argument("--keep", action="store_true", help="leave Flower open on the two runs until Ctrl-C")
+    options = parser.parse_args()
+    stage = Stage(options.directory.absolute(), Watch(), Screen())
     try:
         with claimed_directory(stage.home), running_workers(stage) as orchestrator:
-            show_refusal(stage, orchestrator, first=show_report(stage, orchestrator))
+            first = show_report(stage, orchestrator)
+            show_refusal(stage, orchestrator, first=first)
+            if options.keep:
+                keep_open(stage, str(orchestrator.app.conf.result_backend), first)
     except (DemoFailed, WorkerEnded, OrchestratorError, OSError, sqlite3.Error) as error:
         if isinstance(error, BrokenPipeError):  # the reader is gone; the interpreter must not fail to flush at its exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -224,6 +240,22 @@ def show_refusal(stage: Stage, orchestrator: Orchestrator, *, first: FlowRun) ->
     show(f"  {ROWS_OF_RUN}", f"  run 2, {run.id}: {left}", f"  run 1, {first.id}: {kept}")
     if left or not kept:
         raise DemoFailed(f"{left} rows of run 2 are left and {kept} of run 1; they were to be none and all")
+
+
+def keep_open(stage: Stage, url: str, run: FlowRun) -> None:
+    """Show the runs in Flower until a signal comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"ORCHESTRATOR_REDIS_URL": url}
+    flower = FlowerProcess("flower", stage.home / "flower.log", environment=environment, port=port)
+    stage.watch.workers.append(flower)
+    stage.watch.wait_until(flower.is_ready, "the start of Flower", limit_s=READY_S)
+    stage.screen.show(
+        "", f"Both runs: http://127.0.0.1:{port}/flows", f"Run 1:     http://127.0.0.1:{port}/flows/run/{run.id}"
+    )
+    stage.screen.show("Ctrl-C ends Flower, the workers and the server.")
+    stage.watch.wait_for_signal()
 
 
 def follow(stage: Stage, run: FlowRun, *, on_event: Callable[[Event], None] = lambda _event: None) -> RunStatus:

@@ -1,4 +1,4 @@
-"""Worker processes: started in process groups of their own, watched, and stopped with all their children.
+"""Worker processes, and a Flower: started in process groups of their own, watched, and stopped with all their children.
 
 Their environment says which server they use.
 """
@@ -39,12 +39,13 @@ class WorkerProcess:
         environment: Added to this process's own.
     """
 
+    ready = b" ready."
+    """What its log says when it takes messages."""
+
     def __init__(self, name: str, log: Path, *, environment: Mapping[str, str]) -> None:
         self.name = name
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--hostname", f"{name}@%h"]
-        # Mingle and gossip, the search for other workers, cost a second at the start and are not needed here.
-        command += ["--concurrency", "2", "--loglevel", "INFO", "--without-mingle", "--without-gossip"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", *self.arguments()]
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command,
@@ -58,6 +59,12 @@ class WorkerProcess:
         guard = ["/bin/sh", "-c", GUARD, "guard", str(self.process.pid)]
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 
+    def arguments(self) -> list[str]:
+        """Return the Celery command that it runs."""
+        # Mingle and gossip, the search for other workers, cost a second at the start and are not needed here.
+        quick = ["--without-mingle", "--without-gossip"]
+        return ["worker", "--hostname", f"{self.name}@%h", "--concurrency", "2", "--loglevel", "INFO", *quick]
+
     @property
     def pid(self) -> int:
         """Id of the process and of its group."""
@@ -65,7 +72,7 @@ class WorkerProcess:
 
     def is_ready(self) -> bool:
         """Whether it takes messages."""
-        return b" ready." in self.log.read_bytes()
+        return self.ready in self.log.read_bytes()
 
     def check_alive(self) -> None:
         """Do nothing while it runs.
@@ -86,6 +93,20 @@ class WorkerProcess:
         self.process.wait(COLD_S)
         self._guard.kill()  # closing its input would make it kill a group whose number may be reused by now
         self._guard.communicate()
+
+
+class FlowerProcess(WorkerProcess):
+    """One `celery -A workers.app flower` with the Flows tab, on this machine only."""
+
+    ready = b"Visit me at"
+
+    def __init__(self, name: str, log: Path, *, environment: Mapping[str, str], port: int) -> None:
+        self.port = port
+        super().__init__(name, log, environment=environment)
+
+    def arguments(self) -> list[str]:
+        """Return the Celery command that it runs, from the folder with `flowerconfig.py`."""
+        return ["flower", "--address=127.0.0.1", f"--port={self.port}"]
 
 
 def stop_workers(workers: Sequence[WorkerProcess]) -> None:

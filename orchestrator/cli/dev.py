@@ -129,7 +129,9 @@ class Processes:
         self._commands = {"worker": worker, "beat": ["beat", "-l", "INFO", "--scheduler", "celery.beat:Scheduler"]}
         if importlib.util.find_spec("flower") is not None:
             self._port = _free_port(FLOWER_PORT)
-            self._commands["flower"] = ["flower", f"--address={HOST}", f"--port={self._port}"]
+            own = Path("flowerconfig.py")  # else the one with the Flows tab and nothing more
+            config = own if own.exists() else Path(__file__).parents[1] / "web" / "flowerconfig.py"
+            self._commands["flower"] = ["flower", f"--address={HOST}", f"--port={self._port}", f"--conf={config}"]
 
     def run(self, url: str) -> int:
         """Run until a signal comes or the worker ends; returns the exit code."""
@@ -197,7 +199,7 @@ class Processes:
     def _announce(self) -> None:
         flows = sorted(engine_of(self._app).registry.flows)
         if "flower" in self._commands:
-            self.print("dev", f"Flower at http://{HOST}:{self._port}/")
+            self.print("dev", f"Flower at http://{HOST}:{self._port}/flows")
         self.print("dev", f"flows: {', '.join(flows)}. In another terminal: orchestrator start {flows[0]} --wait")
 
     def _stop(self, signals: list[int]) -> None:

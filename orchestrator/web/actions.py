@@ -178,8 +178,31 @@ def change_limit(orchestrator: Orchestrator, *, name: str, op: str, n: str, per:
 class ChangeSchedule(FlowsHandler):
     """Pause, unpause or trigger a schedule."""
 
+    tab = "schedules"
+
     @tornado.web.authenticated
     async def post(self) -> None:
-        """Change a schedule."""
+        """Change a schedule, or start a run of it now and go to that."""
         self.refuse_unless_allowed()
-        raise PageProblem(404, "Schedules cannot be changed here yet.")
+        values = {name: self.get_body_argument(name, "") for name in ("name", "op", "note")}
+        said, run_id = await self.ask(change_schedule, by=self.actor, **values)
+        back = f"{self.reverse_url('flows-schedules')}?{urlencode({'said': said})}"
+        self.redirect(self.reverse_url("flow-run", run_id) if run_id else back, status=303)
+
+
+def change_schedule(orchestrator: Orchestrator, *, name: str, op: str, note: str, by: str) -> tuple[str, str]:
+    """Change a schedule; returns what was done or why it was not, and the id of a run that was started."""
+    try:
+        if op == "pause":
+            orchestrator.pause_schedule(name, note + (f" (by {by})" if by else ""))
+            return "The schedule is paused.", ""
+        if op == "unpause":
+            orchestrator.unpause_schedule(name)
+            return "The schedule goes on.", ""
+        if op == "trigger":
+            return "", orchestrator.trigger_schedule(name).id
+    except StoreError:
+        raise
+    except (OrchestratorError, ValueError) as error:
+        return f"Not changed: {error}", ""
+    return "Not changed: there is no such action.", ""

@@ -17,7 +17,7 @@ READERS: dict[str, Any] = {
     "counts": Orchestrator.counts,
     "flows": fleet_pages.read_flows,
     "limits": Orchestrator.limits,
-    "schedules": fleet_pages.read_schedules,
+    "schedules": Orchestrator.schedules,
     "workers": Orchestrator.workers,
 }
 

@@ -181,7 +181,7 @@ class SchedulesPage(FlowsHandler):
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show every schedule of the flows that are registered in Flower's app."""
-        rows = await self.ask(fleet_pages.read_schedules)
+        rows = await self.ask(Orchestrator.schedules)
         self.show("flows_schedules.html", rows=rows, said=texts.visible(self.argument("said")))
 
 

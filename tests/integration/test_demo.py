@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 import uuid
 from contextlib import closing, suppress
 from pathlib import Path
@@ -22,13 +23,13 @@ WORKER = re.compile(r"as (worker-\d), pid (\d+)")
 class Demo:
     """A demo in a directory of its own; all that it starts carries its mark in the environment."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *options: str) -> None:
         self.home = home
         self.mark = uuid.uuid4().hex
         self.printed = home.with_suffix(".txt")
         with self.printed.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.demo", str(home)],
+                [sys.executable, "-m", "workers.demo", str(home), *options],
                 cwd=ROOT,
                 env=os.environ | {MARK: self.mark},
                 stdin=subprocess.DEVNULL,
@@ -110,6 +111,24 @@ def test_it_shows_a_run_and_a_refusal_and_leaves_nothing_running(demo):
     assert removed != kept
 
     assert demo.processes() == {}
+
+
+def test_it_leaves_flower_open_until_it_is_stopped(tmp_path):
+    demo = Demo(tmp_path / "demo", "--keep")
+    try:
+        demo.wait_for("Ctrl-C ends Flower")
+        (page,) = re.findall(r"^Run 1: +(http://127\.0\.0\.1:\d+/flows/run/\S+)$", demo.text(), re.MULTILINE)
+        with urllib.request.urlopen(page, timeout=20) as answer:
+            shown = answer.read().decode()
+        assert "inspect-packages" in shown
+        assert 'data-node="store-rows"' in shown
+        demo.process.send_signal(signal.SIGINT)
+        assert "everything that was started has ended" in demo.ends_with(0, within=20)
+        assert demo.processes() == {}
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+            demo.process.wait()
 
 
 @pytest.mark.parametrize(

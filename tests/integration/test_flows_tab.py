@@ -14,7 +14,7 @@ from orchestrator.server import EmbeddedServer
 from tests.flower import flower_process
 from tests.harness import load_program, wait_until
 
-MODULE = "tests.programs.shown"
+MODULE = "tests.programs.tabbed"
 PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/flow/order")
 
 
@@ -27,7 +27,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(server):
-    return load_program("shown", server.url)
+    return load_program("tabbed", server.url)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +208,23 @@ def test_a_limit_is_frozen_and_set_and_reset(flower, program):
     flower.post("/flows/limit", {"name": "jira", "op": "reset"})
     assert (jira().is_set, jira().frozen_until) == (False, None)
     refused = flower.post("/flows/limit", {"name": "jira", "op": "set", "n": "none", "per": "60"})
+    assert "Not+changed" in refused.headers["Location"]
+
+
+def test_a_schedule_is_paused_goes_on_and_is_triggered(flower, program):
+    def nightly():
+        return next(row for row in program.orchestrator.schedules() if row.flow == "nightly-report")
+
+    name = nightly().id
+    assert flower.post("/flows/schedule", {"name": name, "op": "pause", "note": "<b>freeze"}).status == 303
+    assert nightly().is_paused
+    assert "&lt;b&gt;freeze" in flower.get("/flows/schedules").text
+    assert flower.post("/flows/schedule", {"name": name, "op": "unpause"}).status == 303
+    assert not nightly().is_paused
+    started = flower.post("/flows/schedule", {"name": name, "op": "trigger"})
+    run = program.orchestrator.get(started.headers["Location"].rpartition("/")[2])
+    assert run.flow_name == "nightly-report"
+    refused = flower.post("/flows/schedule", {"name": "none", "op": "pause"})
     assert "Not+changed" in refused.headers["Location"]
 
 

@@ -1,0 +1,253 @@
+"""The Flows tab in a real browser, on one server, one worker and one Flower: what is seen, clicked and typed."""
+
+from __future__ import annotations
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from orchestrator.server import EmbeddedServer
+from tests.browser import browser
+from tests.flower import flower_process
+from tests.harness import load_program, wait_until, workers
+
+MODULE = "tests.programs.shown"
+pytestmark = pytest.mark.browser
+WIDTHS = {"wide": 1280, "narrow": 390}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("browser")
+
+
+@pytest.fixture(scope="module")
+def world(folder):
+    """The program with a worker, and a Flower behind a prefix."""
+    with EmbeddedServer(folder / "server") as server:
+        program = load_program("shown", server.url)
+        with (
+            workers(MODULE, server.url, folder, options=["-c", "2"]),
+            flower_process(MODULE, server.url, folder / "flower", prefix="/ops") as flower,
+        ):
+            yield program, flower
+            program.LEDGER.client.set("go", 1)  # what still waits for it would hold the worker back from its end
+
+
+@pytest.fixture(scope="module")
+def program(world):
+    return world[0]
+
+
+@pytest.fixture(scope="module")
+def flower(world):
+    return world[1]
+
+
+@pytest.fixture(scope="module")
+def chromium(folder):
+    with browser(folder / "profile") as started:
+        yield started
+
+
+@pytest.fixture
+def page(chromium, flower):
+    """The browser; when the test is over, no page complained, and none asked another host for anything."""
+    chromium.begin()
+    yield chromium
+    assert chromium.complaints() == []
+    assert chromium.hosts() <= {"127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def order(program):
+    """A run that failed and was undone."""
+    run = program.orchestrator.start("order", tags={"customer": "4711"})
+    run.wait(timeout=30)
+    return run
+
+
+@pytest.fixture(scope="module")
+def waiting(program):
+    """A run that waits for another attempt and runs a node meanwhile."""
+    run = program.orchestrator.start("enrich-issues", 3, tags={"tenant": "acme"})
+    program.LEDGER.wait_for("start", "enrich-prs")
+    wait_until(lambda: any(each.state == "parked" for each in run.explain()), "enrich-jira waits")
+    return run
+
+
+def address(flower, run) -> str:
+    return f"{flower.address}/flows/run/{run.id}"
+
+
+def test_the_error_is_the_first_thing_and_what_was_undone(page, flower, order):
+    page.open(address(flower, order))
+    assert page.text(".fl-why").startswith("ship-parcel failed: Terminal: no shoes of size 43")
+    assert "undone by cancel-courier, refund-card and release-stock" in page.text(".fl-why")
+    assert "Resume" in page.text(".fl-why .fl-acts")
+    assert page.text(".fl-title").startswith("ship-parcel")
+    drawn = page.run("return [...document.querySelectorAll('.fl-wide a.node')].map(e => e.getAttribute('aria-label'))")
+    assert "ship-parcel: failed: Terminal" in drawn
+    assert "book-courier: undone" in drawn
+
+
+def test_what_it_waits_for_is_the_first_thing(page, flower, waiting):
+    page.open(address(flower, waiting))
+    said = page.text(".fl-why")
+    assert said.startswith(("enrich-jira waits 8 min", "enrich-jira waits 7 min"))
+    assert "for attempt 2 of 5" in said
+    assert "Meanwhile enrich-prs runs" in said
+    before = page.text(".fl-why time[data-kind=left]")
+    wait_until(lambda: page.text(".fl-why time[data-kind=left]") != before, "the time left runs")
+
+
+def test_instants_are_in_the_reader_s_zone_with_utc_on_hover(page, flower, order):
+    page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kathmandu")
+    try:
+        page.open(address(flower, order))
+        shown = page.run(
+            "const e = document.querySelector('.fl-facts time[data-kind=clock]'); return [e.innerText, e.title]"
+        )
+        hour, utc = shown[0][-8:-6], shown[1][11:13]
+        assert int(hour) != int(utc)
+        assert shown[1].endswith(" UTC")
+    finally:
+        page.call("Emulation.setTimezoneOverride", timezoneId="")
+
+
+def test_a_node_is_chosen_in_the_graph_and_the_page_stays_where_it_is(page, flower, order):
+    page.open(address(flower, order))
+    page.run(
+        "window.stayed = true; document.querySelector('.fl-wide [data-node=charge-card]').dispatchEvent("
+        "new MouseEvent('click', {bubbles: true, cancelable: true}))"
+    )
+    page.wait_for(".fl-title", "charge-card")
+    assert "node=charge-card" in page.driver.current_url
+    assert page.run("return window.stayed")
+    assert "attempt" in page.text(".fl-attempts").lower() or "failed, another follows" in page.text(".fl-attempts")
+    assert '"charged"' in page.text(".fl-panel")
+    page.driver.back()
+    page.wait_for(".fl-title", "ship-parcel")
+
+
+def test_an_open_page_follows_the_run(page, flower, program):
+    run = program.orchestrator.start("nightly-report")
+    program.LEDGER.wait_for("start", "transform-23")
+    page.open(address(flower, run))
+    assert page.text(".fl-status") == "running"
+    assert "transform-23" in page.text(".fl-why")
+    page.run("window.stayed = true; document.getElementById('fl-history').open = true")
+    program.LEDGER.client.set("go:transform-23", 1)
+    page.wait_for(".fl-status", "succeeded")
+    assert page.run("return window.stayed && document.getElementById('fl-history').open")
+    assert page.run("return document.querySelector('.fl-why')") is None
+
+
+def test_forty_steps_fold_and_unfold(page, flower, program):
+    run = program.orchestrator.start("nightly-report")
+    run.wait(timeout=30)
+    page.open(address(flower, run))
+    folded = page.run("return document.querySelectorAll('.fl-wide .node').length")
+    page.click(".fl-card h2 a")
+    page.wait_for(".fl-card h2 a", "fold")
+    assert folded < page.run("return document.querySelectorAll('.fl-wide .node').length") == 40
+
+
+def test_runs_are_filtered_and_the_address_says_how(page, flower, order, waiting):
+    page.open(f"{flower.address}/flows")
+    assert {order.id, waiting.id} <= set(rows(page))
+    page.click(".fl-states a:nth-child(3) ~ a")  # failed
+    page.wait_for(".fl-states .active", "Failed")
+    assert waiting.id not in rows(page)
+    assert "status=failed" in page.driver.current_url
+    page.run("document.querySelector('[name=tag]').value = 'customer=4711'")
+    page.click(".fl-filters button")
+    wait_until(lambda: "tag=customer" in page.driver.current_url, "the filter is in the address")
+    assert rows(page) == [order.id]
+    assert "order" in page.run("return [...document.querySelectorAll('[name=flow] option')].map(e => e.value)")
+
+
+def rows(page) -> list[str]:
+    found = page.run("return [...document.querySelectorAll('[data-rows] > tr')].map(e => e.id)")
+    return [each.removeprefix("run-") for each in found]
+
+
+def test_nothing_jumps_under_the_pointer(page, flower, program, order):
+    page.open(f"{flower.address}/flows?flow=order")
+    before = rows(page)
+    page.run("document.querySelector('[data-rows] input').focus()")
+    new = program.orchestrator.start("order")
+    page.wait_for("[data-newer]", "newer run")
+    assert rows(page) == before
+    page.click("[data-show-newer]")
+    wait_until(lambda: new.id in rows(page), "the newer run is there")
+
+
+def test_a_run_is_cancelled_with_a_reason(page, flower, program):
+    run = program.orchestrator.start("sync-tickets", tags={"case": "cancel"})
+    again = program.orchestrator.start("sync-tickets", tags={"case": "cancel"})
+    page.open(address(flower, again))
+    page.click(".fl-ask summary")
+    page.run("document.querySelector('.fl-ask [name=reason]').value = 'not wanted any more'")
+    page.click(".fl-ask button")
+    page.wait_for(".fl-why", "not wanted any more")
+    assert again.status == "cancelled"
+    run.cancel()
+
+
+def test_a_run_is_started_and_its_input_checked(page, flower):
+    page.open(f"{flower.address}/flows/flow/import-catalogue")
+    page.run("document.querySelector('[name=input]').value = '\"many\"'")
+    page.click(".fl-start button")
+    page.wait_for(".fl-problem", "valid integer")
+    page.run("document.querySelector('[name=input]').value = '3'")
+    page.click(".fl-start button")
+    page.wait_for(".fl-head h1", "import-catalogue")
+    page.wait_for(".fl-status", "succeeded")
+    # The refusal was no error of the page: the browser notes the status of the answer all the same.
+    assert all("422" in each for each in page.complaints())
+
+
+def test_the_keyboard_alone(page, flower, order):
+    page.open(f"{flower.address}/flows?flow=order&status=failed")
+    page.keys("/")
+    assert page.run("return document.activeElement.name") == "text"
+    page.run("document.activeElement.blur()")
+    page.keys("j", Keys.ENTER)
+    page.wait_for(".fl-head h1", "order")
+    focused = []
+    for _ in range(60):
+        page.keys(Keys.TAB)
+        focused.append(page.run("const e = document.activeElement; return e.dataset.node || e.innerText || e.tagName"))
+    assert {"reserve-stock", "ship-parcel", "Resume"} <= set(focused)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_hostile_texts_execute_nothing_and_break_nothing(page, flower, program, width, dark):
+    run = program.orchestrator.start(
+        "nasty", {"x": program.HOSTILE}, tags={"evil": program.HOSTILE, program.HOSTILE: "x"}
+    )
+    run.wait(timeout=30)
+    for path in (f"/flows/run/{run.id}", f"/flows/run/{run.id}?node=says-it", "/flows?flow=nasty", "/flows/flow/nasty"):
+        page.open(flower.address + path, width=width, dark=dark)
+        assert page.run("return document.querySelectorAll('main img, main script:not([src])').length") == 0
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        assert page.run("return document.documentElement.dataset.bsTheme") == ("dark" if dark else "light")
+
+
+def test_a_task_of_flower_s_own_page_leads_to_its_run(page, flower, program):
+    run = program.orchestrator.start("order")
+    run.wait(timeout=30)
+    task = f"{flower.address}/task/{run.id}"
+    wait_until(lambda: "Flow run" in flower.get(f"/task/{run.id}").text, "Flower has heard of the run")
+    page.open(task)
+    page.click(".detail-actions a")
+    page.wait_for("#fl-id", run.id)
+
+
+@pytest.mark.parametrize("path", ["/flows", "/flows/flows", "/flows/limits", "/flows/schedules", "/flows/workers"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_fits_its_window(page, flower, order, path, width):
+    page.open(flower.address + path, width=width)
+    assert page.text("main")
+    assert page.run("return document.documentElement.scrollWidth") <= width

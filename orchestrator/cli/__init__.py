@@ -23,6 +23,7 @@ COMMANDS = {
     "output": "orchestrator.cli.inspection:output",
     "cancel": "orchestrator.cli.actions:cancel",
     "resume": "orchestrator.cli.actions:resume",
+    "delete": "orchestrator.cli.actions:delete",
     "workers": "orchestrator.cli.workers:workers",
     "limits": "orchestrator.cli.limits:limits",
     "schedules": "orchestrator.cli.schedules:schedules",

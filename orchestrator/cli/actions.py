@@ -1,4 +1,4 @@
-"""Commands `cancel` and `resume`: of the runs that are named, or of all that a filter finds."""
+"""Commands `cancel`, `resume` and `delete`: of the runs that are named, or of all that a filter finds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NOT_DONE = 1
 OPEN = tuple(str(each) for each in RunStatus if not each.is_final)
+ENDED = tuple(str(each) for each in RunStatus if each.is_final)
 RESUMABLE = tuple(str(each) for each in RunStatus if each.is_final and each is not RunStatus.SUCCEEDED)
 YES = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")
 RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
@@ -49,6 +50,15 @@ def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filt
 def resume(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
     """Continue runs that failed or were cancelled, from what succeeded."""
     _act(session, "resume", run_ids, chosen.with_default(RESUMABLE), lambda run: run.resume(), **options)
+
+
+@command("delete", example="delete --status succeeded --until 7d --yes")
+@RUNS
+@YES
+@run_filters
+def delete(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
+    """Delete the records of runs that have ended, before their retention is over."""
+    _act(session, "delete", run_ids, chosen.with_default(ENDED), lambda run: run.delete(), **options)
 
 
 def _act(

@@ -23,6 +23,7 @@ from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import timedelta
 
     from orchestrator.client import Orchestrator
     from orchestrator.engine import Engine
@@ -30,10 +31,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SNAPSHOT_EVERY_S = 10.0
 MOST_CLAIMS = 1000
+ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
+QUANTILES = {"0.5": "p50", "0.95": "p95"}
 METRICS = {
     "orchestrator_up": ("Whether the last snapshot could be taken.", ()),
     "orchestrator_snapshot_age_seconds": ("Age of what the other metrics say.", ()),
     "orchestrator_runs": ("Runs by flow and status; open: pending, running and compensating.", ("flow", "status")),
+    "orchestrator_run_ends": ("Runs that ended in this hour and the one before.", ("flow", "status")),
+    "orchestrator_run_duration_seconds": ("Durations of the same, half and 95 of 100.", ("flow", "quantile")),
+    "orchestrator_node_duration_seconds": ("Durations of their nodes.", ("flow", "node", "quantile")),
+    "orchestrator_sampled_share": ("Share of these runs whose nodes were measured.", ("flow",)),
     "orchestrator_queue_ready": ("Messages in a queue of flows.", ("queue",)),
     "orchestrator_queue_running": ("Nodes of a queue that run now.", ("queue",)),
     "orchestrator_queue_oldest_ready_seconds": ("Age of the oldest message of a node in a queue.", ("queue",)),
@@ -127,12 +134,28 @@ def take(orchestrator: Orchestrator) -> Samples:
     engine.discovery.catch_up()
     found: Samples = {name: {} for name in METRICS}
     for counts in orchestrator.counts():
-        for status in ("open", "succeeded", "failed", "cancelled", "compensation_failed"):
+        for status in ("open", *ENDED):
             found["orchestrator_runs"][counts.flow, status] = getattr(counts, status)
+    _add_statistics(orchestrator, found)
     _add_queues(engine, orchestrator, found)
     _add_limits(orchestrator, found)
     _add_schedules(engine, orchestrator, found)
     return found
+
+
+def _add_statistics(orchestrator: Orchestrator, found: Samples) -> None:
+    for each in orchestrator.statistics(hours=2):
+        for status in ENDED:
+            found["orchestrator_run_ends"][each.flow, status] = each.ends.get(status, 0)
+        found["orchestrator_sampled_share"][each.flow,] = each.sampled
+        for quantile, name in QUANTILES.items():
+            took: timedelta | None = getattr(each.runs, name)
+            if took is not None:
+                found["orchestrator_run_duration_seconds"][each.flow, quantile] = took.total_seconds()
+            for node, durations in each.nodes.items():
+                took = getattr(durations, name)
+                if took is not None:
+                    found["orchestrator_node_duration_seconds"][each.flow, node, quantile] = took.total_seconds()
 
 
 def _add_queues(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:

@@ -86,16 +86,41 @@ def every_command(group: click.Group = flow, words: tuple[str, ...] = ()) -> dic
 EACH = pytest.mark.parametrize("words", every_command(), ids=" ".join)
 
 
-@EACH
-def test_the_example_in_the_help_of_a_command_can_be_typed(operator, run_id, words):
+def typed_words(words: tuple[str, ...], run_id: str) -> list[str]:
+    """The example in the help of a command, as a person types it behind `flow`."""
     (example,) = re.findall(r"Example: (.+)", every_command()[words].epilog or "")
     typed = shlex.split(example.replace("3f2a", run_id[:12]))
     typed = typed[typed.index("flow") + 1 :] if typed[0] == "celery" else typed[1:]
-    typed = typed[2:] if typed[0] == "-A" else typed
-    assert tuple(typed[: len(words)]) == words
-    if words[0] not in ELSEWHERE:
-        # A run that has ended is no more to be cancelled, and no worker consumes one of the queues.
-        operator.type(*typed, code=1 if words in {("cancel",), ("doctor",)} else 0)
+    return typed[2:] if typed[0] == "-A" else typed
+
+
+@pytest.fixture(scope="module")
+def examples(operator, run_id):
+    """Every example, typed in a process of its own: exit code, output and errors."""
+    typed = {words: typed_words(words, run_id) for words in every_command() if words[0] not in ELSEWHERE}
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.programs.typed"],
+        input=json.dumps([["-A", MODULE, "flow", *words] for words in typed.values()]),
+        cwd=ROOT,
+        env=environment_for(operator.url),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
+    )
+    return dict(zip(typed, json.loads(answer.stdout), strict=True))
+
+
+@EACH
+def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
+    if words[0] in ELSEWHERE:
+        assert words[0] == "dev"
+        return
+    code, _, errors = examples[words]
+    # A run that has ended is no more to be cancelled, and no worker consumes one of the queues.
+    assert code == (1 if words in {("cancel",), ("doctor",)} else 0), errors
+    assert tuple(typed_words(words, "0" * 32)[: len(words)]) == words
+    assert "Traceback" not in errors
 
 
 @EACH
@@ -158,6 +183,16 @@ def test_runs_come_in_pages(operator, run_id):
     assert first["runs"][0]["id"] != second["runs"][0]["id"]
     lines = operator.type("runs", "--flow", "order").splitlines()
     assert all(len(line.split("\t")) == 6 for line in lines)
+
+
+def test_what_has_ended_can_be_deleted(operator):
+    id = operator.order()
+    assert operator.json("delete", id)["runs"] == [{"id": id, "is_done": True, "message": ""}]
+    assert "is unknown" in operator.type("show", id, code=2)
+    id = operator.type("start", "lonely").strip()
+    (refused,) = operator.json("delete", id, code=1)["runs"]
+    assert "cancel it first" in refused["message"]
+    operator.type("cancel", id)
 
 
 def test_a_filter_counts_first_and_asks_nobody_without_a_terminal(operator):
@@ -240,6 +275,7 @@ def test_metrics_are_printed_and_served(operator, run_id):
     samples = {(each["name"], *each["labels"].values()): each["value"] for each in operator.json("metrics")}
     assert samples["orchestrator_up",] == 1
     assert samples["orchestrator_runs", "order", "succeeded"] >= 1
+    assert samples["orchestrator_run_ends", "order", "succeeded"] >= 1
     assert samples["orchestrator_queue_consumers", "nobody"] == 0
     assert samples["orchestrator_workers", "order"] == 1
     assert run_id not in operator.type("metrics")
@@ -328,3 +364,55 @@ def test_a_shell_completes_the_commands(operator):
         check=False,
     )
     assert answer.stdout.split() == ["plain,schedules", "plain,schema"]
+
+
+BROKEN = """
+from celery import Celery
+from orchestrator import FlowBuilder, Node, Orchestrator, manual
+
+app = Celery("broken", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
+orchestrator = Orchestrator(app)
+"""
+EMPTY_FLOW = 'orchestrator.register(FlowBuilder("empty").build())'
+UNDECLARED = """
+app.conf.update(task_create_missing_queues=False, accept_content=["json", "pickle"])
+orchestrator.register(FlowBuilder("far").triggered_by(manual("x")).then(Node("go", lambda: 1)).on_queue("moon").build())
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "found"),
+    [
+        (BROKEN + EMPTY_FLOW, 1, {"no-step", "no-trigger"}),
+        (BROKEN + UNDECLARED, 1, {"would-hang", "unsafe-content"}),
+        (BROKEN, 1, {"no-flow"}),
+        ("import a_module_that_is_not_there", 2, set()),
+    ],
+)
+def test_check_finds_without_a_server_what_would_not_run(tmp_path, code, exit_code, found):
+    (tmp_path / "broken.py").write_text(code)
+    answer = subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "-A", "broken", "check", "--json"],
+        cwd=tmp_path,
+        env=environment_for("redis://127.0.0.1:1/0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == exit_code, answer.stderr
+    if exit_code == 1:
+        SCHEMAS["check"].validate_json(answer.stdout, strict=True)
+        assert {each["code"] for each in json.loads(answer.stdout)} == found
+    else:
+        assert "cannot be imported" in answer.stderr
+
+
+def test_a_beginning_of_an_id_that_several_runs_have_is_refused_with_their_ids(operator):
+    ids: dict[str, str] = {}
+    while len(ids) == len(set(ids.values())):
+        id = operator.type("start", "lonely").strip()
+        ids[id] = id[:1]
+    first = next(begin for begin in ids.values() if list(ids.values()).count(begin) > 1)
+    assert "begins the ids of" in operator.type("show", first, code=2)
+    operator.type("cancel", "--flow", "lonely", "--yes")

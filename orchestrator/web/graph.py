@@ -57,7 +57,7 @@ def draw_graph(
         unfold: Whether to draw up to 150 boxes before a long line folds.
         standalone: Whether the picture is a file of its own, with its colours inside.
     """
-    line = read_shapes(plan, marks or {}, unfold=unfold)
+    line = read_shapes(plan, marks or {}, unfold=unfold, is_narrow=width < COLUMN)
     drawing = _lay_line(line, width - 2 * MARGIN)
     pen = _Pen(link, selected)
     drawing.draw(pen, MARGIN, MARGIN)

@@ -80,16 +80,14 @@ class FlowsHandler(BaseHandler):
         Raises:
             PageProblem: The app has none.
         """
-        app = self.capp
-        engine: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
-        if engine is None:
+        found = find_orchestrator(self.capp)
+        if found is None:
             raise PageProblem(
                 404,
-                f"The Celery app {app.main!r} has no orchestrator. Start Flower with the module that calls "
+                f"The Celery app {self.capp.main!r} has no orchestrator. Start Flower with the module that calls "
                 "Orchestrator(app): celery -A shop flower",
             )
-        engine.discovery.catch_up()
-        return Orchestrator(app, engine.store.address.url, engine.settings)
+        return found
 
     async def ask(
         self, function: Callable[Concatenate[Orchestrator, P], Answer], *args: P.args, **kw: P.kwargs
@@ -162,6 +160,15 @@ class FlowsHandler(BaseHandler):
         """Keep what the reader was told out of the log."""
         if not isinstance(value, PageProblem):
             super().log_exception(typ, value, tb)
+
+
+def find_orchestrator(app: Any) -> Orchestrator | None:
+    """Return the orchestrator of a Celery app, with the flows that it finds registered; None if it has none."""
+    engine: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
+    if engine is None:
+        return None
+    engine.discovery.catch_up()
+    return Orchestrator(app, engine.store.address.url, engine.settings)
 
 
 @cache

@@ -122,16 +122,17 @@ FOLDINGS = (Folding(26, 24, 5), Folding(14, 12, 4), Folding(10, 8, 2), Folding(8
 UNFOLDED = (Folding(120, 100, 6), Folding(60, 40, 5), *FOLDINGS)
 
 
-def read_shapes(plan: Plan, marks: Mapping[str, Mark], *, unfold: bool = False) -> Line:
+def read_shapes(plan: Plan, marks: Mapping[str, Mark], *, unfold: bool = False, is_narrow: bool = False) -> Line:
     """Return the graph of a plan with at most 150 boxes.
 
     Args:
         plan: The plan.
         marks: State of the nodes, decisions and compensations of a run by name; empty for a flow.
         unfold: Whether to draw as many steps as there is room for.
+        is_narrow: Whether every step takes a row of its own.
     """
     reader = _Reader(plan, marks)
-    for folding in UNFOLDED if unfold else FOLDINGS:
+    for folding in UNFOLDED if unfold else FOLDINGS[1 if is_narrow else 0 :]:
         line = reader.line(0 if plan.steps else END, END, folding, depth=0, is_off=False)
         if sum(1 for _ in boxes(line)) <= MOST_BOXES:
             break

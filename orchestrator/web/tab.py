@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import flower.urls
+from flower.views import monitor
 from tornado.template import Loader, Template
 from tornado.web import StaticFileHandler, url
 
-from orchestrator.web import actions, json_api, pages
+from orchestrator.web import actions, json_api, metrics, pages
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,12 @@ def _add() -> None:
     methods = settings.get("ui_methods") or {}
     settings["ui_methods"] = {**methods, "flow_run_of": flow_run_of}
     settings["template_loader"] = loader
+    handlers[:] = [("/metrics", metrics.Metrics) if _is_metrics(each) else each for each in handlers]
     handlers[-1:-1] = addresses()
+
+
+def _is_metrics(handler: Any) -> bool:
+    return isinstance(handler, tuple) and handler[:2] == ("/metrics", monitor.Metrics)
 
 
 def addresses() -> list[Any]:

@@ -290,6 +290,14 @@ def test_who_has_signed_in_acts_by_name(guarded, run):
     assert "too late (by ada)" in str(run.error)
 
 
+def test_flower_s_metrics_have_those_of_runs(flower, run):
+    text = flower.get("/metrics").text
+    assert "orchestrator_up 1.0" in text
+    assert 'orchestrator_runs{flow="order",status="open"}' in text
+    assert "flower_" in text
+    assert flower.get("/metrics").text.count("# HELP orchestrator_up ") == 1
+
+
 def test_an_output_is_downloaded_whole(flower, program):
     run = program.orchestrator.start("import-catalogue", 5)
     answer = flower.get(f"/flows/run/{run.id}/output/-input")

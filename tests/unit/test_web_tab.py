@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import flower.urls
 import pytest
 
-from orchestrator.web import install, tab
+from orchestrator.web import install, metrics, tab
 
 
 @pytest.fixture
@@ -29,6 +29,12 @@ def test_the_pages_stand_before_the_page_for_what_is_not_found(urls):
     assert {"flows", "flow-run", "flows-limits"} <= set(names(urls))
     assert urls.handlers[-1][0] == r".*"
     assert len(urls.handlers) == before + len(tab.addresses())
+
+
+def test_the_metrics_are_flower_s_and_ours(urls):
+    install()
+    (found,) = [each[1] for each in urls.handlers if isinstance(each, tuple) and each[0] == "/metrics"]
+    assert found is metrics.Metrics
 
 
 def test_a_second_call_changes_nothing(urls):

@@ -13,9 +13,9 @@
     │   ├── InvalidInput, InvalidOutput
     │   └── MissingOutputError, HiddenDependencyError
     └── StoreError               Redis
-        ├── StoreUnavailable     it did not answer
-        ├── StoreFull            it answered that its memory is full
-        └── StoreRefused         it answered that it does not do that: rights, password, a key of another type
+        ├── StoreUnavailable     it did not answer, or refuses for a while
+        │   └── StoreRefused     until somebody changes something: rights, password, a key of another type
+        └── StoreFull            it answered that its memory is full
     Signal                       not errors: a node function raises one to say what happens next
     ├── Terminal, RetryLater
     FlowDefinitionWarning        a soft finding of build(); a UserWarning
@@ -250,14 +250,14 @@ class StoreError(OrchestratorError):
 
 
 class StoreUnavailable(StoreError):
-    """Redis did not answer in time; the last call may or may not have had its effect."""
+    """Redis did not answer in time, or refuses for a while; the last call may or may not have had its effect."""
 
 
 class StoreFull(StoreError):
     """Redis refused a write because its memory is full; nothing was written."""
 
 
-class StoreRefused(StoreError):
+class StoreRefused(StoreUnavailable):
     """Redis refuses as it is set up: a password, a right, a key of another program. The message says what to do."""
 
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import StoreError, StoreFull, StoreUnavailable
+from orchestrator.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +56,9 @@ class BrokenParts:
         try:
             with self._store.guarded():
                 step()
-        except (StoreFull, StoreUnavailable):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this part's alone
+        except Exception as error:  # whatever else it is, it is this part's alone, such as a key of another type
+            if isinstance(error, StoreFull | StoreUnavailable) and not isinstance(error, StoreRefused):
+                raise
             self.set_aside(kind, name, error)
             return False
         if pause is not None:

@@ -14,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import NodeFailure, RunError, RunTimeout, StoreError, StoreFull, UnknownRun
+from orchestrator.errors import NodeFailure, RunError, RunTimeout, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
 from orchestrator.maintenance.looks import RunLooks
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
+from orchestrator.store.refusals import was_refused
 from orchestrator.store.statistics import Measurer
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Reconciler:
         self._slots_at: dict[str, float] = {}
         self._leads_until = 0.0
         self._calm_until = 0.0
+        self._has_ticked = False
         self._stopped = threading.Event()
         loops = {"sweep": self._sweep_loop, "timers": self._timer_loop}
         self.threads = [
@@ -98,18 +100,18 @@ class Reconciler:
         try:
             with self.store.guarded():
                 return step()
-        except StoreFull as error:
-            # Attempts whose commit Redis refuses wait past their deadline; before any is ended they get one lease to
-            # commit.
-            self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
-            warn_sparingly(logger, "reconciler: %s", error)
         except StoreError as error:
+            # Attempts whose commit Redis refuses wait past their deadline; before any is ended they get one lease to
+            # commit. Not where a later part of a sweep is refused for good: then no claim would ever be ended.
+            if was_refused(error) and not (self._has_ticked and isinstance(error, StoreRefused)):
+                self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
             warn_sparingly(logger, "reconciler: %s", error)
         except Exception as error:  # noqa: BLE001 - the next round tries again
             log_error_sparingly(logger, error, "reconciler: a step failed")
         return None
 
     def _sweep_if_leader(self) -> None:
+        self._has_ticked = False
         lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
         if not self.store.upkeep.lead(self._id, lock_ms=lock_ms):
             self._leads_until = 0.0
@@ -126,6 +128,7 @@ class Reconciler:
         until = time.monotonic() + self._period_s
         # After a gap between sweeps nobody may have been able to renew: the script forbids to end leases for one lease.
         tick = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
+        self._has_ticked = True
         if tick.went_back:
             logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
         may_end = tick.may_end and time.monotonic() > self._calm_until

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 
 import redis
 
-from orchestrator.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from orchestrator.errors import StoreError, StoreRefused, StoreUnavailable
+from orchestrator.store.refusals import refusal_of
 
-AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
-WRONG_USER = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
-FOR_A_WHILE = re.compile(r"LOADING|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|ASK|UNKILLABLE|READONLY")
-"""Begin the text of what a server refuses now and may do later."""
-PASSING = (
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.TryAgainError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.AskError,
-)
+AWAY = (redis.ConnectionError, redis.TimeoutError)
 NO_TLS = re.compile(r"\[SSL|certificate")
-NO_RIGHTS = re.compile(r"NOPERM|no permission|has no .*permissions|executing the script can't|ACL failure in script")
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Guard:
 
         Raises:
             StoreFull: Redis refused to write.
-            StoreUnavailable: Redis did not answer, or cannot do it now.
+            StoreUnavailable: Redis did not answer, or refuses for a while.
             StoreRefused: Redis does not do it as it is set up.
         """
         if isinstance(error, redis.RedisError):
@@ -56,39 +47,24 @@ class Guard:
     def meaning(self, error: redis.RedisError) -> StoreError | None:
         """The store's error for one of Redis; None for a mistake of the caller, such as an argument of a wrong type."""
         where, text = f"Redis at {self.place}", str(error).rstrip(".")
-        if isinstance(error, redis.OutOfMemoryError):
-            return StoreFull(f"{where} is full: {text}. Nothing was written; free memory or raise maxmemory")
-        if refusal := self._refusal_of_connection(error, where, text):
-            return refusal
-        if isinstance(error, AWAY):
-            return StoreUnavailable(f"{where} did not answer: {text}")
-        if not isinstance(error, redis.ResponseError):
-            return None
-        is_elsewhere = isinstance(error, redis.exceptions.MovedError)  # an AskError, but for good
-        if not is_elsewhere and (isinstance(error, PASSING) or FOR_A_WHILE.match(text)):
-            return StoreUnavailable(f"{where} cannot do it now: {text}")
-        return StoreRefused(f"{where} refused: {text}. {self._remedy(error)}")
-
-    def _refusal_of_connection(self, error: redis.RedisError, where: str, text: str) -> StoreRefused | None:
-        if isinstance(error, WRONG_USER) or (isinstance(error, redis.ResponseError) and "NOAUTH" in text):
-            return StoreRefused(
-                f"{where} does not know this user or password: {text}. Correct them in {self.setting}; special "
-                "characters in a URL have to be percent-encoded"
-            )
         if isinstance(error, AWAY) and NO_TLS.search(text):
             return StoreRefused(
                 f"{where} and this client do not agree on TLS: {text}. Correct the scheme or the ssl_ options of "
                 f"{self.setting}"
             )
-        return None
+        if refusal := refusal_of(error):
+            remedy = refusal.remedy.format(setting=self.setting, prefix=self.prefix)
+            return refusal.raised(f"{where} {refusal.means}: {text}. {remedy}")
+        if isinstance(error, AWAY):
+            return StoreUnavailable(f"{where} did not answer: {text}")
+        if not isinstance(error, redis.ResponseError):
+            return None
+        if type(error) is redis.exceptions.AskError:  # for a moment; a MovedError, which is one too, is for good
+            return StoreUnavailable(f"{where} cannot do it now: {text}")
+        return StoreRefused(f"{where} refused: {text}. {self._remedy(error)}")
 
     def _remedy(self, error: redis.ResponseError) -> str:
         text = str(error)
-        if isinstance(error, redis.exceptions.NoPermissionError) or NO_RIGHTS.search(text):
-            return (
-                f"Give the user of {self.setting} the keys ~{self.prefix}:*, the channels &{self.prefix}:* and the "
-                "commands that docs/deployments.md lists"
-            )
         if text.startswith("WRONGTYPE"):
             return (
                 f"Another program keeps something else in a key that begins with {self.prefix}:; give "

@@ -1,23 +1,26 @@
 """A network to break: a TCP proxy on loopback in front of one server.
 
-It passes bytes until a test tells it otherwise: cut the connections, swallow everything, be slow, or lose the reply to
-a certain request after the server has answered it.
+It passes bytes until a test tells it otherwise: cut the connections, swallow everything, be slow, lose the reply to
+a certain request after the server has answered it, or answer every command with an error in place of the server.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 HOST = "127.0.0.1"
+COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n[A-Z ]+\r\n")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, as a peer does that knows of no connection
 
 
@@ -69,6 +72,7 @@ class Proxy:
         self._open = threading.Event()  # not set: nothing is forwarded
         self._open.set()
         self._delay_s = 0.0
+        self._refusal = b""
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -130,6 +134,15 @@ class Proxy:
             self._rules.append(rule)
         return rule
 
+    @contextmanager
+    def refusing(self, text: str) -> Iterator[None]:
+        """Answer every command with this error, and let the server have none."""
+        self._refusal = b"-" + text.encode() + b"\r\n"
+        try:
+            yield
+        finally:
+            self._refusal = b""
+
     def lose_nothing(self) -> None:
         with self._lock:
             self._rules = []
@@ -163,6 +176,10 @@ class Proxy:
                     time.sleep(self._delay_s)
                 self._open.wait()
                 if link.forgotten:
+                    continue
+                if source is link.client and self._refusal:
+                    # A client sends whole commands and waits for their answers, so that a piece begins with one.
+                    source.sendall(self._refusal * max(len(COMMAND.findall(data)), 1))
                     continue
                 if source is link.client:
                     self._note_request(link, data)

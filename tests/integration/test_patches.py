@@ -6,8 +6,9 @@ import contextlib
 import os
 import struct
 import threading
+import time
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import billiard
 import pytest
@@ -21,10 +22,11 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 from kombu.transport import redis as transport
+from kombu.utils import functional
 
 from orchestrator import ConfigurationError, FlowBuilder, Node, Orchestrator, RegistrationError, Settings, manual
 from orchestrator.messaging.canvas import SINCE_HEADER
-from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched, refused_writes
+from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched
 from orchestrator.server import EmbeddedServer
 from orchestrator.settings import PATCHES
 
@@ -132,14 +134,21 @@ def test_a_message_that_cannot_be_noted_for_memory_waits(consume, admin):
 
 
 # --- refused_connections ---------------------------------------------------------------------------
-def test_a_refused_connection_is_a_lost_one_for_the_workers_consumer():
+def test_whatever_redis_refuses_is_a_lost_connection_for_the_workers_consumer_with_a_pause(monkeypatch):
     class Worker:
         class consumer:  # noqa: N801 - as Celery's
             connection_errors = (OSError,)
+            reported: ClassVar[list[BaseException]] = []
+            on_connection_error_before_connected = on_connection_error_after_connected = reported.append
 
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    errors = [redis.OutOfMemoryError(), redis.ReadOnlyError(), redis.ResponseError("UNBLOCKED force unblock")]
     with only("refused_connections", worker=Worker):
-        assert issubclass(redis.OutOfMemoryError, Worker.consumer.connection_errors)
-        assert issubclass(redis.ReadOnlyError, Worker.consumer.connection_errors)
+        assert all(isinstance(error, Worker.consumer.connection_errors) for error in errors)
+        for error in (*errors, redis.ConnectionError()):
+            Worker.consumer.on_connection_error_after_connected(error)
+    assert len(Worker.consumer.reported) == 1 + len(slept) == 1 + len(errors), "a connection that is lost waits itself"
     assert Worker.consumer.connection_errors == (OSError,)
 
 
@@ -166,30 +175,20 @@ def test_a_channel_keeps_its_client_only_with_the_patch(server, names, is_kept):
             assert one.ping()
 
 
-# --- refused_writes --------------------------------------------------------------------------------
-@pytest.mark.parametrize(("setting", "value", "back"), [("min-replicas-to-write", 1, 0), ("replicaof", None, None)])
-def test_a_server_that_refuses_to_write_is_a_lost_connection(server, admin, setting, value, back):
-    def fetch():
-        with Connection(server.url) as connection:
-            channel = connection.default_channel
-            if value is None:
-                admin.replicaof("127.0.0.1", 1)
-            else:
-                admin.config_set(setting, value)
-            try:
-                channel._create_client().rpush("work", "{}")
-            except connection.connection_errors:
-                return "lost"
-            except redis.ResponseError:
-                return "refused"
-            finally:
-                admin.replicaof("NO", "ONE") if value is None else admin.config_set(setting, back)
+# --- greenlet_sleep --------------------------------------------------------------------------------
+@pytest.mark.parametrize(("names", "yields"), [((), False), (("greenlet_sleep",), True)])
+def test_kombu_waits_as_greenlets_do_only_with_the_patch(monkeypatch, names, yields):
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)  # as gevent does, behind kombu's import
+    calls = iter([OSError("refused"), None])
 
-    with only():
-        assert fetch() == "refused"
-    with only("refused_writes"):
-        assert fetch() == "lost"
-        assert issubclass(refused_writes.WriteRefusedError, redis.ReadOnlyError)
+    def connect():
+        if error := next(calls):
+            raise error
+
+    with only(*names):
+        functional.retry_over_time(connect, OSError, interval_start=0.01, interval_max=0.01)
+    assert bool(slept) == yields
 
 
 # --- closed_channels -------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from orchestrator.messaging.patches import (
     client_per_channel,
     closed_channels,
     fork_server,
+    greenlet_sleep,
     held_messages,
     partial_reports,
     refused_acks,
     refused_connections,
-    refused_writes,
     unacked_in_memory,
 )
 
@@ -37,7 +37,7 @@ BEFORE_POOL: Mapping[str, Patch] = {
 AT_START: Mapping[str, Patch] = {
     "refused_acks": refused_acks.applied,
     "refused_connections": refused_connections.applied,
-    "refused_writes": refused_writes.applied,
+    "greenlet_sleep": greenlet_sleep.applied,
     "closed_channels": closed_channels.applied,
     "held_messages": held_messages.applied,
     "unacked_in_memory": unacked_in_memory.applied,

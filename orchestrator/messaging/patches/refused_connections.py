@@ -1,11 +1,13 @@
-"""Take it as a lost connection when Redis refuses to let a lost connection be set up again.
+"""Take it as a lost connection when the worker's consumer is refused whatever it asks of Redis.
 
-Setting one up writes queue bindings, and a lock for giving back what others left. A refusal, because Redis is full or
-has become a replica, ends a stock worker; this way it connects again until Redis takes what it writes.
+It cannot save, is a replica, is busy, has too few replicas, takes rights away: redis-py calls that an answer to the
+command, and a stock worker ends at its next fetch, or when it sets its connection up again. This way it connects again,
+asks Sentinel again who is the master, and goes on when Redis does.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,36 @@ import redis
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TRY_AGAIN_S = 0.5
+
 
 @contextmanager
 def applied(worker: Any) -> Iterator[None]:
     """Make the worker's consumer connect again in the block."""
-    stock = worker.consumer.connection_errors
-    worker.consumer.connection_errors = (*stock, redis.OutOfMemoryError, redis.ReadOnlyError)
+    consumer = worker.consumer
+    stock = consumer.connection_errors
+    # Not a list of refusals: one that nobody knows yet must not end a worker either.
+    consumer.connection_errors = (*stock, redis.RedisError)
+    reports = {name: getattr(consumer, name) for name in REPORTS}
+    for name, report in reports.items():
+        setattr(consumer, name, _pausing(report))
     try:
         yield
     finally:
-        worker.consumer.connection_errors = stock
+        consumer.connection_errors = stock
+        for name, report in reports.items():
+            setattr(consumer, name, report)
+
+
+REPORTS = ("on_connection_error_before_connected", "on_connection_error_after_connected")
+"""What Celery's consumer calls before it connects again."""
+
+
+def _pausing(report: Any) -> Any:
+    def report_and_pause(error: BaseException) -> None:
+        report(error)
+        # Redis answers at once, so that nothing else slows this down. The loop of the worker stands still in any case.
+        if isinstance(error, redis.ResponseError):
+            time.sleep(TRY_AGAIN_S)
+
+    return report_and_pause

@@ -14,7 +14,7 @@ from kombu.transport import virtual
 from kombu.transport.redis import Channel
 
 from orchestrator.messaging.canvas import SINCE_HEADER
-from orchestrator.messaging.patches.refused_acks import outlast_full_memory
+from orchestrator.messaging.patches.refused_acks import outlast_refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def applied(_worker: Any) -> Iterator[None]:
             if message is None:
                 super().restore_by_tag(tag, client, leftmost)
             else:
-                outlast_full_memory(lambda: _push(self, message, leftmost=leftmost))
+                outlast_refusals(lambda: _push(self, message, leftmost=leftmost))
 
     UntypedChannel.QoS = LeanQoS
     try:

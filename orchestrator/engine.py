@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import NodeFailure, StoreError, StoreRefused, UnknownRun
+from orchestrator.errors import ConfigurationError, NodeFailure, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
-from orchestrator.messaging.start_checks import StartChecks
+from orchestrator.messaging.start_checks import StartChecks, refused_eviction
 from orchestrator.middleware import Middlewares
 from orchestrator.store.broken_runs import abandon_run
+from orchestrator.store.refusals import was_refused
 from orchestrator.store.scripts.results import Moved, Started, Work
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class Engine:
                 break
             plan = self._as_announced(plan)
         fault_point("after_start")
+        if started.outcome == "evicts":
+            raise ConfigurationError(refused_eviction(plan.flow, started.run_id))
         if started.outcome == "started":
             self.publisher.publish_first(plan, run_id, started.work)
         return started
@@ -172,9 +175,9 @@ class Engine:
             moved = cancel()
             if moved.outcome == "broken" and plan is not None and self.put_back(plan):
                 moved = cancel()
-        except (
-            StoreRefused
-        ):  # a script that fails on a record that it cannot read; if it is something else, so does this
+        except StoreRefused as error:  # a script that fails on a record that it cannot read
+            if was_refused(error):  # Redis lets nobody in for a while
+                raise
             moved = Moved("broken")
         if moved.outcome == "broken":
             return Moved(abandon_run(self.store, record, verdict=verdict, failure=failure))

@@ -44,8 +44,10 @@ class Settings:
         socket_timeout: Limit of one call to Redis. Default 5 s.
         accept_json: Whether a worker that takes flows reads JSON, which the messages of nodes are written in, although
             the app's `accept_content` has none. Default True; if False, `start` refuses with such an app.
-        evicting_store: "warn" or "refuse": whether `start` refuses a Redis that throws keys away when it is full.
-            Default "warn".
+        evicting_store: "warn" or "refuse": whether `start` refuses a Redis that may throw keys away, but none of a live
+            run, or does not say so. Default "warn".
+        allow_eviction: Whether runs are started and begun on a Redis that throws their keys away when it is full.
+            Default False; 1 or 0 as a variable.
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
         indexed_tags: Names of tags by which runs are indexed from their start on, so that `runs(tag=...)` finds few
             among many. Default none; as a variable with commas between them.
@@ -67,6 +69,7 @@ class Settings:
     socket_timeout: timedelta = timedelta(seconds=5)
     accept_json: bool = True
     evicting_store: str = "warn"
+    allow_eviction: bool = False
     fused: bool = False
     indexed_tags: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()

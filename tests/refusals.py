@@ -219,7 +219,7 @@ REFUSALS = {
     "BUSY": Refusal(busy, "BUSY.*SCRIPT KILL"),
     "LOADING": Refusal(loading, "loading"),
     "NOPERM": Refusal(without_rights, "the commands that docs/deployments.md lists", reads=True),
-    "maxclients": Refusal(too_many_clients, "max number of clients.*raise maxclients"),
+    "maxclients": Refusal(too_many_clients, "raise maxclients|did not answer"),
     "password": Refusal(other_password, "password"),
     "CLUSTERDOWN": Refusal(answered("CLUSTERDOWN The cluster is down"), "The cluster is down. Bring its nodes back"),
     "TRYAGAIN": Refusal(answered("TRYAGAIN Multiple keys request during rehashing of slot"), "is moving the slot"),

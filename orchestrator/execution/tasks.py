@@ -21,6 +21,7 @@ from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
 from orchestrator.execution.sources import RunSource
 from orchestrator.execution.task_events import Parked
+from orchestrator.liveness.pool_processes import begins_no_runs
 from orchestrator.liveness.time_limit import interruptible
 from orchestrator.messaging.canvas import ADVANCE
 from orchestrator.messaging.engine_task import EngineTask
@@ -65,6 +66,7 @@ class NodeTask(EngineTask):
         engine = engine_of(self.app)
         name = name or self.node
         plan = self._plan(engine, plan_hash)
+        leave_unbegun(engine, run_id)
         if node_of(name) != self.node:
             raise Ignore("the message names another node")
         in_chord = bool(self.request.chord)
@@ -110,6 +112,8 @@ class NodeTask(EngineTask):
 
     def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:
         """Run further runs whose first message waits in the queue: what becomes of them is not this message's."""
+        if begins_no_runs():
+            return
         for message in pulled(engine, plan, self, since=since):
             run_id = message.run_id
             try:
@@ -139,6 +143,8 @@ class Advance(EngineTask):
 
     def run(self, run_id: str, epoch: int, plan_hash: str, position: int) -> None:
         """Ask for the position and publish it, or work through it."""
+        if position == 0:
+            leave_unbegun(engine_of(self.app), run_id)
         found = announced(self.app, run_id, epoch, plan_hash, position)
         if found is None:
             return
@@ -151,6 +157,23 @@ class Advance(EngineTask):
                 Executor(engine, source).run(members)
         else:
             engine.publish(plan, run_id, epoch, work)
+
+
+def leave_unbegun(engine: Engine, run_id: str) -> None:
+    """Let go of a message of a run that has not begun, where Redis throws keys of live runs away.
+
+    Raises:
+        Ignore: It is such a message; the reconciler sends it again.
+    """
+    if not begins_no_runs():
+        return
+    try:
+        with engine.store.guarded():
+            is_pending = engine.store.upkeep.is_pending(run_id)
+    except StoreError as error:
+        raise Ignore(str(error)) from error
+    if is_pending:
+        raise Ignore("Redis throws keys of live runs away, so that no run is begun")
 
 
 class QuotedErrors(logging.Filter):

@@ -26,11 +26,11 @@ from orchestrator.errors import (
     StoreError,
     StoreFull,
     StoreRefused,
-    StoreUnavailable,
 )
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.pool_processes import in_pool_process, missing_flows, new_processes, tokens_of
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
+from orchestrator.store.refusals import concerns_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,9 +152,9 @@ def end_holder(engine: Engine, holder: str, why: str, *, only_late: bool = False
         try:
             # A lost attempt past its deadline has timed out, and is retried with the delay of its policy.
             end_claim(engine, claim, why, timed_out=claim.deadline < now)
-        except (StoreFull, StoreUnavailable):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this run alone
+        except Exception as error:  # whatever else it is, it is about this run alone
+            if concerns_all(error):
+                raise
             log_error_sparingly(logger, error, "run %s node %s: its claim cannot be ended", claim.run_id, claim.node)
     with engine.store.guarded():
         engine.store.scripts.forget_holder(holder, only_late=only_late)
@@ -251,9 +251,9 @@ class LeaseRenewer(threading.Thread):
     def _end_forgotten_claim(self, claim: Claim) -> None:
         try:
             end_claim(self.engine, claim, "its process does not execute it any more", timed_out=False)
-        except (StoreFull, StoreUnavailable):
-            raise
-        except Exception as error:  # noqa: BLE001 - as in end_holder: leases have to be renewed whatever becomes of it
+        except Exception as error:  # as in end_holder: leases have to be renewed whatever becomes of it
+            if concerns_all(error):
+                raise
             log_error_sparingly(logger, error, "run %s node %s: its claim cannot be ended", claim.run_id, claim.node)
 
     def _state(self) -> dict[str, Any]:

@@ -27,8 +27,8 @@ TOKEN = struct.Struct("16s")
 LIMIT = struct.Struct("d")  # on the clock that all processes of a machine share
 BORN = struct.Struct("ii")  # process id, place in the pool
 HEAD = 64
-DRAINING, WATCHED, TAKING = 0, 1, 2
-"""Bytes of the head: the worker is shutting down; a monitor wants task events; the worker takes flows."""
+DRAINING, WATCHED, TAKING, EVICTING = 0, 1, 2, 3
+"""Bytes of the head: the worker is shutting down, a monitor wants task events, it takes flows, it begins no runs."""
 SIZE = HEAD + PLACES * AT_ONCE * (TOKEN.size + LIMIT.size)
 START = {TOKEN: HEAD, LIMIT: HEAD + PLACES * AT_ONCE * TOKEN.size}
 MEMORY_FILE, BIRTHS_FILE = "memory", "births"

@@ -21,6 +21,7 @@ from celery.signals import worker_process_init
 from orchestrator.liveness.pool_memory import (
     AT_ONCE,
     DRAINING,
+    EVICTING,
     EXPECTED_FILE,
     LIMIT,
     MISSING_FILE,
@@ -138,6 +139,17 @@ def note_watching(*, is_watched: bool) -> None:
 def is_watched() -> bool:
     """Return whether a monitor wants task events."""
     return _memory is not None and _memory.bytes[WATCHED] == 1
+
+
+def note_evicting(*, is_evicting: bool) -> None:
+    """Inform the pool processes whether Redis throws keys of live runs away, so that none is begun."""
+    if _memory is not None:
+        _memory.bytes[EVICTING] = is_evicting
+
+
+def begins_no_runs() -> bool:
+    """Return whether this worker begins no run, because Redis throws keys of live runs away."""
+    return _memory is not None and _memory.bytes[EVICTING] == 1
 
 
 def expect_flows(names: Iterable[str]) -> None:

@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from orchestrator.errors import StoreError
+from orchestrator.store.refusals import concerns_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ class BrokenParts:
             with self._store.guarded():
                 step()
         except Exception as error:  # whatever else it is, it is this part's alone, such as a key of another type
-            if isinstance(error, StoreFull | StoreUnavailable) and not isinstance(error, StoreRefused):
+            if concerns_all(error):
                 raise
             self.set_aside(kind, name, error)
             return False

@@ -92,6 +92,7 @@ class FlowWorker:
             warn_of_problems(self._engine)
         else:  # Redis is away: the worker starts all the same, and announces its flows later
             self._announcer.start()
+        self._reconciler.evictions.look(leads=False)  # before the first message
         self._lease_renewer.start()
         self._watchdog.start()
         self._reconciler.start()

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import redis
 from celery.app.annotations import resolve_all
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, StoreRefused
 from orchestrator.execution.task_calls import HOOKS
 from orchestrator.messaging.celery_addresses import has_redis_broker
-from orchestrator.messaging.start_checks import eviction, refused_content, undeclared_queues
+from orchestrator.messaging.start_checks import refused_content, undeclared_queues
+from orchestrator.store.eviction import eviction_of, find_eviction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,7 +106,10 @@ def seen_from_here(store: Store) -> list[Finding]:
     try:
         with store.guarded():
             return list(server_problems(store))
-    except (StoreError, redis.RedisError) as error:  # some managed servers refuse INFO
+    except StoreRefused:  # some managed servers refuse INFO
+        unknown = eviction_of(store.place, None)
+        return [Finding("eviction", unknown.problem, "maxmemory-policy")] if unknown else []
+    except (StoreError, redis.RedisError) as error:
         logger.info("Redis at %s does not say how it is set up: %s", store.place, error)
         return []
 
@@ -117,10 +121,10 @@ def server_problems(store: Store) -> Iterator[Finding]:
         redis.RedisError: It did not answer, or does not tell this user.
     """
     where = f"Redis at {store.place}"
-    memory, persistence = store.server_info("memory"), store.server_info("persistence")
+    persistence = store.server_info("persistence")
     version = str(store.server_info("server").get("redis_version", ""))
-    if problem := eviction(store.place, memory):
-        yield Finding("eviction", problem, "maxmemory-policy")
+    if evicts := find_eviction(store):
+        yield Finding("eviction", evicts.problem, "maxmemory-policy")
     if not int(persistence.get("aof_enabled", 1)):
         yield Finding(
             "aof-off",

@@ -18,6 +18,7 @@ from orchestrator.errors import NodeFailure, RunError, RunTimeout, StoreError, S
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
+from orchestrator.maintenance.eviction_watch import EvictionWatch
 from orchestrator.maintenance.looks import RunLooks
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import was_refused
@@ -52,6 +53,7 @@ class Reconciler:
         self.store = engine.store
         self.monitor = monitor
         self._measurer = Measurer(engine.store)
+        self.evictions = EvictionWatch(engine)
         self._id = uuid.uuid4().hex
         self._period_s = engine.settings.reconcile_every.total_seconds()
         # Two threads, so each has its own.
@@ -86,6 +88,7 @@ class Reconciler:
             self.monitor.note_watching()  # in every worker: its own pool processes send the events of their nodes
             began = time.monotonic()
             self._guarded(self._sweep_if_leader)
+            self.evictions.look(leads=time.monotonic() < self._leads_until)
             self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
     def _timer_loop(self) -> None:

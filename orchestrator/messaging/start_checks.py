@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import redis
-
 from orchestrator.errors import ConfigurationError
 from orchestrator.messaging.accepted_content import accepts_json
+from orchestrator.store.eviction import find_eviction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from celery import Celery
 
@@ -42,8 +41,8 @@ class StartChecks:
             is_registered: Whether this process has the flow's code; else only the queue that it sends to is looked at.
 
         Raises:
-            ConfigurationError: No message of the run could be sent or read, or the store forgets runs and
-                `Settings.evicting_store` says not to use it; names the setting.
+            ConfigurationError: No message of the run could be sent or read, or the store throws runs away and
+                `Settings.allow_eviction` or `evicting_store` says not to use it; names the setting.
         """
         if plan.hash in self._passed:
             return
@@ -51,29 +50,27 @@ class StartChecks:
         problems += refused_content(self._app, self._store.settings)
         if problems:
             raise ConfigurationError(f"flow {plan.flow} is not started: {'; '.join(problems)}")
-        self._look_at_store()
+        self._look_at_store(plan.flow)
         self._passed.add(plan.hash)
 
-    def _look_at_store(self) -> None:
+    def _look_at_store(self, flow: str) -> None:
         if self._store_is_known:
             return
-        problem = self._eviction()
-        if problem and self._store.settings.evicting_store == "refuse":
-            raise ConfigurationError(f"{problem}; Settings.evicting_store is 'refuse', so nothing is started")
-        if problem:
-            logger.warning("%s", problem)
+        settings = self._store.settings
+        with self._store.guarded():
+            found = find_eviction(self._store)
+        if found and found.takes_live_runs and not settings.allow_eviction:
+            raise ConfigurationError(refused_eviction(flow, found.problem))
+        if found and settings.evicting_store == "refuse":
+            raise ConfigurationError(f"{found.problem}; Settings.evicting_store is 'refuse', so nothing is started")
+        if found:
+            logger.warning("%s", found.problem)
         self._store_is_known = True
 
-    def _eviction(self) -> str | None:
-        with self._store.guarded():
-            try:
-                memory = self._store.server_info("memory")
-            except redis.AuthenticationError:
-                raise
-            except redis.ResponseError as error:  # some managed servers, and users with few rights, are not told
-                logger.debug("Redis at %s does not say whether it evicts: %s", self._store.place, error)
-                return None
-        return eviction(self._store.place, memory)
+
+def refused_eviction(flow: str, problem: str) -> str:
+    """What `start` raises where the server throws keys of live runs away."""
+    return f"flow {flow} is not started: {problem}; or set Settings.allow_eviction, in every process"
 
 
 def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> dict[str, str]:
@@ -107,20 +104,3 @@ def refused_content(app: Celery, settings: Settings) -> Iterator[str]:
             f"accept_content of the Celery app {app.main!r} has no json, in which the messages of nodes are written, "
             "and Settings.accept_json is off; add 'json' to accept_content, or set accept_json=True"
         )
-
-
-def eviction(place: str, memory: Mapping[str, Any]) -> str | None:
-    """Say so if the server of the runs may throw keys away.
-
-    Args:
-        place: Where it is.
-        memory: What it says of its memory, `INFO memory`.
-    """
-    policy = memory.get("maxmemory_policy", "noeviction")
-    if policy == "noeviction":
-        return None
-    when = "when it is full" if int(memory.get("maxmemory", 0)) else "as soon as a maxmemory is set"
-    return (
-        f"Redis at {place} has maxmemory-policy {policy}: {when}, runs vanish in silence. Set maxmemory-policy "
-        "noeviction, or give runs a server of their own by Orchestrator(app, redis_url=...)"
-    )

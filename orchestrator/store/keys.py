@@ -46,6 +46,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
 | aside | hash: kind and name to what is wrong with a part that is set aside (JSON) | until it works or is gone |
 | sweep | hash: last tick of the reconciler | for ever |
+| evicts | string: why no run is started, for the server throws keys of live runs away | a while, set again and again |
 | leader | string: who reconciles | two periods of the reconciler |
 | cursors | hash: flow and source to version and cursor (JSON) | for ever, one field a source |
 | slots | hash: schedule to its last instant | while the schedule is in the code |
@@ -251,6 +252,11 @@ class Keys:
         return self._named("workers", worker)
 
     @lazy
+    def evicts(self) -> str:
+        """Why no run is started."""
+        return self._named("evicts")
+
+    @lazy
     def sweep(self) -> str:
         """The reconciler's last tick."""
         return self._named("sweep")
@@ -289,7 +295,7 @@ class Keys:
         """The keys that start.lua gets, in the order in which it binds them; behind them those that few starts need."""
         return (
             *(self.run(run_id), self.nodes(run_id), self.outputs(run_id), self.history(run_id), self.plan(plan_hash)),
-            *(self.live, self.timers, self.events, self.index, self.limits),
+            *(self.live, self.timers, self.events, self.index, self.limits, self.evicts),
         )
 
     @lru_cache(maxsize=256)  # noqa: B019 - there are as many of these objects as prefixes

@@ -82,7 +82,7 @@ REFUSALS = (
         pattern="max number of clients",
     ),
     Refusal(
-        "NOPERM", "refuses",
+        "NOPERM", "refused",
         "Give the user of {setting} the keys ~{prefix}:*, the channels &{prefix}:* and the commands that "
         "docs/deployments.md lists",
         kinds=(exceptions.NoPermissionError,),
@@ -103,6 +103,13 @@ REFUSALS = (
 def refusal_of(error: redis.RedisError) -> Refusal | None:
     """The refusal that an error of redis-py is; None where it is another one."""
     return next((refusal for refusal in REFUSALS if refusal.fits(error)), None)
+
+
+def concerns_all(error: BaseException) -> bool:
+    """Whether no other call gets further either: the server is away or refuses, and it is not one key that is wrong."""
+    if isinstance(error, StoreRefused):
+        return was_refused(error)
+    return isinstance(error, StoreError)
 
 
 def was_refused(error: StoreError) -> bool:

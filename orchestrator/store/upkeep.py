@@ -112,6 +112,17 @@ class Upkeep:
         pipe.execute()
         return count in {len(members), len(tags)}
 
+    def is_pending(self, run_id: str) -> bool:
+        """Whether nothing of a run has begun."""
+        return bool(self._client.hget(self._keys.run(run_id), "status") == b"pending")
+
+    def note_eviction(self, problem: str, *, keep_ms: int) -> None:
+        """Tell every start for a while that the server throws keys of live runs away; "": that it does not."""
+        if problem:
+            self._client.set(self._keys.evicts, problem, px=keep_ms)
+        else:
+            self._client.delete(self._keys.evicts)
+
     def new_events(self, *, count: int) -> list[tuple[float, dict[str, str]]]:
         """Events of runs that were not sent yet: the instant in seconds, and the fields with the id of the entry."""
         last = self._sent()

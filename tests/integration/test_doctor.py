@@ -52,7 +52,7 @@ class Deployment:
     ) -> None:
         self.app = Celery("shop", broker=url, backend=conf.pop("backend", url), set_as_current=False)
         self.app.conf.update({"worker_prefetch_multiplier": 1, "accept_content": ["json"]} | conf)
-        settings = Settings(prefix=prefix or f"doctor{next(NUMBERS)}")
+        settings = Settings(prefix=prefix or f"doctor{next(NUMBERS)}", allow_eviction=True)
         self.orchestrator = Orchestrator(self.app, redis_url=url, settings=settings)
         flow = FlowBuilder(name).triggered_by(manual("test"), *triggers).then(Node("only", lambda: 1))
         self.orchestrator.register(flow.on_queue(queue).build())

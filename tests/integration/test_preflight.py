@@ -131,13 +131,13 @@ def test_hooks_of_annotations_are_called_for_each_node(own):
     assert called == [("slow.quick", 1), ("slow.slowest", 1)]
 
 
-def test_a_server_that_does_not_tell_is_no_reason_to_warn(own, admin, caplog):
+def test_a_server_that_does_not_tell_is_warned_of(own, admin, caplog):
     admin.acl_setuser("shy", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-info"])
     caplog.set_level("INFO")
     warn_of_problems(engine(own.url.replace("//", "//shy:none@")))
     (record,) = [record for record in caplog.records if record.name == "orchestrator.maintenance.preflight"]
-    assert record.levelname == "INFO"
-    assert "does not say how it is set up" in record.getMessage()
+    assert record.levelname == "WARNING"
+    assert "does not say whether it throws keys away" in record.getMessage()
     assert "none@" not in record.getMessage()
     admin.acl_deluser("shy")
 

@@ -26,6 +26,12 @@ ONCE = RetryPolicy(maximum_attempts=1)
 POOLS = ("prefork", "threads", "gevent", "solo", "spawn", "forkserver", "recycled")
 
 
+@app.task(name="refused.own")
+def own(n: int) -> int:
+    """A task of the app's own."""
+    return n
+
+
 def hold(ctx: NodeContext) -> int:
     """Go on until there is a file named after the run."""
     LEDGER.note("start", ctx.run_id)

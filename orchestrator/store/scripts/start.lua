@@ -9,12 +9,13 @@
 --         overlap ('skip': not while its last run lives), queue_key (place in KEYS) with the message to push, '@since@' in it
 --         for the instant.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
---         and of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives).
+--         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
+--         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
 local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
   plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
   tags = unpack(ARGV, 1, 24)
-local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS = unpack(KEYS, 1, 10)
+local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
 local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 25, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
@@ -35,6 +36,10 @@ if schedules then
     redis.call('HSET', schedules, schedule, scheduled)
     return {'skipped', last}
   end
+end
+local evicts = redis.call('GET', EVICTS)
+if evicts then
+  return {'evicts', evicts}
 end
 if redis.call('HEXISTS', PLAN, 'text') == 0 then
   if plan_fields == '' then

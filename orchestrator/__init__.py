@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from orchestrator.runs import Event, FlowRun, RunPage
     from orchestrator.settings import Settings
     from orchestrator.store.limit_numbers import LimitRow
+    from orchestrator.store.log_lines import LogLine
     from orchestrator.store.queries import FlowCounts, RunRow
-    from orchestrator.store.run_view import LogLine, MapCounts, NodeRow, RunView
+    from orchestrator.store.run_view import MapCounts, NodeRow, RunView
     from orchestrator.store.statistics import Durations, FlowStatistics, HourEnds
     from orchestrator.store.worker_rows import WorkerRow
     from orchestrator.worker import Worker, WorkerConfig
@@ -111,7 +112,8 @@ _HOMES = {
     "orchestrator.settings": ("Settings",),
     "orchestrator.store.limit_numbers": ("LimitRow",),
     "orchestrator.store.queries": ("FlowCounts", "RunRow"),
-    "orchestrator.store.run_view": ("LogLine", "MapCounts", "NodeRow", "RunView"),
+    "orchestrator.store.log_lines": ("LogLine",),
+    "orchestrator.store.run_view": ("MapCounts", "NodeRow", "RunView"),
     "orchestrator.store.statistics": ("Durations", "FlowStatistics", "HourEnds"),
     "orchestrator.store.worker_rows": ("WorkerRow",),
     "orchestrator.worker": ("Worker", "WorkerConfig"),

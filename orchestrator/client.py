@@ -6,7 +6,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import doctor, schedule_control, schedules, starts
+from orchestrator import doctor, node_logs, schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
@@ -17,6 +17,7 @@ from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
 from orchestrator.execution.task_events import TaskEvents
+from orchestrator.hooks import HookCalls
 from orchestrator.liveness.time_limit import TimeLimit
 from orchestrator.maintenance import bootstep
 from orchestrator.maintenance.eager_runs import warn_of_eager
@@ -350,11 +351,12 @@ class Orchestrator:
 def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), store)
     engine.middlewares = Middlewares(
-        (SENTRY, DJANGO, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, TimeLimit(), TaskCalls(app)),
+        (SENTRY, DJANGO, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, HookCalls(), TimeLimit(), TaskCalls(app)),
     )
     setattr(app, Engine.ATTRIBUTE, engine)
     tasks.register_engine_tasks(app)
     bootstep.add_to_workers(app)
+    node_logs.add_to_workers()
     engine.discovery = Discovery(app, partial(_register, engine))
     late_handlers.after_imports(app, engine.discovery.catch_up)
     if "late_handlers" in settings.patches:

@@ -67,6 +67,7 @@ class NodeCall:
         expired: Makes the error that is raised at the limit.
         will_retry: Tells whether an error leads to another attempt, as far as the policy says.
         goes_on: Whether the run goes on without the node if it fails for good.
+        undoes: Of a compensation: the node that it undoes.
         started: When it was called, on the monotonic clock.
         idle: The middlewares that had nothing to do then.
     """
@@ -83,6 +84,7 @@ class NodeCall:
     expired: Callable[[], BaseException]
     will_retry: Callable[[BaseException], bool]
     goes_on: bool = False
+    undoes: str = ""
     started: float = field(default_factory=time.monotonic)
     idle: list[Middleware] = field(default_factory=list)
     _task_id: str = ""
@@ -111,6 +113,13 @@ class Middleware:
 
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
         """Hear how an attempt ended, when that is stored; what this raises is logged and harms nothing."""
+
+    def after_wait(self, run_id: str, flow_name: str, node_name: str) -> None:
+        """Hear that a node waits for a limit, without a process."""
+
+    def wants_runs(self) -> bool:
+        """Whether it wants to hear of runs now."""
+        return True
 
     def after_run(self, run_id: str, flow_name: str, event: str) -> None:
         """Hear that a run was "started", "resumed", or ended with a status: in one worker of the fleet, and later."""
@@ -173,12 +182,13 @@ class Middlewares:
             if _overrides(each, "around") or _overrides(each, "after_node")
         ]
         self._after_node = [each for each in installed if _overrides(each, "after_node")]
+        self._after_wait = [each for each in installed if _overrides(each, "after_wait")]
         self._after_run = [each for each in installed if _overrides(each, "after_run")]
 
     @property
     def wants_runs(self) -> bool:
-        """Whether any middleware hears of runs."""
-        return bool(self._after_run)
+        """Whether any middleware wants to hear of runs."""
+        return any(each.wants_runs() for each in self._after_run)
 
     def call(self, call: NodeCall, function: Callable[[], Result]) -> Result:
         """Call a node's function through all middlewares."""
@@ -198,6 +208,14 @@ class Middlewares:
             try:
                 middleware.after_node(call, outcome)
             except Exception:  # an observer's failure must not become the node's: its output is stored already
+                logger.exception(FAILED, type(middleware).__name__)
+
+    def after_wait(self, run_id: str, flow_name: str, node_name: str) -> None:
+        """Let the middlewares hear of a node that waits."""
+        for middleware in self._after_wait:
+            try:
+                middleware.after_wait(run_id, flow_name, node_name)
+            except Exception:  # as above
                 logger.exception(FAILED, type(middleware).__name__)
 
     def after_run(self, run_id: str, flow_name: str, event: str) -> None:

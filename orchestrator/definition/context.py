@@ -9,15 +9,24 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
     from datetime import datetime
 
 
-running_attempt: ContextVar[tuple[str, str] | None] = ContextVar("running_attempt", default=None)
-"""Run and node of the attempt that this code runs in; waiting for a run there would block its pool process."""
+class RunningAttempt(NamedTuple):
+    """The attempt that some code runs in."""
+
+    run_id: str
+    node_name: str
+    flow_name: str
+    attempt: int
+
+
+running_attempt: ContextVar[RunningAttempt | None] = ContextVar("running_attempt", default=None)
+"""The attempt that this code runs in; waiting for a run there would block its pool process."""
 
 
 def _is_never() -> bool:
@@ -33,7 +42,29 @@ def _ignore_limit(_name: str, _key: str | None) -> None:
 
 
 class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger that adds flow, run, node and attempt to what a line carries in its own `extra`, which comes first."""
+    """A logger that adds flow, run, node and attempt to what a line carries in its own `extra`, which comes first.
+
+    Args:
+        logger: The logger.
+        extra: What is added.
+        keep: Called with the level and the text of every line that is logged.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, extra: Mapping[str, object], keep: Callable[[int, str], None] | None = None
+    ) -> None:
+        super().__init__(logger, extra)
+        self._keep = keep
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a line, and keep it."""
+        if self._keep is not None and self.isEnabledFor(level):
+            try:
+                self._keep(level, str(msg) % args if args else str(msg))
+            except Exception:  # noqa: BLE001 - logging itself reports what does not fit the format
+                self._keep(level, str(msg))
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's, not this one
+        super().log(level, msg, *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Merge both; before Python 3.13 an adapter drops the extra of the call."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from orchestrator.definition.context import running_attempt
+from orchestrator.definition.context import RunningAttempt, running_attempt
 from orchestrator.errors import StoreError
 from orchestrator.execution.failures import NO_FURTHER, Failed, judge
 from orchestrator.execution.inputs import Inputs
@@ -29,6 +29,7 @@ from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import is_draining
 from orchestrator.liveness.time_limit import call_within
 from orchestrator.middleware import End, NodeCall, Outcome
+from orchestrator.store.log_lines import dump_lines
 from orchestrator.store.scripts.commit_and_claim import Claim
 from orchestrator.store.scripts.results import Claimed, Moved
 
@@ -157,7 +158,7 @@ class Attempt:
             return outcome
         self.name = self.kind.name_of(self.name, self.claimed)
         fault_point("after_claim", self.node_plan.name)
-        token = running_attempt.set((self.run_id, self.name))
+        token = running_attempt.set(RunningAttempt(self.run_id, self.name, self.plan.flow, self.claimed.attempt))
         try:
             made = self._call(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
@@ -165,8 +166,19 @@ class Attempt:
             return self._judge(error)
         finally:
             running_attempt.reset(token)
+            self._keep_log()
         fault_point("before_store", self.node_plan.name)
         return made
+
+    def _keep_log(self) -> None:
+        """Keep the lines of `ctx.logger` with the run; they are lost while Redis is away."""
+        if self._inputs is None or not self._inputs.lines:
+            return
+        try:
+            with self.store.guarded():
+                self.store.scripts.keep_log(self.run_id, dump_lines(self._inputs.lines))
+        except StoreError as error:
+            logger.warning("flow %s run %s node %s: its log lines are not kept: %s", *self.place, error)
 
     def _claim_once(self) -> Outcome | None:
         """Claim it, if that was not done; returns how it ended if it is not to be made here."""
@@ -250,6 +262,7 @@ class Attempt:
             inputs.expired,
             self._will_retry,
             goes_on=self.plan.steps[self.node_plan.step].go_on and not self.node_plan.undoes,
+            undoes=self.node_plan.undoes,
         )
         return self.engine.middlewares.call(self.node_call, function)
 

@@ -100,9 +100,15 @@ class Executor:
                 behind = self._leave(attempt, moved, error=error, note=note) or behind or next_item
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
+                self._tell_of_wait(attempt, made.moved.outcome)
             elif isinstance(made, Outcome):
+                self._tell_of_wait(attempt, attempt.claimed.outcome)
                 note(made)
         return behind
+
+    def _tell_of_wait(self, attempt: Attempt, outcome: str) -> None:
+        if outcome == "parked":
+            self.engine.middlewares.after_wait(attempt.run_id, attempt.plan.flow, attempt.name)
 
     def _leave(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,7 @@ from orchestrator.errors import NodeTimeout
 from orchestrator.execution.attempt_handle import AttemptHandle
 from orchestrator.execution.keyed_limits import buckets_of
 from orchestrator.execution.store_retries import retry_until_stored
+from orchestrator.store.log_lines import LogLine
 from orchestrator.store.run_store import IN_PARTS, INPUT, instant
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Inputs:
         entry: The code of the flow in this process.
         node: The node's code.
         timeout_s: Limit of the attempt in seconds.
+        lines: What the attempt wrote by `ctx.logger`.
         is_pure: Whether an input function or a predicate is running, whose exceptions are never retried.
     """
 
@@ -74,6 +77,7 @@ class Inputs:
         self.node: Any = entry.nodes.get(self.node_plan.name)
         self.timeout_s = self.node_plan.timeout_ms / 1000
         self.is_pure = False
+        self.lines: list[LogLine] = []
         self._store = engine.store
         self._token = token
         self._prefetched = prefetched
@@ -145,6 +149,10 @@ class Inputs:
         """The same in every attempt, until the node is compensated."""
         return f"{self.run_id}/{self.name}/{self.claimed.generation}"
 
+    def _keep_line(self, level: int, text: str) -> None:
+        at = datetime.now(UTC)
+        self.lines.append(LogLine(at, self.name, self.claimed.attempt, logging.getLevelName(level), text))
+
     def context(self, **changes: Any) -> NodeContext:
         """What a function that takes a `NodeContext` gets; `changes` are fields that differ."""
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
@@ -155,7 +163,7 @@ class Inputs:
         fields: dict[str, Any] = {
             **self.where,
             "idempotency_key": self.idempotency_key,
-            "logger": AttemptLogger(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where),
+            "logger": AttemptLogger(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where, self._keep_line),
             "scheduled_for": instant(self.claimed.scheduled),
             "ask_cancelled": handle.is_cancelled,
             "report": handle.report,

@@ -7,7 +7,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id> | hash: status, position, join count, verdict, error, tags | until retention after the run's end |
 | run:<id>:nodes | hash: node name to its record (JSON) | as the run |
 | run:<id>:outputs | hash: output key to JSON; `:input` is the run's input | as the run |
-| run:<id>:failures | hash: node name to its last failure (JSON) | as the run |
+| run:<id>:failures | hash: node name to its last failure (JSON); `:log` has lines of ctx.logger | as the run |
 | run:<id>:told | list, capped: what happened to the run, see history.py | as the run |
 | run:<id>:history | stream, capped: the same, as version 0.1.0 wrote it | as the run |
 | run:<id>:items:<node> | hash: index to JSON of the items of a map | as the run |

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.definition.plan import node_of
 from orchestrator.definition.state import NodeFailure
 from orchestrator.redaction import HIDDEN
+from orchestrator.store.log_lines import FIELD as LOG_FIELD
+from orchestrator.store.log_lines import LogLine, read_lines
 from orchestrator.store.queries import RunRow, json_value, row_of
 from orchestrator.store.run_store import IN_PARTS, INPUT, instant
 
@@ -98,17 +100,6 @@ class NodeRow:
 
 
 @dataclass(frozen=True)
-class LogLine:
-    """One line that a node wrote by `ctx.logger`."""
-
-    at: datetime
-    node: str
-    attempt: int
-    level: str
-    text: str
-
-
-@dataclass(frozen=True)
 class RunView:
     """One run at one instant.
 
@@ -167,6 +158,7 @@ def show_run(store: Store, run_id: str) -> RunView:
     done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
     outputs = _small_outputs(store, run_id, {INPUT: input_size, **sizes})
     records = {name.decode(): json.loads(text) for name, text in raw_nodes.items()}
+    log = read_lines(raw_failures.pop(LOG_FIELD, None))
     failures = {name.decode(): NodeFailure.model_validate_json(text) for name, text in raw_failures.items()}
     reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
     return RunView(
@@ -176,7 +168,7 @@ def show_run(store: Store, run_id: str) -> RunView:
         input=_shown(store, outputs.get(INPUT)),
         input_size=input_size,
         verdict=record.fields.get("verdict", ""),
-        log=(),
+        log=log,
     )
 
 

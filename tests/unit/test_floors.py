@@ -21,10 +21,10 @@ DOORS = {"cli", "contrib", "web"}  # these may import anything, and nothing impo
 FLOORS: list[tuple[set[str], set[str]]] = [
     ({"errors", "settings", "lazy", "sparing_log", "fault_points", "redaction", "server"}, {"pydantic"}),
     ({"definition"}, {*PYDANTIC, "croniter"}),
-    ({"middleware"}, set()),
+    ({"middleware", "hooks"}, set()),
     ({"store"}, {*PYDANTIC, "redis"}),
     ({"messaging"}, CELERY),
-    ({"engine", "schedules", "schedule_control", "discovery"}, {*CELERY, "croniter"}),
+    ({"engine", "node_logs", "schedules", "schedule_control", "discovery"}, {*CELERY, "croniter"}),
     ({"liveness"}, CELERY),
     ({"execution"}, CELERY),
     ({"maintenance"}, CELERY),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.store.keys import tag_indexes
+from orchestrator.store.log_lines import BYTES, LINES
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
@@ -260,6 +261,11 @@ class Scripts:
     def delete_run(self, run_id: str, plan: str) -> str:
         """Forget an ended run: delete_run.lua. Returns "deleted", "not ended" or "unknown"."""
         return text_of(self._on_run("delete_run", run_id, plan)[0])
+
+    def keep_log(self, run_id: str, lines: str) -> bool:
+        """Keep log lines with a run: keep_log.lua. Returns whether there is such a run."""
+        keys = [self._keys.run(run_id), self._keys.failures(run_id)]
+        return bool(self._call("keep_log", keys, [lines, LINES, BYTES]))
 
     def inspect_run(self, run_id: str, plan: str) -> Look:
         """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua."""

@@ -117,3 +117,43 @@ def test_runs_that_wait_in_the_queue_are_heard_too(heard):
     for each in runs:
         assert told(heard, each, once("a", "b", "c")) == once("a", "b", "c")
         assert {header for *_, header in lines_of(heard, each)} == {"acme"}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "expected"),
+    [
+        (
+            "heard-retry",
+            "succeeded",
+            {
+                ("node_started", "a", ""): 1,
+                ("node_finished", "a", "succeeded"): 1,
+                ("node_started", "b", ""): 2,
+                ("node_retried", "b", ""): 1,
+                ("node_finished", "b", "succeeded"): 1,
+            },
+        ),
+        (
+            "heard-fails",
+            "failed",
+            {
+                ("node_started", "a", ""): 1,
+                ("node_finished", "a", "succeeded"): 1,
+                ("node_started", "b", ""): 1,
+                ("node_finished", "b", "failed"): 1,
+                ("node_started", "undo", ""): 1,
+                ("compensation_finished", "undo", "succeeded"): 1,
+            },
+        ),
+    ],
+)
+def test_hooks_hear_of_a_run_and_of_its_nodes(heard, name, status, expected):
+    started = run(heard, name, status)
+    expected = {**expected, ("run_started", "", ""): 1, ("run_finished", "", status): 1}
+
+    def hooks_of():
+        lines = [name.split("|") for kind, name, _, _ in heard.LEDGER.lines() if kind == "hook"]
+        return Counter(tuple(line[1:]) for line in lines if line[0] == started.id)
+
+    wait_until(lambda: len(hooks_of()) >= len(expected), "all hooks of the run")
+    assert hooks_of() == expected

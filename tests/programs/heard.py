@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, current_task, signals
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, Page, RetryPolicy, manual, paginate
+from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, Page, RetryPolicy, hooks, manual, paginate
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -45,11 +45,28 @@ def breaks(**_: Any) -> None:
     raise RuntimeError("a handler that raises")
 
 
+HOOKS = [each for each in vars(hooks).values() if isinstance(each, hooks.Hook)]
+
+
+def hears_hook(name: str) -> Any:
+    """A receiver of a hook: one line of the ledger."""
+    return lambda run_id, node_name="", state="", status="", **_: LEDGER.note(
+        "hook", f"{run_id}|{name}|{node_name}|{state}{status}"
+    )
+
+
+def breaks_hook(**_: Any) -> None:
+    raise RuntimeError("a receiver that raises")
+
+
 if "TEST_HEARS" in os.environ:  # in the worker; the process of the tests has other programs, too
     signals.before_task_publish.connect(travels)
     signals.task_prerun.connect(breaks)
     for kind, handler in HANDLERS.items():
         getattr(signals, f"task_{kind}").connect(handler)
+    for hook in HOOKS:
+        hook.connect(breaks_hook)
+        hook.connect(hears_hook(hook.name))
 
 
 def works(_ctx: NodeContext) -> str:

@@ -137,10 +137,11 @@ class Reconciler:
         may_end = tick.may_end and time.monotonic() > self._calm_until
         if may_end:
             self._end_leases(tick.now)
+        # First: an ended run that an older version has left among the open ones is not to be looked at again.
+        self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
         if tick.has_lost_index:
             self._looks.mend_index(tick.now)
         self._looks.look(tick.now, until=until, may_end=may_end)
-        self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
         while self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE) and time.monotonic() < until:
             pass  # as fast as runs end
         self._parts.forget_old()

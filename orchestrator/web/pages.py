@@ -139,7 +139,8 @@ class FlowsPage(FlowsHandler):
     async def get(self) -> None:
         """Show every flow that is registered in Flower's app or announced by a worker."""
         rows = await self.ask(fleet_pages.read_flows)
-        self.show("flows_flows.html", rows=rows)
+        seen = [(row.counts, row.next, row.p50, [(each.id, each.status) for each in row.last]) for row in rows]
+        self.show_live("flows_flows.html", "flows_flows_live.html", fleet_pages.digest(seen), rows=rows)
 
 
 class FlowPage(FlowsHandler):
@@ -182,7 +183,9 @@ class SchedulesPage(FlowsHandler):
     async def get(self) -> None:
         """Show every schedule of the flows that are registered in Flower's app."""
         rows = await self.ask(Orchestrator.schedules)
-        self.show("flows_schedules.html", rows=rows, said=texts.visible(self.argument("said")))
+        said = texts.visible(self.argument("said"))
+        version = fleet_pages.digest(rows)
+        self.show_live("flows_schedules.html", "flows_schedules_live.html", version, rows=rows, said=said)
 
 
 class WorkersPage(FlowsHandler):

@@ -10,7 +10,7 @@ from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import RUN_TONES, TONES, WORDS, marks_of
-from orchestrator.web.texts import short_type, visible
+from orchestrator.web.texts import error_text, short_type, visible
 from orchestrator.web.timeline import ENDS, LOST, Timeline, read_timeline
 from orchestrator.web.why import Reason, reason_of
 
@@ -231,4 +231,4 @@ def describe_event(event: Event) -> str:
 def failure_text(row: NodeRow) -> str:
     """Return the last failure of a node: type and message."""
     failure: Any = row.failure
-    return f"{short_type(failure.type)}: {visible(failure.message)}" if failure is not None else ""
+    return f"{short_type(failure.type)}: {error_text(failure.message)}" if failure is not None else ""

@@ -20,9 +20,17 @@ SPANS = (
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
+PLACE = re.compile(r" \[(?:flow|run|node) [^\[\]]*\]$")
+
+
 def visible(text: object) -> str:
     """Return a text in which every control character is shown as an escape; line breaks and tabs stay."""
     return HIDDEN.sub(lambda found: f"\\u{ord(found.group()):04x}", str(text))
+
+
+def error_text(message: str) -> str:
+    """Return the message of an error without the run and node at its end, which the page names already."""
+    return visible(PLACE.sub("", message))
 
 
 def lasted(span: timedelta | float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.plan import node_of
 from orchestrator.definition.state import RunStatus
-from orchestrator.web.texts import listed, short_type, visible
+from orchestrator.web.texts import error_text, listed, short_type, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,8 +115,8 @@ def _error_of(view: RunView) -> Reason:
     elif undone:
         parts.append(f"What had succeeded was undone by {listed(undone, 5)}.")
     if run.status is RunStatus.CANCELLED:
-        return Reason("bad", "", "Cancelled", visible(error.message), rest=" ".join(parts))
+        return Reason("bad", "", "Cancelled", error_text(error.message), rest=" ".join(parts))
     attempt = f" at attempt {error.attempt}" if error.attempt > 1 else ""
     head = f"{error.node_name} failed{attempt}" if error.node_name else "The run failed"
-    text = f"{short_type(error.type)}: {visible(error.message)}"
+    text = f"{short_type(error.type)}: {error_text(error.message)}"
     return Reason("bad", error.node_name or "", head, text, None, " ".join(parts), visible(error.traceback))

@@ -42,6 +42,12 @@ def test_hidden_characters_are_shown_and_line_breaks_stay():
     assert texts.visible("a\u202eb\x00c\x1b[31m\n\td") == "a\\u202eb\\u0000c\\u001b[31m\n\td"
 
 
+def test_an_error_is_told_without_the_place_that_the_page_names():
+    assert texts.error_text("it took 300 s [flow a, run b, node c, attempt 3]") == "it took 300 s"
+    assert texts.error_text("[flow] is a word") == "[flow] is a word"
+    assert texts.error_text("a\u202eb [run r]") == "a\\u202eb"
+
+
 def test_json_is_shown_with_line_breaks_and_cut():
     assert texts.pretty('{"a": [1]}') == '{\n  "a": [\n    1\n  ]\n}'
     assert texts.pretty(b'{"cut') == '{"cut'

@@ -100,13 +100,13 @@ class Executor:
                 behind = self._leave(attempt, moved, error=error, note=note) or behind or next_item
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
-                self._tell_of_wait(attempt, made.moved.outcome)
+                self._report_wait(attempt, made.moved.outcome)
             elif isinstance(made, Outcome):
-                self._tell_of_wait(attempt, attempt.claimed.outcome)
+                self._report_wait(attempt, attempt.claimed.outcome)
                 note(made)
         return behind
 
-    def _tell_of_wait(self, attempt: Attempt, outcome: str) -> None:
+    def _report_wait(self, attempt: Attempt, outcome: str) -> None:
         if outcome == "parked":
             self.engine.middlewares.after_wait(attempt.run_id, attempt.plan.flow, attempt.name)
 

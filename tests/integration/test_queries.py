@@ -235,3 +235,24 @@ def test_numbers_of_new_code_take_the_place_of_an_operators(server):
     engine_of(other.app).announce(engine_of(other.app).registry.flows["ship"])
     (row,) = orchestrator.limits()
     assert (row.n, row.is_set) == (10, False)
+
+
+def test_a_search_that_finds_too_little_says_how_far_it_came_and_goes_on_from_there(server):
+    orchestrator = client_of(server, prefix="far")
+    store = engine_of(orchestrator.app).store
+    oldest = orchestrator.start("ship", idempotency_key="the oldest")
+    fields = store.client.hgetall(store.keys.run(oldest.id)) | {b"key": b"another"}
+    created, later = int(fields[b"created"]), 5_500
+    pipe = store.client.pipeline(transaction=False)
+    for number in range(1, later + 1):
+        run_id = f"00000000-0000-0000-0000-{number:012d}"
+        pipe.hset(store.keys.run(run_id), mapping=fields | {b"created": created + number})
+        pipe.zadd(store.keys.by_flow("ship", "open"), {run_id: created + number})
+    pipe.execute()
+    page = orchestrator.runs(flow="ship", text="the oldest", limit=10)
+    assert (list(page), page.rows) == ([], ())
+    assert page.searched_back_to == datetime.fromtimestamp((created + later - 4_999) / 1000, UTC)
+    rest = orchestrator.runs(flow="ship", text="the oldest", limit=10, cursor=page.cursor)
+    assert ids(rest) == [oldest.id]
+    assert (rest.cursor, rest.searched_back_to) == (None, None)
+    assert ids(orchestrator.runs(flow="ship", text="the oldest", until=page.searched_back_to)) == [oldest.id]

@@ -17,6 +17,7 @@ from orchestrator.messaging.publisher import Publisher
 from orchestrator.messaging.start_checks import StartChecks, refused_eviction
 from orchestrator.middleware import Middlewares
 from orchestrator.store.broken_runs import abandon_run
+from orchestrator.store.fleet import Fleet
 from orchestrator.store.refusals import was_refused
 from orchestrator.store.scripts.results import Moved, Started, Work
 
@@ -46,6 +47,7 @@ class Engine:
         publisher: Sends messages through the app.
         middlewares: What is wrapped around the call of every node.
         discovery: Where flows are searched.
+        fleet: The workers that announced themselves.
     """
 
     app: Celery
@@ -55,13 +57,15 @@ class Engine:
     publisher: Publisher = field(init=False)
     middlewares: Middlewares = field(default_factory=Middlewares)
     discovery: Discovery = field(init=False)
+    fleet: Fleet = field(init=False)
 
     ATTRIBUTE: ClassVar[str] = "_orchestrator_engine"
 
     def __post_init__(self) -> None:
-        """Make the publisher of the app."""
+        """Make the publisher of the app, and the view of its workers."""
         self._checks = StartChecks(self.app, self.store)
         self.publisher = Publisher(self.app, self.store)
+        self.fleet = Fleet(self.store)
 
     def pinned(self, run_id: str) -> tuple[RunRecord, Plan] | None:
         """Return a run with the plan it pins; None when either is gone."""
@@ -151,6 +155,15 @@ class Engine:
                             self.wake(pinned_plan, run_id, record.epoch, waiting)
             except StoreError as error:
                 logger.warning("flow %s node %s: its slot is left to the reconciler: %s", plan.flow, node, error)
+
+    def has_other_code(self, plan: Plan, node: str) -> bool:
+        """Return whether workers of another version than this process take a node's messages and have code that fits.
+
+        Raises:
+            StoreUnavailable: Redis did not answer.
+        """
+        entry = self.registry.flows.get(plan.flow)
+        return bool(self.fleet.fitting(plan, node, besides=entry.plan.hash if entry else ""))
 
     def announce(self, entry: Registered) -> None:
         """Announce to every process that this one has the code of a flow."""

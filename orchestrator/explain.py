@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.fitting import NO_NODE
 from orchestrator.definition.plan import limit_title, node_of
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.messaging.start_checks import undeclared_queues
+from orchestrator.store.fleet import Fleet
 from orchestrator.store.keys import limit_of
 from orchestrator.store.run_store import instant
 
@@ -83,6 +85,7 @@ class _Explainer:
     def __init__(self, engine: Engine, record: RunRecord, plan: Plan) -> None:
         self.engine = engine
         self.store = engine.store
+        self.fleet = Fleet(engine.store)  # not the engine's, whose workers may be those of a second ago
         self.run = record
         self.plan = plan
         self.records = self.store.nodes(record.run_id)
@@ -133,13 +136,13 @@ class _Explainer:
         queue = node_plan.queue
         length = look_at_queue(self.engine.app, queue).length
         shown = f"queue {queue}" + ("" if length is None else f" of length {length}")
-        workers = [worker for worker in self.store.workers() if queue in worker["queues"]]
+        workers = self.fleet.consumers(self.plan, name)
         if not workers:
             undeclared = undeclared_queues(self.engine.app, self.plan).get(queue)
             return f"waits in {shown}, which no worker consumes" + (f": {undeclared}" if undeclared else ""), None
-        able = [worker for worker in workers if node_plan.name in worker["flows"].get(self.plan.flow, ())]
+        able, unfit = self._split(workers, name)
         if not able:
-            return f"waits in {shown}, whose workers have no code for {node_plan.task}", None
+            return f"waits in {shown}, {self._describe_unfit(node_plan.task, unfit)}", None
         if not any(worker.get("json", True) for worker in able):
             return f"waits in {shown}, whose workers read no JSON: add it to accept_content or set accept_json", None
         if all(node_plan.task in worker.get("missing", ()) for worker in able):
@@ -150,6 +153,24 @@ class _Explainer:
         if (looks := record.get("looks", 0)) >= OFTEN:
             reason += f"; its message was sent {looks + 1} times, and nobody has begun it"
         return reason, None
+
+    def _split(
+        self, workers: list[dict[str, Any]], name: str
+    ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+        """Return the workers whose code fits a node, and the others by the reason."""
+        able: list[dict[str, Any]] = []
+        unfit: dict[str, list[dict[str, Any]]] = {}
+        for worker in workers:
+            reason = self.fleet.why_unfit(worker, self.plan, name)
+            (unfit.setdefault(reason, []) if reason else able).append(worker)
+        return able, unfit
+
+    @staticmethod
+    def _describe_unfit(task: str, unfit: dict[str, list[dict[str, Any]]]) -> str:
+        if unfit.keys() == {NO_NODE}:
+            return f"whose workers have no code for {task}"
+        reasons = "; ".join(f"{_names(workers)}: {reason}" for reason, workers in unfit.items())
+        return f"whose workers have no code that fits: start one with the run's version of {task} ({reasons})"
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         detail = f", reports {record['detail']}" if "detail" in record else ""

@@ -29,7 +29,8 @@ class End(StrEnum):
 
     STORED: its output is stored. PAGE_STORED: a page is stored, and there are more. TOLERATED: failed for good in a
     step that continues without it. FAILED: failed for good. PARKED: the node waits for its next attempt. DONE: another
-    attempt did it. SKIPPED: nothing to do here now. REQUEUE: the worker is shutting down, the message has to go back.
+    attempt did it. SKIPPED: nothing to do here now. REQUEUE: the message has to go back, to another worker: this one is
+    shutting down, or its code does not fit.
     """
 
     STORED = "stored"

@@ -271,11 +271,15 @@ class Run:
             self.epoch += 1
         return moved
 
-    def look(self) -> list[Seen]:
-        return list(self.scripts.inspect_run(self.id, self.plan.hash).findings)
+    def give_back(self, name: str, token: str, *, own: str = "own") -> Moved:
+        return self.scripts.give_back(self.id, self.plan.hash, name, token, own=own, reason="it reads 'x'")
 
-    def republish(self, *names: str, epoch: int | None = None) -> Moved:
-        return self.scripts.republish(self.id, self.plan.hash, self.epoch if epoch is None else epoch, names)
+    def look(self, *, joined_ms: int = 0) -> list[Seen]:
+        return list(self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms).findings)
+
+    def republish(self, *names: str, epoch: int | None = None, **options: int) -> Moved:
+        epoch = self.epoch if epoch is None else epoch
+        return self.scripts.republish(self.id, self.plan.hash, epoch, names, **options)
 
     def field(self, name: str) -> str:
         return (self.world.client.hget(self.world.keys.run(self.id), name) or b"").decode()

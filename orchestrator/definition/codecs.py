@@ -26,7 +26,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import to_json
 
 from orchestrator.definition.losses import UNREAD, find_losses
-from orchestrator.definition.schemas import Care, care_of, distinguishes_tuples, has_times
+from orchestrator.definition.schemas import Care, care_of, digest_of, distinguishes_tuples, has_times
 from orchestrator.definition.time_zones import with_standard_zones
 from orchestrator.errors import (
     FIELD_LIMIT,
@@ -87,7 +87,7 @@ class Reader(Generic[T]):
 class Codec(Reader[T]):
     """JSON in and out of one annotation."""
 
-    __slots__ = ("_care", "_distinguishes_tuples", "_is_any")
+    __slots__ = ("_care", "_digest", "_distinguishes_tuples", "_is_any")
 
     def __init__(self, annotation: Any) -> None:
         """Build the validator once.
@@ -99,6 +99,7 @@ class Codec(Reader[T]):
             # pydantic leaves an Iterable unread, and so unchecked, until somebody walks it.
             annotation = list[get_args(annotation) or Any]  # type: ignore[misc]
         super().__init__(annotation, _adapter_of(annotation))
+        self._digest = ""
         self._is_any = annotation is Any or annotation is object
         self._care = care_of(self._adapter)
         self._distinguishes_tuples = distinguishes_tuples(self._adapter)
@@ -135,6 +136,16 @@ class Codec(Reader[T]):
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of the annotation."""
         return self._adapter.json_schema()
+
+    @property
+    def digest(self) -> str:
+        """A name for the annotation, as far as values of it differ in JSON."""
+        if not self._digest:
+            try:
+                self._digest = digest_of(self.schema())
+            except PydanticInvalidForJsonSchema:  # only what it writes has a schema
+                self._digest = digest_of(self._adapter.json_schema(mode="serialization"))
+        return self._digest
 
     def _validate(self, value: object, error: type[RunError]) -> T:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -20,6 +20,8 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
+TYPES = "x-types"
+"""Word of the input's schema under which a plan's text has the types of its nodes."""
 
 
 def limit_title(name: str) -> str:
@@ -93,6 +95,7 @@ class Plan:
         limits: Limit to its numbers, as the scripts read them; see `policies`.
         input_schema: JSON schema of the run's input; None where any JSON will do.
         fused: Whether one message runs consecutive nodes on one queue.
+        types: By node: digests of the types of its input and its output, "" for none; empty in a plan of version 0.1.0.
     """
 
     flow: str
@@ -105,11 +108,16 @@ class Plan:
     limits: Mapping[str, Numbers] = field(default_factory=dict)
     input_schema: Mapping[str, Any] | None = None
     fused: bool = False
+    types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @lazy
     def text(self) -> str:
         """The plan as canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        raw = asdict(self)
+        # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is.
+        if types := raw.pop("types"):
+            raw["input_schema"] = (raw["input_schema"] or {}) | {TYPES: types}
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @lazy
     def hash(self) -> str:
@@ -132,7 +140,10 @@ class Plan:
         }
         raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
         raw["limits"] = {name: tuple(numbers) for name, numbers in raw["limits"].items()}
-        return cls(**raw)
+        schema = raw["input_schema"]
+        types = schema.pop(TYPES, {}) if schema else {}
+        raw["input_schema"] = schema or None
+        return cls(**raw, types={name: (takes, gives) for name, (takes, gives) in types.items()})
 
     def fields(self) -> dict[str, str]:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""
@@ -207,6 +218,23 @@ class Plan:
             if node.key:
                 first[node.key] = min(node.step, first.get(node.key, node.step))
         return first
+
+    @lazy
+    def certain(self) -> Sequence[frozenset[str]]:
+        """Of each position: the output keys that are there whichever way a run has come to it."""
+        written: list[set[str]] = [set() for _ in self.steps]
+        for node in self.nodes.values():
+            step = self.steps[node.step]
+            if node.key and (step.rules.is_map or not step.go_on):
+                written[node.step].add(node.key)
+        found: list[frozenset[str] | None] = [frozenset(), *[None] * (len(self.steps) - 1)]
+        for position, step in enumerate(self.steps):  # every way leads to higher positions only
+            behind = (found[position] or frozenset()) | written[position]
+            for follower in step.branches or (step.next,):
+                if follower != END:
+                    before = found[follower]
+                    found[follower] = behind if before is None else before & behind
+        return [keys or frozenset() for keys in found]
 
     @lazy
     def keys(self) -> Mapping[tuple[int, str], str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
+    from orchestrator.definition.codecs import Codec
     from orchestrator.definition.flow import Flow
     from orchestrator.definition.node import Node
     from orchestrator.definition.policies import Limit, Numbers
@@ -70,8 +71,9 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         nodes=nodes,
         sagas=tuple(sagas),
         limits=limits,
-        input_schema=flow.input_codec.schema() if flow.input_codec else None,
+        input_schema=(flow.input_codec.schema() or None) if flow.input_codec else None,
         fused=fused,
+        types=dict(_types(flow)),
     )
 
 
@@ -144,3 +146,18 @@ def _numbers(flow: Flow, node: Node[Any, Any]) -> dict[str, Numbers]:
 def _reads(function: object) -> AbstractSet[str]:
     reads = known_reads(function)
     return reads.gets | reads.optional
+
+
+def _types(flow: Flow) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the types of each node, as the plan has them."""
+    for step in flow.all_steps():
+        if step.own_kind:  # what it computes is what its nodes take
+            yield step.own_name, ("", "".join(_digest(node.contract.input) for node in step.own_nodes()))
+        for node in step.own_nodes():
+            yield node.name, (_digest(node.contract.input), _digest(node.output_codec))
+            if (undo := node.compensation) is not None:  # what it returns is not stored
+                yield undo.name, (_digest(undo.contract.input), "")
+
+
+def _digest(codec: Codec[Any] | None) -> str:
+    return "" if codec is None else codec.digest

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.fitting import Fits
 from orchestrator.definition.plan import Plan, limit_title
 from orchestrator.definition.planning import limits_of, make_plan
 from orchestrator.errors import RegistrationError
@@ -44,11 +45,13 @@ class Registry:
     Attributes:
         queue: Queue of the flows that name none.
         fused: Whether all flows are fused.
+        fits: How code of this process fits plans that runs pin.
     """
 
     queue: str
     fused: bool = False
     flows: dict[str, Registered] = field(default_factory=dict)
+    fits: Fits = field(default_factory=Fits)
 
     def add(self, flow: Flow) -> Registered | None:
         """Register a flow; the same object again changes nothing and returns None.
@@ -81,9 +84,16 @@ class Registry:
         return announced
 
     def entry_for(self, plan: Plan, node_plan: NodePlan) -> Registered | None:
-        """Return the registered flow if it has code for a node of a run's plan; None for a flow that has changed."""
+        """Return the registered flow if its code fits a node of a run's plan; None if not, or if there is none."""
         entry = self.flows.get(plan.flow)
-        return entry if entry is not None and _has_code(entry, plan, node_plan) else None
+        if entry is None or entry.plan.hash == plan.hash:
+            return entry
+        return None if self.fits.misfit(entry.plan, plan, node_plan.name) else entry
+
+    def why_unfit(self, plan: Plan, node_plan: NodePlan) -> str:
+        """Return why the code of this process does not fit a node of a run's plan, or "" if it does."""
+        entry = self.flows.get(plan.flow)
+        return "it has no such flow" if entry is None else self.fits.misfit(entry.plan, plan, node_plan.name)
 
     def _refuse_other_numbers(self, plan: Plan) -> None:
         for other in self.flows.values():
@@ -100,19 +110,6 @@ class Registry:
                     f"{other.plan.flow} and none in the other; rename one of them"
                 )
                 raise RegistrationError(msg)
-
-
-def _has_code(entry: Registered, plan: Plan, node_plan: NodePlan) -> bool:
-    step = plan.steps[node_plan.step]
-    if not step.is_known:
-        return False
-    if step.rules.is_own:
-        known = entry.steps.get(node_plan.name)
-        return known is not None and known.fits(step)
-    node = entry.nodes.get(node_plan.name)
-    if node is None or (node.contract.page is not None) != node_plan.paged:
-        return False
-    return not node_plan.keyed or key_functions(node, plan.flow).keys() >= set(node_plan.keyed)
 
 
 def key_functions(node: Node[Any, Any], flow: str) -> Mapping[str, Callable[[Any], str]]:

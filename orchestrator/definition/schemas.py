@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
 
     from pydantic import TypeAdapter
 
+_NOTES: Final = {"title", "description", "examples", "deprecated", "$comment"}
+_NAMED: Final = {"properties", "patternProperties", "dependentSchemas"}
 _TIMES: Final = {"datetime", "time"}
 _UNIONS: Final = {"union", "tagged-union"}
 
@@ -49,6 +53,35 @@ def distinguishes_tuples(adapter: TypeAdapter[Any]) -> bool:
     """Return whether a type says tuple as one choice among others, which JSON does not tell from a list."""
     unions = (node for node in _nodes(adapter.core_schema) if node["type"] in _UNIONS)
     return any(node["type"] == "tuple" for union in unions for node in _nodes(union["choices"]))
+
+
+def digest_of(schema: dict[str, Any]) -> str:
+    """Return a name for a JSON schema: the same for schemas that differ in titles, texts, or names of classes alone."""
+    said = json.dumps(_meaning(schema, schema.get("$defs", {}), {}), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _meaning(schema: Any, classes: dict[str, Any], met: dict[str, int]) -> Any:
+    """The schema with each class in the place where it is first met, and a number where it is met again."""
+    if isinstance(schema, list):
+        return [_meaning(part, classes, met) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    said: dict[str, Any] = {}
+    for word, about in sorted(schema.items()):
+        if word == "$ref":
+            name = str(about).rpartition("/")[2]
+            is_new = name not in met
+            said[word] = met.setdefault(name, len(met))
+            if is_new:
+                said["$class"] = _meaning(classes.get(name, name), classes, met)
+        elif word in _NAMED:
+            said[word] = {name: _meaning(part, classes, met) for name, part in sorted(about.items())}
+        elif word == "required":
+            said[word] = sorted(about)
+        elif word not in _NOTES and word != "$defs":
+            said[word] = _meaning(about, classes, met)
+    return said
 
 
 def _care_of(schema: Any) -> Care:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 from orchestrator.definition.codecs import Reader
+from orchestrator.definition.fitting import RUN_INPUT
 from orchestrator.errors import HiddenDependencyError, InvalidInput, MissingOutputError, NodeFailure
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class FlowState:
         "_load_failure",
         "_load_failures",
         "_loaded",
+        "_note_refused",
         "_run_id",
         "_visible",
     )
@@ -110,6 +112,7 @@ class FlowState:
         hidden: Mapping[str, str] = NO_ENTRIES,
         load_failures: Callable[[str], Mapping[int, bytes]] | None = None,
         list_keys: AbstractSet[str] = frozenset(),
+        note_refused: Callable[[str], object] = lambda _key: None,
     ) -> None:
         """Take what is known, and functions that load the rest.
 
@@ -125,6 +128,8 @@ class FlowState:
             hidden: Output keys and names of the siblings, each with the sibling's name.
             load_failures: Returns the NodeFailure JSON of the failed items of a map, by index.
             list_keys: Output keys that hold the list of a map's outputs, with None for a failed item.
+            note_refused: Is told the key of an output that is of a wrong type, was needed and is absent, or may not be
+                read; `RUN_INPUT` for the run's input.
         """
         self._run_id = run_id
         self._flow_name = flow_name
@@ -140,6 +145,7 @@ class FlowState:
         self._item_failures: dict[str, Mapping[int, bytes]] = {}
         self._visible = visible
         self._hidden = hidden
+        self._note_refused = note_refused
 
     @property
     def run_id(self) -> str:
@@ -169,13 +175,14 @@ class FlowState:
         name = self._visible_key(key)
         data = self._find(name)
         if data is None:
+            self._note_refused(name)
             there = ", ".join(sorted(self.keys())) or "none"
             raise MissingOutputError(
                 f"there is no output {name!r}; there are: {there}. Use `has` or `get_or` for one that may be absent",
                 flow_name=self._flow_name,
                 run_id=self._run_id,
             )
-        return self._read(data, f"output {name!r}", self._codec_for(key, annotation))
+        return self._read(data, name, self._codec_for(key, annotation))
 
     @overload
     def get_or(self, key: NodeOutput[T], /, *, default: D) -> T | D: ...
@@ -191,7 +198,7 @@ class FlowState:
             raise TypeError("get_or(key, type, default) needs a default; with a Node: get_or(node, default=...)")
         name = self._visible_key(key)
         data = self._find(name)
-        return default if data is None else self._read(data, f"output {name!r}", self._codec_for(key, annotation))
+        return default if data is None else self._read(data, name, self._codec_for(key, annotation))
 
     def has(self, key: str | NodeOutput[Any], /) -> bool:
         """Return whether there is an output under this key."""
@@ -224,7 +231,7 @@ class FlowState:
         """
         codec = self._input_codec if annotation is _NOTHING else None
         data = b"null" if self._input is None else self._input
-        return self._read(data, "the run's input", codec or _reader_of(Any if annotation is _NOTHING else annotation))
+        return self._read(data, RUN_INPUT, codec or _reader_of(Any if annotation is _NOTHING else annotation))
 
     def failure(self, node: str | NodeOutput[Any], /) -> NodeFailure | None:
         """Return how a node failed, or None if it did not fail, or not yet."""
@@ -270,6 +277,7 @@ class FlowState:
 
     def _find(self, key: str) -> bytes | None:
         if self._visible is not None and key not in self._visible:
+            self._note_refused(key)
             return None
         if key not in self._loaded and not self._is_complete:
             self._loaded.update({key: None, **self._load((key,))})
@@ -285,10 +293,12 @@ class FlowState:
             return _reader_of(list.__class_getitem__(item))
         return key.output_codec
 
-    def _read(self, data: bytes, what: str, codec: Codec[Any]) -> Any:
+    def _read(self, data: bytes, key: str, codec: Codec[Any]) -> Any:
         try:
             return codec.load(data)
         except InvalidInput as error:
+            self._note_refused(key)
+            what = "the run's input" if key == RUN_INPUT else f"output {key!r}"
             raise InvalidInput(f"{what}: {error.message}", flow_name=self._flow_name, run_id=self._run_id) from error
 
 

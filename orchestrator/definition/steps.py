@@ -97,10 +97,6 @@ class Step:
         """
         raise NotImplementedError
 
-    def fits(self, plan: StepPlan) -> bool:
-        """Whether its code can run a position of another plan, which has its name and its kind."""
-        return plan.kind == self.own_kind
-
 
 @dataclass(frozen=True, eq=False)
 class Then(Step):
@@ -233,10 +229,6 @@ class When(Step):
     def plans(self, position: int, following: int, entries: tuple[int, ...]) -> Iterator[StepPlan]:  # noqa: ARG002
         """The position of its decision; its branches have their own."""
         yield StepPlan(self.name, self.own_kind, (self.name,), following, entries)
-
-    def fits(self, plan: StepPlan) -> bool:
-        """With more or fewer branches than the plan has, a choice would lead to another branch, or to none."""
-        return super().fits(plan) and len(self.predicates) + 1 == len(plan.branches)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,9 @@ from orchestrator.liveness.interruption import exit_if_ending, raise_interruptio
 from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import is_draining
 from orchestrator.liveness.time_limit import call_within
+from orchestrator.messaging.passing import passed_on
 from orchestrator.middleware import End, NodeCall, Outcome
+from orchestrator.sparing_log import warn_sparingly
 from orchestrator.store.log_lines import dump_lines
 from orchestrator.store.scripts.commit_and_claim import Claim
 from orchestrator.store.scripts.results import Claimed, Moved
@@ -151,9 +153,8 @@ class Attempt:
         """Claim the node, if that was not done, and call what it stands for; never raises what a node function does."""
         exit_if_ending()
         entry = self.entry or self.engine.registry.entry_for(self.plan, self.node_plan)
-        if entry is None:  # an older or newer worker; the node stays ready, and the reconciler asks another one
-            logger.warning("flow %s run %s node %s: this worker has no code for it", *self.place)
-            return Outcome(End.SKIPPED)
+        if entry is None:
+            return self._leave_to_others()
         if (outcome := self._claim_once()) is not None:
             return outcome
         self.name = self.kind.name_of(self.name, self.claimed)
@@ -179,6 +180,19 @@ class Attempt:
                 self.store.scripts.keep_log(self.run_id, dump_lines(self._inputs.lines))
         except StoreError as error:
             logger.warning("flow %s run %s node %s: its log lines are not kept: %s", *self.place, error)
+
+    def _leave_to_others(self) -> Outcome:
+        """Pass the message on to a worker whose code fits; without one the reconciler sends another later."""
+        reason = self.engine.registry.why_unfit(self.plan, self.node_plan)
+        try:
+            passes = passed_on.may_pass(self.run_id, self.name) and self.engine.has_other_code(self.plan, self.name)
+        except StoreError:
+            passes = False
+        warn_sparingly(
+            logger, "flow %s: the code of this worker does not fit runs of another version: node %s: %s",
+            self.plan.flow, self.node_plan.name, reason,
+        )  # fmt: skip
+        return Outcome(End.REQUEUE if passes else End.SKIPPED)
 
     def _claim_once(self) -> Outcome | None:
         """Claim it, if that was not done; returns how it ended if it is not to be made here."""

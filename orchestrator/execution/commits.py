@@ -37,6 +37,9 @@ ENDS = {
     "turned": End.PAGE_STORED,
     "excused": End.TOLERATED,
     "parked": End.PARKED,
+    # Given back to a worker whose code fits; in a run that is ending it does not start again.
+    "again": End.PARKED,
+    "ended": End.PARKED,
     "failed": End.FAILED,
     # The run was ending when the attempt asked for its limits: it was not started, and what is left goes on from here.
     "ending": End.PARKED,
@@ -127,6 +130,8 @@ def _single_follower(attempt: Attempt, made: Returned) -> str:
 def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tuple[Moved, BaseException]:
     """Record a failure, and what follows from it; returns the error that was recorded too."""
     inputs, error = attempt.inputs, failed.error
+    if failed.misfit:
+        return _give_back(attempt, failed.misfit), for_celery(error, inputs)
     failure = NodeFailure.of(
         error, flow_name=attempt.plan.flow, node_name=attempt.name, attempt=attempt.claimed.attempt
     )
@@ -151,6 +156,15 @@ def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tupl
         *attempt.place, attempt.claimed.attempt, moved.outcome, failure.type,
     )  # fmt: skip
     return moved, for_celery(error, inputs)
+
+
+def _give_back(attempt: Attempt, reason: str) -> Moved:
+    """Leave a node to a worker whose code fits; this process does not try it again in a run of this plan."""
+    own, node = attempt.inputs.entry.plan, attempt.node_plan.name
+    attempt.engine.registry.fits.note(own, attempt.plan, node, reason)
+    logger.warning("flow %s run %s node %s: given back to a worker with other code: %s", *attempt.place, reason)
+    record = partial(attempt.store.scripts.give_back, *attempt.key, attempt.token, own=own.hash, reason=reason)
+    return retry_until_stored(attempt.store, attempt.place, record)
 
 
 def outcome_of(attempt: Attempt, moved: Moved, error: BaseException | None = None) -> Outcome:

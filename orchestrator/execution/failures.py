@@ -46,17 +46,21 @@ class Failed:
         raised: What was raised.
         error: The same, or a copy that says which node it is about.
         delay_ms: Milliseconds to the next attempt, or NO_FURTHER.
-        gives_back: Whether the attempt does not count (`RetryLater(freeze=True)`).
+        gives_back: Whether the attempt does not count (`RetryLater(freeze=True)`, and a misfit).
+        misfit: Why the code of this process turned out not to fit the run's plan, if the failure comes from that.
     """
 
     raised: BaseException
     error: BaseException
     delay_ms: int
     gives_back: bool = False
+    misfit: str = ""
 
 
 def judge(error: BaseException, inputs: Inputs) -> Failed:
     """Give the verdict on what an attempt raised."""
+    if reason := inputs.misfit(error):
+        return Failed(error, _located(error, inputs), 0, gives_back=True, misfit=reason)
     delay = _delay_ms(error, inputs)
     gives_back = isinstance(error, RetryLater) and error.freeze and delay != NO_FURTHER
     return Failed(error, _located(error, inputs), delay, gives_back)

@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.definition.context import AttemptLogger, NodeContext
+from orchestrator.definition.fitting import misread
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.state import FlowState
-from orchestrator.errors import NodeTimeout
+from orchestrator.errors import MissingOutputError, NodeTimeout
 from orchestrator.execution.attempt_handle import AttemptHandle
 from orchestrator.execution.keyed_limits import buckets_of
 from orchestrator.execution.store_retries import retry_until_stored
@@ -86,6 +87,7 @@ class Inputs:
         self._undone: bytes | None = None  # of a compensation: what its node returned
         self._buckets: Sequence[str] = ()  # that depend on the input, and others
         self._given: Any = _NOT_READ
+        self._refused: list[str] = []  # keys that were read in vain
 
     @property
     def where(self) -> dict[str, Any]:
@@ -103,7 +105,10 @@ class Inputs:
 
     def read_state(self) -> None:
         """Put the state together, which may wait for Redis."""
-        self._state = self._read_state()
+        self._state = state = self._read_state()
+        # Only the first step pays for it: what it has seen is checked for the rest of the run.
+        if self.node_plan.step == 0 and self.entry.flow.input_codec is not None:
+            state.input()  # a client without the flow's code could not check it
 
     @property
     def state(self) -> Any:
@@ -141,8 +146,25 @@ class Inputs:
         """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
         self.is_pure = True
         answer = function(*given)
+        if self._refused:
+            self._refuse_foreign_keys()
         self.is_pure = False  # not in a `finally`: the verdict on what it raises asks for it
         return answer
+
+    def misfit(self, error: BaseException) -> str:
+        """Return why this process's code turned out not to fit the run's plan, if that is what an error comes from."""
+        own, name = self.entry.plan, self.node_plan.name
+        is_of_reading = self.is_pure or self._given is _NOT_READ
+        if own.hash == self.plan.hash or not is_of_reading or isinstance(error, NodeTimeout):
+            return ""
+        return next(filter(None, (misread(own, self.plan, name, key) for key in self._refused)), "")
+
+    def _refuse_foreign_keys(self) -> None:
+        """Refuse what a function made of an output that its own version writes and the run's does not."""
+        own, name = self.entry.plan, self.node_plan.name
+        for key in self._refused:
+            if key not in self.plan.visible(name) and (reason := misread(own, self.plan, name, key)):
+                raise MissingOutputError(reason, **self.where)
 
     @property
     def idempotency_key(self) -> str:
@@ -180,12 +202,11 @@ class Inputs:
             self._undone = self._read_until_answered(self._store.result, self.run_id, undoes, index)
         elif undoes:
             self._undone = values[self.plan.nodes[undoes].key]
-        codec = self.entry.flow.input_codec
-        state = FlowState(
+        return FlowState(
             run_id=self.run_id,
             flow_name=self.plan.flow,
             input=values.pop(INPUT) or None,
-            input_codec=codec,
+            input_codec=self.entry.flow.input_codec,
             load=self._load,
             load_failure=partial(self._read_until_answered, self._store.failure, self.run_id),
             load_failures=partial(self._read_until_answered, self._store.item_failures, self.run_id),
@@ -193,11 +214,8 @@ class Inputs:
             prefetched=values,
             visible=self.plan.visible(self.node_plan.name),
             hidden=self.plan.hidden(self.node_plan.name),
+            note_refused=self._refused.append,
         )
-        # Only the first step pays for it: what it has seen is checked for the rest of the run.
-        if self.node_plan.step == 0 and codec is not None:
-            state.input()  # a client without the flow's code could not check it
-        return state
 
     def _whole(self, value: bytes) -> bytes:
         if not value.startswith(IN_PARTS):

@@ -94,7 +94,7 @@ class NodeTask(EngineTask):
         if outcome.end is End.PARKED and error is not None:
             raise Parked(f"{type(error).__name__}({text_of(error)[:SHOWN]!r})")
         if outcome.end is End.REQUEUE:
-            raise Reject("this worker is shutting down", requeue=True)
+            raise Reject("left to another worker", requeue=True)
         # A repeated message of a chord member repeats a count that a crash may have lost; Celery counts a member once.
         if outcome.end in {End.STORED, End.TOLERATED} or (outcome.end is End.DONE and in_chord):
             return

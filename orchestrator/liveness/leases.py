@@ -46,6 +46,9 @@ LOOK_EVERY_S = 1.0
 """Time between two looks for claims that no process executes."""
 ANNOUNCE_EVERY_S = 2.0
 """Shortest time between two announcements of a worker whose state changes; else it announces with its leases."""
+SEEN_AFTER_MS = 1000
+"""Time from the announcement of a worker to when every other one knows of it."""
+LOOKS_AT_ONCE = 1000
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
 INLINE = "inline"
 """Suffix of the holder of a worker without pool processes, in which nothing can interrupt a function."""
@@ -186,6 +189,7 @@ class LeaseRenewer(threading.Thread):
         super().__init__(name="orchestrator-leases", daemon=True)
         self.engine = engine
         self._describe = describe
+        self._began = 0  # the instant at which it was announced first, on Redis's clock
         self._announced: dict[str, Any] = {}
         self._announced_at = 0.0
         self.known: dict[int, int] = {}  # process id to place in the pool; the watchdog's thread reads it
@@ -263,6 +267,7 @@ class LeaseRenewer(threading.Thread):
             "queues": list(self.engine.app.amqp.queues.consume_from),
             "flows": {name: list(entry.plan.nodes) for name, entry in flows.items()},
             "versions": {name: entry.plan.hash for name, entry in flows.items()},
+            "began": self._began,
             "missing": sorted(missing | _missing),
             **self._describe(),
         }
@@ -273,6 +278,8 @@ class LeaseRenewer(threading.Thread):
         Args:
             flows: Also announce flows whose announcement is gone: Redis was emptied, or an older copy was restored.
         """
+        is_new = not self._began
+        self._began = self._began or self.engine.store.now_ms()
         state = self._state()
         try:
             if flows:
@@ -283,6 +290,9 @@ class LeaseRenewer(threading.Thread):
                     self.engine.announce(entry)
             # Its clock is no part of the state, which would differ each time.
             self.engine.store.announce_worker(os.environ[WORKER_VARIABLE], state | {"clock": time.time()})
+            if is_new:  # what waits for its code is looked at when the leader has seen it
+                began = self._began
+                self.engine.store.upkeep.bring_looks_forward(began, to=began + SEEN_AFTER_MS, count=LOOKS_AT_ONCE)
             self._announced, self._announced_at = state, time.monotonic()
         except (redis.OutOfMemoryError, StoreFull):  # only `explain` misses it: leases are renewed in a full Redis too
             warn_sparingly(logger, "Redis is full: this worker is not announced")

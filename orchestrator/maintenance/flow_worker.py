@@ -23,6 +23,7 @@ from orchestrator.maintenance.early_ack import EarlyAck
 from orchestrator.maintenance.preflight import warn_of_problems
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.maintenance.run_events import Monitor
+from orchestrator.maintenance.unknown_nodes import unknown_nodes_passed_on
 from orchestrator.maintenance.worker_state import describe_worker
 from orchestrator.messaging.accepted_content import accept_json
 from orchestrator.messaging.engine_task import ignored_limits
@@ -84,6 +85,7 @@ class FlowWorker:
     def start(self) -> None:
         """Announce the flows and start the threads."""
         self._patches.enter_context(patched(AT_START, self._worker, self._engine.settings))
+        self._patches.enter_context(unknown_nodes_passed_on(self._worker.consumer))
         # Only the process of a worker may be ended by force, not that of a test with a worker in a thread.
         self._is_own_process = threading.current_thread() is threading.main_thread()
         for sentence in (*ignored_limits(self._engine.app, self._worker), *self._prefetch_problems()):

@@ -19,7 +19,7 @@ from orchestrator.liveness.leases import end_claim
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.store.broken_runs import NODES_AT_ONCE, abandon_run, loss_of
 from orchestrator.store.run_store import Claim
-from orchestrator.store.scripts import UNFINISHED
+from orchestrator.store.scripts import LONGEST_BACK_OFF_MS, UNFINISHED
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.results import Look, Seen
 
 RUNS_AT_ONCE = 500
+MIXED_BACK_OFF_MS = 2000
+"""Longest time between two messages for a ready node, where some workers have code that fits and others have not."""
 
 
 class RunLooks:
@@ -51,7 +53,8 @@ class RunLooks:
             run_ids = self.store.upkeep.runs_to_look_at(now, count=RUNS_AT_ONCE)
             heads: dict[str, QueueHead] = {}
             runs = list(zip(run_ids, self.store.plan_hashes(run_ids), strict=True))
-            for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(runs), strict=True):
+            asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash in runs]
+            for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(asked), strict=True):
                 step = partial(self._act, run_id, plan_hash, looked, heads, now=now, may_end=may_end)
                 self._parts.attempt("run", run_id, step)
             is_full = len(run_ids) == RUNS_AT_ONCE
@@ -85,9 +88,23 @@ class RunLooks:
                 self._mend(plan, run_id, looked.epoch, seen)
         lost = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
         if lost:
-            moved = self.store.scripts.republish(run_id, plan.hash, looked.epoch, lost)
+            # Where only some workers have code that fits, the others may take the message from under its nose.
+            is_mixed = any(self.engine.fleet.is_mixed(plan, node) for node in lost)
+            moved = self.store.scripts.republish(
+                run_id,
+                plan.hash,
+                looked.epoch,
+                lost,
+                most_ms=MIXED_BACK_OFF_MS if is_mixed else LONGEST_BACK_OFF_MS,
+                joined_ms=self.engine.fleet.joined_ms(plan.flow),
+            )
             fault_point("after_republish")
             self.engine.publish(plan, run_id, looked.epoch, moved.work)
+
+    def _joined_ms(self, plan_hash: str) -> int:
+        """The instant at which a worker with a plan's flow came last; 0 for a plan that this process has not read."""
+        plan = self.store.known_plan(plan_hash)
+        return 0 if plan is None else self.engine.fleet.joined_ms(plan.flow)
 
     def _mend(self, plan: Plan, run_id: str, epoch: int, seen: Seen) -> None:
         if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from orchestrator.definition.fitting import RUN_INPUT
 from orchestrator.definition.plan import Plan
 from orchestrator.definition.policies import MICROSECONDS
 from orchestrator.definition.state import NodeFailure, RunStatus
@@ -50,8 +51,7 @@ IN_PARTS = (LIST_OF, PAGES_OF)
 ITEMS_AT_ONCE = 1000
 PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000
-INPUT = ":input"
-"""Field of the run's input among its outputs; no output key can have this name."""
+INPUT = RUN_INPUT  # the field of the run's input among its outputs; no output key can have this name
 
 
 def instant(milliseconds: str | float | None) -> datetime | None:

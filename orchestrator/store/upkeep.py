@@ -54,6 +54,12 @@ class Upkeep:
         """Live runs that are due for a look, the longest due first."""
         return _texts(self._client.zrangebyscore(self._keys.live, "-inf", now, 0, count))
 
+    def bring_looks_forward(self, now: int, *, to: int, count: int) -> None:
+        """Let the runs whose look is the next be looked at at an instant, those that were due later."""
+        soon = self._client.zrangebyscore(self._keys.live, now, "+inf", 0, count)
+        if soon:
+            self._client.zadd(self._keys.live, dict.fromkeys(soon, to), xx=True, lt=True)
+
     def live_runs(self, *, count: int) -> list[str]:
         """Runs that have not ended."""
         return _texts(self._client.zrange(self._keys.live, 0, count - 1))

@@ -215,6 +215,7 @@ def describe_event(event: Event) -> str:
         "succeeded": "succeeded",
         "retrying": f"attempt {event.attempt} failed; the next one in {detail} ms",
         "throttled": f"was told to come back in {detail} ms",
+        "given-back": f"was left to code that fits: {detail}",
         "waiting": f"waits for a token of {detail}",
         "lost": f"attempt {event.attempt} was lost with its worker",
         "timed-out": f"attempt {event.attempt} took longer than its timeout",

@@ -14,6 +14,7 @@ CALLS = {
     "commit of a compensation": lambda run, token: run.commit("undo-a", token),
     "fail": lambda run, token: run.fail("a", token, delay_ms=0),
     "lose": lambda run, token: run.lose("a", token),
+    "give back": lambda run, token: run.give_back("a", token),
     "report": lambda run, token: run.report("a", token),
     "wake": lambda run, token: run.wake("a"),
     "announce": lambda run, token: run.announce(0),

@@ -34,6 +34,8 @@ KEY_SHOWN = 200
 """Characters of an idempotency key that are kept to be shown."""
 UNFINISHED = ("open",)
 """Groups of the index by status that hold runs which have not ended."""
+LONGEST_BACK_OFF_MS = 60_000
+"""Longest time between two messages for a ready node that nobody claims."""
 
 
 class Scripts:
@@ -232,6 +234,10 @@ class Scripts:
         most = "" if max_throttle_ms is None else max_throttle_ms
         return moved_of(self._on_run("fail", run_id, plan, node, token, failure, delay_ms, int(follows), most))
 
+    def give_back(self, run_id: str, plan: str, node: str, token: str, *, own: str, reason: str) -> Moved:
+        """Give an attempt back whose worker's code does not fit: give_back.lua; `own` is the worker's plan."""
+        return moved_of(self._on_run("give_back", run_id, plan, node, token, own, reason))
+
     def expire_claim(
         self, run_id: str, plan: str, node: str, token: str, *, failure: str, timed_out: bool = False, delay_ms: int = 0
     ) -> Moved:
@@ -267,27 +273,31 @@ class Scripts:
         keys = [self._keys.run(run_id), self._keys.failures(run_id)]
         return bool(self._call("keep_log", keys, [lines, LINES, BYTES]))
 
-    def inspect_run(self, run_id: str, plan: str) -> Look:
+    def inspect_run(self, run_id: str, plan: str, joined_ms: int = 0) -> Look:
         """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua."""
-        return look_of(self._on_run("inspect_run", run_id, plan))
+        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms))
 
-    def inspect_runs(self, runs: Sequence[tuple[str, str]]) -> list[Look | RedisError]:
-        """Look at many runs, each given with the hash of its plan, in one round trip; an error is that run's alone."""
+    def inspect_runs(self, runs: Sequence[tuple[str, str, int]]) -> list[Look | RedisError]:
+        """Look at many runs in one round trip; an error is that run's alone.
+
+        Args:
+            runs: Of each the id, the hash of its plan, and the instant at which a worker with its flow came last.
+        """
         name = "inspect_run"
         pipe = self._client.pipeline(transaction=False)
-        for run_id, plan in runs:
+        for run_id, plan, joined_ms in runs:
             keys = self._keys.of_run(run_id, plan)
-            pipe.evalsha(self._sha(name), len(keys), *keys, run_id)
+            pipe.evalsha(self._sha(name), len(keys), *keys, run_id, joined_ms)
         answers = pipe.execute(raise_on_error=False) if runs else []
         return [self._looked(*run, answer) for run, answer in zip(runs, answers, strict=True)]
 
-    def _looked(self, run_id: str, plan: str, answer: Any) -> Look | RedisError:
+    def _looked(self, run_id: str, plan: str, joined_ms: int, answer: Any) -> Look | RedisError:
         if not isinstance(answer, RedisError):
             return look_of(answer)
         if not isinstance(answer, NoScriptError):
             return answer
         try:
-            return self.inspect_run(run_id, plan)
+            return self.inspect_run(run_id, plan, joined_ms)
         except RedisError as error:
             return error
 
@@ -315,9 +325,18 @@ class Scripts:
         text: bytes | None = self._call("pop_message", [queue], [task])
         return text
 
-    def republish(self, run_id: str, plan: str, epoch: int, nodes: Sequence[str]) -> Moved:
-        """Publish ready nodes once more, within their back-off: republish.lua."""
-        return moved_of(self._on_run("republish", run_id, plan, epoch, *nodes))
+    def republish(
+        self,
+        run_id: str,
+        plan: str,
+        epoch: int,
+        nodes: Sequence[str],
+        *,
+        most_ms: int = LONGEST_BACK_OFF_MS,
+        joined_ms: int = 0,
+    ) -> Moved:
+        """Publish ready nodes once more, and not again within a back-off of at most `most_ms`: republish.lua."""
+        return moved_of(self._on_run("republish", run_id, plan, epoch, most_ms, joined_ms, *nodes))
 
     def release(self, bucket: str) -> tuple[int, list[str]]:
         """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""

@@ -2,7 +2,7 @@
 -- What an index has lost is put back: timers, places in a wait queue's index, claims of holders, items, the saga.
 -- needs: transition
 -- KEYS    as transition.lua
--- ARGV    none
+-- ARGV    2 the instant in ms at which a worker with its flow came last, or 0
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'
 --         (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
 --         has announced), 'items' (a map whose open items are not known) or 'gone' (detail: what is gone of the run), or
@@ -55,8 +55,11 @@ if run.saga then
 elseif step then
   names = step_kinds[step.kind].members(step)
 end
+-- The back-off is over when a worker has come that may be the one with code that fits.
+local joined = tonumber(ARGV[2])
+local function has_joined(sent) return sent and joined > sent end
 local is_map = step and step.kind == 'map' and not run.saga
-local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step)
+local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step, has_joined)
 if stalled then
   add('ready', step.nodes[1], string.format('%.0f', stalled))
   look_within(LOOK_AFTER_MS)
@@ -74,7 +77,7 @@ for _, name in ipairs(names) do
       if NOW - rec.since >= LOOK_AFTER_MS and not redis.call('LPOS', AGAIN, name) then
         redis.call('RPUSH', AGAIN, name)
       end
-    elseif NOW >= (rec.again or rec.since + LOOK_AFTER_MS) then
+    elseif NOW >= (rec.again or rec.since + LOOK_AFTER_MS) or rec.again and has_joined(rec.sent) then
       add('ready', name, string.format('%.0f', rec.since))
     end
     look_within(math.max(LOOK_AFTER_MS, math.min((NOW - rec.since) / 2, SOON_MS)))

@@ -95,8 +95,8 @@ local function ready(step) return map_work(step, run.running) end
 local function count() return run.map_count end
 
 -- While a map gets on, only an empty queue shows that a message is missing.
-local function stalled(step)
-  if left() > 0 and run.running < step.width and NOW >= run.map_again then
+local function stalled(step, has_joined)
+  if left() > 0 and run.running < step.width and (NOW >= run.map_again or has_joined(run.map_sent)) then
     return NOW - run.map_pulled >= LOOK_AFTER_MS and run.map_pulled or NOW
   end
 end

@@ -1,8 +1,8 @@
 -- Kinds of steps, by the word that a plan has for them. A kind has: enter(position, step) makes ready what is not done yet and
 -- says what to publish, or nothing if all is done; join(step) is asked when no member is open any more, and says what to publish
 -- if more of the step is to be done; leave(step) writes what the step leaves to the next one; members(step) names the nodes
--- that may have a record; ready(step, kind) says what nobody has claimed; stalled(step) since when nobody asks for what is left
--- of it, if that shows in no record; count(step) how many members there are.
+-- that may have a record; ready(step, kind) says what nobody has claimed; stalled(step, has_joined) since when nobody asks for what
+-- is left of it, if that shows in no record; count(step) how many members there are.
 local function nothing_more() end
 
 -- One node, or several that are joined; passing over those that are done.

@@ -16,7 +16,7 @@ local changed, saved, texts, noted, is_touched = {}, {}, {}, {}, false  -- what 
 -- Fields of the run that few transitions ask for are read when one does.
 local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
-  local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked'}
+  local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked', 'map_sent'}
     or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from orchestrator import hooks
 from orchestrator.contrib.opentelemetry_runs import RunTraces, link_run, trace_of
 
 
@@ -53,6 +54,17 @@ def test_a_run_is_one_trace_with_a_span_for_each_step_and_attempt(traced):
     )
     assert dict(attempt.attributes)["flow.node"] == "first-0"
     assert root.status.is_ok
+
+
+def test_the_hook_of_runs_that_have_finished_sends_it(traced):
+    run = start(traced, "two-fans")
+    traced.exporter.clear()
+    hooks.run_finished.connect(traced.send)
+    try:
+        hooks.run_finished.send(run_id=run.id, flow_name="two-fans", status="succeeded")
+    finally:
+        hooks.run_finished.disconnect(traced.send)
+    assert "flow two-fans" in [span.name for span in traced.exporter.get_finished_spans()]
 
 
 def test_a_failed_attempt_and_the_wait_behind_it_are_spans_of_their_own(traced):

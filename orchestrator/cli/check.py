@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from celery.app.utils import find_app
 
+from orchestrator.cli.live import GOES_ON, Group, judge_live
 from orchestrator.cli.session import orchestrator_of
 from orchestrator.cli.text import as_json, clean
 from orchestrator.engine import engine_of
@@ -24,14 +25,20 @@ FOUND = 1
 
 
 @click.command("check", epilog="Example: orchestrator -A proj check")
+@click.option(
+    "--against", type=click.Choice(["live"]), help="Judge the unfinished runs by this code; needs the server."
+)
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def check(context: click.Context, *, is_json: bool) -> None:
+def check(context: click.Context, *, against: str | None, is_json: bool) -> None:
     """Import the app, build every flow, and print what is wrong; exit code 1 if anything is. Needs no server.
 
     As `orchestrator -A proj check` it also shows what keeps the app from being imported.
     """
     found = list(findings(context))
+    if against and not found:
+        _show_live(judge_live(orchestrator_of(context)), is_json=is_json)
+        return
     if is_json:
         rows = [{"where": each.where, "code": each.code, "message": each.message} for each in found]
         click.echo(as_json(rows))
@@ -41,6 +48,23 @@ def check(context: click.Context, *, is_json: bool) -> None:
         if not found:
             click.echo("nothing found")
     if found:
+        raise click.exceptions.Exit(FOUND)
+
+
+def _show_live(groups: list[Group], *, is_json: bool) -> None:
+    """Print a verdict over unfinished runs; exit code 1 if any does not go on."""
+    if is_json:
+        click.echo(as_json([vars(each) | {"runs": list(each.runs)} for each in groups]))
+    else:
+        for each in groups:
+            count = f"{len(each.runs)} run{'s' if len(each.runs) != 1 else ''}"
+            reason = f" ({clean(each.reason)})" if each.reason else ""
+            click.echo(f"flow {clean(each.flow)}: {count} {each.verdict}{reason}")
+            if each.verdict != GOES_ON:
+                click.echo("  " + "\n  ".join(each.runs))
+        if not groups:
+            click.echo("no run is unfinished")
+    if any(each.verdict != GOES_ON for each in groups):
         raise click.exceptions.Exit(FOUND)
 
 

@@ -312,6 +312,15 @@ class Problem(Shape):
     message: str
 
 
+class Live(Shape):
+    """Unfinished runs of a flow with one verdict of `check --against live`."""
+
+    flow: str
+    verdict: Literal["goes on", "would wait for code that is gone", "stored data no longer fits"]
+    reason: str
+    runs: list[str]
+
+
 class Finding(Shape):
     """A finding of `doctor`."""
 
@@ -356,7 +365,7 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "schedules backfill": TypeAdapter(list[Filled] | list[datetime]),
     "doctor": TypeAdapter(list[Finding]),
     "metrics": TypeAdapter(list[Metric]),
-    "check": TypeAdapter(list[Problem]),
+    "check": TypeAdapter(list[Problem] | list[Live]),
 }
 """By the words of the command; of `watch`, the shape of a line."""
 

@@ -366,6 +366,14 @@ def test_a_shell_completes_the_commands(operator):
     assert answer.stdout.split() == ["plain,schedules", "plain,schema"]
 
 
+def test_check_judges_the_unfinished_runs_by_this_code(operator):
+    id = operator.type("start", "lonely").strip()
+    groups = operator.json("check", "--against", "live")
+    assert {"flow": "lonely", "verdict": "goes on", "reason": "", "runs": [id]} in groups
+    assert "flow lonely: 1 run goes on" in operator.type("check", "--against", "live")
+    operator.type("cancel", id)
+
+
 BROKEN = """
 from celery import Celery
 from orchestrator import FlowBuilder, Node, Orchestrator, manual

@@ -123,6 +123,8 @@ def server_problems(store: Store) -> Iterator[Finding]:
     where = f"Redis at {store.place}"
     persistence = store.server_info("persistence")
     version = str(store.server_info("server").get("redis_version", ""))
+    if lost := store.upkeep.loss():
+        yield Finding("lost-writes", f"{where}: {lost.sentence()}", "min-replicas-to-write")
     if evicts := find_eviction(store):
         yield Finding("eviction", evicts.problem, "maxmemory-policy")
     if not int(persistence.get("aof_enabled", 1)):

@@ -20,6 +20,7 @@ from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
 from orchestrator.maintenance.eviction_watch import EvictionWatch
 from orchestrator.maintenance.looks import RunLooks
+from orchestrator.maintenance.lost_writes import SweepMemory
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import was_refused
 from orchestrator.store.statistics import Measurer
@@ -54,6 +55,7 @@ class Reconciler:
         self.monitor = monitor
         self._measurer = Measurer(engine.store)
         self.evictions = EvictionWatch(engine)
+        self._memory = SweepMemory(engine.store)
         self._id = uuid.uuid4().hex
         self._period_s = engine.settings.reconcile_every.total_seconds()
         # Two threads, so each has its own.
@@ -118,6 +120,7 @@ class Reconciler:
         lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
         if not self.store.upkeep.lead(self._id, lock_ms=lock_ms):
             self._leads_until = 0.0
+            self._memory.end(self._id)
             return
         if not self._leads_until:
             self._parts.begin()
@@ -130,10 +133,14 @@ class Reconciler:
         fault_point("sweep")
         until = time.monotonic() + self._period_s
         # After a gap between sweeps nobody may have been able to renew: the script forbids to end leases for one lease.
-        tick = self.store.scripts.sweep_tick(lease_ms=self.store.lease_ms)
+        tick = self.store.scripts.sweep_tick(
+            lease_ms=self.store.lease_ms, worker=self._id, number=self._memory.next_number
+        )
         self._has_ticked = True
+        if tick.mark is not None:
+            self._memory.note(tick.before, tick.mark)
         if tick.went_back:
-            logger.error("Redis's clock or state went back: was an older copy restored, or did a replica take over?")
+            logger.error("Redis's clock went back")
         may_end = tick.may_end and time.monotonic() > self._calm_until
         if may_end:
             self._end_leases(tick.now)

@@ -46,6 +46,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
 | aside | hash: kind and name to what is wrong with a part that is set aside (JSON) | until it works or is gone |
 | sweep | hash: last tick of the reconciler | for ever |
+| sweep:<worker> | string: number and instant of its last sweep, and events by then | a day |
+| lost | string: writes that are gone, see lost_writes.py (JSON) | a day |
 | evicts | string: why no run is started, for the server throws keys of live runs away | a while, set again and again |
 | leader | string: who reconciles | two periods of the reconciler |
 | cursors | hash: flow and source to version and cursor (JSON) | for ever, one field a source |
@@ -250,6 +252,15 @@ class Keys:
     def worker(self, worker: str) -> str:
         """What a worker announced of itself."""
         return self._named("workers", worker)
+
+    def sweep_mark(self, worker: str) -> str:
+        """What a leading worker has left with its last sweep."""
+        return self._named("sweep", worker)
+
+    @lazy
+    def lost(self) -> str:
+        """Writes that are gone."""
+        return self._named("lost")
 
     @lazy
     def evicts(self) -> str:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.store.lost_writes import LostWrites, SweepMark
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from orchestrator.store.keys import Keys
 
+LOSS_KEPT_MS = 86_400_000
 SENT_FIELD = "events"
 PAUSED = "|paused"
 """End of the field beside a schedule's slot that says why it is paused."""
@@ -117,6 +120,18 @@ class Upkeep:
             pipe.zrem(self._keys.expiring_tags, member)
         pipe.execute()
         return count in {len(members), len(tags)}
+
+    def sweep_mark(self, worker: str) -> SweepMark | None:
+        """What a worker's last sweep as the leader has left; None if that is gone."""
+        return SweepMark.of(self._client.get(self._keys.sweep_mark(worker)))
+
+    def note_loss(self, lost: LostWrites) -> None:
+        """Keep for a day that writes are gone."""
+        self._client.set(self._keys.lost, lost.text(), px=LOSS_KEPT_MS)
+
+    def loss(self) -> LostWrites | None:
+        """Writes that a worker has missed within the last day, the last ones; None if there are none."""
+        return LostWrites.of(self._client.get(self._keys.lost))
 
     def is_pending(self, run_id: str) -> bool:
         """Whether nothing of a run has begun."""

@@ -147,7 +147,7 @@ def test_the_first_sweep_may_end_leases(world):
     tick = world.scripts.sweep_tick(lease_ms=LEASE_MS)
     assert abs(tick.now - world.store.now_ms()) < 10_000
     assert (tick.may_end, tick.went_back, tick.has_lost_index) == (True, False, False)
-    assert world.names() == [world.keys.sweep]
+    assert sorted(world.names()) == [world.keys.sweep, world.keys.sweep_mark("none")]
     assert world.scripts.sweep_tick(lease_ms=LEASE_MS).may_end
 
 
@@ -163,6 +163,21 @@ def test_a_clock_that_went_back_is_told(world):
     world.client.hset(world.keys.sweep, "last", world.store.now_ms() + 60_000)
     assert world.scripts.sweep_tick(lease_ms=LEASE_MS).went_back
     assert not world.scripts.sweep_tick(lease_ms=LEASE_MS).went_back
+
+
+def test_a_sweep_leaves_a_mark_that_goes_back_with_the_state(world):
+    first = world.scripts.sweep_tick(lease_ms=LEASE_MS, worker="w", number=1)
+    copy = world.client.dump(world.keys.sweep_mark("w"))
+    run = world.run(line_plan("a"))
+    second = world.scripts.sweep_tick(lease_ms=LEASE_MS, worker="w", number=2)
+    assert (first.before, second.before) == (None, first.mark)
+    assert (second.mark.number, second.mark.at) == (2, second.now)
+    assert second.mark.events == max(first.mark.events, 0) + 1, "the start of the run"
+    assert world.store.upkeep.sweep_mark("w") == second.mark
+    world.client.restore(world.keys.sweep_mark("w"), 0, copy, replace=True)
+    third = world.scripts.sweep_tick(lease_ms=LEASE_MS, worker="w", number=3)
+    assert third.before == first.mark
+    assert run.status == "pending"
 
 
 def test_a_hundred_sweeps_after_a_gap_all_stay_calm(world):

@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.log_lines import BYTES, LINES
+from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.commit_and_claim import Claim, Commit
     from orchestrator.store.scripts.results import Claimed
 
+MARK_KEPT_MS = 86_400_000
 KEY_SHOWN = 200
 """Characters of an idempotency key that are kept to be shown."""
 UNFINISHED = ("open",)
@@ -361,11 +363,13 @@ class Scripts:
         keys = [self._keys.holders, self._keys.holder(holder)]
         return bool(self._call("forget_holder", keys, [holder, int(only_late)]))
 
-    def sweep_tick(self, *, lease_ms: int) -> Tick:
-        """Note a sweep: sweep_tick.lua."""
+    def sweep_tick(self, *, lease_ms: int, worker: str = "none", number: int = 1) -> Tick:
+        """Note a sweep, of so many by this worker: sweep_tick.lua."""
         unfinished = [self._keys.by_status(status) for status in UNFINISHED]
-        now, *answers = self._call("sweep_tick", [self._keys.sweep, self._keys.live, *unfinished], [lease_ms])
-        return Tick(int(now), *(text_of(answer) == "1" for answer in answers))
+        keys = [self._keys.sweep, self._keys.live, self._keys.sweep_mark(worker), self._keys.events, *unfinished]
+        now, *answers, before, mark = self._call("sweep_tick", keys, [lease_ms, number, MARK_KEPT_MS])
+        may_end, went_back, has_lost_index = (text_of(answer) == "1" for answer in answers)
+        return Tick(int(now), may_end, went_back, has_lost_index, SweepMark.of(before), SweepMark.of(mark))
 
     def announce_flow(self, plan: Plan, *, retention_ms: int) -> None:
         """Announce a flow: announce_flow.lua."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator.store.lost_writes import SweepMark
+
 Values: TypeAlias = tuple[bytes | None, ...]
 
 
@@ -130,12 +132,16 @@ class Tick:
         may_end: Whether leases may be ended.
         went_back: Whether the clock or the state went back.
         has_lost_index: Whether unfinished runs are missing in the index of those to be looked at.
+        before: What the worker's sweep before this one has left in the store.
+        mark: What this one has left there.
     """
 
     now: int
     may_end: bool
     went_back: bool
     has_lost_index: bool
+    before: SweepMark | None
+    mark: SweepMark | None
 
 
 def text_of(value: bytes | int | None) -> str:

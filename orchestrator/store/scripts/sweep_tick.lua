@@ -1,8 +1,10 @@
 -- Note that the reconciler sweeps, and say whether it may end leases: after a gap nobody could renew one.
--- KEYS    1 sweep, 2 unfinished runs, 3... indexes of the runs of each unfinished status
--- ARGV    1 lease in ms
--- Returns {now in ms, '1' if leases may be ended, '1' if the clock or the state went back, '1' if runs are missing in 2}.
--- TTL     none. A second call only moves the tick. Begins with HSET: a full Redis refuses it, and then no lease is ended.
+-- KEYS    1 sweep, 2 unfinished runs, 3 mark of the worker's last sweep, 4 events, 5... indexes of the runs of each
+--         unfinished status
+-- ARGV    1 lease in ms, 2 number of this sweep of the worker, 3 how long its mark is kept, in ms
+-- Returns {now in ms, '1' if leases may be ended, '1' if the clock or the state went back, '1' if runs are missing in 2,
+--         the mark before, the mark now}; a mark is the number, the instant in ms, and the events by then or -1.
+-- TTL     none but the mark's. A second call only moves the tick. Begins with HSET: a full Redis refuses it, and then no lease is ended.
 -- include: instant
 local lease = tonumber(ARGV[1])
 local last = tonumber(redis.call('HGET', KEYS[1], 'last') or NOW)
@@ -12,8 +14,16 @@ if NOW - last > lease / 2 then
 end
 local calm = tonumber(redis.call('HGET', KEYS[1], 'calm') or 0)
 local unfinished = 0
-for number = 3, #KEYS do
+for number = 5, #KEYS do
   unfinished = unfinished + redis.call('ZCARD', KEYS[number])
 end
 local is_short = redis.call('ZCARD', KEYS[2]) < unfinished
-return {string.format('%.0f', NOW), NOW >= calm and '1' or '0', NOW < last - 1000 and '1' or '0', is_short and '1' or '0'}
+local events, before = -1, redis.call('GET', KEYS[3]) or ''
+local info = redis.pcall('XINFO', 'STREAM', KEYS[4])
+for place = 1, #info - 1, 2 do
+  events = info[place] == 'entries-added' and info[place + 1] or events
+end
+local mark = string.format('%s %.0f %d', ARGV[2], NOW, events)
+redis.call('SET', KEYS[3], mark, 'PX', ARGV[3])
+return {string.format('%.0f', NOW), NOW >= calm and '1' or '0', NOW < last - 1000 and '1' or '0', is_short and '1' or '0',
+  before, mark}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "orchestrator"
-NAMES = {"delete": "DEL", "hscan_iter": "HSCAN", "scan_iter": "SCAN"}
+NAMES = {"delete": "DEL", "hscan_iter": "HSCAN", "memory_usage": "MEMORY|USAGE", "scan_iter": "SCAN"}
 """Methods of redis-py that are not called like their command."""
 LOCAL = {"pipeline", "execute", "pubsub", "connection_pool", "get_message", "close", "reset"}
 """What is no command of its own."""

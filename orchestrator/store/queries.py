@@ -50,8 +50,8 @@ class Filter:
         since, until: Created at or after, and before; aware.
         tags: Every one of them has this value.
         parent: Children of this run; None for runs without a parent.
-        text: A part of the id, of the idempotency key, or of the type, message or node of the error; letters of either
-            case.
+        text: A part of the id, of the idempotency key, or of the type, message or node of the error; of ASCII,
+            letters of either case.
     """
 
     flow: str | None = None
@@ -206,7 +206,7 @@ def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = 
                 flow=wanted.flow or "",
                 parent=wanted.parent or "",
                 tags=wanted.tags or {},
-                text=(wanted.text or "").lower(),
+                text=_in_small_letters(wanted.text or ""),
                 fields=FIELDS,
             )
         looked += CANDIDATES_A_CALL
@@ -214,6 +214,11 @@ def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = 
     following = None if is_over else f"{newest}-{before}"
     searched = None if is_over or len(found) >= limit else instant(newest)
     return Listed(tuple(_read_rows(store, found)), following, searched)
+
+
+def _in_small_letters(text: str) -> str:
+    """As the script has them: it knows the letters of ASCII only."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
 def _begin(wanted: Filter, cursor: str | None) -> tuple[str, str]:

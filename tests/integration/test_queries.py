@@ -183,6 +183,14 @@ def test_a_filter_that_is_none_is_refused(shop, wrong):
         shop.runs(**wrong)
 
 
+def test_text_in_any_script_is_found_as_it_was_written(server):
+    orchestrator = client_of(server, prefix="letters")
+    run = orchestrator.start("ship", idempotency_key="Über-Ω-7")
+    orchestrator.start("ship", idempotency_key="other")
+    assert [ids(orchestrator.runs(text=text)) for text in ("Über", "ÜBER-Ω", "Ω-7")] == [[run.id]] * 3
+    assert orchestrator.runs(text="%w") == []
+
+
 def test_limits_are_shown_set_frozen_and_reset(server):
     orchestrator = client_of(server, prefix="limits")
     engine = engine_of(orchestrator.app)

@@ -1,7 +1,7 @@
 """Traces of runs for OpenTelemetry: one for each run, made of its history when it has ended, in every mode alike.
 
 A run outlives the processes that work on it, so that none of them can hold its span open. The trace's id is made of the
-run's id and of how often it was resumed: whoever knows a run can link to its trace, and nothing of it is stored.
+run's id and of how often it was resumed: who knows a run can link to its trace, and nothing of it is stored.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
+from orchestrator.liveness.interruption import is_ending
 from orchestrator.liveness.pool_memory import AT_ONCE
 from orchestrator.liveness.pool_processes import use_place, working_on
 
@@ -54,7 +55,8 @@ class LocalFanOut:
             The attempts behind the step that this process goes on with.
 
         Raises:
-            BaseException: The first that is no failure of a node, when all members have ended.
+            BaseException: The first that is no failure of a node, when all members have ended, or at once if it ends
+                the process.
         """
         for member in self._members:  # from now on, whether a thread has begun with it or not
             claim = self._claims[member] = ExitStack()
@@ -68,6 +70,8 @@ class LocalFanOut:
                 behind = self._end(self._next(errors)) or behind
             except BaseException as error:  # noqa: BLE001 - whatever it is waits until all have ended
                 errors.append(error)
+                if is_ending():  # the process was told to end: it takes its threads along, and members are lost
+                    break
         for claim in self._claims.values():  # of a member whose return an error in this thread has hidden
             claim.close()
         if errors:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTERRUPTED = -1
 """Exit code of a process that was told to end, where the real one is lost."""
 # billiard 4.3 has a function for it; before, there is only the variable that the function reads.
-_is_ending: Callable[[], bool] = getattr(
+is_ending: Callable[[], bool] = getattr(
     common,
     "terminate_handler_fired",
     lambda: common._should_have_exited[0],  # noqa: SLF001
@@ -37,7 +37,7 @@ def raise_interruption(error: BaseException) -> None:
     greenlet = sys.modules.get("greenlet")
     if isinstance(error, WorkerShutdown | WorkerTerminate) or (greenlet and isinstance(error, greenlet.GreenletExit)):
         raise error
-    if _is_ending():
+    if is_ending():
         raise error if isinstance(error, SystemExit) else SystemExit(INTERRUPTED) from error
 
 
@@ -47,5 +47,5 @@ def exit_if_ending() -> None:
     Raises:
         SystemExit: It was.
     """
-    if _is_ending():
+    if is_ending():
         raise SystemExit(INTERRUPTED)

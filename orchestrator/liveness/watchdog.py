@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from celery.worker import state
+
 from orchestrator.liveness.leases import WATCH_EVERY_S, is_running
 from orchestrator.liveness.pool_processes import is_overdue
 
@@ -28,12 +30,16 @@ class Watchdog(threading.Thread):
 
     Args:
         renewer: Knows the worker's pool processes.
+        begin_shutdown: Called when the worker shuts down cold, which Celery says only when its pool has ended.
         out_of_grace: Called once when a shutdown has taken too long.
     """
 
-    def __init__(self, renewer: LeaseRenewer, out_of_grace: Callable[[], None]) -> None:
+    def __init__(
+        self, renewer: LeaseRenewer, begin_shutdown: Callable[[], None], out_of_grace: Callable[[], None]
+    ) -> None:
         super().__init__(name="orchestrator-watchdog", daemon=True)
         self._renewer = renewer
+        self._begin_shutdown = begin_shutdown
         self._out_of_grace = out_of_grace
         self._grace_ends = float("inf")
         self._ended = threading.Event()
@@ -48,6 +54,7 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Watch until it is ended."""
+        is_told = False
         while not self._ended.wait(WATCH_EVERY_S):
             # A copy: the thread that renews leases changes it meanwhile.
             for pid, place in list(self._renewer.known.items()):
@@ -55,6 +62,9 @@ class Watchdog(threading.Thread):
                 if is_overdue(place) and is_running(pid):
                     logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
                     os.kill(pid, signal.SIGKILL)
+            if not is_told and state.should_terminate is not None and state.should_terminate is not False:
+                is_told = True
+                self._begin_shutdown()
             if time.monotonic() > self._grace_ends:
                 self._grace_ends = float("inf")
                 self._out_of_grace()

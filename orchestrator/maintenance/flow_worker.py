@@ -59,7 +59,7 @@ class FlowWorker:
         self._grace_s = engine.settings.shutdown_grace.total_seconds()
         self._patches = ExitStack()
         self._lease_renewer = LeaseRenewer(engine, partial(describe_worker, worker))
-        self._watchdog = Watchdog(self._lease_renewer, self._end_by_force)
+        self._watchdog = Watchdog(self._lease_renewer, self.begin_shutdown, self._end_by_force)
         self._reconciler = Reconciler(engine, Monitor(engine, worker))
         self._early_ack = EarlyAck(worker)
         self._announcer = threading.Thread(target=self._announce, name="orchestrator-announcer", daemon=True)

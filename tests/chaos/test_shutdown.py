@@ -54,6 +54,17 @@ def test_a_node_is_given_back_when_the_grace_is_over_and_made_again_at_once(worl
     check_keys(world.client)
 
 
+def test_members_of_a_local_step_are_given_back_by_a_cold_shutdown(world):
+    world.settings["shutdown_grace"] = "60"
+    leaving, run = start_held(world, "local", "member-0")
+    start(world, "staying", TEST_WORK_S="0.01")
+    leaving.process.send_signal(signal.SIGQUIT)
+    assert leaving.process.wait(timeout=30) in {0, 1}, "it does not wait for the threads of the members"
+    assert run.wait(timeout=LEASE_S / 3) == "succeeded"
+    assert check_run(run, "succeeded")["member-0"] == 2
+    check_keys(world.client)
+
+
 def test_a_node_that_ends_within_the_grace_is_not_made_again(world):
     world.settings["shutdown_grace"] = "60"
     leaving = start(world, "leaving", TEST_WORK_S="3")

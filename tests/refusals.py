@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from orchestrator.server import EmbeddedServer
+    from tests.chaos.world import World
+
 FOREVER = "while true do end"
 OPTIONS = ("--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024")
 
@@ -30,16 +33,26 @@ class RefusingServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stack = ExitStack()
+        self.server: EmbeddedServer
+        self.proxy: Proxy
+        self.admin: redis.Redis
 
     def __enter__(self) -> Self:
-        self.server = self._stack.enter_context(ServerWith(self.folder, *OPTIONS))
+        self.server = server = self._stack.enter_context(ServerWith(self.folder, *OPTIONS))
         self.proxy = self._stack.enter_context(Proxy(self.server.port))
-        self.admin = self.server.client
+        self.admin = server.client
         self.admin.ping()  # its connection outlasts every refusal
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @classmethod
+    def of(cls, world: World) -> Self:
+        """The server of a world that runs."""
+        place = cls(world.folder / "server")
+        place.server, place.proxy, place.admin = world.server, world.proxy, world.client
+        return place
 
     @property
     def url(self) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, chain, chord
 
 from orchestrator import OrchestratorError
-from tests.chaos.load_faults import FAULTS, Fault, Struck, staged, strike_for
+from tests.chaos.load_faults import FAULTS, REFUSED, Fault, Struck, staged, strike_for
 from tests.chaos.world import World, check_keys, check_run
 from tests.harness import wait_until
 
@@ -39,6 +39,8 @@ WORK_S = 0.075
 FAULTY_S = 14.0
 SETTLING_S = 20.0  # after the last progress
 LONGEST_S = 120.0  # after the last fault
+OURS = {"ours": "", "fused": "-fused"}
+"""Systems of ours, and what the names of their flows end with."""
 TAILS = {True: "join", False: "link-4"}
 RESULTS = {True: 37, False: 5}
 
@@ -49,7 +51,7 @@ class Load:
 
     Attributes:
         fault: What struck.
-        system: `ours`, or canvas: `plain` or `hardened`.
+        system: `ours` or `fused`, or canvas: `plain` or `hardened`.
         seed: Of the strikes.
         lost: Flows without their result when nothing went on any more.
         counted_twice: Nodes with two recorded results; only ours records them.
@@ -89,14 +91,15 @@ def is_fan(number: int) -> bool:
 class Ours:
     """The load as flows of this library."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, suffix: str) -> None:
         self.world = world
+        self.suffix = suffix
         self.runs: list[FlowRun] = []
 
     def start(self) -> None:
         orchestrator = self.world.orchestrator()
         self.runs = [
-            orchestrator.start("fan" if is_fan(number) else "chain", idempotency_key=str(number))
+            orchestrator.start(("fan" if is_fan(number) else "chain") + self.suffix, idempotency_key=str(number))
             for number in range(FLOWS)
         ]
 
@@ -180,12 +183,12 @@ def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) ->
     """Put one system under the load and one fault."""
     load = Load(name, system, seed)
     environment: Any = {"TEST_WORK_S": str(WORK_S), "RAW_SETTING": system}
-    program = "tests.programs.chaos" if system == "ours" else "tests.programs.raw_load"
+    program = "tests.programs.chaos" if system in OURS else "tests.programs.raw_load"
     with (
         World(folder, program=program, proxied=fault.is_between, **environment) as world,
         staged(world, f"{seed}/{name}") as scene,
     ):
-        work = Ours(world) if system == "ours" else Raw(world)
+        work = Ours(world, OURS[system]) if system in OURS else Raw(world)
         world.start_workers()
         work.start()
         tails = {(flow, TAILS[is_fan(number)]) for number, flow in enumerate(work.names())}
@@ -196,7 +199,7 @@ def measure(name: str, fault: Fault, *, system: str, seed: int, folder: Path) ->
         load.recovery_s = settle(work, world)
         work.judge(load)
         count(load, struck, world, tails)
-        if system == "ours":
+        if system in OURS:
             check_workers(load, world)
             if fault.repeats is not None and load.extra > fault.repeats * load.strikes:
                 load.broken.append(f"{load.extra} extra starts, more than {fault.repeats} for each strike")
@@ -244,7 +247,7 @@ def standstill(world: World) -> float:
 
 def is_right(load: Load) -> bool:
     """Whether a load of ours kept its promise."""
-    return load.system != "ours" or not (load.lost or load.counted_twice or load.deaths or load.broken)
+    return load.system not in OURS or not (load.lost or load.counted_twice or load.deaths or load.broken)
 
 
 def run(names: Sequence[str], systems: Sequence[str], seeds: Sequence[int], out: Path | None) -> bool:
@@ -252,7 +255,7 @@ def run(names: Sequence[str], systems: Sequence[str], seeds: Sequence[int], out:
     is_good = True
     for seed, name, system in itertools.product(seeds, names, systems):
         folder = Path(tempfile.mkdtemp(prefix="load-"))
-        load = measure(name, FAULTS[name], system=system, seed=seed, folder=folder)
+        load = measure(name, (FAULTS | REFUSED)[name], system=system, seed=seed, folder=folder)
         line = json.dumps(asdict(load))
         print(line, flush=True)  # noqa: T201 - the program's output
         if out is not None:
@@ -271,8 +274,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[random.randrange(10**6)])
-    parser.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS))
-    parser.add_argument("--system", nargs="+", choices=["ours", "plain", "hardened"], default=["ours"])
+    parser.add_argument("--fault", nargs="+", choices=[*FAULTS, *REFUSED], default=[*FAULTS, *REFUSED])
+    parser.add_argument("--system", nargs="+", choices=[*OURS, "plain", "hardened"], default=["ours"])
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     print(f"SEED={' '.join(map(str, chosen.seed))}", flush=True)  # noqa: T201 - the program's output

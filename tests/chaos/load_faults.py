@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.chaos.world import Power, World, watched_power
+from tests.refusals import REFUSALS, RefusingServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+REFUSES_S = 4.0
 
 
 @dataclass
@@ -119,6 +123,26 @@ FAULTS = {
 MORE_FAULTS = {
     "clients dropped": Fault(drop_clients, every_s=2.5, times=3),
     "clients dropped while memory is full": Fault(drop_clients_while_full, every_s=2.5, times=3),
+}
+
+
+def refuse(name: str) -> Callable[[Scene], None]:
+    """Let the server refuse for longer than a lease."""
+
+    def strike(scene: Scene) -> None:
+        with REFUSALS[name].provoked(RefusingServer.of(scene.world)):
+            time.sleep(REFUSES_S)
+
+    return strike
+
+
+# Not LOADING: a server that is started again answers with it. Its other test needs a server with debugging commands.
+REFUSED = {
+    f"Redis refuses: {name}": Fault(
+        refuse(name), every_s=7.0, times=2, repeats=0, is_between=name in {"CLUSTERDOWN", "TRYAGAIN"}
+    )
+    for name in REFUSALS
+    if name != "LOADING"
 }
 
 

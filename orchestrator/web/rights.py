@@ -27,7 +27,7 @@ FORWARDED = (
 
 
 def why_not(options: Any, headers: Mapping[str, str]) -> str:
-    """Return why nobody may act through this Flower, as a sentence; empty when whoever may read may act.
+    """Return why nobody may act through this Flower, as a sentence; empty when every reader may act.
 
     Args:
         options: Flower's options.

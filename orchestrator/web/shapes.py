@@ -151,7 +151,7 @@ def boxes(shape: Line | Part) -> Iterator[Box]:
             yield from boxes(arm.line)
 
 
-def together(marks: Sequence[Mark]) -> Mark:
+def combined(marks: Sequence[Mark]) -> Mark:
     """Return the state of a box that stands for several nodes."""
     counts: Counter[str] = Counter()
     for mark in marks:
@@ -199,7 +199,7 @@ class _Reader:
         """Return the places to draw: the first, the last, and those around the present one."""
         present = 0
         for number, place in enumerate(places):
-            tone = together([self.mark(name) for name in self.names(place)]).tone
+            tone = combined([self.mark(name) for name in self.names(place)]).tone
             if tone in ACTIVE:
                 present = number
                 break
@@ -255,7 +255,7 @@ class _Reader:
 
     def fold(self, title: str, names: Sequence[str], *, is_off: bool) -> Box:
         """Return the box that stands for many nodes."""
-        return Box(title, together([self.mark(name) for name in names]), tuple(names), None, is_off, is_fold=True)
+        return Box(title, combined([self.mark(name) for name in names]), tuple(names), None, is_off, is_fold=True)
 
     def mark(self, name: str) -> Mark:
         """Return the state of a node."""

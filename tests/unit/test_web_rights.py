@@ -1,4 +1,4 @@
-"""Who may act from a page of the Flows tab, and which request is one of our own pages."""
+"""Decide who may act from a page of the Flows tab, and which request is one of our own pages."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from orchestrator.server import EmbeddedServer
+from tests.rabbit import Rabbit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,32 +193,8 @@ def sentinel(stack: ExitStack, folder: Path) -> dict[str, Any]:
 
 
 def rabbitmq(stack: ExitStack, folder: Path) -> dict[str, Any]:
-    # Debian's command on PATH changes to a user of its own, who may not write here.
-    port, program = free_port(), shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin")
-    assert program, "install rabbitmq-server"
-    home = folder / "rabbit"
-    home.mkdir()
-    folder.joinpath("rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\nconsumer_timeout = 20000\n")
-    environment = os.environ | {
-        "HOME": str(home),
-        "RABBITMQ_NODENAME": f"compat{port}@localhost",
-        "RABBITMQ_MNESIA_BASE": str(home),
-        "RABBITMQ_LOG_BASE": str(home),
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
-        "RABBITMQ_DIST_PORT": str(free_port()),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "ERL_EPMD_PORT": str(free_port()),
-    }
-
-    def answers() -> None:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-
-    stack.enter_context(process([program], answers, log=folder / "rabbit.log", env=environment))
-    return {
-        "broker_url": f"amqp://guest:guest@127.0.0.1:{port}//",
-        "result_backend": debian(stack, folder)["result_backend"],
-    }
+    rabbit = stack.enter_context(Rabbit(folder / "rabbit", consumer_timeout_ms=20_000))
+    return {"broker_url": rabbit.url, "result_backend": debian(stack, folder)["result_backend"]}
 
 
 DEPLOYMENTS: dict[str, Callable[[ExitStack, Path], dict[str, Any]]] = {

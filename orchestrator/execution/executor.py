@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.execution.attempt import Waits
 from orchestrator.execution.commits import commit, outcome_of, record_failure
+from orchestrator.execution.failed_frames import release, release_later
 from orchestrator.execution.failures import Failed
 from orchestrator.execution.local_fan_out import LocalFanOut
 from orchestrator.execution.node_kinds import Returned
@@ -135,5 +136,7 @@ class Executor:
             fault_point("after_publish", attempt.node_plan.name)
         if attempt.node_call is not None:  # after the fact: an observer's delay must not hold back what is published
             self.engine.middlewares.after_node(attempt.node_call, outcome)
+        if outcome.error is not None:
+            (release_later if outcome.end is End.FAILED else release)(outcome.error)
         note(outcome)
         return behind

@@ -44,6 +44,8 @@ WATCH_EVERY_S = 0.25
 """Time between two looks at the pool processes; that much later a death is noticed."""
 LOOK_EVERY_S = 1.0
 """Time between two looks for claims that no process executes."""
+BUSY_FOR_S = 5.0
+"""Time after its last attempt for which a worker looks that often."""
 ANNOUNCE_EVERY_S = 2.0
 """Shortest time between two announcements of a worker whose state changes; else it announces with its leases."""
 SEEN_AFTER_MS = 1000
@@ -195,6 +197,7 @@ class LeaseRenewer(threading.Thread):
         self.known: dict[int, int] = {}  # process id to place in the pool; the watchdog's thread reads it
         self._renewed = 0.0
         self._looked = 0.0
+        self._busy = time.monotonic()
         self._suspects: dict[str, float] = {}
         self._ended = threading.Event()
 
@@ -233,23 +236,28 @@ class LeaseRenewer(threading.Thread):
         elif time.monotonic() - self._announced_at >= ANNOUNCE_EVERY_S and self._state() != self._announced:
             with self.engine.store.guarded():
                 self._announce()
-        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+        # A worker at rest asks once in a lease: it can hold a claim only because an answer was lost.
+        tokens = (token for index in self.holders().values() for token in tokens_of(index))
+        if self._suspects or any(token.strip("0") for token in tokens):  # a place without an attempt has zeros
+            self._busy = time.monotonic()
+        is_busy = time.monotonic() - self._busy < BUSY_FOR_S
+        if time.monotonic() - self._looked >= (LOOK_EVERY_S if is_busy else max(LOOK_EVERY_S, lease_s)):
             self._end_forgotten()
             self._looked = time.monotonic()
 
     def _end_forgotten(self) -> None:
         """End claims that their process does not execute, once they were seen so twice."""
         suspects: dict[str, float] = {}
-        for holder, index in self.holders().items():
-            with self.engine.store.guarded():
-                claims = self.engine.store.claims(holder)
-            for claim in claims:
-                # The claims are read before the tokens: one that ends in between looks forgotten, but only once.
-                if claim.token in tokens_of(index):
-                    continue
-                suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
-                if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
-                    self._end_forgotten_claim(claim)
+        holders = self.holders()
+        with self.engine.store.guarded():
+            claims = self.engine.store.claims(*holders)
+        for claim in claims:
+            # The claims are read before the tokens: one that ends in between looks forgotten, but only once.
+            if claim.token in tokens_of(holders[claim.holder]):
+                continue
+            suspects[claim.token] = self._suspects.get(claim.token, time.monotonic())
+            if time.monotonic() - suspects[claim.token] >= LOOK_EVERY_S:
+                self._end_forgotten_claim(claim)
         self._suspects = suspects
 
     def _end_forgotten_claim(self, claim: Claim) -> None:

@@ -33,8 +33,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-LONGEST_NAP_MS = 100
-"""Longest sleep of the timer loop: a timer that is set meanwhile may be due earlier than all it knew of."""
+LONGEST_NAP_MS = 1000
+"""Longest wait of the timer loop; scripts wake it for what is due earlier than that."""
+LONGEST_UNWAKED_MS = 100
+"""The same where its user may not wait in Redis: what is stored meanwhile may be due earlier than all it knew of."""
+SHORTEST_WAIT_MS = 5
+FOLLOWS_MS = 100
+"""Time between two looks of the timer loop whether it leads."""
+FOLLOWER_PERIODS = 3.0
+"""Periods of the reconciler between two tries of a worker to lead."""
+HOLDERS_AT_ONCE = 250
+AT_REST_S = 10.0
+"""Time between two looks for events at rest."""
 ROWS_AT_ONCE = 500
 """Runs, timers and index entries in one round."""
 SHORTEST_NAP_S = 0.05
@@ -62,6 +72,9 @@ class Reconciler:
         self._parts, self._timed_parts = BrokenParts(engine.store), BrokenParts(engine.store)
         self._looks = RunLooks(engine, self._parts)
         self._slots_at: dict[str, float] = {}
+        self._can_wait = True
+        self._longest_wait_s = min(1.0, engine.settings.socket_timeout.total_seconds() / 2)
+        self._last_event, self._events_until, self._events_at = "", 0.0, 0.0
         self._leads_until = 0.0
         self._calm_until = 0.0
         self._has_ticked = False
@@ -91,14 +104,25 @@ class Reconciler:
             began = time.monotonic()
             self._guarded(self._sweep_if_leader)
             self.evictions.look(leads=time.monotonic() < self._leads_until)
-            self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
+            periods = 1.0 if self._leads_until else FOLLOWER_PERIODS
+            self._stopped.wait(max(began + periods * self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
     def _timer_loop(self) -> None:
         while not self._stopped.is_set():
-            nap_ms = LONGEST_NAP_MS
-            if time.monotonic() < self._leads_until:
-                nap_ms = self._guarded(self.fire_due) or 0
-            self._stopped.wait(max(nap_ms, 5) / 1000)  # what is due and fails stays due, which must not spin
+            if time.monotonic() >= self._leads_until:
+                self._stopped.wait(FOLLOWS_MS / 1000)
+                continue
+            nap_ms = self._guarded(self.fire_due) or 0
+            if nap_ms <= SHORTEST_WAIT_MS:
+                self._stopped.wait(SHORTEST_WAIT_MS / 1000)  # what is due and fails stays due, which must not spin
+            elif not self._guarded(partial(self._await_wake, nap_ms / 1000)):
+                self._stopped.wait(min(nap_ms, LONGEST_UNWAKED_MS) / 1000)
+
+    def _await_wake(self, seconds: float) -> bool:
+        """Wait for the next due instant, or for an earlier one that a script stores meanwhile."""
+        self._can_wait = self._can_wait and self.store.upkeep.await_wake(min(seconds, self._longest_wait_s))
+        self._stopped.wait(SHORTEST_WAIT_MS / 1000)
+        return self._can_wait
 
     def _guarded(self, step: Callable[[], Answer]) -> Answer | None:
         """Do a step; an error is logged, and the next round tries again."""
@@ -118,7 +142,7 @@ class Reconciler:
     def _sweep_if_leader(self) -> None:
         self._has_ticked = False
         lock_ms = round(2000 * self._period_s)  # two periods: a sweep that takes longer than one keeps its lead
-        if not self.store.upkeep.lead(self._id, lock_ms=lock_ms):
+        if not self.store.scripts.lead(self._id, lock_ms=lock_ms):
             self._leads_until = 0.0
             self._memory.end(self._id)
             return
@@ -143,28 +167,52 @@ class Reconciler:
             logger.error("Redis's clock went back")
         may_end = tick.may_end and time.monotonic() > self._calm_until
         if may_end:
-            self._end_leases(tick.now)
+            self._end_leases()
         # First: an ended run that an older version has left among the open ones is not to be looked at again.
         self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
         if tick.has_lost_index:
             self._looks.mend_index(tick.now)
-        self._looks.look(tick.now, until=until, may_end=may_end)
-        while self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE) and time.monotonic() < until:
-            pass  # as fast as runs end
+        if tick.has_looks or tick.has_lost_index:
+            self._looks.look(tick.now, until=until, may_end=may_end)
+        is_full = tick.has_old
+        while is_full and time.monotonic() < until:  # as fast as runs end
+            is_full = self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE)
         self._parts.forget_old()
-        self.monitor.forward()
-        self._measurer.measure()
+        self._follow_events(tick.last_event)
 
-    def _end_leases(self, now: int) -> None:
-        for holder, lease_end in self.store.upkeep.holders():
-            self._parts.attempt("holder", holder, partial(self._check_holder, holder, lease_end, now))
+    def _follow_events(self, last: str) -> None:
+        """Forward and count events; at rest that is asked for now and then."""
+        now = time.monotonic()
+        if last != self._last_event or self.monitor.is_watched():
+            self._last_event, self._events_until = last, now + AT_REST_S
+        if now < self._events_until or now > self._events_at + AT_REST_S:
+            self._events_at = now
+            self.monitor.forward()
+            self._measurer.measure()
 
-    def _check_holder(self, holder: str, lease_end: float, now: int) -> None:
-        if lease_end < now:
+    def _end_leases(self) -> None:
+        first, looked = 0, HOLDERS_AT_ONCE
+        due: list[tuple[str, bool]] = []
+        while looked == HOLDERS_AT_ONCE:
+            looked, found = self.store.scripts.due_holders(
+                first=first,
+                count=HOLDERS_AT_ONCE,
+                margin_ms=HANGS_AFTER_MS,
+                inline_margin_ms=INLINE_HANGS_AFTER_MS,
+                inline=INLINE,
+            )
+            due += found
+            first += looked
+        for holder, is_over in due:
+            self._parts.attempt("holder", holder, partial(self._check_holder, holder, is_over=is_over))
+
+    def _check_holder(self, holder: str, *, is_over: bool) -> None:
+        if is_over:
             # The lease is checked once more before the holder is forgotten: it may be renewed while its claims end.
             end_holder(self.engine, holder, "its worker did not renew its lease", only_late=True)
             return
         margin = INLINE_HANGS_AFTER_MS if holder.endswith(INLINE) else HANGS_AFTER_MS
+        now = self.store.now_ms()
         for claim in self.store.claims(holder):
             if claim.deadline + margin < now:
                 end = partial(end_claim, self.engine, claim, "it did not stop", timed_out=True)

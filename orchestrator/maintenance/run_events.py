@@ -38,7 +38,7 @@ class Monitor:
     def forward(self) -> None:
         """Send what happened since any worker last did; skip it if neither a monitor nor a middleware listens."""
         # Watched as it begins, so that a new leader continues where the last one stopped.
-        was_watched, self._was_watched = self._was_watched, self._is_watched()
+        was_watched, self._was_watched = self._was_watched, self.is_watched()
         middlewares, upkeep = self.engine.middlewares, self.engine.store.upkeep
         entries = (
             upkeep.new_events(count=EVENTS_AT_ONCE)
@@ -68,9 +68,10 @@ class Monitor:
 
     def note_watching(self) -> None:
         """Inform the pool processes whether a monitor wants events of nodes that have no message of their own."""
-        note_watching(is_watched=self._is_watched())
+        note_watching(is_watched=self.is_watched())
 
-    def _is_watched(self) -> bool:
+    def is_watched(self) -> bool:
+        """Whether a monitor listens to events of tasks."""
         # The dispatcher itself is always on, for heartbeats; a monitor adds the group of task events to its groups.
         dispatcher = getattr(getattr(self.worker, "consumer", None), "event_dispatcher", None)
         return bool(dispatcher and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups))

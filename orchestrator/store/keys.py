@@ -40,6 +40,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
 | live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
 | timers | sorted set: run and node (empty: the run's deadline) by due instant | entries until due |
+| timers:wake | list of at most one: something that comes soon was stored | until a leader has read it |
 | holders | sorted set: pool processes by the end of their lease | entries until the process is gone |
 | holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
 | workers | sorted set: workers by the end of their lease | entries until the worker is gone |
@@ -271,6 +272,11 @@ class Keys:
     def sweep(self) -> str:
         """The reconciler's last tick."""
         return self._named("sweep")
+
+    @lazy
+    def wake(self) -> str:
+        """Tells a leader that waits of what comes soon."""
+        return self._named("timers", "wake")
 
     @lazy
     def aside(self) -> str:

@@ -213,23 +213,19 @@ class Store:
         seconds, micros = self.client.time()
         return int(seconds * 1000 + micros // 1000)
 
-    def claims(self, holder: str) -> list[Claim]:
-        """Return the open claims of one process."""
+    def claims(self, *holders: str) -> list[Claim]:
+        """Return the open claims of processes."""
         found = []
-        for member, value in self.client.hgetall(self.keys.holder(holder)).items():
-            run_id, node = member.decode().split("|")
-            token, deadline = value.decode().split("|")
-            found.append(Claim(run_id, node, token, int(deadline), holder))
+        for holder, record in zip(holders, self.scripts.open_claims(holders), strict=True):
+            for member, value in record.items():
+                run_id, node = member.decode().split("|")
+                token, deadline = value.decode().split("|")
+                found.append(Claim(run_id, node, token, int(deadline), holder))
         return found
 
     def announce_worker(self, worker: str, state: Mapping[str, Any]) -> None:
         """Store for one lease what a worker announces of itself: "queues", "flows" to their nodes, and more."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.set(self.keys.worker(worker), json.dumps(state), px=self.lease_ms)
-        now = self.now_ms()
-        pipe.zadd(self.keys.workers, {worker: now + self.lease_ms})
-        pipe.zremrangebyscore(self.keys.workers, "-inf", now)
-        pipe.execute()
+        self.scripts.announce_worker(worker, json.dumps(state), lease_ms=self.lease_ms)
 
     def withdraw_worker(self, worker: str) -> None:
         """Forget what a worker announced, when it ends."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import redis
+
 from orchestrator.store.lost_writes import LostWrites, SweepMark
 
 if TYPE_CHECKING:
@@ -33,14 +35,6 @@ class Upkeep:
     def __init__(self, client: Any, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-
-    def lead(self, worker: str, *, lock_ms: int) -> bool:
-        """Take or keep the lead for a while; False if another worker has it."""
-        if not self._client.set(self._keys.leader, worker, nx=True, px=lock_ms):
-            if self._client.get(self._keys.leader) != worker.encode():
-                return False
-            self._client.pexpire(self._keys.leader, lock_ms)
-        return True
 
     def step_down(self, worker: str) -> None:
         """Let another worker lead at once."""
@@ -74,6 +68,14 @@ class Upkeep:
     def forget_timer(self, run_id: str, node: str) -> None:
         """Take away a timer of a run without a record."""
         self._client.zrem(self._keys.timers, f"{run_id}|{node}")
+
+    def await_wake(self, seconds: float) -> bool:
+        """Wait until a script has stored an instant that comes soon, or for so long; False if the server refuses it."""
+        try:
+            self._client.blpop([self._keys.wake], timeout=seconds)
+        except redis.exceptions.NoPermissionError:
+            return False
+        return True
 
     def timeout(self, run_id: str) -> float | None:
         """The instant in ms at which a run reaches its time limit; None without a limit."""

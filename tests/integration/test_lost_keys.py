@@ -26,7 +26,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import RunError
 from orchestrator.liveness.leases import LeaseRenewer
 from orchestrator.maintenance.reconciler import Reconciler
-from tests.scripts_world import World, new_token
+from tests.scripts_world import FAILURE, World, new_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ class Game:
         self.reconciler = self.new_reconciler()
 
     def new_reconciler(self) -> Reconciler:
-        monitor: Any = SimpleNamespace(forward=lambda: None, note_watching=lambda: None)
+        monitor: Any = SimpleNamespace(forward=lambda: None, is_watched=lambda: False)
         return Reconciler(self.engine, monitor)
 
     def plan(self, name: str) -> Plan:
@@ -346,3 +346,24 @@ def test_a_broken_run_keeps_no_other_waiting_and_can_be_cancelled(clean: Game, c
     assert str(handle.status) == "compensation_failed", "a cannot be undone any more"
     for other in others:
         assert clean.end(other.id, other.plan) == "succeeded"
+
+
+def test_what_mends_and_ends_has_no_second_effect(clean: Game):
+    run, scripts, client = in_a_map(clean), clean.world.scripts, clean.world.client
+    client.delete(clean.world.keys.plan(run.plan.hash), f"{clean.world.keys.run(run.id)}:open")
+    assert [scripts.restore_plan(run.plan) for _ in range(2)] == [True, False]
+    for _ in range(2):
+        scripts.note_open_items(run.id, run.plan.hash, [f"item[{number}]" for number in range(4)])
+        assert client.scard(f"{clean.world.keys.run(run.id)}:open") == 3
+    (claim,) = clean.world.store.claims(GONE)
+    assert not scripts.drop_claim(GONE, run.id, claim.node, new_token()), "it is another claim's"
+    assert [scripts.drop_claim(GONE, run.id, claim.node, claim.token) for _ in range(2)] == [True, False]
+    names = clean.world.store.node_names(run.id)
+    options = {"verdict": "failed", "failure": FAILURE}
+    told = [
+        scripts.abandon(run.id, run.plan.hash, names, **options, is_last=is_last)
+        for is_last in (False, False, True, True)
+    ]
+    assert told == ["ending", "ending", "ended", "too late"]
+    assert run.status == "compensation_failed"
+    assert run.count("unknown", claim.node) == 1

@@ -37,6 +37,17 @@ def test_a_look_moves_only_the_next_look(world):
     assert world.client.zscore(world.keys.live, run.id) > world.store.now_ms()
 
 
+def test_a_run_that_waits_is_looked_at_ever_more_seldom(world):
+    run = world.run(line_plan("a"))
+    run.break_off("a", delay_ms=60_000_000)
+    waits = []
+    for _ in range(12):
+        assert run.look() == []
+        waits.append(world.client.zscore(world.keys.live, run.id) - world.store.now_ms())
+    expected = [2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 600_000, 600_000, 600_000]
+    assert all(longest - 1900 < wait <= longest + 1 for wait, longest in zip(waits, expected, strict=True)), waits
+
+
 def test_a_look_at_an_ended_run_does_not_make_it_live(world):
     run = world.run(line_plan("a"))
     run.do("a")

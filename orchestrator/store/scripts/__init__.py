@@ -365,11 +365,46 @@ class Scripts:
 
     def sweep_tick(self, *, lease_ms: int, worker: str = "none", number: int = 1) -> Tick:
         """Note a sweep, of so many by this worker: sweep_tick.lua."""
-        unfinished = [self._keys.by_status(status) for status in UNFINISHED]
-        keys = [self._keys.sweep, self._keys.live, self._keys.sweep_mark(worker), self._keys.events, *unfinished]
-        now, *answers, before, mark = self._call("sweep_tick", keys, [lease_ms, number, MARK_KEPT_MS])
-        may_end, went_back, has_lost_index = (text_of(answer) == "1" for answer in answers)
-        return Tick(int(now), may_end, went_back, has_lost_index, SweepMark.of(before), SweepMark.of(mark))
+        keys = self._keys
+        unfinished = [keys.by_status(status) for status in UNFINISHED]
+        named = [
+            keys.sweep,
+            keys.live,
+            keys.sweep_mark(worker),
+            keys.events,
+            keys.expiring,
+            keys.expiring_tags,
+            *unfinished,
+        ]
+        now, *flags, event, before, mark = self._call("sweep_tick", named, [lease_ms, number, MARK_KEPT_MS])
+        may_end, went_back, has_lost_index, has_looks, has_old = (text_of(flag) == "1" for flag in flags)
+        marks = SweepMark.of(before), SweepMark.of(mark)
+        return Tick(int(now), may_end, went_back, has_lost_index, *marks, has_looks, has_old, text_of(event))
+
+    def lead(self, worker: str, *, lock_ms: int) -> bool:
+        """Take or keep the lead for a while; False if another worker has it: lead.lua."""
+        return bool(self._call("lead", [self._keys.leader], [worker, lock_ms]))
+
+    def due_holders(
+        self, *, first: int, count: int, margin_ms: int, inline_margin_ms: int, inline: str
+    ) -> tuple[int, list[tuple[str, bool]]]:
+        """Name processes that have lost their lease, or hold a claim for too long: due_holders.lua.
+
+        Returns how many it looked at, and those, each with whether its lease has ended.
+        """
+        args = [first, count, margin_ms, inline_margin_ms, inline]
+        looked, *found = self._call("due_holders", [self._keys.holders], args)
+        texts = [part.decode(errors="replace") for part in found]
+        return int(looked), [(holder, is_over == "1") for holder, is_over in zip(texts[::2], texts[1::2], strict=True)]
+
+    def open_claims(self, holders: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """Read the open claims of processes, as their records are: open_claims.lua."""
+        found = self._call("open_claims", [self._keys.holders], holders)
+        return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in found]
+
+    def announce_worker(self, worker: str, state: str, *, lease_ms: int) -> None:
+        """Store what a worker announces of itself, as JSON: announce_worker.lua."""
+        self._call("announce_worker", [self._keys.workers, self._keys.worker(worker)], [worker, state, lease_ms])
 
     def announce_flow(self, plan: Plan, *, retention_ms: int) -> None:
         """Announce a flow: announce_flow.lua."""

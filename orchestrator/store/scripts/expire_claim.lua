@@ -26,6 +26,7 @@ if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensat
     rec.state, rec.due = 'parked', NOW + delay
     save(node, rec)
     redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+    wake_leader(rec.due)
     return reply('parked', maps.next_item(facts))
   end
   rec.state, rec.since = 'ready', NOW

@@ -38,6 +38,7 @@ local function hold_back(rec)
   if rec.bucket then
     redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
     redis.call('ZADD', LINES, 'LT', NOW, rec.bucket)
+    wake_leader(NOW)
   end
 end
 
@@ -71,6 +72,7 @@ if waits then
   save(node, rec)
   if not rec.bucket then
     redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+    wake_leader(rec.due)
   end
   detach(facts)
   touch()

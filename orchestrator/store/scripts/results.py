@@ -134,6 +134,9 @@ class Tick:
         has_lost_index: Whether unfinished runs are missing in the index of those to be looked at.
         before: What the worker's sweep before this one has left in the store.
         mark: What this one has left there.
+        has_looks: Whether looks at runs are due.
+        has_old: Whether retentions are over.
+        last_event: The newest entry in the stream of starts and ends of runs; empty if there is none.
     """
 
     now: int
@@ -142,6 +145,9 @@ class Tick:
     has_lost_index: bool
     before: SweepMark | None
     mark: SweepMark | None
+    has_looks: bool
+    has_old: bool
+    last_event: str
 
 
 def text_of(value: bytes | int | None) -> str:

@@ -70,6 +70,7 @@ local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
 if timeout > 0 then
   set_run({deadline = NOW + timeout})
   redis.call('ZADD', TIMERS, NOW + timeout, RUN_ID .. '|')
+  wake_leader(NOW + timeout)
 end
 set_status('running')
 return reply('resumed', announced(enter(0)))

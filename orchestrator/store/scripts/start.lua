@@ -98,6 +98,9 @@ for suffix in string.gmatch(indexes, '%S+') do
 end
 if deadline then
   redis.call('ZADD', TIMERS, deadline, RUN_ID .. '|')
+  if tonumber(timeout) < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then  -- as in transition.lua
+    redis.call('RPUSH', TIMERS .. ':wake', '1')
+  end
 end
 if schedules then
   redis.call('HSET', schedules, schedule, scheduled, schedule .. '|run', RUN_ID)

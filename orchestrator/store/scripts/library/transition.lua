@@ -107,6 +107,13 @@ end
 
 local function touch() is_touched = true end
 
+-- A leader waits for at most a second; it has to know of what comes sooner. One element is enough to wake it.
+local function wake_leader(due)
+  if due - NOW < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then
+    redis.call('RPUSH', TIMERS .. ':wake', '1')
+  end
+end
+
 -- HSET with any number of fields and values in turn.
 local function write(key, flat)
   for first = 1, #flat, WRITE_AT_ONCE do
@@ -185,6 +192,7 @@ local function leave_slots(rec, node)
     redis.call('ZREM', LIMITS .. ':held:' .. bucket, RUN_ID .. '|' .. node .. '|' .. rec.token)
     if redis.call('EXISTS', LIMITS .. ':line:' .. bucket) == 1 then
       redis.call('ZADD', LINES, NOW, bucket)
+      wake_leader(NOW)
     end
   end
 end

@@ -48,6 +48,7 @@ local function stand_in_line(node, rec, asked, first)
   redis.call('ZREM', TIMERS, member)
   redis.call('ZREM', blame.released, member)
   redis.call('ZADD', LINES, 'LT', NOW, blame.name)
+  wake_leader(NOW)
   note('waiting', node, rec.attempt, blame.name)
 end
 

@@ -1,0 +1,43 @@
+"""Program of a fleet that mostly has nothing to do, and of runs that wait."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from celery import Celery
+
+from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryLater, RetryPolicy, manual
+
+URL = os.environ["TEST_REDIS_URL"]
+AGAIN_S = 0.5
+app = Celery("rested", broker=URL, backend=URL)
+app.conf.task_default_queue = "rested-own"
+orchestrator = Orchestrator(app)
+
+
+def now() -> int:
+    """Return at once."""
+    return 1
+
+
+def again(ctx: NodeContext) -> int:
+    """Fail once."""
+    if ctx.attempt == 1:
+        raise ValueError("once more")
+    return ctx.attempt
+
+
+def later() -> int:
+    """Wait for an hour."""
+    raise RetryLater(after=timedelta(hours=1))
+
+
+RETRY = RetryPolicy(maximum_attempts=2, initial_interval=timedelta(seconds=AGAIN_S), jitter=False)
+for name, node, queue in (
+    ("rested-now", Node("now", now), "rested"),
+    ("rested-again", Node("again", again, retry=RETRY), "rested"),
+    ("rested-later", Node("later", later, retry=RetryPolicy(maximum_attempts=2)), "rested"),
+    ("rested-elsewhere", Node("now", now), "rested-lost"),
+):
+    orchestrator.register(FlowBuilder(name).triggered_by(manual("test")).on_queue(queue).then(node).build())

@@ -313,7 +313,7 @@ class Orchestrator:
         """Let a schedule start nothing until it is unpaused.
 
         Args:
-            name: Its id, the begin of it, or the name of a flow that has only one.
+            name: Its id, the beginning of it, or the name of a flow that has only one.
             note: Why.
 
         Raises:

@@ -126,7 +126,7 @@ def _following(trigger: ScheduleTrigger, now: datetime) -> Any:
 
 
 def find_schedule(engine: Engine, name: str) -> tuple[Registered, str]:
-    """Return the flow and the slot of a schedule, by its id, the begin of it, or the name of a flow with only one.
+    """Return the flow and the slot of a schedule, by its id, the beginning of it, or the name of a flow with only one.
 
     Raises:
         ValueError: There is none, or there are several; names them.

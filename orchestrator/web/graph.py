@@ -129,7 +129,7 @@ class _Pen:
         self.edge(straight if abs(y1 - y2) < 0.5 else bent, is_off=is_off)  # noqa: PLR2004 - half a pixel
 
     def turn(self, right: float, upper: float, between: float, left: float, lower: float) -> None:
-        """Add the line from the end of a row, around, to the begin of the next one."""
+        """Add the line from the end of a row, around, to the beginning of the next one."""
         r = TURN - 4
         self.edge(
             f"M{right:.1f} {upper:.1f}h4q{r} 0 {r} {r}V{between - r:.1f}q0 {r} {-r} {r}"

@@ -12,7 +12,7 @@ from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, InvalidInput
+from orchestrator.errors import ConfigurationError, InvalidInput, RegistrationError
 from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
@@ -84,7 +84,8 @@ class Orchestrator:
         The same object again changes nothing.
 
         Raises:
-            RegistrationError: The name is another flow's, a task name is taken, or a shared limiter has other numbers.
+            RegistrationError: It is no `Flow`, its name is another flow's, a task name is taken, or a shared limiter
+                has other numbers.
         """
         _register(self._engine, flow)
 
@@ -365,6 +366,8 @@ def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
 
 
 def _register(engine: Engine, flow: Flow) -> None:
+    if not isinstance(flow, Flow):
+        raise RegistrationError(f"only a Flow can be registered, not {type(flow).__name__}; call build() first")
     names = [f"{flow.name}.{name}" for name in _node_names(flow)]
     if engine.registry.flows.get(flow.name) is None:
         tasks.refuse_taken_names(engine.app, names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ END_S = 20.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COLOURS = {"dev": "bright_black", "worker": "green", "beat": "yellow", "flower": "magenta"}
 WIDTH = max(map(len, COLOURS))
+# No other mention counts: a program that only starts runs would start them as it is imported.
+IMPORTS = re.compile(r"^\s*(?:import|from)\s+orchestrator\b", re.MULTILINE)
 # It ends the process groups that it was given when this process is gone without having said so, however that came.
 GUARD = """
 import os, signal, sys, time
@@ -87,7 +90,7 @@ def modules_here() -> list[str]:
     names = [
         path.stem
         for path in sorted(Path.cwd().glob("*.py"))
-        if path.stem.isidentifier() and "orchestrator" in path.read_text(encoding="utf-8", errors="replace")
+        if path.stem.isidentifier() and IMPORTS.search(path.read_text(encoding="utf-8", errors="replace"))
     ]
     if not names:
         raise Refusal("no Python file here imports orchestrator; write flows into one, or name a module: dev MODULE")

@@ -19,12 +19,19 @@ def load(names: list[str]) -> Orchestrator:
     values = [value for name in names for value in vars(import_module(name)).values()]
     found = next((value for value in values if isinstance(value, Orchestrator)), None)
     if found is None:
-        app = next((value for value in values if isinstance(value, Celery)), None) or Celery("dev")
+        app = next((value for value in values if isinstance(value, Celery)), None) or own_app()
         found = Orchestrator(app)
     for value in values:
         if isinstance(value, Flow):
             found.register(value)
     return found
+
+
+def own_app() -> Celery:
+    """Make an app for flows without one; its default queue is theirs alone, so no process hoards messages."""
+    own = Celery("dev")
+    own.conf.worker_prefetch_multiplier = 1
+    return own
 
 
 if "flower" in sys.argv:

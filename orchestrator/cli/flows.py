@@ -110,7 +110,7 @@ def graph(session: Session, name: str, form: str) -> None:
 
 
 def plan_and_states(session: Session, name: str) -> tuple[Plan, dict[str, str]]:
-    """Return the plan of a flow, or that of a run with the states of its nodes, by name, id or the beginning of an id."""
+    """Return the plan of a flow by name, or that of a run with the states of its nodes by the beginning of its id."""
     engine = engine_of(session.orchestrator.app)
     if not FULL_ID.fullmatch(name):
         try:

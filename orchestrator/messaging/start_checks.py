@@ -90,8 +90,8 @@ def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> d
     first = plan.steps[0]
     sent_to = set(users) if all_of_them else {plan.nodes[first.nodes[0]].queue if first.rules.is_single else plan.queue}
     return {
-        queue: f"queue {queue} of {', '.join(users[queue])} is not in task_queues of the Celery app {app.main!r}, and "
-        "task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"
+        queue: f"queue {queue} (for {', '.join(users[queue])}) is not in task_queues of the Celery app {app.main!r}, "
+        "and task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"
         for queue in sorted(sent_to)
         if queue not in declared and queue not in declared.aliases
     }

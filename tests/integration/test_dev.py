@@ -97,6 +97,7 @@ def test_everything_ends_when_dev_is_killed(folder):
     ("files", "words"),
     [
         ({}, "no Python file here imports orchestrator"),
+        ({"order.py": "from shop import orchestrator\nprint(1 / 0)"}, "no Python file here imports orchestrator"),
         ({"flows.py": "import orchestrator"}, "there is no flow in these modules"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_worker_of_an_app_without_json_runs_flows_and_its_own_tasks(picky, wor
     [("picky-nowhere", "nowhere", "last"), ("picky-elsewhere", "elsewhere", "steps and compensations, first")],
 )
 def test_a_queue_that_the_app_does_not_declare_is_refused_before_anything_is_stored(picky, server, flow, queue, users):
-    said = f"flow {flow} is not started: queue {queue} of {users} is not in task_queues of the Celery app 'picky'"
+    said = f"flow {flow} is not started: queue {queue} (for {users}) is not in task_queues of the Celery app 'picky'"
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         picky.orchestrator.start(flow, idempotency_key="once")
     assert picky.orchestrator.runs(flow=flow) == []
@@ -84,7 +84,7 @@ def test_only_what_this_app_sends_itself_is_looked_at_of_a_flow_that_is_only_ann
     app.conf.update(task_create_missing_queues=False, task_queues=[Queue("picky")], task_default_queue="picky")
     run = Orchestrator(app).start("picky-nowhere")
     wait_until(
-        lambda: "which no worker consumes: queue nowhere of last is not" in reason(run, "last"), "it is explained"
+        lambda: "which no worker consumes: queue nowhere (for last) is not" in reason(run, "last"), "it is explained"
     )
     began, late = time.monotonic(), Orchestrator(app).start("picky-late")
     assert time.monotonic() - began < 5

@@ -8,7 +8,7 @@ import types
 import pytest
 from celery import Celery
 
-from orchestrator import Orchestrator, StoreUnavailable
+from orchestrator import FlowBuilder, Orchestrator, RegistrationError, StoreUnavailable
 from orchestrator.engine import engine_of
 
 FLOW = """
@@ -133,3 +133,8 @@ def test_a_project_that_is_ready_is_searched_at_once(app, packages, django_apps)
     django_apps.models_ready = True
     Orchestrator(app).autodiscover(packages)
     assert flows(app) == ALL
+
+
+def test_a_builder_is_refused_with_what_to_do(app):
+    with pytest.raises(RegistrationError, match=r"not FlowBuilder; call build\(\)"):
+        Orchestrator(app).register(FlowBuilder("forgotten"))  # type: ignore[arg-type]

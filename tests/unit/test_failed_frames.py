@@ -1,4 +1,4 @@
-"""What a failed function held is free when everybody has read its error, without a collection of the whole process."""
+"""Release of what a failed function held, once everybody has read its error, without a collection of the process."""
 
 import gc
 import threading

@@ -202,6 +202,16 @@ def _is_stuck(engine: Engine, run_id: str) -> bool:
     return bool(waits) and all(each.state == "ready" for each in waits)
 
 
+def _of_set_aside(engine: Engine) -> Iterator[Finding]:
+    for part in islice(engine.store.aside.parts(), NAMED):
+        yield Finding(
+            "set-aside",
+            f"{part.kind} {part.name} cannot be handled since {part.since:%Y-%m-%d %H:%M} UTC, everything else goes on "
+            f"without it: {part.reason}",
+            "the run: cancel it, or put back what it lacks",
+        )
+
+
 def _of_memory(engine: Engine) -> Iterator[Finding]:
     memory = engine.store.server_info("memory")
     used, most = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
@@ -231,6 +241,6 @@ def _some(names: list[str]) -> str:
 
 CHECKS = (
     *(_of_server, _of_app, _of_prefetch, _of_queues, _of_workers, _of_clocks, _of_beat, _of_limits, _of_runs),
-    _of_memory,
+    *(_of_set_aside, _of_memory),
 )
 """Every check, in the order in which findings are shown."""

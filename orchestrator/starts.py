@@ -49,6 +49,8 @@ def prepare(
     """
     if idempotency_key is not None and not isinstance(idempotency_key, str):
         raise InvalidInput(f"an idempotency key must be a str, not {type(idempotency_key).__name__}")
+    if not idempotency_key and idempotency_key is not None:  # a header that was missing would make all callers one
+        raise InvalidInput("an idempotency key must not be empty; give None for a start without one")
     if isinstance(flow, Flow):
         engine.discovery.register(flow)
         flow = flow.name

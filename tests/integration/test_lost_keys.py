@@ -288,6 +288,9 @@ def test_a_run_whose_plan_nobody_has_ends_after_one_lease(
     clean.reconciler.sweep()
     (part,) = clean.orchestrator.set_aside()
     assert (part.kind, part.name) == ("plan", run.plan.hash)
+    assert [
+        found.what for found in clean.orchestrator.doctor() if found.name == "set-aside" and part.name in found.what
+    ]
     assert run.plan.hash in handle.explain()[0].reason
     assert str(handle.status) not in FINAL, "somebody may put it back"
     clean.pass_time(run.id)

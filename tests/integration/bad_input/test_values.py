@@ -202,8 +202,9 @@ def test_odd_inputs_that_are_json_arrive_as_they_are(hostile, value):
         ({"tags": {5: "a"}}, "tags must map str to str; the tag 5 does not"),
         ({"tags": ["a"]}, "tags must be a mapping of str to str, not list"),
         ({"idempotency_key": 5}, "an idempotency key must be a str, not int"),
+        ({"idempotency_key": ""}, "an idempotency key must not be empty; give None for a start without one"),
     ],
-    ids=["value", "key", "list", "idempotency"],
+    ids=["value", "key", "list", "idempotency", "empty"],
 )
 def test_tags_and_idempotency_keys_are_text(hostile, client, options, message):
     with nothing_written(client), pytest.raises(InvalidInput, match=message):

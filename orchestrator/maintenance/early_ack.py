@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from celery.worker import state
 
-from orchestrator.execution.tasks import Advance, NodeTask
 from orchestrator.messaging.celery_addresses import has_redis_broker
+from orchestrator.messaging.engine_task import EngineTask
 
 logger = logging.getLogger(__name__)
 HOLD_S = 10.0
@@ -90,4 +90,4 @@ class EarlyAck:
 
 
 def _is_ours(request: Any) -> bool:
-    return isinstance(request.task, NodeTask | Advance)
+    return isinstance(request.task, EngineTask)

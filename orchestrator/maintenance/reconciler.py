@@ -99,13 +99,15 @@ class Reconciler:
         self.store.upkeep.step_down(self._id)
 
     def _sweep_loop(self) -> None:
+        tries_at = 0.0
         while not self._stopped.is_set():
             self.monitor.note_watching()  # in every worker: its own pool processes send the events of their nodes
             began = time.monotonic()
-            self._guarded(self._sweep_if_leader)
-            self.evictions.look(leads=time.monotonic() < self._leads_until)
-            periods = 1.0 if self._leads_until else FOLLOWER_PERIODS
-            self._stopped.wait(max(began + periods * self._period_s - time.monotonic(), SHORTEST_NAP_S))
+            if began >= tries_at:
+                self._guarded(self._sweep_if_leader)
+                self.evictions.look(leads=time.monotonic() < self._leads_until)
+                tries_at = began if self._leads_until else began + (FOLLOWER_PERIODS - 0.5) * self._period_s
+            self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
     def _timer_loop(self) -> None:
         while not self._stopped.is_set():

@@ -7,7 +7,6 @@ import time
 from base64 import b64decode, b64encode
 from collections import Counter
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import redis
@@ -297,22 +296,26 @@ def test_a_worker_that_is_stopped_begins_no_further_run(fused, server, tmp_path,
 
 
 def test_a_monitor_sees_every_node_of_every_run(fused, server, tmp_path, ledger):
-    """They wait behind one that goes on when the monitor is known to be there."""
+    """They wait behind one that goes on when the pool process is known to know of the monitor."""
     runs: set[str] = set()
     done: set[tuple[str, str]] = set()
-    heard: list[Any] = []
 
     def succeeded(event):
         done.add((event["root_id"], event["name"]))
 
+    def probe(_beat):
+        if not runs:
+            fused.orchestrator.start(FLOW, "well")
+
     with fused.app.connection_for_read() as connection, a_worker(server, tmp_path, "-E"):
-        receiver = EventReceiver(connection, handlers={"task-succeeded": succeeded, "*": heard.append}, app=fused.app)
-        first = fused.orchestrator.start(FLOW, "waits")
-        ledger.wait_for("start", f"{first.id}/b")
+        handlers = {"task-succeeded": succeeded, "worker-heartbeat": probe, "*": len}
+        receiver = EventReceiver(connection, handlers=handlers, app=fused.app)
         deadline = time.monotonic() + 60
         for _ in receiver.itercapture(timeout=30):
             assert time.monotonic() < deadline, "every node is told within a minute"
-            if heard and not runs:
+            if not runs and f"{FLOW}.b" in {name for _, name in done}:
+                first = fused.orchestrator.start(FLOW, "waits")
+                ledger.wait_for("start", f"{first.id}/b")
                 runs = {fused.orchestrator.start(FLOW, "well").id for _ in range(20)}
                 ledger.client.set("go", 1)
             if runs and done >= {(run_id, f"{FLOW}.{name}") for run_id in runs for name in "ab"}:

@@ -30,7 +30,9 @@ def start_surely(orchestrator, name, number):
 
 
 FUSED = ("pool process killed", "power lost")
-LONG = [(name, "canvas") for name in ("server restarted", *MORE_FAULTS)] + [
+ELSEWHERE = ("server restarted", "memory full", "connections cut")
+"""Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short."""
+LONG = [(name, "canvas") for name in (*ELSEWHERE, *MORE_FAULTS)] + [
     (name, "fused") for name in FAULTS if name not in FUSED
 ]
 
@@ -54,7 +56,7 @@ def world(fault, plain_world, tmp_path):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("fault", "mode"),
-    [case(name, "canvas") for name in FAULTS if name != "server restarted"]
+    [case(name, "canvas") for name in FAULTS if name not in ELSEWHERE]
     + [case(name, "fused") for name in FUSED]
     + [case(*pair, marks=[pytest.mark.chaos_long]) for pair in LONG],
 )

@@ -23,7 +23,7 @@ POOLS = {
 }
 BOTH_IN_ONE = {"threads", "gevent"}
 """Pools of which one worker is busy and still asks for messages, as an idle one does."""
-USUAL = ["prefork", "threads", "gevent", "solo"]
+USUAL = ["prefork", "gevent"]
 OTHERS = [pool for pool in POOLS if pool not in USUAL]
 
 

@@ -29,7 +29,7 @@ def start_surely(orchestrator, name, number):
     return wait_until(attempt, f"run {number} is started", timeout=60)
 
 
-FUSED = ("pool process killed", "power lost")
+FUSED = ("pool process killed",)
 ELSEWHERE = ("server restarted", "memory full", "connections cut")
 """Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short."""
 LONG = [(name, "canvas") for name in (*ELSEWHERE, *MORE_FAULTS)] + [

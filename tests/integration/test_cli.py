@@ -295,11 +295,11 @@ def test_dashboard_alerts_and_autoscaler_name_metrics_that_there_are(file):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("start", "oder"), "did you mean 'order'?"),
+        (("start", "oder"), "did you mean 'order'"),
         (("start", "order", "--input", '{"itm": "lamp", "count": "x"}'), "item: Field required; count: "),
         (("start", "order", "--input", "{"), "--input is no JSON"),
         (("start", "order", "--input", "@gone.json"), "gone.json cannot be read"),
-        (("show", "ordre"), "did you mean 'order'?"),
+        (("show", "ordre"), "did you mean 'order'"),
         (("show", "0" * 32), "is unknown"),
         (("runs", "--since", "yesterday"), "is no instant"),
         (("runs", "--status", "done"), "'done' is not one of"),

@@ -16,7 +16,6 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, states
-from celery.app.trace import task_has_custom
 from celery.exceptions import Ignore, Retry
 from celery.utils.serialization import raise_with_context
 
@@ -71,7 +70,7 @@ class TaskCalls(Middleware):
         kind = self.app.Task
         task = type(kind.__name__, (AppTask, kind), {"__module__": kind.__module__, "name": call.task})()
         task.bind(self.app)
-        return task if any(task_has_custom(task, hook) for hook in HOOKS) else None
+        return task if any(_is_custom(task, hook) for hook in HOOKS) else None
 
 
 class AppTask:
@@ -197,13 +196,22 @@ def _is_awaitable(value: Any) -> bool:
     return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))
 
 
+def _is_custom(task: Any, hook: str) -> bool:
+    """Whether a task has a hook that is not Celery's.
+
+    Celery's own question, `task_has_custom`, takes the guard for one that workers put into `Task.__call__`.
+    """
+    owner = next(kind for kind in type(task).__mro__ if hook in vars(kind))
+    return owner is not Task or not vars(owner)[hook].__module__.startswith("celery.")
+
+
 def _entry_of(task: Any) -> Callable[..., Any]:
     """What Celery's tracer calls of a task, as its class has it.
 
     Wrappers on the task itself are left out: autoretry does not apply to nodes, and Sentry's would report attempts that
     are tried again.
     """
-    is_custom = task_has_custom(task, "__call__")
+    is_custom = _is_custom(task, "__call__")
     function = inspect.getattr_static(type(task), "__call__" if is_custom else "run")
     if is_custom and hasattr(task, "_sentry_is_patched"):
         function = getattr(function, "__wrapped__", function)

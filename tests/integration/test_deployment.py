@@ -28,7 +28,9 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("name", ["worker", "beat", "flower"])
+@pytest.mark.parametrize(
+    "name", ["worker", *(pytest.param(each, marks=pytest.mark.chaos_long) for each in ("beat", "flower"))]
+)
 def test_a_service_is_healthy_while_it_runs_and_not_after(name, tmp_path):
     directory = tmp_path / "read-only-in-the-container"
     directory.mkdir()

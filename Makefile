@@ -4,6 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 EXTRAS := .[cli,embedded,flower,metrics,dev]
 
+# Tests start hundreds of processes: where bytecode is not kept, each of them would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help compat demo bench pictures vendor test unit chaos check coverage format format-check lint types constraints clean
 

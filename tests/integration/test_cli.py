@@ -18,6 +18,7 @@ from orchestrator.cli import COMMANDS, flow
 from orchestrator.cli.program import program
 from orchestrator.cli.schemas import SCHEMAS
 from orchestrator.contrib.prometheus import METRICS
+from orchestrator.server import EmbeddedServer
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
 
@@ -58,6 +59,13 @@ class Operator:
 
     def order(self, **input) -> str:
         return self.type("start", "order", "--input", json.dumps({"item": "lamp"} | input), "--wait").split()[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server of its own: the commands list what there is, and nothing else is on it."""
+    with EmbeddedServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

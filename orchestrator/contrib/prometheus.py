@@ -11,19 +11,21 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from orchestrator.engine import engine_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.schedules import instants
 from orchestrator.sparing_log import warn_sparingly
+from orchestrator.store.totals import Histogram, read_totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import timedelta
+
+    from prometheus_client.core import Metric as Family
 
     from orchestrator.client import Orchestrator
     from orchestrator.engine import Engine
@@ -32,30 +34,66 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_EVERY_S = 10.0
 MOST_CLAIMS = 1000
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
-QUANTILES = {"0.5": "p50", "0.95": "p95"}
+DOUBLINGS = range(2, 28)
+"""Buckets of the histograms: up to 2 ** k ms, from 4 ms to 37 hours."""
+Labels = tuple[str, ...]
+Samples = dict[str, dict[Labels, "float | Histogram"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        family: How Prometheus is told of it.
+        text: What it says.
+        labels: Names of its labels.
+    """
+
+    family: type[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+def _gauge(text: str, *labels: str) -> Metric:
+    return Metric(GaugeMetricFamily, text, labels)
+
+
+def _counter(text: str, *labels: str) -> Metric:
+    return Metric(CounterMetricFamily, text, labels)
+
+
+def _histogram(text: str, *labels: str) -> Metric:
+    return Metric(HistogramMetricFamily, text, labels)
+
+
 METRICS = {
-    "orchestrator_up": ("Whether the last snapshot could be taken.", ()),
-    "orchestrator_snapshot_age_seconds": ("Age of what the other metrics say.", ()),
-    "orchestrator_runs": ("Runs by flow and status; open: pending, running and compensating.", ("flow", "status")),
-    "orchestrator_run_ends": ("Runs that ended in this hour and the one before.", ("flow", "status")),
-    "orchestrator_run_duration_seconds": ("Durations of the same, half and 95 of 100.", ("flow", "quantile")),
-    "orchestrator_node_duration_seconds": ("Durations of their nodes.", ("flow", "node", "quantile")),
-    "orchestrator_sampled_share": ("Share of these runs whose nodes were measured.", ("flow",)),
-    "orchestrator_queue_ready": ("Messages in a queue of flows.", ("queue",)),
-    "orchestrator_queue_running": ("Nodes of a queue that run now.", ("queue",)),
-    "orchestrator_queue_oldest_ready_seconds": ("Age of the oldest message of a node in a queue.", ("queue",)),
-    "orchestrator_queue_load": ("Ready and running together: the number for an autoscaler.", ("queue",)),
-    "orchestrator_queue_consumers": ("Workers that consume a queue.", ("queue",)),
-    "orchestrator_limit_waiting": ("Nodes in the wait queue of a limit.", ("limit",)),
-    "orchestrator_limit_longest_wait_seconds": ("Wait of the first of them.", ("limit",)),
-    "orchestrator_limit_frozen": ("Whether a limit is frozen.", ("limit",)),
-    "orchestrator_schedule_lag_seconds": ("Age of the oldest instant of a schedule that no tick has taken.", ("flow",)),
-    "orchestrator_schedules_paused": ("Schedules that are paused.", ("flow",)),
-    "orchestrator_workers": ("Workers that have a flow.", ("flow",)),
-    "orchestrator_expired_leases": ("Pool processes whose lease has ended and that nobody has cleared.", ()),
+    "orchestrator_up": _gauge("Whether the last snapshot could be taken."),
+    "orchestrator_snapshot_age_seconds": _gauge("Age of what the other metrics say."),
+    "orchestrator_runs": _gauge("Runs by flow and status; open: pending, running, compensating.", "flow", "status"),
+    "orchestrator_run_ends": _counter("Runs that ended, by status.", "flow", "status"),
+    "orchestrator_run_duration_seconds": _histogram("From the start of a run to its end.", "flow"),
+    "orchestrator_node_duration_seconds": _histogram("Last attempts of nodes, of a sample of runs.", "flow", "node"),
+    "orchestrator_queue_wait_seconds": _histogram("From ready to started, of nodes of the same sample.", "queue"),
+    "orchestrator_node_attempts": _counter(
+        "Attempts without an output: retried, throttled, failed, lost, timed_out.", "flow", "node", "outcome"
+    ),
+    "orchestrator_sampled_share": _gauge("Share of the last two hours' runs whose nodes were measured.", "flow"),
+    "orchestrator_queue_ready": _gauge("Messages in a queue of flows.", "queue"),
+    "orchestrator_queue_running": _gauge("Nodes of a queue that run now.", "queue"),
+    "orchestrator_queue_oldest_ready_seconds": _gauge("Age of the oldest message of a node in a queue.", "queue"),
+    "orchestrator_queue_load": _gauge("Ready and running together: the number for an autoscaler.", "queue"),
+    "orchestrator_queue_consumers": _gauge("Workers that consume a queue.", "queue"),
+    "orchestrator_timers": _gauge("Nodes that wait for their next attempt, and deadlines of runs."),
+    "orchestrator_limit_waiting": _gauge("Nodes in the wait queue of a limit.", "limit"),
+    "orchestrator_limit_longest_wait_seconds": _gauge("Wait of the first of them.", "limit"),
+    "orchestrator_limit_frozen": _gauge("Whether a limit is frozen.", "limit"),
+    "orchestrator_schedule_lag_seconds": _gauge("Age of the oldest instant that no tick has taken.", "flow"),
+    "orchestrator_schedules_paused": _gauge("Schedules that are paused.", "flow"),
+    "orchestrator_workers": _gauge("Workers that have a flow.", "flow"),
+    "orchestrator_expired_leases": _gauge("Pool processes whose lease has ended and that nobody has cleared."),
 }
-"""Every metric: what it says, and its labels. A test holds dashboard and alerts to these names."""
-Samples = dict[str, dict[tuple[str, ...], float]]
+"""Every metric by its name. Prometheus adds `_total` to a counter, `_bucket`, `_sum` and `_count` to a histogram."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +102,7 @@ class Snapshot:
 
     at: datetime
     is_up: bool
-    samples: Mapping[str, Mapping[tuple[str, ...], float]] = field(default_factory=dict)
+    samples: Mapping[str, Mapping[Labels, float | Histogram]] = field(default_factory=dict)
 
 
 class Collector:
@@ -108,20 +146,30 @@ class Collector:
             return
         self._last = Snapshot(datetime.now(UTC), is_up=True, samples=samples)
 
-    def describe(self) -> list[GaugeMetricFamily]:
+    def describe(self) -> list[Family]:
         """Return nothing, so that a registry does not collect in order to learn the names."""
         return []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Family]:
         """Yield every metric as the last snapshot has it."""
         last = self._last
         age = (datetime.now(UTC) - last.at).total_seconds()
         own: Samples = {"orchestrator_up": {(): float(last.is_up)}, "orchestrator_snapshot_age_seconds": {(): age}}
-        for name, (text, labels) in METRICS.items():
-            family = GaugeMetricFamily(name, text, labels=labels)
-            for values, value in (own.get(name) or last.samples.get(name, {})).items():
-                family.add_metric(list(values), value)
+        for name, metric in METRICS.items():
+            family: Any = metric.family(name, metric.text, labels=metric.labels)
+            for labels, value in (own.get(name) or last.samples.get(name, {})).items():
+                if isinstance(value, Histogram):
+                    family.add_metric(list(labels), *_cumulated(value))
+                else:
+                    family.add_metric(list(labels), value)
             yield family
+
+
+def _cumulated(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Buckets as Prometheus wants them, each with all below it, and the sum in seconds."""
+    counts = histogram.doublings
+    rows = [(str(2**top / 1000), float(sum(counts[k] for k in counts if k <= top))) for top in DOUBLINGS]
+    return [*rows, ("+Inf", float(counts.total()))], histogram.sum_ms / 1000
 
 
 def take(orchestrator: Orchestrator) -> Samples:
@@ -136,32 +184,38 @@ def take(orchestrator: Orchestrator) -> Samples:
     for counts in orchestrator.counts():
         for status in ("open", *ENDED):
             found["orchestrator_runs"][counts.flow, status] = getattr(counts, status)
-    _add_statistics(orchestrator, found)
+    _add_totals(engine, orchestrator, found)
     _add_queues(engine, orchestrator, found)
     _add_limits(orchestrator, found)
     _add_schedules(engine, orchestrator, found)
     return found
 
 
-def _add_statistics(orchestrator: Orchestrator, found: Samples) -> None:
-    for each in orchestrator.statistics(hours=2):
+def _add_totals(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:
+    shares = {each.flow: each.sampled for each in orchestrator.statistics(hours=2)}
+    waits: dict[str, Histogram] = {}
+    for each in read_totals(engine.store, shares):
+        found["orchestrator_sampled_share"][each.flow,] = shares[each.flow]
         for status in ENDED:
-            found["orchestrator_run_ends"][each.flow, status] = each.ends.get(status, 0)
-        found["orchestrator_sampled_share"][each.flow,] = each.sampled
-        for quantile, name in QUANTILES.items():
-            took: timedelta | None = getattr(each.runs, name)
-            if took is not None:
-                found["orchestrator_run_duration_seconds"][each.flow, quantile] = took.total_seconds()
-            for node, durations in each.nodes.items():
-                took = getattr(durations, name)
-                if took is not None:
-                    found["orchestrator_node_duration_seconds"][each.flow, node, quantile] = took.total_seconds()
+            found["orchestrator_run_ends"][each.flow, status] = each.ends[status]
+        found["orchestrator_run_duration_seconds"][each.flow,] = each.runs
+        for node, durations in each.nodes.items():
+            found["orchestrator_node_duration_seconds"][each.flow, node] = durations
+        for (node, outcome), count in each.attempts.items():
+            found["orchestrator_node_attempts"][each.flow, node, outcome] = count
+        for queue, durations in each.waits.items():
+            together = waits.setdefault(queue, Histogram())
+            together.doublings += durations.doublings
+            together.sum_ms += durations.sum_ms
+    for queue, durations in waits.items():
+        found["orchestrator_queue_wait_seconds"][queue,] = durations
 
 
 def _add_queues(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:
     store, workers = engine.store, orchestrator.workers()
     with store.guarded():
         now = store.now_ms()
+        found["orchestrator_timers"][()] = store.upkeep.timers()
         holders = store.upkeep.holders()
         running = _running_by_queue(engine, [holder for holder, lease_end in holders if lease_end >= now])
         plans = [entry.plan for entry in engine.registry.flows.values()]
@@ -202,12 +256,14 @@ def _add_limits(orchestrator: Orchestrator, found: Samples) -> None:
 
 def _add_schedules(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:
     now = datetime.fromtimestamp(engine.store.now_ms() / 1000, UTC)
+    paused: Counter[str] = Counter()
+    lags: dict[str, float] = {}
     for row in orchestrator.schedules():
-        key = (row.flow,)
-        paused = found["orchestrator_schedules_paused"]
-        paused[key] = paused.get(key, 0.0) + row.is_paused
-        lags = found["orchestrator_schedule_lag_seconds"]
+        paused[row.flow] += row.is_paused
         missed = None
         if row.last is not None and not row.is_paused:
             missed = next(iter(instants(row.cron, row.timezone, after=row.last, until=now - row.jitter)), None)
-        lags[key] = max(lags.get(key, 0.0), (now - missed).total_seconds() if missed else 0.0)
+        lags[row.flow] = max(lags.get(row.flow, 0.0), (now - missed).total_seconds() if missed else 0.0)
+    for flow, lag in lags.items():
+        found["orchestrator_schedules_paused"][flow,] = paused[flow]
+        found["orchestrator_schedule_lag_seconds"][flow,] = lag

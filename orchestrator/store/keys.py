@@ -36,6 +36,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
 | stats:<flow>:<day> | hash: node and bucket to how many durations, see statistics.py | 8 days |
+| stats:<flow>:total | hash: ends and durations, never taken back, see totals.py | 8 days after the last |
+| events:attempts:<flow> | hash: outcome and node to attempts without an output | 8 days after the last |
 | events:<day> | hash: hour, flow and status to how many runs ended so | 8 days |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
 | live | sorted set: unfinished runs by the next look of the reconciler | entries until the run's end |
@@ -178,6 +180,14 @@ class Keys:
     def durations(self, flow: str, day: int) -> str:
         """Durations of a flow's runs and nodes that ended on a day, counted from 1970."""
         return self._named("stats", flow, str(day))
+
+    def totals(self, flow: str) -> str:
+        """Ends and durations of a flow's runs and nodes, never taken back."""
+        return self._named("stats", flow, "total")
+
+    def attempts(self, flow: str) -> str:
+        """Attempts of a flow's nodes that did not succeed, by outcome."""
+        return self._named("events", "attempts", flow)
 
     def ends(self, day: int) -> str:
         """How many runs ended on a day, counted from 1970, by hour, flow and status."""

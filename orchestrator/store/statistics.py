@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.queries import as_json
 from orchestrator.store.standing import RUN_ID
+from orchestrator.store.totals import duration_fields, end_field
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.store.run_store import Store
 
 DAY_S, HOUR_S = 86_400, 3_600
@@ -26,7 +28,7 @@ KEPT_S = 8 * DAY_S
 MOST_HOURS = 7 * 24
 A_DOUBLING = 4
 """Buckets from a duration to twice as much."""
-EVENTS_AT_ONCE = 500
+EVENTS_AT_ONCE, READS_AT_MOST = 500, 20
 SAMPLE = 50
 """Ended runs whose nodes are read in one sweep."""
 NODES_AT_MOST = 50
@@ -153,6 +155,27 @@ def _statistics_of(flow: str, by_hour: list[HourEnds], days: Sequence[Mapping[by
     )
 
 
+@dataclass(frozen=True)
+class RunEnd:
+    """The end of a run: when, in seconds, of which flow, with which status, after how many ms, which run."""
+
+    at_s: int
+    flow: str
+    status: str
+    duration_ms: float
+    run_id: str
+
+
+@dataclass(frozen=True)
+class NodeSpan:
+    """How long a node of an ended run took, and how long it had been ready before, in ms; and its queue."""
+
+    node: str
+    queue: str
+    duration_ms: int
+    wait_ms: int
+
+
 class Measurer:
     """Adds the durations of runs that have ended to the statistics; the leading reconciler calls it."""
 
@@ -161,24 +184,29 @@ class Measurer:
 
     def measure(self) -> None:
         """Add what ended since any leader last did: of every run its duration, of some the durations of nodes."""
-        entries = list(self._new_ends())
-        if not entries:
+        ends = [end for _ in range(READS_AT_MOST) for end in self._new_ends()]
+        if not ends:
             return
-        counts: dict[tuple[str, int], Counter[str]] = {}
-        for at_s, flow, duration_ms, _ in entries:
-            day = counts.setdefault((flow, at_s // DAY_S), Counter())
-            day[f":run|{bucket_of(duration_ms)}"] += 1
-            day["seen"] += 1
-        step = max(1, math.ceil(len(entries) / SAMPLE))
-        for (at_s, flow, _, _), nodes in self._nodes_of(entries[::step]):
-            day = counts[flow, at_s // DAY_S]
-            day["sampled"] += 1
-            for name, duration_ms in nodes:
-                day[f"{name}|{bucket_of(duration_ms)}"] += 1
+        counts: dict[str, Counter[str]] = {}
+        keys = self._store.keys
+
+        def add(key: str, fields: Mapping[str, int]) -> None:
+            counts.setdefault(key, Counter()).update(fields)
+
+        for end in ends:
+            day, total = keys.durations(end.flow, end.at_s // DAY_S), keys.totals(end.flow)
+            add(day, {f":run|{bucket_of(end.duration_ms)}": 1, "seen": 1})
+            add(total, {end_field(end.status): 1} | duration_fields("run", "", end.duration_ms))
+        for end, nodes in self._nodes_of(ends[:: max(1, math.ceil(len(ends) / SAMPLE))]):
+            day, total = keys.durations(end.flow, end.at_s // DAY_S), keys.totals(end.flow)
+            add(day, {"sampled": 1})
+            for each in nodes:
+                add(day, {f"{each.node}|{bucket_of(each.duration_ms)}": 1})
+                add(total, duration_fields("node", each.node, each.duration_ms))
+                add(total, duration_fields("wait", each.queue, each.wait_ms))
         self._add(counts)
 
-    def _new_ends(self) -> Iterator[tuple[int, str, float, str]]:
-        """Ends of runs: the instant in seconds, flow, duration in ms, run."""
+    def _new_ends(self) -> Iterator[RunEnd]:
         store = self._store
         last = store.client.hget(store.keys.sweep, PLACE)
         if last is None:  # what ended before anybody measured is left out
@@ -188,47 +216,46 @@ class Measurer:
         entries = store.client.xrange(store.keys.events, min=b"(" + last, count=EVENTS_AT_ONCE)
         for entry, row in entries:
             if row[b"event"] not in {b"started", b"resumed"}:
-                flow, run_id = row[b"flow"].decode(), row[b"run"].decode()
-                yield int(entry.split(b"-")[0]) // 1000, flow, float(row[b"detail"] or 0), run_id
+                event, flow, run_id = (row[name].decode() for name in (b"event", b"flow", b"run"))
+                yield RunEnd(int(entry.split(b"-")[0]) // 1000, flow, event, float(row[b"detail"] or 0), run_id)
         if entries:
             store.client.hset(store.keys.sweep, PLACE, entries[-1][0])
 
-    def _nodes_of(
-        self, ends: Sequence[tuple[int, str, float, str]]
-    ) -> Iterator[tuple[tuple[int, str, float, str], list[tuple[str, int]]]]:
+    def _nodes_of(self, ends: Sequence[RunEnd]) -> Iterator[tuple[RunEnd, list[NodeSpan]]]:
         store = self._store
-        known = [each for each in ends if RUN_ID.fullmatch(each[3])]
+        known = [end for end in ends if RUN_ID.fullmatch(end.run_id)]
         pipe = store.client.pipeline(transaction=False)
-        for each in known:
-            pipe.hget(store.keys.run(each[3]), "plan")
+        for end in known:
+            pipe.hget(store.keys.run(end.run_id), "plan")
         hashes = [found.decode() if found else "" for found in pipe.execute()]
         plans = store.plans(set(hashes) - {""})
-        asked = [(each, plans[plan]) for each, plan in zip(known, hashes, strict=True) if plan in plans]
+        asked = [(end, plans[plan]) for end, plan in zip(known, hashes, strict=True) if plan in plans]
         pipe = store.client.pipeline(transaction=False)
         names = [[name for step in plan.steps for name in step.nodes][:NODES_AT_MOST] for _, plan in asked]
-        for (each, _), own in zip(asked, names, strict=True):
-            pipe.hmget(store.keys.nodes(each[3]), own)
-        for (each, _), own, texts in zip(asked, names, pipe.execute() if asked else (), strict=True):
-            yield each, list(_durations(zip(own, texts, strict=True)))
+        for (end, _), own in zip(asked, names, strict=True):
+            pipe.hmget(store.keys.nodes(end.run_id), own)
+        for (end, plan), own, texts in zip(asked, names, pipe.execute() if asked else (), strict=True):
+            yield end, list(_spans(plan, zip(own, texts, strict=True)))
 
-    def _add(self, counts: Mapping[tuple[str, int], Counter[str]]) -> None:
-        store = self._store
-        pipe = store.client.pipeline(transaction=False)
-        for flow, day in counts:
-            pipe.hlen(store.keys.durations(flow, day))
+    def _add(self, counts: Mapping[str, Counter[str]]) -> None:
+        client = self._store.client
+        pipe = client.pipeline(transaction=False)
+        for key in counts:
+            pipe.hlen(key)
         sizes = pipe.execute()
-        pipe = store.client.pipeline(transaction=False)
-        for ((flow, day), counted), size in zip(counts.items(), sizes, strict=True):
-            key = store.keys.durations(flow, day)
+        pipe = client.pipeline(transaction=False)
+        for (key, counted), size in zip(counts.items(), sizes, strict=True):
             for name, count in counted.items():
-                if size < FIELDS_AT_MOST or name.startswith(":run") or "|" not in name:
+                if size < FIELDS_AT_MOST or name.startswith(":run") or "|" not in name or "|run|" in name:
                     pipe.hincrby(key, name, count)
             pipe.pexpire(key, KEPT_S * 1000)
         pipe.execute()
 
 
-def _durations(records: Iterator[tuple[str, bytes | None]]) -> Iterator[tuple[str, int]]:
+def _spans(plan: Plan, records: Iterator[tuple[str, bytes | None]]) -> Iterator[NodeSpan]:
     for name, text in records:
         record = json.loads(text) if text else {}
         if "started" in record and "ended" in record:
-            yield name, max(0, record["ended"] - record["started"])
+            started, queue = record["started"], plan.nodes[name].queue
+            wait_ms = max(0, started - record.get("since", started))
+            yield NodeSpan(name, queue, max(0, record["ended"] - started), wait_ms)

@@ -47,6 +47,10 @@ class Upkeep:
         rows = self._client.zrange(self._keys.holders, 0, -1, withscores=True)
         return [(holder.decode(errors="replace"), lease_end) for holder, lease_end in rows]
 
+    def timers(self) -> int:
+        """How many nodes wait for an instant, such as their next attempt, and how many runs have a deadline."""
+        return int(self._client.zcard(self._keys.timers))
+
     def runs_to_look_at(self, now: int, *, count: int) -> list[str]:
         """Live runs that are due for a look, the longest due first."""
         return _texts(self._client.zrangebyscore(self._keys.live, "-inf", now, 0, count))

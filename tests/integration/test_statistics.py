@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.errors import UnknownRun
 from orchestrator.store.statistics import Measurer, bucket_of, durations_of, longest_in, read_statistics
+from orchestrator.store.totals import read_totals
 from tests.scripts_world import line_plan
 
 
@@ -127,3 +128,38 @@ def test_a_key_that_belongs_to_a_later_run_is_left(world):
     world.client.hset(idem, "run", "another")
     assert world.scripts.delete_run(first.id, plan.hash) == "deleted"
     assert world.client.hget(idem, "run") == b"another"
+
+
+def test_totals_only_grow_and_say_how_attempts_ended(world):
+    plan = line_plan("a", "b")
+    measurer = Measurer(world.store)
+    measurer.measure()
+    for _ in range(3):
+        ended(world, plan, took_ms=1000)
+        measurer.measure()
+    run = world.run(plan)
+    run.fail("a", run.hold("a"), delay_ms=0)
+    run.wake("a")
+    run.lose("a", run.hold("a"))
+    run.fail("a", run.hold("a"), delay_ms=-1)
+    measurer.measure()
+    (found,) = read_totals(world.store, ["f"])
+    assert found.ends == {"succeeded": 3, "failed": 1}
+    assert found.runs.doublings.total() == 4
+    assert found.nodes["a"].sum_ms >= 3000
+    assert (found.nodes["a"].doublings[10], found.nodes["b"].doublings.total()) == (3, 3)
+    assert found.waits["celery"].doublings.total() == sum(each.doublings.total() for each in found.nodes.values())
+    assert found.attempts == {("a", "retried"): 1, ("a", "lost"): 1, ("a", "failed"): 1}
+    for key in (world.keys.totals("f"), world.keys.attempts("f")):
+        assert 0 < world.client.pttl(key) <= 8 * 86_400_000
+
+
+def test_more_ends_than_one_read_are_counted_at_once(world):
+    measurer = Measurer(world.store)
+    measurer.measure()
+    pipe = world.client.pipeline()
+    for _ in range(1200):
+        pipe.xadd(world.keys.events, {"event": "succeeded", "run": "gone", "flow": "f", "detail": "5"})
+    pipe.execute()
+    measurer.measure()
+    assert read_totals(world.store, ["f"])[0].ends == {"succeeded": 1200}

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import doctor
 from orchestrator.cli import flow
+from orchestrator.contrib.prometheus import METRICS
 from orchestrator.maintenance import preflight
 from tests.documents import PAGES
 
@@ -41,3 +42,8 @@ def test_the_checklist_is_what_the_doctor_finds():
     listed = re.findall(r"^\| `([a-z-]+)` \|", PAGE, re.MULTILINE)
     code = inspect.getsource(doctor) + inspect.getsource(preflight)
     assert sorted(listed) == sorted(set(re.findall(r'Finding\(\s*"([a-z-]+)"', code)))
+
+
+def test_every_metric_is_explained():
+    named = {name.removesuffix("_total") for name in re.findall(r"`(orchestrator_\w+)`", PAGE)}
+    assert named == set(METRICS)

@@ -6,6 +6,7 @@
 -- Returns {'again', what to publish...}, {'parked', ...}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
 local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
+-- include: count_attempt
 if not load_run() then
   return {'unknown'}
 end
@@ -18,6 +19,7 @@ redis.call('HSET', FAILURES, node, failure)
 end_claim(rec, node)
 add_busy(rec)
 rec.lost = not timed_out and true or nil
+count_attempt(timed_out and 'timed_out' or 'lost')
 note(timed_out and 'timed-out' or 'lost', node, rec.attempt)
 detach(facts)
 if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation') then

@@ -42,6 +42,7 @@ local function hold_back(rec)
   end
 end
 
+-- include: count_attempt
 if not load_run() then
   return {'unknown'}
 end
@@ -60,6 +61,7 @@ local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run
 redis.call('HSET', FAILURES, node, failure)
 end_claim(rec, node)
 add_busy(rec)
+count_attempt(waits and (most and 'throttled' or 'retried') or 'failed')
 rec.lost, rec.dropped = nil, token
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'

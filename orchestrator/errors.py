@@ -9,7 +9,7 @@
     ├── PayloadTooLarge          a value over `Settings.max_payload_bytes`
     ├── RunError                 about one run; knows flow, run, node and attempt
     │   ├── UnknownRun, RunFailed, RunTimeout, RunCancelled
-    │   ├── NodeTimeout, OutcomeUnknown, RateLimited, PaginationError
+    │   ├── NodeTimeout, OutcomeUnknown, RateLimited, PaginationError, RepetitionError
     │   ├── InvalidInput, InvalidOutput
     │   └── MissingOutputError, HiddenDependencyError
     └── StoreError               Redis
@@ -235,6 +235,10 @@ class RateLimited(RunError):
 
 class PaginationError(RunError):
     """A page has more after it but no cursor, or the cursor it was fetched with. Terminal."""
+
+
+class RepetitionError(RunError):
+    """A node that repeats asked for more iterations than `max_iterations`. Terminal."""
 
 
 class MissingOutputError(RunError):

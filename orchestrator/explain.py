@@ -107,9 +107,14 @@ class _Explainer:
             "parked": self._explain_parked,
             "compensating": self._explain_compensating,
         }[state](name, record)
-        if self.plan.nodes[node_of(name)].paged and (pages := self.store.pages_done(self.run.run_id, name)):
-            reason = f"has {pages} pages; {reason}"
+        node_plan = self.plan.nodes[node_of(name)]
+        if node_plan.paged and (done := self._parts_done(name)):
+            reason = f"has {done} {'iterations' if node_plan.repeats else 'pages'}; {reason}"
         return Waiting(name, state, reason, until, attempt)
+
+    def _parts_done(self, name: str) -> int:
+        with self.store.guarded():
+            return self.store.parts.done(self.run.run_id, name)
 
     def _explain_map(self, name: str) -> Waiting | None:
         """Return the progress of a map; its items that have started are explained on their own."""
@@ -181,6 +186,8 @@ class _Explainer:
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         bucket = record.get("bucket")
+        if bucket is None and not record["attempt"]:
+            return "waits for its next iteration", instant(record["due"])
         if bucket is None:
             attempts = self.plan.nodes[node_of(name)].attempts
             error = self.store.last_failure(self.run.run_id, name)

@@ -42,7 +42,7 @@ class Event:
 
     Attributes:
         at: When, on Redis's clock; aware.
-        event: What: "run-started", "started", "page", "succeeded", "retrying", "waiting", "lost", "run-ending", ...
+        event: What: "run-started", "started", "page", "iteration", "succeeded", "retrying", "waiting", "lost", ...
         node: The node, or "" for the run itself.
         attempt: Number of the attempt; 0 when there is none.
         detail: What else is known, such as the delay in ms or the limiter waited for.

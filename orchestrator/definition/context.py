@@ -82,9 +82,10 @@ class NodeContext:
         node_name: The node.
         attempt: Number of this attempt, from 1.
         idempotency_key: For the outside world: the same in every attempt, another one after the node was compensated;
-            a compensation has its own, and so has each page of a paginated node.
+            a compensation has its own, and so has each page of a paginated node and each iteration of one that repeats.
         logger: Adds flow, run, node and attempt to every line.
         scheduled_for: The instant of the schedule that started the run, aware; None when no schedule did.
+        iteration: Of a node that repeats, the number of this iteration, from 0.
         page_size: Of a paginated node, the page_size given to `paginate`; else None.
         ask_cancelled: How `is_cancelled` finds out.
         report: What `heartbeat` calls.
@@ -98,6 +99,7 @@ class NodeContext:
     idempotency_key: str
     logger: logging.Logger | logging.LoggerAdapter[Any]
     scheduled_for: datetime | None = None
+    iteration: int = 0
     page_size: int | None = None
     ask_cancelled: Callable[[], bool] = field(default=_is_never, repr=False)
     report: Callable[[object], None] = field(default=_ignore, repr=False)

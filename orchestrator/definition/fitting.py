@@ -46,7 +46,7 @@ def _reasons(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
         return
     if not step.is_known:
         yield f"its library does not know steps of kind {step.kind!r}"
-    if (mine.kind, mine.paged) != (theirs.kind, theirs.paged):
+    if (mine.kind, mine.paged, bool(mine.repeats)) != (theirs.kind, theirs.paged, bool(theirs.repeats)):
         yield f"there it is {_kind_of(mine)}, in the run's plan {_kind_of(theirs)}"
     for missing in sorted(set(theirs.keyed) - set(mine.keyed)):
         yield f"limiter {missing} has no key function there"
@@ -110,6 +110,8 @@ class Fits:
 
 
 def _kind_of(node: NodePlan) -> str:
+    if node.repeats:
+        return "a node that repeats"
     return "a paginated node" if node.paged else KINDS.get(node.kind, node.kind)
 
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
+from orchestrator.definition.repetition import Repeat
 from orchestrator.definition.signature import MISSING, BadFunction, Contract, read_contract
 from orchestrator.errors import text_of, type_name
 from orchestrator.lazy import lazy
@@ -71,6 +72,7 @@ class Node(Generic[In, Out]):
         compensation: The node that undoes this one.
         compensation_when: `succeeded`, or `started`: also after a failed or unknown outcome.
         error_classifier: Decides whether an exception is worth another attempt.
+        repeat: Whether and how long it is called again with its own output.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Node(Generic[In, Out]):
     compensation: Node[Any, Any] | None
     compensation_when: When
     error_classifier: Classifier | None
+    repeat: Repeat | None
 
     @overload
     def __init__(
@@ -155,6 +158,7 @@ class Node(Generic[In, Out]):
             compensation=on_error,
             compensation_when="succeeded",
             error_classifier=error_classifier,
+            repeat=None,
         )
 
     @property
@@ -209,6 +213,24 @@ class Node(Generic[In, Out]):
     def with_retry(self, policy: RetryPolicy) -> Node[In, Out]:
         """Return a copy with another retry policy."""
         return self._changed(retry=policy)
+
+    def with_repeat(
+        self,
+        until: Callable[[Out], bool],
+        every: timedelta = timedelta(0),
+        max_iterations: int = 1000,
+    ) -> Node[In, Out]:
+        """Return a copy that is called again with its own output, until that is good; its output is the last one.
+
+        Each iteration is stored when it returns. It has attempts, tokens of limits and a time limit of its own, and
+        `ctx.iteration` is its number from 0.
+
+        Args:
+            until: `until(output)`, called on the worker; True ends it. It must be pure: what it raises is terminal.
+            every: Least time from the end of an iteration to the start of the next; nothing is held meanwhile.
+            max_iterations: Iterations at most; a node that asks for more fails with `RepetitionError`.
+        """
+        return self._changed(repeat=Repeat(until, every, max_iterations))
 
     def with_rate_limit(
         self, limit: int, per: timedelta, burst: int | None = None, key: Key | None = None

@@ -57,9 +57,10 @@ class NodePlan:
         keyed: Those of `limits` that have a bucket for each key of the input; the others are one bucket each.
         reads: Output keys its input function is known to read.
         undoes: Of a compensation: the node it undoes.
-        paged: Whether it fetches page after page.
+        paged: Whether its output is stored in parts: page after page, or iteration after iteration.
         max_pages: Most pages; 0 is no limit.
         source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
+        repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
     """
 
     name: str
@@ -78,6 +79,7 @@ class NodePlan:
     max_pages: int = 0
     source: str = ""
     keyed: tuple[str, ...] = ()
+    repeats: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ class Plan:
         """The plan as canonical JSON."""
         raw = asdict(self)
         # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is.
+        for node in raw["nodes"].values():
+            if not node["repeats"]:
+                del node["repeats"]
         if types := raw.pop("types"):
             raw["input_schema"] = (raw["input_schema"] or {}) | {TYPES: types}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
@@ -134,7 +139,8 @@ class Plan:
         )
         raw["nodes"] = {
             name: NodePlan(
-                **node | {name: tuple(node[name]) for name in ("retry", "limits", "reads", "keyed") if name in node}
+                **node
+                | {name: tuple(node[name]) for name in ("retry", "limits", "reads", "keyed", "repeats") if name in node}
             )
             for name, node in raw["nodes"].items()
         }
@@ -153,7 +159,8 @@ class Plan:
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             policies = {field: value for field, value in asdict(node).items() if field in wanted}
             slots = [name for name in node.limits if name.startswith(SLOTS)]
-            policies |= {field: names for field, names in (("keyed", node.keyed), ("slots", slots)) if names}
+            rare = (("keyed", node.keyed), ("slots", slots), ("repeats", node.repeats))
+            policies |= {field: values for field, values in rare if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
         return stored | {
             "maps": _dense(self.maps),

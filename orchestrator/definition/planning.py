@@ -107,7 +107,7 @@ def _own_plan(flow: Flow, step: Step, position: int, queue: str) -> NodePlan:
 
 
 def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, kind: str, undoes: str = "") -> NodePlan:
-    retry = node.retry
+    retry, repeat = node.retry, node.repeat
     limits = limits_of(node, flow.name)
     return NodePlan(
         name=node.name,
@@ -128,9 +128,10 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         keyed=tuple(name for name, limit in limits.items() if limit.key is not None),
         reads=tuple(sorted(_reads(node.input_func))) if node.input_func else (),
         undoes=undoes,
-        paged=isinstance(node, PagedNode),
+        paged=isinstance(node, PagedNode) or repeat is not None,
         max_pages=node.max_pages or 0 if isinstance(node, PagedNode) else 0,
         source=node.cursor_source or "" if isinstance(node, PagedNode) else "",
+        repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
     )
 
 

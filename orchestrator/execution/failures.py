@@ -21,6 +21,7 @@ from orchestrator.errors import (
     PaginationError,
     PayloadTooLarge,
     RateLimited,
+    RepetitionError,
     RetryLater,
     RunError,
     Terminal,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NO_FURTHER = -1
 LOCATED = (InvalidInput, InvalidOutput, MissingOutputError, HiddenDependencyError)
-TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, Terminal)
+TERMINAL = (*LOCATED, PaginationError, PayloadTooLarge, RateLimited, RepetitionError, Terminal)
 # Celery takes these for orders: a MemoryError ends its whole worker, Reject puts a message back.
 ORDERS = (MemoryError, TaskPredicate)
 

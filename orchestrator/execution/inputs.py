@@ -21,7 +21,8 @@ from orchestrator.execution.attempt_handle import AttemptHandle
 from orchestrator.execution.keyed_limits import buckets_of
 from orchestrator.execution.store_retries import retry_until_stored
 from orchestrator.store.log_lines import LogLine
-from orchestrator.store.run_store import IN_PARTS, INPUT, instant
+from orchestrator.store.output_parts import IN_PARTS
+from orchestrator.store.run_store import INPUT, instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -201,7 +202,10 @@ class Inputs:
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._read_until_answered(self._store.result, self.run_id, undoes, index)
         elif undoes:
-            self._undone = values[self.plan.nodes[undoes].key]
+            undone = self.plan.nodes[undoes]
+            self._undone = values[undone.key]
+            if self._undone is None and undone.repeats:  # it failed between iterations
+                self._undone = self._read_until_answered(self._store.parts.last_iteration, self.run_id, undoes)
         return FlowState(
             run_id=self.run_id,
             flow_name=self.plan.flow,
@@ -220,7 +224,7 @@ class Inputs:
     def _whole(self, value: bytes) -> bytes:
         if not value.startswith(IN_PARTS):
             return value
-        return self._read_until_answered(self._store.whole, self.run_id, value)
+        return self._read_until_answered(self._store.parts.whole, self.run_id, value)
 
     def _load(self, keys: Collection[str] | None) -> Mapping[str, bytes]:
         # Who reads one member of a fan-out mostly reads them all: one round trip instead of one each.

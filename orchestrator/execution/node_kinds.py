@@ -72,9 +72,7 @@ class NodeKind:
     def call(self, inputs: Inputs) -> Returned:
         """Return what is to be stored, or raise the failure of the attempt."""
         output = inputs.node.contract.output.dump(invoke(inputs))
-        largest = inputs.engine.settings.max_payload_bytes
-        if len(output) > largest:
-            raise PayloadTooLarge(f"output of node {inputs.name}", len(output), largest)
+        within_limit(inputs, f"output of node {inputs.name}", len(output))
         return Returned(output)
 
 
@@ -147,6 +145,17 @@ KINDS: dict[str, NodeKind] = {
     "branch": DecisionKind(),
     "expand": ExpansionKind(),
 }
+
+
+def within_limit(inputs: Inputs, what: str, length: int) -> None:
+    """Refuse what is larger than may be stored.
+
+    Raises:
+        PayloadTooLarge: It has more bytes than `Settings.max_payload_bytes`.
+    """
+    largest = inputs.engine.settings.max_payload_bytes
+    if length > largest:
+        raise PayloadTooLarge(what, length, largest)
 
 
 def invoke(inputs: Inputs, *cursor: str | None, **changes: Any) -> Any:

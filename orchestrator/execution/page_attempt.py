@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.pagination import PagedNode
-from orchestrator.errors import PaginationError, PayloadTooLarge
-from orchestrator.execution.node_kinds import KINDS, NodeKind, Returned, invoke
+from orchestrator.errors import PaginationError
+from orchestrator.execution.iteration_attempt import IterationKind
+from orchestrator.execution.node_kinds import KINDS, NodeKind, Returned, invoke, within_limit
 from orchestrator.store.scripts.results import PageEnd
 
 if TYPE_CHECKING:
@@ -48,16 +49,17 @@ class PageKind(NodeKind):
             raise PaginationError(message, **inputs.where)
         end = PageEnd(len(page.items), json.dumps(page.next_cursor))
         items = codec_of(type(page).model_fields["items"].annotation).dump(page.items)
-        largest = inputs.engine.settings.max_payload_bytes
-        if (length := len(items) + len(end.cursor)) > largest:
-            raise PayloadTooLarge(f"page {number} of node {inputs.name}", length, largest)
+        within_limit(inputs, f"page {number} of node {inputs.name}", len(items) + len(end.cursor))
         is_last_allowed = 0 < inputs.node_plan.max_pages <= number + 1
         return Returned(items, page=end, has_more=page.has_more and not is_last_allowed)
 
 
 _PAGE = PageKind()
+_ITERATION = IterationKind()
 
 
 def kind_of(node_plan: NodePlan) -> NodeKind:
     """What is called for a node."""
+    if node_plan.repeats:
+        return _ITERATION
     return _PAGE if node_plan.paged else KINDS[node_plan.kind]

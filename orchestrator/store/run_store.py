@@ -19,13 +19,13 @@ from orchestrator.definition.fitting import RUN_INPUT
 from orchestrator.definition.plan import Plan
 from orchestrator.definition.policies import MICROSECONDS
 from orchestrator.definition.state import NodeFailure, RunStatus
-from orchestrator.errors import MissingOutputError
 from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
 from orchestrator.store.completion_listener import Listener
 from orchestrator.store.guard import Guard
 from orchestrator.store.history import read_entries
 from orchestrator.store.keys import Keys, limit_of
+from orchestrator.store.output_parts import OutputParts
 from orchestrator.store.scripts import Scripts, numbers_text
 from orchestrator.store.set_aside import AsideList
 from orchestrator.store.shared_listener import SharedListener
@@ -42,14 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.store.history import Entry
     from orchestrator.store.standing import Standing
 
-LIST_OF = b"@"
-"""Prefix of the stored value of an output that is the list of a map's outputs; no JSON begins with it."""
-PAGES_OF = b"#"
-"""Prefix of the stored value of an output that is all pages of a paginated node."""
-IN_PARTS = (LIST_OF, PAGES_OF)
-"""Prefixes of stored values that stand for others, which `Store.whole` puts together."""
 ITEMS_AT_ONCE = 1000
-PAGES_AT_ONCE = 10
 STAGED_MS = 3_600_000
 INPUT = RUN_INPUT  # the field of the run's input among its outputs; no output key can have this name
 
@@ -121,6 +114,7 @@ class Store:
         _stores.add(self)
         self.scripts = Scripts(self.client, self.keys)
         self.upkeep = Upkeep(self.client, self.keys)
+        self.parts = OutputParts(self.client, self.keys)
         self.aside = AsideList(self.client, self.keys)
         self.listener = Listener(self.client)
         self.shared_listener = SharedListener(self.client, self.keys.done, self.standings, self.guarded)
@@ -362,42 +356,16 @@ class Store:
         with self.guarded():
             if keys is None:
                 raw = self.client.hgetall(self.keys.outputs(run_id))
-                return {key.decode(): self.whole(run_id, value) for key, value in raw.items() if key != INPUT.encode()}
+                return {
+                    key.decode(): self.parts.whole(run_id, value) for key, value in raw.items() if key != INPUT.encode()
+                }
             wanted = list(keys)
             values = self.client.hmget(self.keys.outputs(run_id), wanted) if wanted else []
             return {
-                key: self.whole(run_id, value) for key, value in zip(wanted, values, strict=True) if value is not None
+                key: self.parts.whole(run_id, value)
+                for key, value in zip(wanted, values, strict=True)
+                if value is not None
             }
-
-    def whole(self, run_id: str, value: bytes) -> bytes:
-        """Return the outputs of a map's items, or the pages of a node, for the stored value that stands for them."""
-        if value.startswith(PAGES_OF):
-            return self._all_pages(run_id, value.decode().removeprefix(PAGES_OF.decode()))
-        if not value.startswith(LIST_OF):
-            return value
-        node, _, count = value.decode().removeprefix(LIST_OF.decode()).rpartition("|")
-        parts: list[bytes | None] = []
-        for first in range(0, int(count), ITEMS_AT_ONCE):
-            indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
-            parts += self.client.hmget(self.keys.results(run_id, node), list(map(str, indexes)))
-        if parts and not any(parts) and not self.client.hexists(self.keys.failures(run_id), f"{node}[0]"):
-            raise MissingOutputError(f"the outputs of the items of {node} are gone", run_id=run_id, node_name=node)
-        return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"
-
-    def _all_pages(self, run_id: str, value: str) -> bytes:
-        node, count, total, cursor = value.split("|", 3)
-        parts: list[bytes] = []
-        for first in range(0, int(count), PAGES_AT_ONCE):
-            numbers = range(first, min(first + PAGES_AT_ONCE, int(count)))
-            lists: list[bytes] = self.client.hmget(self.keys.results(run_id, node), list(map(str, numbers)))
-            parts += [items[1:-1] for items in lists if items != b"[]"]
-        told = f'"final_cursor":{cursor},"page_count":{count},"total_items":{total}'
-        return b'{"items":[' + b",".join(parts) + b"]," + told.encode() + b"}"
-
-    def pages_done(self, run_id: str, node: str) -> int:
-        """Return how many pages of a node are stored."""
-        with self.guarded():
-            return int(self.client.hget(self.keys.results(run_id, node), ":page") or 0)
 
     def cursor(self, flow: str, source: str) -> str | None:
         """Return the cursor at which the last successful run of a flow left a source."""

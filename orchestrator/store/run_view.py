@@ -12,8 +12,9 @@ from orchestrator.definition.state import NodeFailure
 from orchestrator.redaction import HIDDEN
 from orchestrator.store.log_lines import FIELD as LOG_FIELD
 from orchestrator.store.log_lines import LogLine, read_lines
+from orchestrator.store.output_parts import IN_PARTS
 from orchestrator.store.queries import RunRow, json_value, row_of
-from orchestrator.store.run_store import IN_PARTS, INPUT, instant
+from orchestrator.store.run_store import INPUT, instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -223,6 +223,7 @@ def describe_event(event: Event) -> str:
         "resumed": "the run was resumed",
         "republished": f"its message was sent again: {detail}",
         "page": f"page {detail} is stored",
+        "iteration": f"iteration {detail} is stored",
     }.get(event.event)
     if said is None:
         said = event.event.replace("-", " ") + (f": {detail}" if detail else "")

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.definition.checks import data_flow, functions, limits, names, pagination, structure, triggers
+from orchestrator.definition.checks import (
+    data_flow,
+    functions,
+    limits,
+    names,
+    pagination,
+    repetition,
+    structure,
+    triggers,
+)
 from orchestrator.definition.checks.messages import flow_place
 from orchestrator.errors import Problem
 
@@ -34,6 +43,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     limits.check_limits,
     pagination.check_pages,
     pagination.check_sources,
+    repetition.check_repeats,
     functions.check_functions,
     functions.check_callbacks,
     data_flow.check_reads,

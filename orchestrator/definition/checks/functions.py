@@ -41,11 +41,11 @@ def check_callbacks(flow: Flow) -> Iterator[Problem]:
             ("error classifier", place.node.error_classifier),
             *(("key function", limit.key) for limit in place.node.limits() if is_a(limit, Limit)),
         ):
-            if function is not None and (fault := _callback_fault(function)):
+            if function is not None and (fault := callback_fault(function)):
                 yield Problem(place.where, "bad-function", f"its {what} {show(function)} {fault}")
     for step in flow.all_steps():
         for what, function in step.functions():
-            if fault := _callback_fault(function):
+            if fault := callback_fault(function):
                 yield Problem(step_place(flow, step), "bad-function", f"its {what} {show(function)} {fault}")
 
 
@@ -117,7 +117,8 @@ def _item_fault(node: AnyNode, contract: Contract) -> str | None:
     return None
 
 
-def _callback_fault(function: object) -> str | None:
+def callback_fault(function: object) -> str | None:
+    """What is wrong with a function of one argument, as the end of a sentence, if anything."""
     if not callable(function):
         return "is not a function; use a function or lambda of one argument"
     code = _code_of(function)

@@ -31,7 +31,7 @@ if facts.kind == 'item' then
   redis.call('HSET', results_of(node), index, output)
 elseif facts.paged then
   pages.store_page(node, output, page_count, cursor, token)
-  redis.call('HSET', OUTPUTS, facts.key, pages.all_pages(node))
+  redis.call('HSET', OUTPUTS, facts.key, pages.whole_output(node, facts, output))
 elseif output ~= '' then
   redis.call('HSET', OUTPUTS, facts.key, output)
 end

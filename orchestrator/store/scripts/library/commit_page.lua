@@ -1,4 +1,5 @@
--- Store a page of a paginated node that has more, and make the node ready for the next one, its attempts counted afresh. A
+-- Store a page of a paginated node that has more, or an iteration that is not the last, and make the node ready for the next
+-- one, at once or after the pause that its plan has between iterations, its attempts counted afresh. A
 -- function's body: node, token, items (JSON list), page_count, how many they are, and the cursor of the next page (JSON).
 -- `follows` says that the caller claims the next page itself.
 -- Returns {'turned', what to publish...} or {'fenced'} or {'unknown'}. In an ending run the node ends as failed.
@@ -27,9 +28,16 @@ if run.verdict then
   return reply('turned', announced(abort.conclude(node, rec, facts, failure, 'failed')))
 end
 save_ready(node, rec.generation)
-if rec.throttled then
+local due = pages.next_due(node, facts)
+if rec.throttled or due then
   local ready = record(node)
   ready.throttled = rec.throttled
+  if due then
+    ready.state, ready.due = 'parked', due
+    redis.call('ZADD', TIMERS, due, RUN_ID .. '|' .. node)
+    wake_leader(due)
+    next_message = nothing()
+  end
   save(node, ready)
 end
 if not continues then

@@ -1,7 +1,8 @@
 -- The pages of a paginated node and where it stands, in one hash, which a retry and a resume find as they were.
 -- run:<id>:results:<node> has the items of each page by its number and: ':page' number of the next page, ':cursor' its
 -- cursor (JSON), after the last page the last one there was, ':base' version of the source's cursor at the first page,
--- ':total' items so far, ':turned' token that stored the last page.
+-- ':total' items so far, ':turned' token that stored the last page. Of a node that repeats the pages are its iterations: an
+-- output each, which is the next one's input, so that there is no cursor.
 
 -- Version and cursor (JSON) at which the last successful run of the flow left a source.
 local function cursor_of(source)
@@ -36,6 +37,8 @@ local function next_page(node, facts)
     end
     page, cursor = '0', left
     redis.call('HSET', results_of(node), ':page', page, ':cursor', cursor, ':base', version)
+  elseif facts.repeats and page ~= '0' then
+    cursor = redis.call('HGET', results_of(node), string.format('%.0f', page - 1))
   end
   return page, cursor
 end
@@ -46,12 +49,22 @@ local function store_page(node, items, count, cursor, token)
   redis.call('HSET', key, page, items, ':page', string.format('%.0f', page + 1), ':turned', token,
     ':cursor', cursor == 'null' and before or cursor, ':total', string.format('%.0f', (total or 0) + count))
   redis.call('HDEL', FAILURES, node)
-  note('page', node, record(node).attempt, page)
+  note(plan_node(node).repeats and 'iteration' or 'page', node, record(node).attempt, page)
 end
 
--- What is stored as the output: the pages are read together when it is.
-local function all_pages(node)
+-- From when on a node may go on behind a stored part: what asks for one iteration too many is not held back to fail.
+local function next_due(node, facts)
+  local every, most = unpack(facts.repeats or {0, 0})
+  return every > 0 and tonumber(redis.call('HGET', results_of(node), ':page')) < most and NOW + every or nil
+end
+
+-- What is stored as the output once the `last` part is there: pages are read together when it is read.
+local function whole_output(node, facts, last)
+  if facts.repeats then
+    return last
+  end
   return '#' .. node .. '|' .. table.concat(redis.call('HMGET', results_of(node), ':page', ':total', ':cursor'), '|')
 end
 
-return {move_cursors = move_cursors, next_page = next_page, store_page = store_page, all_pages = all_pages}
+return {move_cursors = move_cursors, next_page = next_page, store_page = store_page, next_due = next_due,
+  whole_output = whole_output}

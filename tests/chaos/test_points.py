@@ -45,15 +45,17 @@ def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, mo
 
 
 @pytest.mark.parametrize("phase", ["after_claim", "before_store", "after_store"])
-def test_a_process_killed_at_a_page_repeats_at_most_that_page(phase, world):
-    world.fail_at(f"{phase}@fetch:kill9:3")
-    run = world.orchestrator().start("pages")
-    assert run.result(int, timeout=30) == sum(range(6)) + 1
+@pytest.mark.parametrize("parts", [("pages", "fetch", "page"), ("rounds", "go", "round")], ids=["pages", "rounds"])
+def test_a_process_killed_at_a_part_repeats_at_most_that_part(parts, phase, world):
+    flow, node, part = parts
+    world.fail_at(f"{phase}@{node}:kill9:3")
+    run = world.orchestrator().start(flow)
+    assert run.result(int, timeout=30) == {"pages": sum(range(6)) + 1, "rounds": 6 + 1}[flow]
     assert world.hits, "the point was not reached"
     check_run(run, "succeeded")
     calls = Counter(name.split("/")[1] for name in world.ledger.names("start"))
-    pages = {f"page-{number}": 1 for number in range(6)} | {"beside": 1, "total": 1}
-    assert calls == pages | {"page-2": 2 if phase == "before_store" else 1}
+    made = {f"{part}-{number}": 1 for number in range(6)} | {"beside": 1, "total": 1}
+    assert calls == made | {f"{part}-2": 2 if phase == "before_store" else 1}
     check_keys(world.client)
 
 

@@ -180,6 +180,26 @@ pages = (
     .build()
 )
 
+
+def go_round(ctx: NodeContext, number: int) -> int:
+    """One of six iterations."""
+    LEDGER.note("start", f"{ctx.run_id}/round-{ctx.iteration}/{ctx.attempt}")
+    time.sleep(pace("work_s", WORK_S))
+    return number + 1
+
+
+rounds = (
+    FlowBuilder("rounds")
+    .triggered_by(manual("load"))
+    .then_parallel(
+        "both",
+        Node("go", go_round, 0).with_repeat(lambda n: n == 6, every=timedelta(milliseconds=50)).with_retry(MANY),
+        Node("beside", act, 0).with_retry(MANY),
+    )
+    .then(Node("total", act).with_input_func(after("go")).with_retry(MANY))
+    .build()
+)
+
 items = (
     FlowBuilder("items")
     .triggered_by(manual("load"))
@@ -188,7 +208,7 @@ items = (
     .build()
 )
 
-for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, items):
+for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items):
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused
     orchestrator.register(replace(flow, name=f"{flow.name}-fused", fused=True))

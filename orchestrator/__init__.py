@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
     from orchestrator.definition.state import FlowState, RunStatus
     from orchestrator.definition.triggers import manual, schedule
+    from orchestrator.definition.wiring import const, map_item, run_input
     from orchestrator.errors import (
         ConfigurationError,
         FlowDefinitionError,
@@ -77,6 +78,7 @@ _HOMES = {
     ),
     "orchestrator.definition.state": ("FlowState", "RunStatus"),
     "orchestrator.definition.triggers": ("manual", "schedule"),
+    "orchestrator.definition.wiring": ("const", "map_item", "run_input"),
     "orchestrator.errors": (
         "ConfigurationError",
         "FlowDefinitionError",
@@ -185,9 +187,12 @@ __all__ = [
     "Worker",
     "WorkerConfig",
     "WorkerRow",
+    "const",
     "manual",
+    "map_item",
     "node",
     "paginate",
+    "run_input",
     "schedule",
 ]
 

@@ -4,7 +4,8 @@ from tests.faulty_definitions import NAMES, NO_TRIGGER, SHAPES
 from tests.faulty_maps import MAPS
 from tests.faulty_nodes import FUNCTIONS, LIMITS
 from tests.faulty_reads import ONLY_AT_RUN_TIME, READS
+from tests.faulty_wiring import WIRING
 
-ROWS = NO_TRIGGER + NAMES + SHAPES + MAPS + LIMITS + FUNCTIONS + READS + ONLY_AT_RUN_TIME
+ROWS = NO_TRIGGER + NAMES + SHAPES + MAPS + LIMITS + FUNCTIONS + READS + WIRING + ONLY_AT_RUN_TIME
 AT_RUN_TIME = [row for row in ROWS if not row.code]
 AT_BUILD = [row for row in ROWS if row.code]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.step_plan import END
@@ -31,15 +31,43 @@ DECISIONS = {"branch", "expand"}
 
 @dataclass(frozen=True)
 class Edge:
-    """An arrow between two nodes, with the choice of a decision that leads along it."""
+    """An arrow between two nodes.
+
+    Attributes:
+        start: Where it begins.
+        end: Where it leads.
+        label: The choice of a decision that leads along it, or the parameters that take the output of its start.
+        is_read: Whether it is no step from one to the other: the output is read later.
+    """
 
     start: str
     end: str
     label: str = ""
+    is_read: bool = False
 
 
 def edges(plan: Plan) -> Iterator[Edge]:
-    """Yield the arrows of a plan in the order of its steps; what nothing follows has none."""
+    """Yield the arrows of a plan in the order of its steps, those of outputs that are read later last."""
+    reads = _reads(plan)
+    for edge in _steps(plan):
+        read = ", ".join(reads.pop((edge.start, edge.end), ()))
+        yield replace(edge, label=edge.label or read)
+    yield from (Edge(start, end, ", ".join(names), is_read=True) for (start, end), names in reads.items())
+
+
+def _reads(plan: Plan) -> dict[tuple[str, str], list[str]]:
+    """The parameters by which a node reads another one's output, as far as nodes are wired by name."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, inputs in plan.inputs.items():
+        node = plan.nodes[name]
+        for parameter, key in () if node.undoes else inputs.items():
+            for writer in plan.nodes.values():
+                if writer.key == key and writer.step < node.step:
+                    found.setdefault((writer.name, name), []).append(parameter)
+    return found
+
+
+def _steps(plan: Plan) -> Iterator[Edge]:
     for step in plan.steps:
         if step.branches:
             last = len(step.branches) - 1
@@ -64,7 +92,10 @@ def mermaid(plan: Plan, states: Mapping[str, str]) -> str:
         opening, closing = ("{", "}") if plan.nodes[name].kind in DECISIONS else ("[", "]")
         lines.append(f'  {id}{opening}"{text}"{closing}')
     for edge in edges(plan):
-        arrow = f"-->|{edge.label}|" if edge.label else "-->"
+        line = "-.->" if edge.is_read else "-->"
+        # A field of a model may have any name.
+        label = re.sub(r"[^\w ,]", "_", edge.label)
+        arrow = f"{line}|{label}|" if label else line
         lines.append(f"  {ids[edge.start]} {arrow} {ids[edge.end]}")
     lines += [f"  style {id} fill:{FILLS[states[name]]}" for name, id in ids.items() if states.get(name) in FILLS]
     return "\n".join(lines)
@@ -78,8 +109,10 @@ def dot(plan: Plan, states: Mapping[str, str]) -> str:
         shape = ", shape=diamond" if plan.nodes[name].kind in DECISIONS else ""
         lines.append(f'  {_quoted(name)} [label={_quoted(_label(name, states))}, fillcolor="{fill}"{shape}];')
     for edge in edges(plan):
-        label = f" [label={_quoted(edge.label)}]" if edge.label else ""
-        lines.append(f"  {_quoted(edge.start)} -> {_quoted(edge.end)}{label};")
+        said = [f"label={_quoted(edge.label)}"] if edge.label else []
+        said += ["style=dashed", "constraint=false"] if edge.is_read else []
+        options = f" [{', '.join(said)}]" if said else ""
+        lines.append(f"  {_quoted(edge.start)} -> {_quoted(edge.end)}{options};")
     return "\n".join([*lines, "}"])
 
 
@@ -88,7 +121,7 @@ def plain(plan: Plan, states: Mapping[str, str]) -> str:
     lines = []
     following: dict[str, list[str]] = {}
     for edge in edges(plan):
-        shown = edge.end + (f" ({edge.label})" if edge.label else "")
+        shown = edge.end + (f" ({'read as ' if edge.is_read else ''}{edge.label})" if edge.label else "")
         following.setdefault(edge.start, []).append(shown)
     for name in _nodes(plan):
         line = _label(name, states)

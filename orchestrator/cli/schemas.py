@@ -164,11 +164,12 @@ class RunShown(Shape):
 
 
 class Edge(Shape):
-    """An arrow of a drawing."""
+    """An arrow of a drawing; `is_read`: of an output that is read later than in the next step."""
 
     start: str
     end: str
     label: str
+    is_read: bool
 
 
 class Graph(Shape):

@@ -26,7 +26,8 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import to_json
 
 from orchestrator.definition.losses import UNREAD, find_losses
-from orchestrator.definition.schemas import Care, care_of, digest_of, distinguishes_tuples, has_times
+from orchestrator.definition.schema_fit import Schema
+from orchestrator.definition.schemas import Care, care_of, digest_of, distinguishes_tuples, has_times, has_validators
 from orchestrator.definition.time_zones import with_standard_zones
 from orchestrator.errors import (
     FIELD_LIMIT,
@@ -136,6 +137,20 @@ class Codec(Reader[T]):
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of the annotation."""
         return self._adapter.json_schema()
+
+    def written(self) -> Schema | None:
+        """Return what the JSON of values is known to be, None if that cannot be said."""
+        try:
+            return Schema(self._adapter.json_schema(mode="serialization"))
+        except Exception:  # noqa: BLE001 - a user's class may raise anything where it describes itself
+            return None
+
+    def accepted(self) -> Schema | None:
+        """Return what JSON is known to be taken, None if that cannot be said."""
+        try:
+            return None if has_validators(self._adapter) else Schema(self._adapter.json_schema())
+        except Exception:  # noqa: BLE001 - as above
+            return None
 
     @property
     def digest(self) -> str:

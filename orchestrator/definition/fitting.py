@@ -116,6 +116,8 @@ def _kind_of(node: NodePlan) -> str:
 
 
 def _unreadable(own: Plan, pinned: Plan, name: str, key: str) -> str:
+    if key == RUN_INPUT:  # another schema may fit all the same, which only an attempt can tell
+        return ""
     if key not in pinned.visible(name):
         is_same = key in pinned.nodes[name].reads  # and as absent for the plan's own code
         return "" if is_same else f"it reads output {key!r}, which the run's plan never writes before it"

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, Typed
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
 from orchestrator.definition.repetition import Repeat
 from orchestrator.definition.signature import MISSING, BadFunction, Contract, read_contract
+from orchestrator.definition.wiring import Wiring
+from orchestrator.definition.wording import is_a
 from orchestrator.errors import text_of, type_name
 from orchestrator.lazy import lazy
 
@@ -62,6 +64,7 @@ class Node(Generic[In, Out]):
         fn: The function.
         input: The constant input, MISSING without one.
         input_func: Computes the input from the state, None without one.
+        wiring: Where each parameter comes from, None if `with_inputs` was not called last.
         key: The output key that was given, None for the node's name.
         timeout: Limit of one attempt.
         retry: Whether and when a failed attempt is retried.
@@ -79,6 +82,7 @@ class Node(Generic[In, Out]):
     fn: Callable[..., Any]
     input: Any
     input_func: Callable[[FlowState], Any] | None
+    wiring: Wiring | None
     key: str | None
     timeout: timedelta
     retry: RetryPolicy
@@ -148,6 +152,7 @@ class Node(Generic[In, Out]):
             fn=fn.fn if issubclass(type(fn), Node) else fn,
             input=input if input_func is None else MISSING,
             input_func=input_func,
+            wiring=None,
             key=output_key,
             timeout=timeout,
             retry=retry,
@@ -199,12 +204,24 @@ class Node(Generic[In, Out]):
         return self._changed(name=name)
 
     def with_input(self, value: In | Mapping[str, Any]) -> Node[In, Out]:
-        """Return a copy with a constant input, which replaces an input function."""
-        return self._changed(input=value, input_func=None)
+        """Return a copy with a constant input; of constant, input function and inputs by name the last given holds."""
+        return self._changed(input=value, input_func=None, wiring=None)
 
     def with_input_func(self, fn: Callable[[FlowState], In | Mapping[str, Any]]) -> Node[In, Out]:
         """Return a copy whose input is `fn(state)`, computed on the worker in every attempt; it must be pure."""
-        return self._changed(input=MISSING, input_func=fn)
+        return self._changed(input=MISSING, input_func=fn, wiring=None)
+
+    def with_inputs(self, /, **inputs: object) -> Node[In, Out]:
+        """Return a copy whose parameters are wired by name, as `build()` can see without reading code.
+
+        Args:
+            inputs: One keyword for each parameter of the function, or for each field of its one model parameter: a Node
+                (its output), a text (an output key), `run_input`, or `map_item` in a map, or a part of one
+                (`run_input["parcel"]`), or a constant that JSON holds; `const("road")` for a text. A parameter with a
+                default may be left out, and has it also where the output or the part is missing.
+        """
+        sources = {name: each.output_key if is_a(each, Node) else each for name, each in inputs.items()}
+        return self._changed(input=MISSING, input_func=None, wiring=Wiring(sources, self))
 
     def with_timeout(self, timeout: timedelta) -> Node[In, Out]:
         """Return a copy whose attempts may each take this long; reaching the limit is a failed attempt."""

@@ -22,6 +22,8 @@ from orchestrator.lazy import lazy
 READ_TOGETHER = 32
 TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
+INPUTS = "x-inputs"
+"""Word under which it has what their parameters are wired to."""
 
 
 def limit_title(name: str) -> str:
@@ -55,7 +57,8 @@ class NodePlan:
         retry: First delay in ms, factor, longest delay in ms, and whether the delay has jitter.
         limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
         keyed: Those of `limits` that have a bucket for each key of the input; the others are one bucket each.
-        reads: Output keys its input function is known to read.
+        reads: Output keys its input function is known to read; of one that is wired by name all of them, and `:input`
+            where it reads the run's input.
         undoes: Of a compensation: the node it undoes.
         paged: Whether its output is stored in parts: page after page, or iteration after iteration.
         max_pages: Most pages; 0 is no limit.
@@ -98,6 +101,8 @@ class Plan:
         input_schema: JSON schema of the run's input; None where any JSON will do.
         fused: Whether one message runs consecutive nodes on one queue.
         types: By node: digests of the types of its input and its output, "" for none; empty in a plan of version 0.1.0.
+        inputs: By node that is wired by name: each parameter with the output key it reads, `:input.path` or
+            `:item.path`.
     """
 
     flow: str
@@ -111,6 +116,7 @@ class Plan:
     input_schema: Mapping[str, Any] | None = None
     fused: bool = False
     types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @lazy
     def text(self) -> str:
@@ -120,8 +126,9 @@ class Plan:
         for node in raw["nodes"].values():
             if not node["repeats"]:
                 del node["repeats"]
-        if types := raw.pop("types"):
-            raw["input_schema"] = (raw["input_schema"] or {}) | {TYPES: types}
+        passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
+        if any(passed_on.values()):
+            raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @lazy
@@ -147,9 +154,9 @@ class Plan:
         raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
         raw["limits"] = {name: tuple(numbers) for name, numbers in raw["limits"].items()}
         schema = raw["input_schema"]
-        types = schema.pop(TYPES, {}) if schema else {}
+        types, inputs = (schema.pop(word, {}) if schema else {} for word in (TYPES, INPUTS))
         raw["input_schema"] = schema or None
-        return cls(**raw, types={name: (takes, gives) for name, (takes, gives) in types.items()})
+        return cls(**raw, types={name: (takes, gives) for name, (takes, gives) in types.items()}, inputs=inputs)
 
     def fields(self) -> dict[str, str]:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""

@@ -74,6 +74,7 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         input_schema=(flow.input_codec.schema() or None) if flow.input_codec else None,
         fused=fused,
         types=dict(_types(flow)),
+        inputs={node.name: node.wiring.labels() for node in _all_nodes(flow) if node.wiring is not None},
     )
 
 
@@ -126,7 +127,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         ),
         limits=tuple(limits),
         keyed=tuple(name for name, limit in limits.items() if limit.key is not None),
-        reads=tuple(sorted(_reads(node.input_func))) if node.input_func else (),
+        reads=_reads_of(node),
         undoes=undoes,
         paged=isinstance(node, PagedNode) or repeat is not None,
         max_pages=node.max_pages or 0 if isinstance(node, PagedNode) else 0,
@@ -144,18 +145,29 @@ def _numbers(flow: Flow, node: Node[Any, Any]) -> dict[str, Numbers]:
     return {name: limit.numbers() for name, limit in limits_of(node, flow.name).items()}
 
 
+def _reads_of(node: Node[Any, Any]) -> tuple[str, ...]:
+    if node.wiring is not None:
+        return node.wiring.keys
+    return tuple(sorted(_reads(node.input_func))) if node.input_func else ()
+
+
 def _reads(function: object) -> AbstractSet[str]:
     reads = known_reads(function)
     return reads.gets | reads.optional
+
+
+def _all_nodes(flow: Flow) -> Iterator[Node[Any, Any]]:
+    yield from flow.nodes()
+    yield from (undo for _, undo in flow.compensations())
 
 
 def _types(flow: Flow) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield the types of each node, as the plan has them."""
     for step in flow.all_steps():
         if step.own_kind:  # what it computes is what its nodes take
-            yield step.own_name, ("", "".join(_digest(node.contract.input) for node in step.own_nodes()))
+            yield step.own_name, ("", "".join(_digest(step.taken_by(node)) for node in step.own_nodes()))
         for node in step.own_nodes():
-            yield node.name, (_digest(node.contract.input), _digest(node.output_codec))
+            yield node.name, (_digest(step.taken_by(node)), _digest(node.output_codec))
             if (undo := node.compensation) is not None:  # what it returns is not stored
                 yield undo.name, (_digest(undo.contract.input), "")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _NOTES: Final = {"title", "description", "examples", "deprecated", "$comment"}
 _NAMED: Final = {"properties", "patternProperties", "dependentSchemas"}
 _TIMES: Final = {"datetime", "time"}
+_VALIDATORS: Final = {"function-before", "function-plain", "function-wrap"}
 _UNIONS: Final = {"union", "tagged-union"}
 
 
@@ -47,6 +48,11 @@ def care_of(adapter: TypeAdapter[Any]) -> Care:
 def has_times(adapter: TypeAdapter[Any]) -> bool:
     """Return whether values of a type may hold times, with their zones."""
     return any(node["type"] in _TIMES for node in _nodes(adapter.core_schema))
+
+
+def has_validators(adapter: TypeAdapter[Any]) -> bool:
+    """Return whether functions decide what a type takes, of which its schema knows nothing."""
+    return any(node["type"] in _VALIDATORS for node in _nodes(adapter.core_schema))
 
 
 def distinguishes_tuples(adapter: TypeAdapter[Any]) -> bool:

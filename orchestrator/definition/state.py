@@ -173,16 +173,7 @@ class FlowState:
             InvalidInput: The output does not fit the type; the message has each field's path.
         """
         name = self._visible_key(key)
-        data = self._find(name)
-        if data is None:
-            self._note_refused(name)
-            there = ", ".join(sorted(self.keys())) or "none"
-            raise MissingOutputError(
-                f"there is no output {name!r}; there are: {there}. Use `has` or `get_or` for one that may be absent",
-                flow_name=self._flow_name,
-                run_id=self._run_id,
-            )
-        return self._read(data, name, self._codec_for(key, annotation))
+        return self._read(self._needed(name), name, self._codec_for(key, annotation))
 
     @overload
     def get_or(self, key: NodeOutput[T], /, *, default: D) -> T | D: ...
@@ -230,8 +221,22 @@ class FlowState:
             InvalidInput: The input does not fit the type; the message has each field's path.
         """
         codec = self._input_codec if annotation is _NOTHING else None
-        data = b"null" if self._input is None else self._input
-        return self._read(data, RUN_INPUT, codec or _reader_of(Any if annotation is _NOTHING else annotation))
+        return self._read(
+            self.stored_input(), RUN_INPUT, codec or _reader_of(Any if annotation is _NOTHING else annotation)
+        )
+
+    def stored(self, key: str, /, *, needed: bool) -> bytes | None:
+        """Return the JSON of an output as it is stored, None if there is none and none is needed.
+
+        Raises:
+            MissingOutputError: There is none, and one is needed.
+        """
+        name = self._visible_key(key)
+        return self._needed(name) if needed else self._find(name)
+
+    def stored_input(self) -> bytes:
+        """Return the JSON of the run's input, `null` of a run without one."""
+        return b"null" if self._input is None else self._input
 
     def failure(self, node: str | NodeOutput[Any], /) -> NodeFailure | None:
         """Return how a node failed, or None if it did not fail, or not yet."""
@@ -274,6 +279,18 @@ class FlowState:
             flow_name=self._flow_name,
             run_id=self._run_id,
         )
+
+    def _needed(self, key: str) -> bytes:
+        data = self._find(key)
+        if data is None:
+            self._note_refused(key)
+            there = ", ".join(sorted(self.keys())) or "none"
+            raise MissingOutputError(
+                f"there is no output {key!r}; there are: {there}. Use `has` or `get_or` for one that may be absent",
+                flow_name=self._flow_name,
+                run_id=self._run_id,
+            )
+        return data
 
     def _find(self, key: str) -> bytes | None:
         if self._visible is not None and key not in self._visible:

@@ -15,6 +15,7 @@ from orchestrator.definition.wording import is_a, is_whole, show
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from orchestrator.definition.codecs import Codec
     from orchestrator.definition.node import Node
     from orchestrator.definition.state import FlowState
 
@@ -70,6 +71,10 @@ class Step:
     def nodes(self) -> tuple[AnyNode, ...]:
         """Its nodes, and those of its branches; nested steps included."""
         return (*self.own_nodes(), *(node for path in self.paths() for step in path for node in step.nodes()))
+
+    def taken_by(self, node: AnyNode) -> Codec[Any] | None:
+        """JSON in and out of what a node of it is called with; None of one that takes nothing."""
+        return node.contract.input
 
     def functions(self) -> tuple[tuple[str, Callable[[FlowState], Any]], ...]:
         """The functions of the state that it calls itself, each with its name for a problem."""
@@ -271,6 +276,10 @@ class Map(Step):
     def own_nodes(self) -> tuple[AnyNode, ...]:
         """The one node."""
         return (self.node,)
+
+    def taken_by(self, node: AnyNode) -> Codec[Any] | None:
+        """An item, which may be one of several parameters."""
+        return node.contract.input if node.wiring is None else node.wiring.item_codec
 
     def functions(self) -> tuple[tuple[str, Callable[[FlowState], Any]], ...]:
         """The computation of the items."""

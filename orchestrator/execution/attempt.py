@@ -256,7 +256,7 @@ class Attempt:
         )
         try:
             # Outside of the time limit: this may wait for Redis, which is no fault of the node.
-            if self.kind.has_state:
+            if self.kind.has_state or inputs.is_wired:
                 inputs.read_state()
             if self.claimed.outcome == "admit" and (moved := self._admit(inputs)) is not None:
                 return Waits(moved)

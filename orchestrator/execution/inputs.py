@@ -16,7 +16,7 @@ from orchestrator.definition.context import AttemptLogger, NodeContext
 from orchestrator.definition.fitting import misread
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.state import FlowState
-from orchestrator.errors import MissingOutputError, NodeTimeout
+from orchestrator.errors import InvalidInput, MissingOutputError, NodeTimeout
 from orchestrator.execution.attempt_handle import AttemptHandle
 from orchestrator.execution.keyed_limits import buckets_of
 from orchestrator.execution.store_retries import retry_until_stored
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.plan import NodePlan, Plan
     from orchestrator.definition.registry import Registered
+    from orchestrator.definition.wiring import Wiring
     from orchestrator.engine import Engine
     from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
     from orchestrator.store.scripts.results import Claimed
@@ -135,13 +136,27 @@ class Inputs:
         return self._undone
 
     def read_from_flow(self) -> Any:
-        """The input that the flow gives the node: by its input function, or a constant; MISSING if there is none."""
+        """The input that the flow gives the node: by its wiring, its input function, or a constant; else MISSING."""
         node = self.node
+        if node.wiring is not None:
+            return self._read_wired(node.wiring)
         if node.input_func is not None:
             return node.contract.read(self.call_pure(node.input_func, self._state))
         if node.input is not MISSING:
             return node.contract.read(copy.deepcopy(node.input))  # a function may change what it is given
         return MISSING
+
+    @property
+    def is_wired(self) -> bool:
+        """Whether its input is wired by name, which takes a state even for an item of a map."""
+        return self.node is not None and self.node.wiring is not None
+
+    def _read_wired(self, wiring: Wiring) -> Any:
+        try:
+            return self.call_pure(wiring.read, self._state, self.claimed.item)
+        except InvalidInput:  # what the state cannot note: it hands stored JSON out unread
+            self._refused += wiring.keys
+            raise
 
     def call_pure(self, function: Callable[..., Answer], *given: Any) -> Answer:
         """Call an input function or predicate: it is pure, so what it raises ends the node, but for the time limit."""
@@ -198,7 +213,9 @@ class Inputs:
         prefetched = self._prefetched.values(self.claimed.values)
         values = {key: value and self._whole(value) for key, value in prefetched.items()}
         undoes = self.node_plan.undoes
-        if self.name != self.node_plan.name:  # the compensation of one item
+        if INPUT not in values and self.is_wired and self.node.wiring.parts("input"):
+            values |= self._load((INPUT,))  # the run's plan does not know that this item reads it
+        if undoes and self.name != self.node_plan.name:  # the compensation of one item
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._read_until_answered(self._store.result, self.run_id, undoes, index)
         elif undoes:
@@ -209,7 +226,7 @@ class Inputs:
         return FlowState(
             run_id=self.run_id,
             flow_name=self.plan.flow,
-            input=values.pop(INPUT) or None,
+            input=values.pop(INPUT, None) or None,
             input_codec=self.entry.flow.input_codec,
             load=self._load,
             load_failure=partial(self._read_until_answered, self._store.failure, self.run_id),

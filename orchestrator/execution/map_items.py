@@ -46,11 +46,11 @@ def items_of(step: Map, items: Sequence[Any], *, largest: int) -> list[bytes]:
         InvalidInput: One does not fit the node; its index is in the message.
         PayloadTooLarge: One is too large.
     """
-    contract = step.node.contract
-    assert contract.input is not None  # noqa: S101 - `build()` refuses a node without a parameter
+    codec = step.taken_by(step.node)
+    assert codec is not None  # noqa: S101 - `build()` refuses a node without a parameter
     found = []
     for index, item in enumerate(items):
-        found.append(_written(index, item, contract.input))
+        found.append(_written(index, item, codec))
         if len(found[-1]) > largest:
             raise PayloadTooLarge(f"item {index} of {step.node.name}", len(found[-1]), largest)
     return found

@@ -77,7 +77,7 @@ class NodeKind:
 
 
 class ItemKind(NodeKind):
-    """The call of a map's node for one item; it takes nothing but the item."""
+    """The call of a map's node for one item; it takes nothing but the item, unless it is wired by name."""
 
     has_state = False
     has_key = False
@@ -98,7 +98,7 @@ class ItemKind(NodeKind):
         """The item."""
         if not inputs.claimed.item:
             raise MissingOutputError("the items of the map are gone from Redis")
-        return inputs.node.contract.load(inputs.claimed.item)
+        return inputs.read_from_flow() if inputs.is_wired else inputs.node.contract.load(inputs.claimed.item)
 
 
 class CompensationKind(NodeKind):

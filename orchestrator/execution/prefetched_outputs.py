@@ -32,7 +32,7 @@ class PrefetchedOutputs:
         """Output keys that it reads, as far as the plan knows."""
         undone = self._plan.nodes.get(self._node_plan.undoes)
         is_mapped = self._plan.steps[self._node_plan.step].rules.is_map
-        if is_mapped and not undone:
+        if is_mapped and not undone and not self._node_plan.reads:
             return ()
         own = (undone.key,) if undone and not is_mapped else ()
         return tuple(dict.fromkeys((INPUT, *self._node_plan.reads, *own)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from orchestrator.web.shapes import Box, Group, Line, Mark, Part, read_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestrator.definition.plan import Plan
 
@@ -24,6 +24,8 @@ WIDTH = 1040
 HEIGHT, UNDO_HEIGHT = 46, 19
 NARROWEST, WIDEST = 108, 196
 GAP, ROW_GAP, ARM_GAP, PADDING, TITLE, LABEL = 32, 26, 12, 26, 20, 38
+LEAD = 110
+"""Most pixels of the line in front of a box with the parameters that it takes."""
 TURN = 11
 COLUMN = 480
 """Pixels below which parts stand below one another."""
@@ -156,9 +158,12 @@ class _Pen:
             )
         self.front.append(text)
 
-    def label(self, text: str, x: float, y: float, *, is_off: bool) -> None:
-        """Add the word above a branch."""
-        self.front.append(f'<text class="sub{" off" if is_off else ""}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>')
+    def label(self, text: str, x: float, y: float, *, is_off: bool, said: str = "") -> None:
+        """Add the word above a line, with more behind it."""
+        more = f"<title>{escape(said)}</title>" if said else ""
+        self.front.append(
+            f'<text class="sub{" off" if is_off else ""}" x="{x:.1f}" y="{y:.1f}">{escape(text)}{more}</text>'
+        )
 
     def box(self, box: Box, x: float, y: float, width: float, height: float) -> None:
         """Add a box."""
@@ -267,7 +272,10 @@ def _lay_line(line: Line, limit: float) -> _Drawing:
     rows = _rows([_lay_part(part, limit) for part in line.parts], limit)
     if len(rows) > 1:  # boxes of one width stand below one another
         common = max((_natural_width(part) for part in line.parts if isinstance(part, Box)), default=0.0)
-        laid = [_lay_box(part, common) if isinstance(part, Box) else _lay_group(part, limit) for part in line.parts]
+        lead = _lead_of(line.parts, limit)
+        laid = [
+            _lay_box(part, common, lead) if isinstance(part, Box) else _lay_group(part, limit) for part in line.parts
+        ]
         rows = _rows(laid, limit)
     left = TURN + 2 if len(rows) > 1 else 0
     heights = [(max(part.port for part in row), max(part.height - part.port for part in row)) for row in rows]
@@ -324,7 +332,9 @@ def _lay_column(line: Line, limit: float) -> _Drawing:
 
 
 def _lay_part(part: Part, limit: float) -> _Drawing:
-    return _lay_box(part, _natural_width(part)) if isinstance(part, Box) else _lay_group(part, limit)
+    if isinstance(part, Box):
+        return _lay_box(part, _natural_width(part), _lead_of((part,), limit))
+    return _lay_group(part, limit)
 
 
 def _natural_width(box: Box) -> float:
@@ -334,22 +344,46 @@ def _natural_width(box: Box) -> float:
     return min(WIDEST, max(NARROWEST, max(lines) + 32))
 
 
-def _lay_box(box: Box, width: float) -> _Drawing:
+def _lay_box(box: Box, width: float, lead: float = 0.0) -> _Drawing:
+    """Lay a box, behind a line of so many pixels with the parameters that it takes, if there is room for one."""
     height = HEIGHT + (UNDO_HEIGHT if box.undo is not None else 0)
-    end = (width, HEIGHT / 2)
-    return _Drawing(width, height, HEIGHT / 2, end, lambda pen, x, y: pen.box(box, x, y, width, height))
+
+    def draw(pen: _Pen, x: float, y: float) -> None:
+        if lead:
+            pen.curve(x, y + HEIGHT / 2, x + lead, y + HEIGHT / 2, is_off=box.is_off)
+        if lead and box.takes:
+            said = "; ".join(f"{name}: {source_text(source)}" for name, source in box.takes.items())
+            shown = cut(", ".join(box.takes), lead - 14, 10.5)
+            pen.label(shown, x + 2, y + HEIGHT / 2 - 5, is_off=box.is_off, said=said)
+        pen.box(box, x + lead, y, width, height)
+
+    return _Drawing(lead + width, height, HEIGHT / 2, (lead + width, HEIGHT / 2), draw)
+
+
+def _lead_of(parts: Iterable[Part], limit: float) -> float:
+    """Return the length of the lines in front of boxes; none where parts stand below one another."""
+    taken = [", ".join(part.takes) for part in parts if isinstance(part, Box) and part.takes]
+    return min(LEAD, max((text_width(text, 10.5) for text in taken), default=-16.0) + 16) if limit >= COLUMN else 0.0
+
+
+def source_text(source: str) -> str:
+    """Return in words what a parameter is wired to."""
+    kind, _, path = source.partition(".")
+    roots = {":input": "the run's input", ":item": "the item"}
+    return f"output {source}" if kind not in roots else f"{path} of {roots[kind]}" if path else roots[kind]
 
 
 def _lay_group(group: Group, limit: float) -> _Drawing:
     """Lay the arms of a group below one another in a frame; boxes that are alone in their arm get one width."""
     singles = [arm.line.parts[0] for arm in group.arms if len(arm.line.parts) == 1]
     common = max((_natural_width(part) for part in singles if isinstance(part, Box)), default=NARROWEST)
+    lead = _lead_of(singles, limit)
     indent = LABEL if any(arm.label for arm in group.arms) else 0
     laid = []
     for arm in group.arms:
         parts = arm.line.parts
         if len(parts) == 1 and isinstance(parts[0], Box):
-            laid.append(_lay_box(parts[0], common))
+            laid.append(_lay_box(parts[0], common, lead))
         else:
             laid.append(_lay_line(arm.line, limit - 2 * PADDING - indent))
     inner = max([*(part.width for part in laid), NARROWEST / 2])

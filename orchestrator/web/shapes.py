@@ -56,6 +56,7 @@ class Box:
         undo: Name of the compensation, and its state.
         is_off: Whether its branch was not taken.
         is_fold: Whether it stands for steps that are there on request.
+        takes: Of a node that is wired by name: each parameter with its source, as the plan has it.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Box:
     undo: tuple[str, Mark] | None = None
     is_off: bool = False
     is_fold: bool = False
+    takes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ class _Reader:
     def box(self, name: str, *, is_off: bool) -> Box:
         """Return the box of a node, with its compensation."""
         undo = self.undo.get(name)
-        return Box(name, self.mark(name), (name,), (undo, self.mark(undo)) if undo else None, is_off)
+        undone = (undo, self.mark(undo)) if undo else None
+        return Box(name, self.mark(name), (name,), undone, is_off, takes=self.plan.inputs.get(name, {}))
 
     def map_box(self, step: StepPlan, is_off: bool) -> Box:  # noqa: FBT001
         """Return the one box of a map, which shows the computation of the items until there are any."""

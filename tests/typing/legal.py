@@ -33,9 +33,12 @@ from orchestrator import (
     SharedRateLimiter,
     StoreError,
     Terminal,
+    const,
     manual,
+    map_item,
     node,
     paginate,
+    run_input,
     schedule,
 )
 
@@ -122,6 +125,16 @@ all_issues = paginate("all-issues", fetch_page, max_pages=5, page_size=100, curs
 all_numbers = paginate("all-numbers", fetch_page_later).with_rate_limit(50, per=timedelta(minutes=1))
 assert_type(all_issues, Node[Any, Pages[Enriched]])
 assert_type(all_numbers, Node[Any, Pages[int]])
+
+
+# Inputs wired by name leave the types of the node as they are.
+
+wired = Node("wired", enrich).with_inputs(issues=fetch, source=const("jira"))
+assert_type(wired, Node[list[str], Enriched])
+assert_type(fetch.with_inputs(given=run_input["fetch"][0]), Node[FetchInput, FetchOutput])
+assert_type(in_context.with_inputs(count="count").as_("counted"), Node[FetchInput, FetchOutput])
+assert_type(all_issues.with_inputs(given=map_item), Node[Any, Pages[Enriched]])
+assert_type(wired.with_inputs(issues=["1"], source="issues").with_inputs(), Node[list[str], Enriched])
 
 
 # The state knows what a node returns, and validates what a key is read as.

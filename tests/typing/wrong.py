@@ -20,8 +20,11 @@ from orchestrator import (
     RetryLater,
     RetryPolicy,
     SharedRateLimiter,
+    const,
     manual,
+    map_item,
     node,
+    run_input,
     schedule,
 )
 
@@ -76,6 +79,11 @@ doubled.on_error(doubled, when="failed")  # type: ignore[arg-type]  # pyright: i
 doubled.with_input_func(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 doubled.with_input_func(lambda: 5)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
 doubled.with_input_func(lambda state: "five")  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
+doubled.with_inputs("double")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+doubled.with_inputs({"value": 5})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+const()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+_ = run_input[1.5]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+_ = map_item.id  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 doubled.with_error_classifier(lambda error: 5)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
 doubled.timeout = SECOND  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 node(retries=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

@@ -16,8 +16,8 @@ API = {
     "FlowDefinitionWarning", "FlowRun", "FlowState", "FlowStatistics", "HourEnds", "LimitRow", "LogLine", "MapCounts",
     "Node", "NodeContext", "NodeFailure", "NodeRow", "Orchestrator", "Page", "Pages", "Problem", "RateLimit",
     "RetryLater", "RetryPolicy", "RunPage", "RunRow", "RunStatus", "RunView", "Settings", "SharedConcurrency",
-    "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "WorkerRow", "manual", "node", "paginate",
-    "schedule",
+    "SharedRateLimiter", "Terminal", "Waiting", "Worker", "WorkerConfig", "WorkerRow", "const", "manual", "map_item",
+    "node", "paginate", "run_input", "schedule",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.definition.checks import (
     data_flow,
     functions,
+    inputs,
     limits,
     names,
     pagination,
@@ -46,6 +47,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     repetition.check_repeats,
     functions.check_functions,
     functions.check_callbacks,
+    inputs.check_inputs,
     data_flow.check_reads,
     data_flow.check_result,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.definition.checks.locations import find_places, find_writers, is_exclusive
 from orchestrator.definition.checks.messages import flow_place, is_node, node_place, step_place, suggest
-from orchestrator.definition.static_reads import known_reads
+from orchestrator.definition.static_reads import Reads, known_reads
 from orchestrator.definition.wording import call, is_a, is_text
 from orchestrator.errors import Problem
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.checks.locations import Path, Place
     from orchestrator.definition.flow import Flow
-    from orchestrator.definition.static_reads import Reads
     from orchestrator.definition.steps import AnyNode, Step
 
 ASK_FIRST: Final = "check has() or use get_or()"
+GIVE_DEFAULT: Final = "give the parameter a default"
 INPUT_FUNCTION: Final = "its input function"
 READ_LATER: Final = "runs at the same time; read it in a later step"
 
@@ -73,6 +73,7 @@ class _Reader:
     where: str
     what: str
     reads: Reads
+    advice: str
     path: Path
     step: _Members
     own: AnyNode | None = None
@@ -81,6 +82,17 @@ class _Reader:
     def needs(self, key: str) -> bool:
         """Whether it fails when the output is missing: it calls `get` and never asks whether it is there."""
         return key in self.reads.gets and key not in self.reads.optional
+
+
+def _readings(node: AnyNode) -> Iterator[tuple[str, Reads, str]]:
+    """Yield what reads, what it reads, and what to do about an output that may be missing."""
+    if node.wiring is None:
+        yield INPUT_FUNCTION, known_reads(node.input_func), ASK_FIRST
+        return
+    for name, key in node.wiring.outputs().items():
+        keys = frozenset({key})
+        reads = Reads(optional=keys) if node.wiring.may_lack(name) else Reads(gets=keys)
+        yield f"its input {call(name)}", reads, GIVE_DEFAULT
 
 
 @dataclass
@@ -98,7 +110,9 @@ class _Walk:
         for step in steps:
             where = step_place(self.flow, step)
             for what, function in step.functions():
-                yield from self._check(_Reader(where, f"its {what}", known_reads(function), path, _Members({}, {})))
+                yield from self._check(
+                    _Reader(where, f"its {what}", known_reads(function), ASK_FIRST, path, _Members({}, {}))
+                )
             yield from self._follow_nodes(step, path)
             yield from self._follow_branches(step, path)
 
@@ -109,12 +123,11 @@ class _Walk:
             {node.name: node for node in nodes if is_a(node.name, str)},
         )
         for node in nodes:
-            reads = known_reads(node.input_func)
-            yield from self._check(_Reader(node_place(self.flow, node), INPUT_FUNCTION, reads, path, members, own=node))
+            for reading in _readings(node):
+                yield from self._check(_Reader(node_place(self.flow, node), *reading, path, members, own=node))
             undo = node.compensation
-            if is_node(undo):
-                where, reads = node_place(self.flow, undo), known_reads(undo.input_func)
-                yield from self._check(_Reader(where, INPUT_FUNCTION, reads, path, members, undoes=node))
+            for reading in _readings(undo) if is_node(undo) else ():
+                yield from self._check(_Reader(node_place(self.flow, undo), *reading, path, members, undoes=node))
         self.possible |= members.by_key.keys()
         self.passed |= members.by_name.keys()
         if not step.may_lose_outputs():
@@ -144,7 +157,7 @@ class _Walk:
             yield "not-yet-written", "which the node itself writes, after it has succeeded"
         elif reader.undoes is not None and is_text(reader.undoes.output_key, key):
             if reader.undoes.compensation_when == "started" and reader.needs(key):
-                yield "maybe-missing", f"which a failed node has not written; {ASK_FIRST}"
+                yield "maybe-missing", f"which a failed node has not written; {reader.advice}"
         elif sibling := reader.step.by_key.get(key):
             yield "sibling-read", f"a RACE CONDITION: {call(sibling.name)} {READ_LATER}"
         elif key not in self.writers.by_key:
@@ -153,9 +166,9 @@ class _Walk:
             if not self.writers.is_elsewhere(key, reader.path):
                 yield "not-yet-written", f"which {self._writers_of(key)} writes only later; read it in a later step"
             elif reader.needs(key):
-                yield "maybe-missing", f"which only {self._writers_of(key)} writes, on another branch; {ASK_FIRST}"
+                yield "maybe-missing", f"which only {self._writers_of(key)} writes, on another branch; {reader.advice}"
         elif key not in self.certain and reader.needs(key):
-            yield "maybe-missing", f"which {self._writers_of(key)} may not have written; {ASK_FIRST}"
+            yield "maybe-missing", f"which {self._writers_of(key)} may not have written; {reader.advice}"
 
     def _failure_faults(self, reader: _Reader, name: str) -> Iterator[tuple[str, str]]:
         if reader.own is not None and is_text(reader.own.name, name):

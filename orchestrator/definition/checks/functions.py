@@ -29,7 +29,8 @@ def check_functions(flow: Flow) -> Iterator[Problem]:
         contract = read_contract(place.node)
         if isinstance(contract, BadFunction):
             yield Problem(place.where, contract.code, f"its function {show(place.node.fn)}: {contract.message}")
-        elif fault := _input_fault(place, contract):
+        # What is wired by name is judged by `inputs`, parameter by parameter.
+        elif place.node.wiring is None and (fault := _input_fault(place, contract)):
             yield Problem(place.where, "input-mismatch", fault)
 
 

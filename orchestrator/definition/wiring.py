@@ -184,6 +184,12 @@ class Wiring:
         is_typed = len(whole) == len(self.parts("item")) == 1
         return self.slots[whole[0]].codec if is_typed else codec_of(Any)
 
+    def codec_for(self, item: object) -> Codec[Any]:
+        """JSON in and out of one item: a model that parameters take in parts is written as its own class says."""
+        in_parts = any(part.path for part in self.parts("item").values())
+        is_model = isinstance(item, BaseModel) or dataclasses.is_dataclass(item)
+        return codec_of(type(item)) if in_parts and is_model else self.item_codec
+
     @lazy
     def _stored_constants(self) -> Mapping[str, bytes]:
         return {

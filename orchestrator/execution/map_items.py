@@ -46,11 +46,11 @@ def items_of(step: Map, items: Sequence[Any], *, largest: int) -> list[bytes]:
         InvalidInput: One does not fit the node; its index is in the message.
         PayloadTooLarge: One is too large.
     """
-    codec = step.taken_by(step.node)
+    codec, wiring = step.taken_by(step.node), step.node.wiring
     assert codec is not None  # noqa: S101 - `build()` refuses a node without a parameter
     found = []
     for index, item in enumerate(items):
-        found.append(_written(index, item, codec))
+        found.append(_written(index, item, codec if wiring is None else wiring.codec_for(item)))
         if len(found[-1]) > largest:
             raise PayloadTooLarge(f"item {index} of {step.node.name}", len(found[-1]), largest)
     return found

@@ -111,8 +111,13 @@ def untag(tagged: str, prefix: str) -> None:
     LEDGER.note("undone", f"{tagged} {prefix}")
 
 
-def numbers_of(state: Any) -> list[dict[str, int]]:
-    return [{"number": number} for number in range(len(state.input(Order).item))]
+class Numbered(BaseModel):
+    number: int
+
+
+def numbers_of(state: Any) -> list[Any]:
+    """One is a mapping, the others are models."""
+    return [Numbered(number=number) if number else {"number": 0} for number in range(len(state.input(Order).item))]
 
 
 def mapping(name: str, *, batch: int = 1, undone: bool = False) -> Any:

@@ -12,7 +12,7 @@ from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, InvalidInput, RegistrationError
+from orchestrator.errors import ConfigurationError, InvalidInput, OrchestratorError, RegistrationError
 from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
@@ -129,6 +129,32 @@ class Orchestrator:
             warn_of_eager(str(self.app.main))
         start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags)
         return FlowRun(self._engine, starts.send(self._engine, start))
+
+    def start_many(
+        self,
+        flow: str | Flow,
+        inputs: Iterable[Any],
+        keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+    ) -> list[FlowRun | OrchestratorError]:
+        """Start a run for each input, at most 500 of them and 4 MiB in one round trip; each is started or not alone.
+
+        Args:
+            flow: As of `start`.
+            inputs: The input of each run.
+            keys: The idempotency key of each; with keys the same call again is safe, whatever became of the first.
+            tags: Stored with each run.
+
+        Returns:
+            A run for each input, or the error that `start` would have raised for it, in the order of the inputs.
+
+        Raises:
+            UnknownFlow, ConfigurationError: As of `start`; nothing was written.
+            ValueError: There are not as many keys as inputs; nothing was written.
+        """
+        found = starts.send_many(self._engine, flow, inputs, keys=keys, tags=tags)
+        return [FlowRun(self._engine, each) if isinstance(each, str) else each for each in found]
 
     async def start_async(self, flow: str | Flow, input: Any = None, **options: Any) -> FlowRun:
         """Start a run as `start` does, without blocking the event loop, also while Redis does not answer.

@@ -5,10 +5,9 @@ It belongs to the app and is found through it, so that every task of the app rea
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import ConfigurationError, NodeFailure, StoreError, StoreRefused, UnknownRun
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import RunRecord, Store
 
 logger = logging.getLogger(__name__)
+STARTS: Final = {"started", "exists", "conflict"}
+"""Answers that are the end of a start without a schedule."""
 
 
 @dataclass
@@ -99,27 +100,13 @@ class Engine:
             StoreFull: Nothing was written.
             StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
         """
-        self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
+        self.refuse(plan)
         fault_point("before_start")
         for send_plan in (False, True):
+            options = self._start_options(plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key)
+            options |= {"schedule": schedule, "scheduled_ms": scheduled_ms, "overlap": overlap, "send_plan": send_plan}
             with self.store.guarded():
-                started = self.store.scripts.start(
-                    run_id,
-                    plan,
-                    send_plan=send_plan,
-                    input_json=input_json,
-                    digest=hashlib.sha256(input_json).hexdigest(),
-                    tags=tags or {},
-                    retention_ms=self.store.retention_ms,
-                    history_limit=self.settings.history_limit,
-                    chords=self.publisher.has_chords,
-                    idempotency_key=idempotency_key,
-                    schedule=schedule,
-                    scheduled_ms=scheduled_ms,
-                    overlap=overlap,
-                    message=self.publisher.first_message(plan, run_id),
-                    indexed_tags=self.settings.indexed_tags,
-                )
+                started = self.store.scripts.start(run_id, plan, **options)
             if started.outcome != "no plan":
                 break
             plan = self._as_announced(plan)
@@ -129,6 +116,58 @@ class Engine:
         if started.outcome == "started":
             self.publisher.publish_first(plan, run_id, started.work)
         return started
+
+    def start_many(self, plan: Plan, given: Mapping[str, Mapping[str, Any]]) -> list[Started | None]:
+        """Create runs in one round trip and send their first messages.
+
+        Args:
+            plan: The plan of their flow.
+            given: By run id: `input_json`, `tags` and `idempotency_key`.
+
+        Returns:
+            For each what was answered; None if it has to be started alone, as the server refused it or lacks the plan.
+
+        Raises:
+            StoreUnavailable: Redis did not answer; the same run ids or idempotency keys again are safe.
+        """
+        starts = {run_id: self._start_options(plan, run_id, **each) for run_id, each in given.items()}
+        with self.store.guarded():
+            answers = self.store.scripts.start_many(plan, starts)
+        fault_point("after_starts")
+        made = [each if isinstance(each, Started) and each.outcome in STARTS else None for each in answers]
+        for run_id, started in zip(given, made, strict=True):
+            if started is not None and started.outcome == "started":
+                self.publisher.publish_first(plan, run_id, started.work)
+        return made
+
+    def refuse(self, plan: Plan) -> None:
+        """Refuse to start runs of a plan that would hang.
+
+        Raises:
+            ConfigurationError: The app's settings or the store show it.
+        """
+        self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
+
+    def _start_options(
+        self,
+        plan: Plan,
+        run_id: str,
+        input_json: bytes,
+        *,
+        tags: Mapping[str, str] | None,
+        idempotency_key: str | None,
+    ) -> dict[str, Any]:
+        return {
+            "input_json": input_json,
+            "tags": tags or {},
+            "retention_ms": self.store.retention_ms,
+            "history_limit": self.settings.history_limit,
+            "chords": self.publisher.has_chords,
+            "idempotency_key": idempotency_key,
+            "message": self.publisher.first_message(plan, run_id),
+            "indexed_tags": self.settings.indexed_tags,
+            "send_plan": False,
+        }
 
     def _as_announced(self, plan: Plan) -> Plan:
         """Return the plan on the queue of the flow's workers, if this process has another default queue."""

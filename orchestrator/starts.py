@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -10,12 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
-from orchestrator.errors import IdempotencyConflict, InvalidInput, PayloadTooLarge, UnknownFlow
+from orchestrator.errors import (
+    IdempotencyConflict,
+    InvalidInput,
+    OrchestratorError,
+    PayloadTooLarge,
+    StoreUnavailable,
+    UnknownFlow,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
+    from orchestrator.store.scripts.results import Started
 
+RUNS_AT_ONCE = 500
+BYTES_AT_ONCE = 4 * 1024 * 1024
+CALL_BYTES = 4096
+"""Most bytes of a start besides its input, its key and its tags."""
 FLOW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
@@ -47,19 +62,34 @@ def prepare(
         UnknownFlow, InvalidInput, PayloadTooLarge: As of `Orchestrator.start`.
         StoreError: The flow is not registered here, and Redis does not say which one it is.
     """
+    name, plan = find_flow(engine, flow)
+    return _prepared(engine, name, plan, given, idempotency_key=idempotency_key, tags=_checked_tags(tags))
+
+
+def find_flow(engine: Engine, flow: str | Flow) -> tuple[str, Plan]:
+    """Return the name and plan of what is to be started; a flow is registered first.
+
+    Raises:
+        UnknownFlow: It is neither registered here nor announced.
+    """
+    if isinstance(flow, Flow):
+        engine.discovery.register(flow)
+        flow = flow.name
+    return flow, find_plan(engine, flow)
+
+
+def _prepared(
+    engine: Engine, flow: str, plan: Plan, given: Any, *, idempotency_key: str | None, tags: Mapping[str, str]
+) -> Start:
     if idempotency_key is not None and not isinstance(idempotency_key, str):
         raise InvalidInput(f"an idempotency key must be a str, not {type(idempotency_key).__name__}")
     if not idempotency_key and idempotency_key is not None:  # a header that was missing would make all callers one
         raise InvalidInput("an idempotency key must not be empty; give None for a start without one")
-    if isinstance(flow, Flow):
-        engine.discovery.register(flow)
-        flow = flow.name
-    plan = find_plan(engine, flow)
     data = _dump(engine, flow, given)
     largest = engine.settings.max_payload_bytes
     if len(data) > largest:
         raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
-    return Start(plan, data, str(uuid.uuid4()), idempotency_key, _checked_tags(tags))
+    return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags)
 
 
 def send(engine: Engine, start: Start) -> str:
@@ -76,6 +106,77 @@ def send(engine: Engine, start: Start) -> str:
         idempotency_key=start.idempotency_key,
         tags=start.tags,
     )
+    return _id_of(start, started)
+
+
+def send_many(
+    engine: Engine, flow: str | Flow, inputs: Iterable[Any], *, keys: Iterable[str | None] | None, tags: Any
+) -> list[str | OrchestratorError]:
+    """Start runs in pipelines; returns the id of each, or its error, in order.
+
+    Raises:
+        UnknownFlow, ConfigurationError: Of the flow; nothing was written.
+        ValueError: There are not as many keys as inputs; nothing was written.
+    """
+    name, plan = find_flow(engine, flow)
+    engine.refuse(plan)
+    all_inputs, checked = list(inputs), _checked_tags(tags)
+    all_keys = [None] * len(all_inputs) if keys is None else list(keys)
+    if len(all_keys) != len(all_inputs):
+        raise ValueError(f"there are {len(all_inputs)} inputs and {len(all_keys)} keys; give one key for each input")
+    found: list[Start | str | OrchestratorError] = []
+    for given, key in zip(all_inputs, all_keys, strict=True):
+        try:
+            found.append(_prepared(engine, name, plan, given, idempotency_key=key, tags=checked))
+        except OrchestratorError as error:
+            found.append(error)
+    numbered = [(number, each) for number, each in enumerate(found) if isinstance(each, Start)]
+    away: StoreUnavailable | None = None
+    for batch in _pipelines(numbered):
+        sent, away = ([away] * len(batch), away) if away else _send_batch(engine, [each for _, each in batch])
+        for (number, _), each in zip(batch, sent, strict=True):
+            found[number] = each
+    return [each for each in found if not isinstance(each, Start)]
+
+
+def _pipelines(starts: Iterable[tuple[int, Start]]) -> Iterator[list[tuple[int, Start]]]:
+    batch: list[tuple[int, Start]] = []
+    size, most = 0, 1  # the first goes alone: it brings the plan and the script along
+    for number, start in starts:
+        wanted = len(start.input_json) + len(start.idempotency_key or "") + len(json.dumps(start.tags)) + CALL_BYTES
+        if batch and (len(batch) == most or size + wanted > BYTES_AT_ONCE):
+            yield batch
+            batch, size, most = [], 0, RUNS_AT_ONCE
+        batch.append((number, start))
+        size += wanted
+    if batch:
+        yield batch
+
+
+def _send_batch(
+    engine: Engine, starts: Sequence[Start]
+) -> tuple[list[str | OrchestratorError], StoreUnavailable | None]:
+    """Start runs in one round trip; returns what became of each, and the error if Redis is away."""
+    given = {
+        each.run_id: {"input_json": each.input_json, "tags": each.tags, "idempotency_key": each.idempotency_key}
+        for each in starts
+    }
+    found: list[str | OrchestratorError] = []
+    try:
+        answers = engine.start_many(starts[0].plan, given) if len(starts) > 1 else [None]
+        for start, started in zip(starts, answers, strict=True):
+            try:
+                found.append(send(engine, start) if started is None else _id_of(start, started))
+            except StoreUnavailable:
+                raise
+            except OrchestratorError as error:
+                found.append(error)
+    except StoreUnavailable as error:
+        return [*found, *[error] * (len(starts) - len(found))], error
+    return found, None
+
+
+def _id_of(start: Start, started: Started) -> str:
     if started.outcome == "conflict":
         raise IdempotencyConflict(start.plan.flow, start.idempotency_key or "", started.run_id)
     return started.run_id

@@ -6,7 +6,6 @@ its plan, made by the builder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
@@ -351,7 +350,6 @@ class World:
             plan,
             send_plan=send_plan,
             input_json=input_json,
-            digest=hashlib.sha256(input_json).hexdigest(),
             tags=tags or {},
             retention_ms=retention_ms,
             history_limit=history_limit,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.log_lines import BYTES, LINES
@@ -72,14 +72,26 @@ class Scripts:
     def _on_run(self, name: str, run_id: str, plan: str, *args: Any) -> Any:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
 
-    def start(
+    def start(self, run_id: str, plan: Plan, **options: Any) -> Started:
+        """Create a run: start.lua; options as of `_start_call`."""
+        return _started_of(self._call("start", *self._start_call(run_id, plan, **options)))
+
+    def start_many(self, plan: Plan, starts: Mapping[str, Mapping[str, Any]]) -> list[Started | ResponseError]:
+        """Create runs in one round trip, each on its own, by id with the options of `start`.
+
+        What the server refuses of one is its error in the list.
+        """
+        calls = [self._start_call(run_id, plan, **options) for run_id, options in starts.items()]
+        answers = self.wire.ask_all("EVALSHA", self._sha("start"), calls)
+        return [each if isinstance(each, ResponseError) else _started_of(each) for each in answers]
+
+    def _start_call(
         self,
         run_id: str,
         plan: Plan,
         *,
         send_plan: bool,
         input_json: bytes,
-        digest: str,
         tags: Mapping[str, str],
         retention_ms: int,
         history_limit: int,
@@ -90,8 +102,8 @@ class Scripts:
         overlap: str = "allow",
         message: tuple[str, str] = ("", ""),
         indexed_tags: Collection[str] = (),
-    ) -> Started:
-        """Create a run: start.lua; `message` is the list to push to and what is pushed."""
+    ) -> tuple[tuple[str, ...], list[Any], Packed]:
+        """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
         given: dict[str, Any] = {
             "run_id": run_id,
@@ -102,6 +114,7 @@ class Scripts:
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))
             shown = idempotency_key[:KEY_SHOWN].encode("utf-8", "replace")
+            digest = hashlib.sha256(input_json).hexdigest()
             given |= {"idempotency_key": len(keys), "digest": digest, "key": shown}
         if scheduled_ms is not None:
             given["scheduled"] = scheduled_ms
@@ -116,8 +129,7 @@ class Scripts:
             given |= {"queue_key": len(keys), "message": text}
         fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
         args = [*in_order(argument_names("start")[fixed.count :], given), *plan.steps[0].first_nodes]
-        answer = self._call("start", keys, args, fixed)
-        return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
+        return tuple(keys), args, fixed
 
     def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
         kind = (plan.hash, retention_ms, history_limit, chords)
@@ -455,6 +467,10 @@ class Scripts:
     def freeze_limit(self, bucket: str, until_us: int) -> bool:
         """Let a bucket grant nothing for a while: freeze_limit.lua. Returns whether it is frozen."""
         return bool(self._call("freeze_limit", [self._keys.limits], [bucket, until_us]))
+
+
+def _started_of(answer: Sequence[Any]) -> Started:
+    return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
 
 
 def _limits(plan: Plan) -> dict[str, str]:

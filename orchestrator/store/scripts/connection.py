@@ -16,7 +16,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from redis import Redis
 
@@ -47,6 +47,11 @@ _NAME = (
 @lru_cache(maxsize=256)
 def _packed_head(command: str, script: str, keys: tuple[str, ...]) -> bytes:
     return packed((command, script, len(keys), *keys))
+
+
+def _message(command: str, script: str, keys: tuple[str, ...], args: Sequence[Any], fixed: Packed) -> bytes:
+    count = 3 + len(keys) + len(args) + fixed.count
+    return b"*%d\r\n" % count + _packed_head(command, script, keys) + fixed.text + packed(args)
 
 
 class Wire:
@@ -83,17 +88,45 @@ class Wire:
         Raises:
             redis.RedisError: The server refused it, or did not answer within the tries of the client's retry policy.
         """
-        count = 3 + len(keys) + len(args) + fixed.count
-        message = b"*%d\r\n" % count + _packed_head(command, script, keys) + fixed.text + packed(args)
-        is_held = getattr(self._held, "is_wanted", False)
-        connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection(*_NAME)
+        message = _message(command, script, keys, args, fixed)
 
-        def exchange() -> Any:
+        def exchange(connection: Any) -> Any:
             connection.send_packed_command([message])
             return connection.read_response()
 
+        return self._with_connection(exchange)
+
+    def ask_all(self, command: str, script: str, calls: Sequence[tuple[tuple[str, ...], Sequence[Any], Packed]]) -> Any:
+        """Send calls of one script together: keys, arguments, and those of them that are fixed.
+
+        Returns:
+            For each what it answered, or the `ResponseError` by which the server refused it.
+
+        Raises:
+            redis.RedisError: The server did not answer all of them within the tries of the retry policy.
+        """
+        messages = [_message(command, script, *call) for call in calls]
+
+        def exchange(connection: Any) -> list[Any]:
+            connection.send_packed_command(messages)
+            answers: list[Any] = []
+            for _ in messages:
+                try:
+                    answers.append(connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
+            return answers
+
+        return self._with_connection(exchange)
+
+    def _with_connection(self, exchange: Callable[[Any], Any]) -> Any:
+        is_held = getattr(self._held, "is_wanted", False)
+        connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection(*_NAME)
+
         try:
-            return connection.retry.call_with_retry(exchange, lambda _error: connection.disconnect())
+            return connection.retry.call_with_retry(
+                lambda: exchange(connection), lambda _error: connection.disconnect()
+            )
         except ResponseError:
             raise
         except BaseException:  # a time limit may strike in the middle: the next call would read this one's answer

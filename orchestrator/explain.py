@@ -66,10 +66,8 @@ def explain_run(engine: Engine, record: RunRecord) -> list[Waiting]:
         return broken or [Waiting("", "broken", f"its plan {record.plan} is gone from Redis", None, 0)]
     try:
         return broken + _explain_nodes(engine, record, plan)
-    except ValueError:  # a record that is no JSON: that is why it is set aside
-        if not broken:
-            raise
-        return broken
+    except ValueError as error:  # a record that is no JSON: that is why it is set aside, or will be in a moment
+        return broken or [Waiting("", "broken", f"a record of it cannot be read: {error}", None, 0)]
 
 
 def _explain_nodes(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:

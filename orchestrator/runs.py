@@ -46,6 +46,8 @@ class Event:
         node: The node, or "" for the run itself.
         attempt: Number of the attempt; 0 when there is none.
         detail: What else is known, such as the delay in ms or the limiter waited for.
+        holder: Of an attempt that failed: the process that ran it.
+        error: Of an attempt that failed: type and message of its error, at most 130 bytes of them.
     """
 
     at: datetime
@@ -53,6 +55,8 @@ class Event:
     node: str
     attempt: int
     detail: str
+    holder: str = ""
+    error: str = ""
 
 
 class FlowRun:
@@ -219,7 +223,7 @@ class FlowRun:
     def history(self) -> list[Event]:
         """Return the run's events, oldest first; over `Settings.history_limit` the oldest are dropped."""
         return [
-            Event(entry.at, entry.event, entry.node, entry.attempt, entry.detail)
+            Event(entry.at, entry.event, entry.node, entry.attempt, entry.detail, entry.holder, entry.error)
             for entry in self._engine.store.history(self.id)
         ]
 

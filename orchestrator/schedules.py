@@ -93,6 +93,16 @@ def instants(cron: str, timezone: str, *, after: datetime, until: datetime) -> I
                 last = instant
 
 
+def instants_before(cron: str, timezone: str, *, until: datetime, count: int) -> list[datetime]:
+    """The cron's last instants up to one, at most so many of the last ten years, oldest first."""
+    span = timedelta(hours=1)
+    while True:
+        found = deque(instants(cron, timezone, after=until - span, until=until), count)
+        if len(found) == count or span > HORIZON:
+            return list(found)
+        span *= 8
+
+
 def _instants_of(wall: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]:
     """When a clock of the zone shows a time, and when it shows it again; the moment of the change if it never does."""
     first, second = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import time
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
@@ -30,8 +31,23 @@ class Answer:
         self.took = took
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket, as a proxy in front of Flower speaks it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 class Flower:
     """One Flower; posts carry its cookie and token unless they are told otherwise."""
+
+    unix_socket: Path | None = None
 
     def __init__(self, port: int, prefix: str, process: Running) -> None:
         self.port = port
@@ -47,7 +63,11 @@ class Flower:
         sent = {"Cookie": "; ".join(f"{name}={each.value}" for name, each in self.cookies.items())} | dict(
             headers or {}
         )
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = (
+            UnixConnection(self.unix_socket)
+            if self.unix_socket
+            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        )
         try:
             began = time.perf_counter()
             connection.request(method, self.prefix + path, body or None, sent)
@@ -83,17 +103,22 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def flower_process(module: str, url: str, folder: Path, *options: str, prefix: str = "") -> Iterator[Flower]:
-    """Run Flower with the tab until the block ends."""
+def flower_process(
+    module: str, url: str, folder: Path, *options: str, prefix: str = "", unix_socket: Path | None = None
+) -> Iterator[Flower]:
+    """Run Flower with the tab until the block ends, on a port or on a unix socket."""
     folder.mkdir(parents=True, exist_ok=True)
     config, port = folder / "flowerconfig.py", free_port()
     config.write_text(CONFIG)
     arguments = ["-m", "celery", "-A", module, "flower", f"--port={port}", "--address=127.0.0.1", f"--conf={config}"]
+    if unix_socket:
+        arguments.append(f"--unix-socket={unix_socket}")
     if prefix:
         arguments.append(f"--url-prefix={prefix}")
     with running(
         [*arguments, *options], folder=folder / "cwd", log=folder / "flower.log", environment=environment_for(url)
     ) as process:
         shown = Flower(port, prefix, process)
+        shown.unix_socket = unix_socket
         wait_until(shown.is_up, "Flower is up", timeout=60)
         yield shown

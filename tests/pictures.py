@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ def begin(program: Any) -> dict[str, FlowRun]:
     for number in range(14):  # a strip to look at
         start("order", tags={"customer": str(4700 + number)})
         start("sync-tickets")
+    now = datetime.now(UTC)
+    program.orchestrator.backfill("sweep-carts", now - timedelta(days=4), now)
     runs = {
         "waits": start("enrich-issues", 3, tags={"tenant": "acme"}),
         "undone": start("order", tags={"customer": "4711"}, idempotency_key="order-88"),

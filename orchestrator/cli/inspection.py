@@ -34,7 +34,7 @@ def event_line(event: Event) -> str:
     """Return one entry of a history as a line."""
     instant = event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
     attempt = f"attempt {event.attempt}" if event.attempt else ""
-    parts = [instant, clean(event.event), clean(event.node), attempt, cut(event.detail)]
+    parts = [instant, clean(event.event), clean(event.node), attempt, cut(event.detail), cut(event.error)]
     return "  ".join(part for part in parts if part)
 
 

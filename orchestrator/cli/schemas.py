@@ -204,6 +204,8 @@ class Event(Shape):
     node: str
     attempt: int
     detail: str
+    holder: str
+    error: str
 
 
 class Waiting(Shape):

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 COMMIT = ">"
+FAILED = frozenset({"retrying", "throttled", "lost", "timed-out", "failed"})
+"""Ends of an attempt whose detail is the delay to the next one in ms, its holder and its error, with bars between."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One event: its instant in ms on Redis's clock, what, of which node and attempt, and what else is known."""
+    """One event: its instant in ms on Redis's clock, what, of which node and attempt, and what else is known.
+
+    Of an attempt that failed: the process that ran it, and its error, cut.
+    """
 
     at_ms: int
     event: str
     node: str
     attempt: int
     detail: str
+    holder: str = ""
+    error: str = ""
 
     @property
     def at(self) -> datetime:
@@ -43,7 +50,10 @@ def read_entries(texts: Iterable[bytes], older: Iterable[tuple[bytes, Mapping[by
 def _of_text(text: bytes) -> Iterator[Entry]:
     at, event, attempt, node, detail = text.decode("utf-8", "replace").split("|", 4)
     if event != COMMIT:
-        yield Entry(int(at), event, node, int(attempt), detail)
+        holder = error = ""
+        if event in FAILED and detail.count("|") > 1:  # version 0.1.0 kept no more than the delay
+            detail, holder, error = detail.split("|", 2)
+        yield Entry(int(at), event, node, int(attempt), detail, holder, error)
         return
     for done, names in (("succeeded", node), ("started", detail)):
         for name in names.split():

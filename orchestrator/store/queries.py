@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import redis
+
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.definition.step_plan import END
 from orchestrator.store.run_store import instant
@@ -281,11 +283,26 @@ def _open_records(
         pipe = store.client.pipeline(transaction=False)
         for run_id, names in asked:
             pipe.hmget(store.keys.nodes(run_id), names)
-        answers = pipe.execute()
-    return {
-        run_id: {name: json.loads(text) for name, text in zip(names, texts, strict=True) if text}
-        for (run_id, names), texts in zip(asked, answers, strict=True)
-    }
+        answers = pipe.execute(raise_on_error=False)
+        return {run_id: _readable(names, answer) for (run_id, names), answer in zip(asked, answers, strict=True)}
+
+
+def _readable(names: Sequence[str], answer: Any) -> dict[str, dict[str, Any]]:
+    """The records of one run that can be read: what is damaged of it must not hide the other runs of a list."""
+    if isinstance(answer, redis.RedisError):
+        if str(answer).startswith("WRONGTYPE"):
+            return {}
+        raise answer
+    return {name: read_record(text) for name, text in zip(names, answer, strict=True) if text}
+
+
+def read_record(text: bytes) -> dict[str, Any]:
+    """Return the record of a node; one that is damaged has a state of its own, so that the rest of its run is shown."""
+    try:
+        record: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {"state": "unreadable"}
+    return record
 
 
 def row_of(store: Store, run_id: str, stored: Mapping[str, str], records: Mapping[str, dict[str, Any]]) -> RunRow:

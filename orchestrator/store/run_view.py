@@ -13,7 +13,7 @@ from orchestrator.redaction import HIDDEN
 from orchestrator.store.log_lines import FIELD as LOG_FIELD
 from orchestrator.store.log_lines import LogLine, read_lines
 from orchestrator.store.output_parts import IN_PARTS
-from orchestrator.store.queries import RunRow, json_value, row_of
+from orchestrator.store.queries import RunRow, json_value, read_record, row_of
 from orchestrator.store.run_store import INPUT, instant
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import NodePlan, Plan
     from orchestrator.store.run_store import Store
 
+OPEN_STATES = frozenset({"ready", "running", "parked"})
+"""States of an item that may succeed yet, whatever its last failure was."""
 READ_WHOLE = 64 * 1024
 """Largest output in bytes that a view reads, because hidden fields are found in whole JSON only."""
 SHOWN = 2000
@@ -47,7 +49,7 @@ class NodeRow:
         name: Its name.
         kind: "node", "branch", "expand" (computes the items of a map), "item" or "compensation".
         step: Index of its step in the plan.
-        state: "pending" before it is ready; else as recorded.
+        state: "pending" before it is ready; else as recorded; "unreadable" if the record is damaged.
         attempt: Attempts that have started.
         attempts: Attempts at most.
         queue, task: Where it runs and as what.
@@ -158,7 +160,7 @@ def show_run(store: Store, run_id: str) -> RunView:
     pages = dict(zip(paged, rest[len(keys) :], strict=False))
     done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
     outputs = _small_outputs(store, run_id, {INPUT: input_size, **sizes})
-    records = {name.decode(): json.loads(text) for name, text in raw_nodes.items()}
+    records = {name.decode(): read_record(text) for name, text in raw_nodes.items()}
     log = read_lines(raw_failures.pop(LOG_FIELD, None))
     failures = {name.decode(): NodeFailure.model_validate_json(text) for name, text in raw_failures.items()}
     reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
@@ -272,7 +274,10 @@ class _Reader:
         if source.get("state") not in {"succeeded", "compensating", "compensated"}:
             return None
         own = [record for name, record in self.records.items() if node_of(name) == node.name]
-        failed = sum(1 for name in self.failures if node_of(name) == node.name and "[" in name)
+        failed = sum(
+            node_of(name) == node.name != name and self.records.get(name, {}).get("state") not in OPEN_STATES
+            for name in self.failures
+        )
         return MapCounts(
             count=source.get("choice") or 0,
             done=self.done.get(node.name, 0),

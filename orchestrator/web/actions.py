@@ -9,16 +9,18 @@ from urllib.parse import urlencode
 
 import tornado.web
 
+from orchestrator.client import Orchestrator
 from orchestrator.errors import OrchestratorError, RunError, StoreError
 from orchestrator.web import texts
 from orchestrator.web.handler import FlowsHandler, PageProblem
-from orchestrator.web.listing import FIELDS, BadFilterError, Filters, read_tags
+from orchestrator.web.listing import FIELDS, BadFilterError, Filters, read_instant, read_tags
 from orchestrator.web.pages import FlowPage
+from orchestrator.web.schedule_page import plan_backfill
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator import Orchestrator, RunRow
+    from orchestrator import RunRow
 
 MOST_RUNS = 5000
 AT_ONCE = 500
@@ -150,26 +152,27 @@ class ChangeLimit(FlowsHandler):
     async def post(self) -> None:
         """Change the numbers of a limit for the whole fleet."""
         self.refuse_unless_allowed()
-        values = {name: self.get_body_argument(name, "") for name in ("name", "op", "n", "per", "until")}
+        values = {
+            field: self.get_body_argument(field, "") for field in ("name", "op", "n", "per", "burst", "until", "key")
+        }
         said = await self.ask(change_limit, **values)
         self.redirect(f"{self.reverse_url('flows-limits')}?{urlencode({'said': said})}", status=303)
 
 
-def change_limit(orchestrator: Orchestrator, *, name: str, op: str, n: str, per: str, until: str) -> str:
-    """Change a limit; returns what was done, or why it was not.
-
-    Raises:
-        PageProblem: The values are none that a form of ours sends.
-    """
+def change_limit(
+    orchestrator: Orchestrator, *, name: str, op: str, n: str, per: str, burst: str, until: str, key: str
+) -> str:
+    """Change a limit; returns what was done, or why it was not."""
     try:
         if op == "reset":
             orchestrator.reset_limit(name)
             return f"{name} has the numbers of its code again."
         if op == "freeze":
-            orchestrator.freeze_limit(name, datetime.now(UTC) + timedelta(minutes=float(until)))
-            return f"{name} is frozen for {texts.lasted(float(until) * 60)}."
+            orchestrator.freeze_limit(name, datetime.now(UTC) + timedelta(minutes=float(until)), key=key or None)
+            which = f"The key {key} of {name}" if key else name
+            return f"{which} is frozen for {texts.lasted(float(until) * 60)}."
         span = timedelta(seconds=float(per)) if per else None
-        orchestrator.set_limit(name, float(n), per=span)
+        orchestrator.set_limit(name, float(n), per=span, burst=int(burst) if burst else None)
     except (ValueError, OverflowError) as error:
         return f"Not changed: {error}."
     return f"{name} is set."
@@ -206,3 +209,30 @@ def change_schedule(orchestrator: Orchestrator, *, name: str, op: str, note: str
     except (OrchestratorError, ValueError) as error:
         return f"Not changed: {error}", ""
     return "Not changed: there is no such action.", ""
+
+
+class Backfill(FlowsHandler):
+    """Start the runs of past instants of a schedule."""
+
+    tab = "schedules"
+
+    @tornado.web.authenticated
+    async def post(self) -> None:
+        """Show how many runs it would be; start them when that was confirmed."""
+        self.refuse_unless_allowed()
+        name = self.get_body_argument("name", "")
+        is_sure = self.get_body_argument("confirm", "") == "yes"
+        try:
+            since, until = (read_instant(self.get_body_argument(field, "")) for field in ("since", "until"))
+            if since is None or until is None:
+                raise PageProblem(400, "A backfill needs both ends of its range.")
+            if not is_sure:
+                planned = await self.ask(plan_backfill, name, since, until)
+                self.show("flows_backfill.html", planned=planned, since=since, until=until)
+                return
+            filled = await self.ask(Orchestrator.backfill, name, since, until)
+            begun = sum(each.is_new for each in filled)
+            said = f"{texts.counted(begun, 'run')} started; {len(filled) - begun:,} of the range had one."
+        except ValueError as error:
+            said = f"Nothing was started: {error}."
+        self.redirect(f"{self.reverse_url('flows-schedules')}?{urlencode({'said': said})}", status=303)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -27,6 +28,9 @@ POLICY = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Content security policy of every page: nothing from elsewhere, nothing inline, nothing evaluated."""
+AWAY = 503
+# Not Flower's executor: a Redis that does not answer must not take the threads of its own pages.
+THREADS = ThreadPoolExecutor(8, thread_name_prefix="flows")
 
 
 class PageProblem(tornado.web.HTTPError):
@@ -98,13 +102,12 @@ class FlowsHandler(BaseHandler):
             PageProblem: There is no such run or flow, or Redis did not answer.
         """
         loop = asyncio.get_running_loop()
-        executor = getattr(self.application, "executor", None)
         try:
-            return await loop.run_in_executor(executor, lambda: function(self.orchestrator, *args, **kw))
+            return await loop.run_in_executor(THREADS, lambda: function(self.orchestrator, *args, **kw))
         except (UnknownRun, UnknownFlow) as error:
             raise PageProblem(404, f"{str(error).partition(' [run')[0][:500]}.") from error
         except StoreError as error:
-            raise PageProblem(503, f"Redis does not answer as it should: {error}") from error
+            raise PageProblem(503, str(error)) from error
         except ConfigurationError as error:
             raise PageProblem(500, str(error)) from error
 
@@ -154,7 +157,8 @@ class FlowsHandler(BaseHandler):
         if "/flows/api/" in self.request.path:
             self.finish({"error": text})
         else:
-            self.show("flows_message.html", text=text, status=status_code)
+            will_retry = status_code == AWAY and self.request.method == "GET"
+            self.show("flows_message.html", text=text, status=status_code, will_retry=will_retry)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Keep what the reader was told out of the log."""

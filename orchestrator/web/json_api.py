@@ -12,12 +12,13 @@ from orchestrator.web import fleet_pages
 from orchestrator.web.handler import FlowsHandler, PageProblem
 from orchestrator.web.listing import PAGE, BadFilterError
 from orchestrator.web.pages import filters_of
+from orchestrator.web.schedule_page import read_schedules
 
 READERS: dict[str, Any] = {
     "counts": Orchestrator.counts,
     "flows": fleet_pages.read_flows,
     "limits": Orchestrator.limits,
-    "schedules": Orchestrator.schedules,
+    "schedules": read_schedules,
     "workers": Orchestrator.workers,
 }
 

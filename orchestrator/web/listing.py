@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Orchestrator
     from orchestrator.runs import RunPage as Runs
-    from orchestrator.store.queries import FlowCounts
+    from orchestrator.store.queries import FlowCounts, RunRow
 
 PAGE = 50
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -26,12 +27,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "compensation_failed": (RunStatus.COMPENSATION_FAILED,),
 }
 """What the page filters by: runs that have not ended are one group."""
-SPANS = {
-    "15m": timedelta(minutes=15),
-    "1h": timedelta(hours=1),
-    "24h": timedelta(hours=24),
-    "7d": timedelta(days=7),
-}
+SPANS = ("15m", "1h", "24h", "7d")
+"""How long ago, as the page offers it."""
+SPAN = re.compile(r"(\d{1,6})([smhdw])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 FIELDS = ("flow", "status", "since", "until", "tag", "parent", "text", "cursor")
 
 
@@ -45,8 +44,7 @@ class Filters:
 
     Attributes:
         flow, status, parent, text, cursor: As for `Orchestrator.runs`; the status may be "open".
-        since: "15m", "1h", "24h", "7d" or an instant.
-        until: An instant.
+        since, until: How long ago, such as "15m" or "7d", or an instant.
         tag: "name=value"; several with commas between them.
     """
 
@@ -97,8 +95,8 @@ def read_instant(text: str) -> datetime | None:
     """
     if not text:
         return None
-    if text in SPANS:
-        return datetime.now(UTC) - SPANS[text]
+    if ago := SPAN.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -130,7 +128,12 @@ class Listing:
     runs: Runs
     counts: dict[str, int]
     by_flow: tuple[FlowCounts, ...]
+    aside: frozenset[str]
     version: str
+
+    def is_aside(self, row: RunRow) -> bool:
+        """Whether the reconciler has set a run or its plan aside."""
+        return row.finished is None and not self.aside.isdisjoint({row.id, row.plan})
 
 
 def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
@@ -147,10 +150,11 @@ def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
     by_flow = orchestrator.counts()
     wanted = [row for row in by_flow if not filters.flow or row.flow == filters.flow]
     counts = {group: sum(getattr(row, group) for row in wanted) for group in GROUPS}
-    return Listing(filters, runs, counts, by_flow, _version(runs, counts))
+    aside = frozenset(part.name for part in orchestrator.set_aside() if part.kind in ("run", "plan"))
+    return Listing(filters, runs, counts, by_flow, aside, _version(runs, counts, aside))
 
 
-def _version(runs: Runs, counts: Mapping[str, int]) -> str:
+def _version(runs: Runs, counts: Mapping[str, int], aside: frozenset[str]) -> str:
     """Return a text that changes when the page would."""
     seen = [(row.id, str(row.status), row.done_steps, row.nodes_running, row.waits_for, row.epoch) for row in runs.rows]
-    return str(hash(json.dumps([seen, dict(counts)])))
+    return str(hash(json.dumps([seen, dict(counts), sorted(aside)])))

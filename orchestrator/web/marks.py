@@ -24,6 +24,7 @@ TONES = {
     "compensating": "undone",
     "compensated": "undone",
     "compensation_failed": "bad",
+    "unreadable": "bad",
 }
 RUN_TONES = {
     "pending": "queue",
@@ -42,6 +43,7 @@ WORDS = {
     "compensated": "undone",
     "compensation_failed": "undo failed",
     "pending": "to come",
+    "unreadable": "record unreadable",
 }
 
 

@@ -13,7 +13,8 @@ from orchestrator.client import Orchestrator
 from orchestrator.redaction import HIDDEN
 from orchestrator.web import fleet_pages, run_page, texts
 from orchestrator.web.handler import FlowsHandler, PageProblem
-from orchestrator.web.listing import FIELDS, GROUPS, SPANS, BadFilterError, Filters, read_listing
+from orchestrator.web.listing import FIELDS, GROUPS, SPANS, BadFilterError, Filters, read_instant, read_listing
+from orchestrator.web.schedule_page import read_schedules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,8 @@ class RunsPage(FlowsHandler):
             filters=filters,
             groups=GROUPS,
             spans=SPANS,
+            since=read_instant(filters.since),
+            until=read_instant(filters.until),
             flows=[row.flow for row in listing.by_flow],
         )
 
@@ -72,7 +75,12 @@ class RunPage(FlowsHandler):
                 return
         unfold = self.argument("all") == "1"
         page = await self.ask(
-            run_page.read_run, run_id, selected=self.argument("node"), link=self.link(run_id), unfold=unfold
+            run_page.read_run,
+            run_id,
+            selected=self.argument("node"),
+            attempt=self.argument("attempt"),
+            link=self.link(run_id),
+            unfold=unfold,
         )
         ended = page.view.run.finished is not None
         self.show_live(
@@ -182,7 +190,7 @@ class SchedulesPage(FlowsHandler):
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show every schedule of the flows that are registered in Flower's app."""
-        rows = await self.ask(Orchestrator.schedules)
+        rows = await self.ask(read_schedules)
         said = texts.visible(self.argument("said"))
         version = fleet_pages.digest(rows)
         self.show_live("flows_schedules.html", "flows_schedules_live.html", version, rows=rows, said=said)

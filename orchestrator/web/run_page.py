@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
+from orchestrator.store.run_view import OPEN_STATES
+from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import RUN_TONES, TONES, WORDS, marks_of
-from orchestrator.web.texts import error_text, short_type, visible
-from orchestrator.web.timeline import ENDS, LOST, Timeline, read_timeline
+from orchestrator.web.texts import error_text, lasted, short_type, visible
+from orchestrator.web.timeline import Timeline, read_timeline
 from orchestrator.web.why import Reason, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator import Event, NodeRow, Orchestrator, RunView
     from orchestrator.web.shapes import Box
@@ -23,17 +25,6 @@ if TYPE_CHECKING:
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
 NARROW = 330
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt of a node, as the history tells it."""
-
-    number: int
-    began: datetime
-    ended: datetime | None
-    tone: str
-    said: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,7 @@ class Panel:
         tone: Of its state.
         words: Its state.
         attempts: Newest first.
+        chosen: The attempt that the reader has chosen among them, if any.
         failed_items: Of a map: rows of the first items that failed.
         undo: Its compensation, if it has one that began.
         limits: Names of the limits that it takes a token of.
@@ -55,6 +47,7 @@ class Panel:
     tone: str
     words: str
     attempts: list[Attempt]
+    chosen: Chosen | None
     failed_items: list[NodeRow]
     undo: NodeRow | None
     limits: tuple[str, ...]
@@ -96,7 +89,7 @@ def version_of(orchestrator: Orchestrator, run_id: str) -> str:
 
 
 def read_run(
-    orchestrator: Orchestrator, run_id: str, *, selected: str, link: Callable[[Box], str], unfold: bool
+    orchestrator: Orchestrator, run_id: str, *, selected: str, attempt: str, link: Callable[[Box], str], unfold: bool
 ) -> RunPage:
     """Return the page of a run.
 
@@ -104,6 +97,7 @@ def read_run(
         orchestrator: The app's.
         run_id: The run.
         selected: The node to show beside the graph; empty chooses the one that matters most.
+        attempt: The number of the attempt of it to show; empty for none.
         link: Returns where a box of the graph leads.
         unfold: Whether a long line is drawn in full.
 
@@ -118,7 +112,8 @@ def read_run(
     history = run.history()
     now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
     waiting = [] if view.run.status.is_final else run.explain()
-    reason = reason_of(view, waiting, _workers(orchestrator))
+    names = _workers(orchestrator)
+    reason = reason_of(view, waiting, names)
     chosen = _choose(view, selected, reason)
     marks = marks_of(view)
     graph = narrow = ""
@@ -135,7 +130,7 @@ def read_run(
         graph_narrow=narrow,
         is_folded='class="node' in graph and " fold" in graph,
         timeline=read_timeline(view, history, now),
-        panel=_panel(view, chosen, history),
+        panel=_panel(view, chosen, attempt, history, names),
         history=history[-HISTORY_SHOWN:][::-1],
         history_length=len(history),
     )
@@ -158,52 +153,31 @@ def _choose(view: RunView, selected: str, reason: Reason | None) -> str:
     return ended[-1].name if ended else view.nodes[0].name if view.nodes else ""
 
 
-def _panel(view: RunView, name: str, history: Sequence[Event]) -> Panel | None:
+def _panel(
+    view: RunView, name: str, attempt: str, history: Sequence[Event], workers: Mapping[str, str]
+) -> Panel | None:
     row = next((each for each in view.nodes if each.name == name), None)
     if row is None:
         return None
     plan = view.plan.nodes.get(node_of(name)) if view.plan else None
-    failed = [each for each in view.nodes if each.name.startswith(f"{name}[") and each.failure is not None]
+    failed = [
+        each
+        for each in view.nodes
+        if each.name.startswith(f"{name}[") and each.failure and each.state not in OPEN_STATES
+    ]
     undo = next((each for each in view.nodes if each.undoes == name), None)
+    attempts = read_attempts(row, [each for each in history if each.node == name])
     return Panel(
         row=row,
         tone=TONES.get(row.state, "none"),
         words=WORDS.get(row.state, row.state),
-        attempts=read_attempts(row, [each for each in history if each.node == name]),
+        attempts=attempts,
+        chosen=choose_attempt(row, attempts, attempt, view.log, workers),
         failed_items=failed[:FAILED_ITEMS] if row.items else [],
         undo=undo,
         limits=plan.limits if plan else (),
         timeout=plan.timeout_ms / 1000 if plan else None,
     )
-
-
-def read_attempts(row: NodeRow, events: Sequence[Event]) -> list[Attempt]:
-    """Return the attempts of a node, newest first, as far as its history reaches back."""
-    attempts: list[Attempt] = []
-    begun: Event | None = None
-    for event in events:
-        if event.event == "started":
-            begun = event
-        elif begun is not None and (
-            event.event in ENDS or event.event in LOST or event.event in ("retrying", "throttled")
-        ):
-            tone = ENDS.get(event.event, "bad" if event.event != "throttled" else "wait")
-            said = {"retrying": "failed, another follows", "throttled": "told to come back later"} | LOST
-            attempts.append(Attempt(begun.attempt, begun.at, event.at, tone, said.get(event.event, event.event)))
-            begun = None
-    if begun is not None:
-        is_open = row.state == "running"
-        attempts.append(
-            Attempt(
-                begun.attempt, begun.at, row.ended if not is_open else None, TONES.get(row.state, "run"), words(row)
-            )
-        )
-    return attempts[::-1]
-
-
-def words(row: NodeRow) -> str:
-    """Return the state of a node as one word or two."""
-    return WORDS.get(row.state, row.state)
 
 
 def describe_event(event: Event) -> str:
@@ -213,8 +187,8 @@ def describe_event(event: Event) -> str:
         "run-started": "the run was started",
         "started": f"attempt {event.attempt} began",
         "succeeded": "succeeded",
-        "retrying": f"attempt {event.attempt} failed; the next one in {detail} ms",
-        "throttled": f"was told to come back in {detail} ms",
+        "retrying": f"attempt {event.attempt} failed; the next one in {_delay(detail)}",
+        "throttled": f"was told to come back in {_delay(detail)}",
         "given-back": f"was left to code that fits: {detail}",
         "waiting": f"waits for a token of {detail}",
         "lost": f"attempt {event.attempt} was lost with its worker",
@@ -227,7 +201,11 @@ def describe_event(event: Event) -> str:
     }.get(event.event)
     if said is None:
         said = event.event.replace("-", " ") + (f": {detail}" if detail else "")
-    return said
+    return said + (f" ({visible(event.error)})" if event.error else "")
+
+
+def _delay(milliseconds: str) -> str:
+    return lasted(int(milliseconds) / 1000) if milliseconds.isdecimal() else milliseconds
 
 
 def failure_text(row: NodeRow) -> str:

@@ -83,6 +83,7 @@ def addresses() -> list[Any]:
         url(r"/flows/act", actions.Act, name="flows-act"),
         url(r"/flows/limit", actions.ChangeLimit, name="flows-limit"),
         url(r"/flows/schedule", actions.ChangeSchedule, name="flows-schedule"),
+        url(r"/flows/backfill", actions.Backfill, name="flows-backfill"),
         url(r"/flows/api/runs", json_api.Runs, name="flows-api-runs"),
         url(rf"/flows/api/run/{RUN}", json_api.Run, name="flows-api-run"),
         url(r"/flows/api/([a-z]+)", json_api.Listing, name="flows-api"),

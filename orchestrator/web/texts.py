@@ -18,9 +18,10 @@ SPANS = (
 """Below which length, in which units: the larger one and what is left in the smaller one."""
 # Controls, and marks that turn the direction of a line: they would hide or reorder what stands around them.
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-
-
-PLACE = re.compile(r" \[(?:flow|run|node) [^\[\]]*\]$")
+# The end of a message that says where it happened, also one that was cut within it; and a delay as Python writes it.
+PLACE = re.compile(
+    r" \[(?:flow|run|node) [^\s,\]]*(?:\[\d+\])?(?:\]?$|, .*$)| \(after (?:\d+ days?, )?\d+:\d\d:\d\d(?:\.\d+)?\)$"
+)
 
 
 def visible(text: object) -> str:
@@ -57,6 +58,11 @@ def clock(at: datetime | None) -> str:
 def stamp(at: datetime | None) -> str:
     """Return an instant for a program; "" for None."""
     return "" if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def field(at: datetime | None) -> str:
+    """Return an instant as a field of a form takes it, in UTC; "" for None."""
+    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def short_type(name: str) -> str:
@@ -101,7 +107,8 @@ def when(at: datetime | None, kind: str = "clock") -> str:
 
     Args:
         at: The instant; None gives an empty text.
-        kind: "clock", "ago", or one that runs: "since" (how long ago it was) and "left" (how long until it is).
+        kind: "clock", "minute" (without seconds), "ago", or one that runs: "since" (how long ago it was) and "left"
+            (how long until it is).
     """
     if at is None:
         return ""

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
 """A class with its module, of which the class is enough."""
+NAMED = re.compile(r"^its (run|plan) \S+ is set aside: ")
+ASIDE = (
+    "Other runs go on without it. It is tried again every minute, and goes on once the cause is gone. "
+    "If that will not come, cancel it: what is left of it is ended, and its error says what was lost."
+)
 ORDER = ("parked", "ready", "waiting", "paused", "compensating", "running")
 """Which open node is told first: one that waits before one that runs."""
 
@@ -61,6 +66,10 @@ def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
         return _error_of(view)
     if run.status.is_final:
         return Reason("bad", "", f"The run {run.status}", "")
+    broken = next((each for each in waiting if each.state == "broken"), None)
+    if broken is not None:
+        text = NAMED.sub(r"its \1: ", broken.reason).removeprefix("its run: ")
+        return Reason("bad", "", "This run is set aside", visible(text), None, ASIDE)
     begun = {row.name for row in view.nodes if row.items and row.items.count <= _begun(row.items)}
     open_ones = [each for each in waiting if each.state in ORDER and each.node not in begun]
     open_ones.sort(key=lambda each: (ORDER.index(each.state), "[" in each.node))

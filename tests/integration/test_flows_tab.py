@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+import redis
+from tornado.web import create_signed_value
 
 import orchestrator.web
 from orchestrator.server import EmbeddedServer
+from orchestrator.store.keys import Keys
+from orchestrator.store.set_aside import AsideList
 from tests.flower import flower_process
 from tests.harness import load_program, wait_until
 
 MODULE = "tests.programs.tabbed"
+SECRET = "a secret of this test"
+ACTIONS = ("/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule", "/flows/backfill")
 PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/flow/order")
 
 
@@ -156,10 +165,12 @@ def test_an_open_page_is_told_nothing_until_something_happens(flower, program):
 
 
 def test_a_run_is_cancelled_and_resumed(flower, run):
-    answer = flower.post("/flows/act", {"op": "cancel", "run": run.id, "confirm": "yes", "reason": "not wanted"})
+    answer = flower.post(
+        "/flows/act", {"op": "cancel", "run": run.id, "confirm": "yes", "reason": "not wanted, 100% sure"}
+    )
     assert (answer.status, answer.headers["Location"]) == (303, f"/in/here/flows/run/{run.id}")
     assert run.status == "cancelled"
-    assert "not wanted" in flower.get(f"/flows/run/{run.id}").text
+    assert "not wanted, 100% sure" in flower.get(f"/flows/run/{run.id}").text
     assert flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"}).status == 303
     assert not run.status.is_final
     again = flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"})
@@ -238,14 +249,14 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("path", ["/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule"])
+@pytest.mark.parametrize("path", ACTIONS)
 def test_nobody_acts_from_elsewhere(flower, run, path, headers):
     values = {"op": "cancel", "run": run.id, "confirm": "yes", "input": "", "name": "jira"}
     assert flower.post(path, values, **headers).status == 403
     assert not run.status.is_final
 
 
-@pytest.mark.parametrize("path", ["/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule"])
+@pytest.mark.parametrize("path", ACTIONS)
 def test_nobody_acts_without_the_token_of_our_page(flower, guarded, run, path):
     values = {"op": "cancel", "run": run.id, "confirm": "yes"}
     assert flower.post(path, values, token=False).status == 403
@@ -253,7 +264,7 @@ def test_nobody_acts_without_the_token_of_our_page(flower, guarded, run, path):
     assert not run.status.is_final
 
 
-@pytest.mark.parametrize("path", ["/flows/act", "/flows/limit", "/flows/schedule"])
+@pytest.mark.parametrize("path", ["/flows/act", "/flows/limit", "/flows/schedule", "/flows/backfill"])
 def test_nothing_acts_by_get(flower, run, path):
     assert flower.get(f"{path}?op=cancel&run={run.id}&confirm=yes").status == 405
     assert not run.status.is_final
@@ -317,6 +328,7 @@ def test_hostile_texts_are_texts_on_every_page(flower, program):
         assert "<script>alert" not in text
         assert "<img src=x" not in text
         assert "\u202e" not in text
+        assert "%%" not in text
     for address in (
         "/flows?text=%3Cscript%3Ealert(1)%3C/script%3E",
         "/flows?flow=%22%3E%3Cscript%3Ealert",
@@ -325,10 +337,115 @@ def test_hostile_texts_are_texts_on_every_page(flower, program):
         assert "<script>alert" not in flower.get(address).text
 
 
-def test_the_page_comes_from_the_store_and_not_from_events(server, program, folder, run):
-    with flower_process(MODULE, server.url, folder / "again") as another:
-        assert run.id in another.get(f"/flows/run/{run.id}").text
-        assert run.id in another.get("/flows").text
+@pytest.fixture(scope="module")
+def signed_in(server, program, folder):
+    """With OAuth; its provider is asked for nothing, for the cookie that it would set is made here."""
+    options = (
+        "--auth=.*@example.com",
+        "--oauth2_key=k",
+        "--oauth2_secret=s",
+        "--oauth2_redirect_uri=http://localhost/",
+    )
+    options += ("--auth_provider=flower.views.auth.GoogleAuth2LoginHandler", f"--cookie_secret={SECRET}")
+    with flower_process(MODULE, server.url, folder / "oauth", *options) as started:
+        yield started
+
+
+def cookie_of(user: str) -> str:
+    return create_signed_value(SECRET, "user", user).decode()
+
+
+def test_behind_oauth_only_who_has_signed_in_reads_and_acts_by_name(signed_in, run):
+    page, api = f"/flows/run/{run.id}", "/flows/api/runs"
+    for user in ("", "eve@evil.example"):
+        signed_in.cookies["user"] = cookie_of(user) if user else ""
+        assert (signed_in.get(page).status, signed_in.get(api).status) == (302, 302)
+        assert signed_in.get(page).headers["Location"].startswith("/login?next=")
+        assert signed_in.post("/flows/act", {"op": "cancel", "run": run.id, "confirm": "yes"}).status == 403
+        assert not run.status.is_final
+    signed_in.cookies["user"] = cookie_of("ada@example.com")
+    assert run.id in signed_in.get(page).text
+    values = {"op": "cancel", "run": run.id, "confirm": "yes", "reason": "not wanted"}
+    assert signed_in.post("/flows/act", values, token=False).status == 403
+    assert signed_in.post("/flows/act", values, Host="flower.example").status == 303
+    assert "not wanted (by ada@example.com)" in str(run.error)
+
+
+def test_on_a_unix_socket_pages_come_from_the_store_and_whoever_reaches_it_acts(server, program, folder, run):
+    path = Path(tempfile.mkdtemp()) / "flower.sock"  # the path of a socket has to be short
+    with flower_process(MODULE, server.url, folder / "socket", unix_socket=path) as reached:
+        assert run.id in reached.get(f"/flows/run/{run.id}").text  # this Flower has heard no event of it
+        assert run.id in reached.get("/flows").text
+        values = {"op": "cancel", "run": run.id, "confirm": "yes"}
+        assert reached.post("/flows/act", values, Host="flower.example").status == 403
+        assert reached.post("/flows/act", values, X_Forwarded_For="10.0.0.1").status == 403
+        assert not run.status.is_final
+        assert reached.post("/flows/act", values).status == 303
+        assert run.status == "cancelled"
+
+
+def test_what_waits_between_two_instants(flower, program, run):
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    inside = urlencode({"since": since.isoformat(), "until": (since + timedelta(minutes=2)).isoformat()})
+    assert run.id in flower.get(f"/flows?{inside}").text
+    assert run.id in flower.get(f"/flows/api/runs?{inside}").text
+    before = urlencode({"until": since.isoformat()})
+    assert run.id not in flower.get(f"/flows?{before}").text
+    assert json.loads(flower.get(f"/flows/api/runs?{before}").text)["runs"] == []
+    assert run.id not in flower.get("/flows?until=1h").text
+    page = flower.get(f"/flows?{before}").text
+    assert f'name="until" value="{since:%Y-%m-%dT%H:%M:%S}"' in page
+
+
+def test_a_limit_that_finds_its_pace_says_why_it_cannot_be_set_and_is_frozen(flower, program):
+    program.orchestrator.start("sync-issues")
+    assert "at most 50 a second" in flower.get("/flows/limits").text
+    refused = flower.post("/flows/limit", {"name": "github", "op": "set", "n": "7", "per": "60"})
+    assert "finds+its+pace+itself" in refused.headers["Location"]
+    flower.post("/flows/limit", {"name": "github", "op": "freeze", "until": "5"})
+    (github,) = (row for row in program.orchestrator.limits() if row.name == "github")
+    assert github.frozen_until is not None
+    assert "End the freeze" in flower.get("/flows/limits").text
+
+
+def test_a_schedule_in_words_with_its_instants_and_a_backfill_that_counts_first(flower, program):
+    page = flower.get("/flows/schedules").text
+    assert "every day at 02:30" in page
+    (nightly,) = json.loads(flower.get("/flows/api/schedules").text)["schedules"]
+    assert (nightly["words"], len(nightly["next_ticks"]), nightly["last_ticks"]) == ("every day at 02:30", 4, [])
+    today = datetime.now(UTC)
+    values = {"name": nightly["id"], "since": f"{today - timedelta(days=3):%Y-%m-%d}", "until": f"{today:%Y-%m-%d}"}
+    asked = flower.post("/flows/backfill", values)
+    assert "Start 3 runs of nightly-report?" in asked.text
+    confirmed = dict(re.findall(r'<input type="hidden" name="(name|since|until|confirm)" value="([^"]*)"', asked.text))
+    done = flower.post("/flows/backfill", confirmed)
+    assert "3+runs+started" in done.headers["Location"]
+    assert "Every instant of this range has its run" in flower.post("/flows/backfill", values).text
+    (nightly,) = json.loads(flower.get("/flows/api/schedules").text)["schedules"]
+    assert [tick["status"] for tick in nightly["last_ticks"]][:3] == ["pending"] * 3
+    assert f"/flows/run/{nightly['last_ticks'][0]['run_id']}" in flower.get("/flows/schedules").text
+    for wrong in ({"since": "yesterday"}, {"until": "2090-01-01"}, {"name": "none"}):
+        assert "Nothing+was+started" in flower.post("/flows/backfill", values | wrong).headers["Location"]
+    assert flower.post("/flows/backfill", values | {"until": ""}).status == 400
+
+
+def test_a_run_that_is_set_aside_says_why_and_others_are_listed(flower, program, server, run):
+    broken = program.orchestrator.start("order")
+    client, keys = redis.Redis.from_url(server.url), Keys("orchestrator")
+    client.hset(keys.nodes(broken.id), "reserve-stock", "{no json")
+    assert "a record of it cannot be read" in flower.get(f"/flows/run/{broken.id}").text
+    AsideList(client, keys).note("run", broken.id, "a record says 100% <b>nonsense", now_ms=1_790_000_000_000)
+    page = flower.get(f"/flows/run/{broken.id}").text
+    assert "This run is set aside" in page
+    assert "a record says 100% &lt;b&gt;nonsense" in page
+    assert "cancel it" in page
+    assert "Cancel this run" in page
+    listed = flower.get("/flows").text
+    assert run.id in listed
+    assert "set aside" in listed.partition(f'id="run-{broken.id}"')[2].partition("</tr>")[0]
+    assert flower.get("/flows/flows").status == 200
+    assert flower.post("/flows/act", {"op": "cancel", "run": broken.id, "confirm": "yes"}).status == 303
+    assert "Cancelled" in flower.get(f"/flows/run/{broken.id}").text
 
 
 def test_what_is_vendored_has_licence_and_version():

@@ -28,8 +28,9 @@ app = Celery("shown", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
 orchestrator = Orchestrator(app)
 LEDGER = Ledger(URL)
-HOSTILE = """<script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
+HOSTILE = """100% of %s <script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
 NIGHTLY = "30 2 * * *"
+HOURLY = "0 */4 * * *"
 FEW = RetryPolicy(maximum_attempts=3, initial_interval=timedelta(milliseconds=200), jitter=False)
 limiter = SharedRateLimiter("jira", 2, per=timedelta(minutes=10), burst=1)
 
@@ -180,6 +181,16 @@ sync = (
 )
 
 
+def sweep() -> str:
+    """Fail now and then."""
+    if LEDGER.count("sweep") % 9 == 4:
+        raise Terminal("100% of the carts are locked")
+    return "swept"
+
+
+sweeper = FlowBuilder("sweep-carts").triggered_by(schedule(HOURLY)).then(Node("sweep", sweep)).build()
+
+
 def hostile() -> str:
     """Fail with a text that is meant to break a page."""
     raise Terminal(HOSTILE)
@@ -194,5 +205,5 @@ nasty = (
     .build()
 )
 
-for each in (enrich, order, catalogue, nightly, sync, nasty):
+for each in (enrich, order, catalogue, nightly, sync, sweeper, nasty):
     orchestrator.register(each)

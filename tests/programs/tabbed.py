@@ -7,12 +7,12 @@ from datetime import timedelta
 
 from celery import Celery
 
-from orchestrator import FlowBuilder, FlowState, Node, Orchestrator, SharedRateLimiter, manual, schedule
+from orchestrator import Adaptive, FlowBuilder, FlowState, Node, Orchestrator, SharedRateLimiter, manual, schedule
 
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("tabbed", broker=URL, backend=URL)
 orchestrator = Orchestrator(app)
-HOSTILE = """<script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
+HOSTILE = """100% of %s <script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
 
 
 def done() -> str:
@@ -34,7 +34,10 @@ def flow(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("by hand"))
 
 
-limited = Node("call-jira", done).with_shared_rate_limit(SharedRateLimiter("jira", 2, per=timedelta(minutes=10)))
+jira = SharedRateLimiter("jira", 2, per=timedelta(minutes=10))
+github = SharedRateLimiter("github", 2, per=timedelta(seconds=1), adaptive=Adaptive(0.5, 50))
+limited = Node("call-jira", done).with_shared_rate_limit(jira)
+paced = Node("call-github", done).with_shared_rate_limit(github)
 for built in (
     flow("order").then(Node("reserve-stock", done)).then(Node("ship-parcel", done)).build(),
     flow("import-catalogue")
@@ -44,6 +47,7 @@ for built in (
     .build(),
     flow("nightly-report").triggered_by(schedule("30 2 * * *")).then(Node("report", done)).build(),
     flow("sync-tickets").then(limited).build(),
+    flow("sync-issues").then(paced).build(),
     flow("nasty").then(Node("says-it", done)).build(),
 ):
     orchestrator.register(built)

@@ -12,6 +12,12 @@ def test_a_text_has_an_instant_an_event_an_attempt_a_node_and_a_detail():
     ]
 
 
+def test_an_attempt_that_failed_has_its_process_and_its_error():
+    texts = [b"1|retrying|1|a|8000|w1/77|builtins.OSError: a|b", b"2|retrying|2|a|8000", b"3|failed|3|a|"]
+    found = [(entry.detail, entry.holder, entry.error) for entry in read_entries(texts)]
+    assert found == [("8000", "w1/77", "builtins.OSError: a|b"), ("8000", "", ""), ("", "", "")]
+
+
 def test_one_text_stands_for_all_that_a_commit_did():
     entries = read_entries([b"5|>|1|a b|c d", b"6|>|1|c d|"])
     assert [(entry.event, entry.node, entry.attempt) for entry in entries] == [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from orchestrator import Event, NodeRow, RunRow, RunStatus, RunView
+from orchestrator import Event, NodeFailure, NodeRow, RunRow, RunStatus, RunView
+from orchestrator.store.log_lines import LogLine
 from orchestrator.store.run_view import MapCounts
-from orchestrator.web.run_page import read_attempts
+from orchestrator.web.attempts import choose_attempt, read_attempts, worker_of
 from orchestrator.web.timeline import MOST_LANES, draw_gaps, draw_lane, place, read_segments, read_timeline
 
 BEGIN = datetime(2026, 1, 31, 8, tzinfo=UTC)
@@ -92,6 +94,23 @@ def test_attempts_are_listed_newest_first():
         (2, "running", None),
         (1, "failed, another follows", at(2)),
     ]
+
+
+def test_an_attempt_that_failed_has_its_error_its_worker_and_its_lines():
+    row = node(attempt=2, failure=NodeFailure(flow_name="f", node_name="n", attempt=2, type="x.Boom", message="100%"))
+    failed = replace(event(2, "retrying", detail="8000"), holder="abc/7", error="builtins.OSError: 50% of it")
+    attempts = read_attempts(row, [event(1, "started"), failed, event(9, "started", 2), event(10, "failed", 2)])
+    assert [each.error for each in attempts] == ["", "OSError: 50% of it"]
+    log = [LogLine(at(1), "n", number, "INFO", f"line {number}") for number in (1, 2)]
+    first = choose_attempt(row, attempts, "1", log, {"abc": "w0@host"})
+    assert first is not None
+    assert (first.worker, first.failure) == ("w0@host, process 7", None)
+    assert [line.text for line in first.lines] == ["line 1"]
+    last = choose_attempt(row, attempts, "2", log, {})
+    assert last is not None
+    assert last.failure is row.failure
+    assert choose_attempt(row, attempts, "3", log, {}) is None
+    assert worker_of("abc/7", {}) == "a worker that is gone, process 7"
 
 
 def test_a_long_wait_is_drawn_short_with_its_length():

@@ -44,7 +44,10 @@ def test_hidden_characters_are_shown_and_line_breaks_stay():
 
 def test_an_error_is_told_without_the_place_that_the_page_names():
     assert texts.error_text("it took 300 s [flow a, run b, node c, attempt 3]") == "it took 300 s"
-    assert texts.error_text("[flow] is a word") == "[flow] is a word"
+    assert texts.error_text("no [flow a, run b, node c[7], attempt 3]") == "no"
+    assert texts.error_text("it was cut [flow a, run 7c") == "it was cut"
+    assert texts.error_text("429 (after 1 day, 0:08:00)") == "429"
+    assert texts.error_text("[flow] is a word, as in [run the tool]") == "[flow] is a word, as in [run the tool]"
     assert texts.error_text("a\u202eb [run r]") == "a\\u202eb"
 
 

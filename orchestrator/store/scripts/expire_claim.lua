@@ -7,6 +7,7 @@
 -- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
 local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
 -- include: count_attempt
+-- include: of_attempt
 if not load_run() then
   return {'unknown'}
 end
@@ -16,11 +17,12 @@ if not rec or rec.state ~= 'running' or rec.token ~= token then
 end
 redis.call('PEXPIRE', HOLDERS .. ':' .. rec.holder, 86400000)
 redis.call('HSET', FAILURES, node, failure)
+local holder = rec.holder
 end_claim(rec, node)
 add_busy(rec)
 rec.lost = not timed_out and true or nil
 count_attempt(timed_out and 'timed_out' or 'lost')
-note(timed_out and 'timed-out' or 'lost', node, rec.attempt)
+note(timed_out and 'timed-out' or 'lost', node, rec.attempt, of_attempt('', holder, failure))
 detach(facts)
 if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation') then
   touch()

@@ -10,10 +10,11 @@
 --         ready and unclaimed; once the node was claimed again it is 'fenced'.
 local node, token, failure, delay, follows = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6] == '1'
 local most = tonumber(ARGV[7])
+-- include: of_attempt
 
 -- Hold the node back together with everybody who waits for its buckets; it keeps its place in their line. Where it has
 -- a bucket of its key, the refusal was for that key: nobody else is held back. What is no rate, such as slots, does not stand still.
-local function hold_back(rec)
+local function hold_back(rec, holder)
   local till = NOW_US + delay * 1000
   local frozen, keyed = {}, {}
   local function rate_of(name)
@@ -33,7 +34,7 @@ local function hold_back(rec)
     bucket:freeze(till, rec.started * 1000)
   end
   rec.attempt, rec.throttled = rec.attempt - 1, (rec.throttled or 0) + delay
-  note('throttled', node, rec.attempt + 1, string.format('%.0f', delay))
+  note('throttled', node, rec.attempt + 1, of_attempt(string.format('%.0f', delay), holder, failure))
   rec.bucket = frozen[1] and frozen[1].name
   if rec.bucket then
     redis.call('ZADD', LIMITS .. ':line:' .. rec.bucket, rec.arrived or NOW_US, RUN_ID .. '|' .. node)
@@ -59,6 +60,7 @@ if most and (rec.throttled or 0) + delay > most then
 end
 local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
 redis.call('HSET', FAILURES, node, failure)
+local holder = rec.holder
 end_claim(rec, node)
 add_busy(rec)
 count_attempt(waits and (most and 'throttled' or 'retried') or 'failed')
@@ -66,10 +68,10 @@ rec.lost, rec.dropped = nil, token
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'
   if most then
-    hold_back(rec)
+    hold_back(rec, holder)
   else
     rec.arrived = nil
-    note('retrying', node, rec.attempt, string.format('%.0f', delay))
+    note('retrying', node, rec.attempt, of_attempt(string.format('%.0f', delay), holder, failure))
   end
   save(node, rec)
   if not rec.bucket then
@@ -83,7 +85,7 @@ end
 local was_detached = run.detached == '1'
 local excused = not run.verdict and facts.kind ~= 'compensation' and plan_step(facts.step).go_on
 rec.outcome = excused and 'excused' or 'failed'
-local work = abort.conclude(node, rec, facts, failure, 'failed')
+local work = abort.conclude(node, rec, facts, failure, 'failed', of_attempt('', holder, failure))
 if work.kind == '' then
   work = maps.next_item(facts, follows)
 end

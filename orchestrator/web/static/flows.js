@@ -1,7 +1,7 @@
 // The Flows tab: instants in the reader's zone, a page that stays current without moving under the pointer, a few keys.
 "use strict";
 (() => {
-  const EVERY = 2000, SLOW = 10000, PATIENT = 30000;
+  const EVERY = 2000, AGAIN = 3000, SLOW = 10000, PATIENT = 30000, AWAY = 503;
   const two = (number) => String(number).padStart(2, "0");
 
   function lasted(seconds) {
@@ -16,8 +16,8 @@
     return pair(86400, "d", 3600, "h");
   }
 
-  function clock(at) {
-    const time = two(at.getHours()) + ":" + two(at.getMinutes()) + ":" + two(at.getSeconds());
+  function clock(at, exact) {
+    const time = two(at.getHours()) + ":" + two(at.getMinutes()) + (exact ? ":" + two(at.getSeconds()) : "");
     const today = new Date();
     if (at.toDateString() === today.toDateString()) return time;
     const year = at.getFullYear() === today.getFullYear() ? "" : at.getFullYear() + "-";
@@ -27,7 +27,7 @@
   // The server's clock may differ from the reader's: running times are counted from what the server wrote.
   function tell(element) {
     const at = new Date(element.dateTime), kind = element.dataset.kind;
-    if (kind === "clock") { write(element, clock(at)); return; }
+    if (kind === "clock" || kind === "minute") { write(element, clock(at, kind === "clock")); return; }
     if (element.told !== element.dateTime) {
       element.told = element.dateTime;
       element.base = seconds(element.textContent);
@@ -61,13 +61,16 @@
       try {
         const answer = await fetch(address, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
         if (answer.status === 200) take(await answer.text());
+        else if (answer.status === AWAY) pause = AGAIN;
         else if (answer.status !== 204) throw new Error(answer.status);
         failures = 0;
       } catch {
         failures += 1;
         pause = Math.min(PATIENT, EVERY * 2 ** failures);
       }
-      document.getElementById("fl-lost").hidden = failures < 2;
+      const lost = document.getElementById("fl-lost");
+      lost.hidden = pause !== AGAIN && failures < 2;
+      write(lost, (pause === AGAIN ? "Redis" : "Flower") + " does not answer; trying again");
     } else pause = 500;
     if (live() && !live().dataset.version.includes("~") && document.querySelector(".fl-head")) pause = Math.max(pause, SLOW);
     setTimeout(poll, pause);
@@ -102,7 +105,7 @@
   }
 
   function merge(old, next) {
-    next.querySelectorAll("time").forEach((each) => { if (each.dataset.kind === "clock") tell(each); });
+    next.querySelectorAll("time").forEach((each) => { if (each.dataset.kind === "clock" || each.dataset.kind === "minute") tell(each); });
     Idiomorph.morph(old, next, {
       morphStyle: "outerHTML",
       ignoreActiveValue: true,
@@ -116,8 +119,32 @@
 
   function morph(next) { merge(live(), next); tellAll(); }
 
+  // Fields for an instant are in UTC on the wire and in the reader's zone on the screen.
+  function localise(field) {
+    if (!field.value || field.dataset.told) return;
+    const at = new Date(field.value + "Z");
+    field.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, field.value.length);
+    field.dataset.told = "1";
+  }
+  document.querySelectorAll("[data-instant]").forEach(localise);
+  document.addEventListener("formdata", (event) => {
+    for (const field of event.target.querySelectorAll("[data-instant]")) {
+      if (field.value) event.formData.set(field.name, new Date(field.value).toISOString());
+    }
+  });
+
+  // The list of spans gives way to two instants.
+  function between(list) {
+    const from = document.querySelector("[name=until]").cloneNode();
+    from.name = list.name;
+    list.replaceWith(from);
+    document.querySelector("[name=until]").parentElement.hidden = false;
+    from.focus();
+  }
+
   document.addEventListener("change", (event) => {
     const target = event.target;
+    if (target.matches("[data-between]") && target.value === "between") { between(target); return; }
     if (target.matches("[data-submit]")) target.form.requestSubmit();
     if (target.matches("[data-all]")) {
       document.querySelectorAll("[data-rows] input[name=run]").forEach((box) => { box.checked = target.checked; });
@@ -178,6 +205,16 @@
     const at = links.indexOf(document.activeElement);
     links[Math.min(links.length - 1, Math.max(0, at + by))].focus();
   }
+
+  // A page that Redis did not answer comes back when it does.
+  async function retry() {
+    try {
+      const answer = await fetch(location.href, { headers: { "X-Requested-With": "fetch" }, redirect: "error" });
+      if (answer.status !== AWAY) { location.reload(); return; }
+    } catch { /* Flower itself is away: asked again */ }
+    setTimeout(retry, AGAIN);
+  }
+  if (document.querySelector("[data-retry]")) setTimeout(retry, AGAIN);
 
   tellAll();
   setInterval(tellAll, 1000);

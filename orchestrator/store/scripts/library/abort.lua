@@ -165,15 +165,15 @@ local function failure_of(kind, message, node, attempt)
     message = message, traceback = ''})
 end
 
--- A node, decision or compensation has failed or been lost for good.
-local function conclude(node, rec, facts, failure, state)
+-- A node, decision or compensation has failed or been lost for good; `detail` is for the history.
+local function conclude(node, rec, facts, failure, state, detail)
   rec.state, rec.seq, rec.ended = state, next_seq(), NOW
   save(node, rec)
   if rec.admits then
     wait_queue.leave(node, rec)
   end
   redis.call('SREM', OPEN, node)
-  note(state, node, rec.attempt)
+  note(state, node, rec.attempt, detail)
   if facts.kind == 'compensation' then
     return leave_compensation(node, 'compensation_failed')
   end

@@ -73,7 +73,7 @@ def words_of(row: NodeRow) -> str:
     elif row.state == "running" and row.detail:
         word = visible(row.detail[:40])
     elif row.failure is not None and row.state in ("failed", "unknown", "compensation_failed"):
-        word += f": {short_type(row.failure.type)}"
+        return f"{word}: {short_type(row.failure.type)}"
     return word + again
 
 

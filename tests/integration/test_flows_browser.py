@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
 import pytest
 from selenium.webdriver.common.keys import Keys
 
@@ -12,6 +16,8 @@ from tests.harness import load_program, wait_until, workers
 
 MODULE = "tests.programs.shown"
 pytestmark = pytest.mark.browser
+FOCUSED = """const e = document.activeElement;
+return e.dataset.node || e.parentElement.id || e.innerText || e.tagName"""
 WIDTHS = {"wide": 1280, "narrow": 390}
 
 
@@ -21,16 +27,26 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world(folder):
-    """The program with a worker, and a Flower behind a prefix."""
-    with EmbeddedServer(folder / "server") as server:
-        program = load_program("shown", server.url)
-        with (
-            workers(MODULE, server.url, folder, options=["-c", "2"]),
-            flower_process(MODULE, server.url, folder / "flower", prefix="/ops") as flower,
-        ):
-            yield program, flower
-            program.LEDGER.client.set("go", 1)  # what still waits for it would hold the worker back from its end
+def server(folder):
+    """A server of its own, for one test stops it."""
+    with EmbeddedServer(folder / "server") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def world(folder, server):
+    """The program with a worker, a Flower behind a prefix and a browser, which start side by side."""
+    program = load_program("shown", server.url)
+    parts = (
+        workers(MODULE, server.url, folder, options=["-c", "2"]),
+        flower_process(MODULE, server.url, folder / "flower", prefix="/ops"),
+        browser(folder / "profile"),
+    )
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            _, flower, chromium = threads.map(stack.enter_context, parts)
+        yield program, flower, chromium
+        program.LEDGER.client.set("go", 1)  # what still waits for it would hold the worker back from its end
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +59,10 @@ def flower(world):
     return world[1]
 
 
-@pytest.fixture(scope="module")
-def chromium(folder):
-    with browser(folder / "profile") as started:
-        yield started
-
-
 @pytest.fixture
-def page(chromium, flower):
+def page(world):
     """The browser; when the test is over, no page complained, and none asked another host for anything."""
+    chromium = world[2]
     chromium.begin()
     yield chromium
     assert chromium.complaints() == []
@@ -129,6 +140,18 @@ def test_a_node_is_chosen_in_the_graph_and_the_page_stays_where_it_is(page, flow
     page.wait_for(".fl-title", "ship-parcel")
 
 
+def test_an_attempt_is_chosen_and_shows_its_error_and_its_worker(page, flower, order):
+    page.open(address(flower, order) + "?node=charge-card")
+    page.run("window.stayed = true")
+    page.click(".fl-attempts li:last-child a")
+    page.wait_for(".fl-attempts .on", "w0@")
+    assert "ConnectionError: the bank closed the connection" in page.text(".fl-attempts .on .fl-kv")
+    assert "attempt=1" in page.driver.current_url
+    assert page.run("return window.stayed")
+    page.click(".fl-attempts .on a")
+    wait_until(lambda: not page.text(".fl-attempts .on"), "the attempt is folded again")
+
+
 def test_an_open_page_follows_the_run(page, flower, program):
     run = program.orchestrator.start("nightly-report")
     program.LEDGER.wait_for("start", "transform-23")
@@ -164,6 +187,36 @@ def test_runs_are_filtered_and_the_address_says_how(page, flower, order, waiting
     wait_until(lambda: "tag=customer" in page.driver.current_url, "the filter is in the address")
     assert rows(page) == [order.id]
     assert "order" in page.run("return [...document.querySelectorAll('[name=flow] option')].map(e => e.value)")
+
+
+def test_runs_between_two_instants_of_the_reader_s_zone(page, flower, order):
+    page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kathmandu")  # 5:45 before UTC
+    try:
+        page.open(f"{flower.address}/flows")
+        choose = "const e = document.querySelector('[name=since]'); e.value = 'between'; "
+        page.run(choose + "e.dispatchEvent(new Event('change', {bubbles: true}))")
+        page.run("document.querySelector('[name=since]').value = '2026-01-31T08:00'")
+        page.run("document.querySelector('[name=until]').value = '2099-01-31T08:00'")
+        page.click(".fl-filters button")
+        wait_until(lambda: "since=2026-01-31T02%3A15%3A00" in page.driver.current_url, "the address is in UTC")
+        assert order.id in rows(page)
+        assert page.run("return document.querySelector('[name=since]').value") == "2026-01-31T08:00"
+    finally:
+        page.call("Emulation.setTimezoneOverride", timezoneId="")
+
+
+def test_a_schedule_is_backfilled_with_a_count_first(page, flower, program):
+    (carts,) = (row for row in program.orchestrator.schedules() if row.flow == "sweep-carts")
+    page.open(f"{flower.address}/flows/schedules")
+    assert "every 4 hours" in page.text("main")
+    form = f"document.getElementById('fl-fill-{carts.id}')"
+    page.run(f"{form}.open = true; {form}.querySelector('[name=since]').value = '2026-01-01T00:00'")
+    page.run(f"{form}.querySelector('[name=until]').value = '2026-01-02T00:00'; {form}.querySelector('button').click()")
+    page.wait_for(".fl-say", "Start 6 runs of sweep-carts?")
+    page.click(".fl-acts button")
+    page.wait_for(".fl-said", "6 runs started")
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    assert not any(each.is_new for each in program.orchestrator.backfill(carts.id, first, first.replace(day=2)))
 
 
 def rows(page) -> list[str]:
@@ -215,10 +268,11 @@ def test_the_keyboard_alone(page, flower, order):
     page.keys("j", Keys.ENTER)
     page.wait_for(".fl-head h1", "order")
     focused = []
-    for _ in range(60):
-        page.keys(Keys.TAB)
-        focused.append(page.run("const e = document.activeElement; return e.dataset.node || e.innerText || e.tagName"))
-    assert {"reserve-stock", "ship-parcel", "Resume"} <= set(focused)
+    wanted = {"reserve-stock", "ship-parcel", "Resume", "fl-history"}
+    while not wanted <= set(focused):
+        page.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        focused.append(page.run(FOCUSED))
+        assert len(focused) < 100, focused
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -251,3 +305,23 @@ def test_every_page_fits_its_window(page, flower, order, path, width):
     page.open(flower.address + path, width=width)
     assert page.text("main")
     assert page.run("return document.documentElement.scrollWidth") <= width
+
+
+def test_while_redis_does_not_answer_pages_say_so_and_come_back(page, flower, server):
+    page.open(f"{flower.address}/flows")
+    server.stop()
+    try:
+        page.wait_for("#fl-lost", "Redis does not answer")
+        assert rows(page)  # what was read before stays
+        for path in ("", "/flows", "/flow/order", "/limits", "/schedules", "/workers"):
+            answer = flower.get(f"/flows{path}")
+            assert answer.status == 503
+            assert "Redis does not answer" in answer.text
+        assert "did not answer" in flower.get("/flows/api/counts").text
+        assert flower.get("/tasks").status == 200  # Flower's own
+        page.open(f"{flower.address}/flows/limits")
+        page.wait_for("[data-retry]", "comes back by itself")
+    finally:
+        server.restart()
+    page.wait_for("main table", "jira")
+    assert all("503" in each for each in page.complaints())

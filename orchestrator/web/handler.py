@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
@@ -41,6 +42,8 @@ class FlowsHandler(BaseHandler):
     """One page of the tab."""
 
     tab = ""
+    fresh_s = 0
+    """Seconds for which an open page is not read anew: of a page whose reading costs much."""
 
     def set_default_headers(self) -> None:
         """Forbid whatever a page of ours does not do; other sites never read it, even where Flower's API is open."""
@@ -129,9 +132,22 @@ class FlowsHandler(BaseHandler):
             **values,
         )
 
+    @property
+    def moment(self) -> str:
+        """End of the versions that are given out now; it changes every `fresh_s`."""
+        return f"~{int(time.time() / self.fresh_s)}" if self.fresh_s else ""
+
+    def is_fresh(self) -> bool:
+        """Whether an open page was read a moment ago; it is told then that nothing is new."""
+        if not self.moment or not self.argument("live").endswith(self.moment):
+            return False
+        self.set_status(204)
+        return True
+
     def show_live(self, template: str, fragment: str, version: str, **values: Any) -> None:
         """Write a page, or for one that is open the part that lives: nothing if it has this version."""
         known = self.argument("live")
+        version += self.moment
         if not known:
             self.show(template, version=version, **values)
         elif known == version:

@@ -142,10 +142,13 @@ class FlowsPage(FlowsHandler):
     """The flows, with how their runs end."""
 
     tab = "flows"
+    fresh_s = FRESH_S
 
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show every flow that is registered in Flower's app or announced by a worker."""
+        if self.is_fresh():
+            return
         rows = await self.ask(fleet_pages.read_flows)
         seen = [(row.counts, row.next, row.p50, [(each.id, each.status) for each in row.last]) for row in rows]
         self.show_live("flows_flows.html", "flows_flows_live.html", fleet_pages.digest(seen), rows=rows)
@@ -186,10 +189,13 @@ class SchedulesPage(FlowsHandler):
     """The schedules."""
 
     tab = "schedules"
+    fresh_s = FRESH_S
 
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show every schedule of the flows that are registered in Flower's app."""
+        if self.is_fresh():
+            return
         rows = await self.ask(read_schedules)
         said = texts.visible(self.argument("said"))
         version = fleet_pages.digest(rows)
@@ -200,10 +206,13 @@ class WorkersPage(FlowsHandler):
     """The workers, and above them what is wrong with the fleet."""
 
     tab = "workers"
+    fresh_s = FRESH_S
 
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show every live worker that takes flows."""
+        if self.is_fresh():
+            return
         page = await self.ask(fleet_pages.read_workers)
         version = fleet_pages.digest((page.rows, page.findings, page.unserved))
         self.show_live("flows_workers.html", "flows_workers_live.html", version, page=page)

@@ -18,10 +18,10 @@ SPANS = (
 """Below which length, in which units: the larger one and what is left in the smaller one."""
 # Controls, and marks that turn the direction of a line: they would hide or reorder what stands around them.
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-# The end of a message that says where it happened, also one that was cut within it; and a delay as Python writes it.
-PLACE = re.compile(
-    r" \[(?:flow|run|node) [^\s,\]]*(?:\[\d+\])?(?:\]?$|, .*$)| \(after (?:\d+ days?, )?\d+:\d\d:\d\d(?:\.\d+)?\)$"
-)
+# The end of a message that says where it happened, also one that was cut within it.
+PLACE = re.compile(r" \[(?:flow|run|node) [^\s,\]]*(?:\[\d+\])?(?:\]?$|, .*$)")
+DELAY = re.compile(r" \(after (?:\d+ days?, )?\d+:\d\d:\d\d(?:\.\d+)?\)")
+"""What `RetryLater` adds to its message; pages have the instant itself."""
 
 
 def visible(text: object) -> str:
@@ -30,8 +30,8 @@ def visible(text: object) -> str:
 
 
 def error_text(message: str) -> str:
-    """Return the message of an error without the run and node at its end, which the page names already."""
-    return visible(PLACE.sub("", message))
+    """Return the message of an error without what a page has elsewhere: its run and node, and a delay."""
+    return visible(DELAY.sub("", PLACE.sub("", message)))
 
 
 def lasted(span: timedelta | float | None) -> str:

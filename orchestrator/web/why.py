@@ -76,7 +76,7 @@ def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
     if not open_ones:
         return Reason("wait", "", "Nothing of this run is in progress", "the next step is about to be ready.")
     first = open_ones[0]
-    text = visible(DOTTED.sub(r"\1", first.reason))
+    text = error_text(DOTTED.sub(r"\1", first.reason))
     for holder, name in names.items():
         text = text.replace(holder, name)
     tone = "run" if first.state == "running" else "wait"

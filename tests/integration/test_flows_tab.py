@@ -391,7 +391,7 @@ def test_what_waits_between_two_instants(flower, program, run):
     assert run.id in flower.get(f"/flows/api/runs?{inside}").text
     before = urlencode({"until": since.isoformat()})
     assert run.id not in flower.get(f"/flows?{before}").text
-    assert json.loads(flower.get(f"/flows/api/runs?{before}").text)["runs"] == []
+    assert run.id not in flower.get(f"/flows/api/runs?{before}").text
     assert run.id not in flower.get("/flows?until=1h").text
     page = flower.get(f"/flows?{before}").text
     assert f'name="until" value="{since:%Y-%m-%dT%H:%M:%S}"' in page

@@ -346,8 +346,8 @@ def signed_in(server, program, folder):
         "--oauth2_secret=s",
         "--oauth2_redirect_uri=http://localhost/",
     )
-    options += ("--auth_provider=flower.views.auth.GoogleAuth2LoginHandler", f"--cookie_secret={SECRET}")
-    with flower_process(MODULE, server.url, folder / "oauth", *options) as started:
+    named = ("--auth_provider=flower.views.auth.GoogleAuth2LoginHandler", f"--cookie_secret={SECRET}")
+    with flower_process(MODULE, server.url, folder / "oauth", *options, *named) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,8 @@ class Orchestrator:
         *,
         idempotency_key: str | None = None,
         tags: Mapping[str, str] | None = None,
+        delay: timedelta | None = None,
+        at: datetime | None = None,
     ) -> FlowRun:
         """Start a run; when this returns, the run is in Redis and will end.
 
@@ -115,10 +118,12 @@ class Orchestrator:
             input: The run's input; validated here if the flow's code is, else by the worker.
             idempotency_key: The same key of the same flow returns the first run, as long as its record lives.
             tags: Text to text, stored with the run.
+            delay: Nothing of the run is ready before this time is over; its timeout counts from then.
+            at: The same until an instant; aware, one in the past is now.
 
         Raises:
             UnknownFlow: The name is neither registered here nor announced; the nearest names are in the message.
-            InvalidInput: The input does not fit the flow's `takes`; nothing was written.
+            InvalidInput: The input does not fit the flow's `takes`, or the delay is none; nothing was written.
             PayloadTooLarge: The input is over `Settings.max_payload_bytes`; nothing was written.
             IdempotencyConflict: The key belongs to a run with another input.
             ConfigurationError: The run would hang: the app does not declare a queue of it, or accepts no JSON; or its
@@ -127,7 +132,9 @@ class Orchestrator:
         """
         if self.app.conf.task_always_eager:
             warn_of_eager(str(self.app.main))
+        begins = starts.begin_of(delay, at)
         start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags)
+        start = replace(start, begins=begins)
         return FlowRun(self._engine, starts.send(self._engine, start))
 
     def start_many(

@@ -92,8 +92,11 @@ class Engine:
         schedule: str = "",
         scheduled_ms: int | None = None,
         overlap: str = "allow",
+        begins: str = "",
     ) -> Started:
         """Create a run and send its first message; a repeat answers with the existing run and sends nothing.
+
+        With `begins`, as start.lua has it, the leader sends it when that instant has come.
 
         Raises:
             ConfigurationError: The run would hang, as the app's settings or the store show; nothing was written.
@@ -104,7 +107,8 @@ class Engine:
         fault_point("before_start")
         for send_plan in (False, True):
             options = self._start_options(plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key)
-            options |= {"schedule": schedule, "scheduled_ms": scheduled_ms, "overlap": overlap, "send_plan": send_plan}
+            options |= {"schedule": schedule, "scheduled_ms": scheduled_ms, "overlap": overlap, "begins": begins}
+            options["send_plan"] = send_plan
             with self.store.guarded():
                 started = self.store.scripts.start(run_id, plan, **options)
             if started.outcome != "no plan":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.fitting import NO_NODE
 from orchestrator.definition.plan import limit_title, node_of
+from orchestrator.definition.state import RunStatus
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.messaging.start_checks import undeclared_queues
 from orchestrator.store.fleet import Fleet
@@ -184,6 +185,8 @@ class _Explainer:
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         bucket = record.get("bucket")
+        if bucket is None and "begins" in self.run.fields and self.run.status is RunStatus.PENDING:
+            return "waits for the instant at which its run begins", instant(record["due"])
         if bucket is None and not record["attempt"]:
             return "waits for its next iteration", instant(record["due"])
         if bucket is None:

@@ -7,10 +7,12 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
+from orchestrator.definition.wording import duration_fault, show
 from orchestrator.errors import (
     IdempotencyConflict,
     InvalidInput,
@@ -19,9 +21,11 @@ from orchestrator.errors import (
     StoreUnavailable,
     UnknownFlow,
 )
+from orchestrator.store.run_store import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import timedelta
 
     from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
@@ -44,6 +48,7 @@ class Start:
         run_id: The run's id; a second start under the same id changes nothing.
         idempotency_key: As given.
         tags: As given.
+        begins: When nothing of it is ready before: an instant in ms, or `+` and ms from now; empty for at once.
     """
 
     plan: Plan
@@ -51,6 +56,7 @@ class Start:
     run_id: str
     idempotency_key: str | None
     tags: Mapping[str, str]
+    begins: str = ""
 
 
 def prepare(
@@ -64,6 +70,25 @@ def prepare(
     """
     name, plan = find_flow(engine, flow)
     return _prepared(engine, name, plan, given, idempotency_key=idempotency_key, tags=_checked_tags(tags))
+
+
+def begin_of(delay: timedelta | None, at: Any) -> str:
+    """Return the beginning of a run as start.lua has it.
+
+    Raises:
+        InvalidInput: Both are given, or one is no such thing.
+    """
+    if delay is not None and at is not None:
+        raise InvalidInput("a start has a delay or an instant, not both")
+    if delay is not None:
+        if (fault := duration_fault(delay, "the delay", is_zero_fine=True)) is not None:
+            raise InvalidInput(fault)
+        return f"+{milliseconds(delay)}" if delay else ""
+    if at is None:
+        return ""
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        raise InvalidInput(f"at is {show(at)}; give an aware datetime, such as datetime(2030, 1, 1, tzinfo=UTC)")
+    return str(round(at.timestamp() * 1000))
 
 
 def find_flow(engine: Engine, flow: str | Flow) -> tuple[str, Plan]:
@@ -105,6 +130,7 @@ def send(engine: Engine, start: Start) -> str:
         run_id=start.run_id,
         idempotency_key=start.idempotency_key,
         tags=start.tags,
+        begins=start.begins,
     )
     return _id_of(start, started)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ FAILED = 1
 @click.option("--input", "given", help="The input as JSON, @FILE with it, or - to read it from the standard input.")
 @click.option("--key", help="Idempotency key: the same one returns the first run.")
 @click.option("--tag", "tags", multiple=True, type=Pair(), help="A tag, name=value; more than one may be given.")
+@click.option("--delay", type=float, help="Let the run begin so many seconds from now.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; exit code 1 unless it succeeded.")
 @click.option("--timeout", type=float, help="With --wait: at most so many seconds.")
 def start(
@@ -36,11 +38,13 @@ def start(
     given: str | None,
     key: str | None,
     tags: tuple[tuple[str, str], ...],
+    delay: float | None,
     is_waiting: bool,
     timeout: float | None,
 ) -> None:
     """Start a run of a flow and print its id."""
-    run = session.orchestrator.start(flow, read_input(given), idempotency_key=key, tags=dict(tags))
+    wait_s = None if delay is None else timedelta(seconds=delay)
+    run = session.orchestrator.start(flow, read_input(given), idempotency_key=key, tags=dict(tags), delay=wait_s)
     if not is_waiting:
         session.print({"id": run.id, "flow": flow, "status": str(run.status)}, lambda: [run.id])
         return

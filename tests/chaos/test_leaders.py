@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,6 +67,20 @@ def check_follower(world: World, fault: str, hit: int, flow: str) -> None:
     if flow == "slow":
         check_rate(runs)
     check_keys(world.client)
+
+
+@pytest.mark.parametrize("point", ["after_wake", pytest.param("before_wake", marks=pytest.mark.chaos_long)])
+def test_a_leader_killed_while_it_lets_a_delayed_run_begin_is_followed_by_another(point, plain_world):
+    with plain_world.lent(work_s=WORK_S) as world:
+        first = wait_until(lambda: leader(world), "a leader")
+        world.fail_at(f"{point}:kill9:1")
+        runs = [world.orchestrator().start("ten", delay=timedelta(seconds=1)) for _ in range(RUNS)]
+        wait_until(lambda: world.hits >= 1, "the point is reached", timeout=60)
+        wait_until(lambda: leader(world).replace(first, ""), "another leader", timeout=10)
+        for run in runs:
+            assert run.wait(timeout=60) == "succeeded"
+            assert set(check_run(run, "succeeded").values()) == {1}
+        check_keys(world.client)
 
 
 def check_rate(runs: list[Any]) -> None:

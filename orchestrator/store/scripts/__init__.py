@@ -102,6 +102,7 @@ class Scripts:
         overlap: str = "allow",
         message: tuple[str, str] = ("", ""),
         indexed_tags: Collection[str] = (),
+        begins: str = "",
     ) -> tuple[tuple[str, ...], list[Any], Packed]:
         """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
@@ -110,6 +111,7 @@ class Scripts:
             "input": input_json,
             "plan_fields": json.dumps(plan.fields()) if send_plan else "",
             "tags": json.dumps(tags),
+            "begins": begins,
         }
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))

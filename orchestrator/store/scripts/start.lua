@@ -6,7 +6,8 @@
 --         plan has compensations, tags as JSON. Where there is one, else '': input (JSON), plan_fields (JSON object),
 --         idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
---         overlap ('skip': not while its last run lives), queue_key (place in KEYS) with the message to push, '@since@' in it
+--         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
+--         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it
 --         for the instant.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
@@ -14,9 +15,9 @@
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
 local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
   plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
-  tags = unpack(ARGV, 1, 24)
+  begins, tags = unpack(ARGV, 1, 25)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
-local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 25, 1000  -- the first and the last as in transition.lua
+local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 26, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -56,8 +57,10 @@ end
 local ready, open = string.format(READY, instant, '0'), #ARGV - FIRST + 1
 -- A parallel step is published by the worker that the client's message reaches; see steps.lua for what detaches it.
 local announced = is_parallel == '1' and '-1' or '0'
-local detached = is_parallel == '1' and (chords ~= '1' or open > LARGE_STEP or is_local == '1') and '1' or '0'
-local deadline = tonumber(timeout) > 0 and string.format('%.0f', NOW + timeout)
+local due = begins ~= '' and (string.sub(begins, 1, 1) == '+' and NOW + begins or tonumber(begins)) or 0
+local is_delayed = due > NOW
+local detached = is_parallel == '1' and (chords ~= '1' or open > LARGE_STEP or is_local == '1' or is_delayed) and '1' or '0'
+local deadline = tonumber(timeout) > 0 and not is_delayed and string.format('%.0f', NOW + timeout)
 local more = deadline and {'deadline', deadline} or {}
 if key ~= '' then
   more[#more + 1], more[#more + 2] = 'key', key
@@ -67,6 +70,12 @@ if indexes ~= '' then
 end
 if undoes == '1' then
   more[#more + 1], more[#more + 2] = 'undoes', '1'
+end
+if is_delayed then
+  -- Parked, as any worker knows it: the timer of each node wakes it, and wake.lua begins the time of the run.
+  begins = string.format('%.0f', due)
+  more[#more + 1], more[#more + 2] = 'begins', begins
+  ready = string.format('{"state":"parked","attempt":0,"since":%s,"due":%s,"generation":0}', instant, begins)
 end
 redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'epoch', '1', 'position', '0', 'open', open,
   'won', '0', 'running', '0', 'seq', '0', 'tags', tags, 'retention', retention, 'history_limit', history_limit, 'chords', chords,
@@ -96,9 +105,14 @@ redis.call('ZADD', INDEX .. ':status:open', instant, RUN_ID)
 for suffix in string.gmatch(indexes, '%S+') do
   redis.call('ZADD', INDEX .. ':' .. suffix, instant, RUN_ID)
 end
+for at = FIRST, is_delayed and #ARGV or 0 do
+  redis.call('ZADD', TIMERS, begins, RUN_ID .. '|' .. ARGV[at])
+end
 if deadline then
   redis.call('ZADD', TIMERS, deadline, RUN_ID .. '|')
-  if tonumber(timeout) < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then  -- as in transition.lua
+end
+if deadline or is_delayed then
+  if (is_delayed and due - NOW or tonumber(timeout)) < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then  -- as in transition.lua
     redis.call('RPUSH', TIMERS .. ':wake', '1')
   end
 end
@@ -108,6 +122,9 @@ end
 note('run-started')
 emit('started', flow)
 redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
+if is_delayed then
+  return {'started', RUN_ID}
+end
 if message ~= '' then
   -- include: push
   push(KEYS[tonumber(queue_key)], message)

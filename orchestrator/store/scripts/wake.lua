@@ -24,7 +24,17 @@ end
 rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
 rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
 save(node, rec)
+-- The time of a run that was started with a delay begins with the first of its nodes that wakes.
+local timeout = run.status == 'pending' and not run.deadline and redis.call('HMGET', RUN, 'timeout', 'begins')
+local begins_time = timeout and timeout[2] and tonumber(timeout[1]) > 0
+if begins_time then
+  set_run({deadline = NOW + timeout[1]})
+end
 flush()
+if begins_time then
+  redis.call('ZADD', TIMERS, run.deadline, RUN_ID .. '|')
+  wake_leader(run.deadline)
+end
 redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
 touch()
 return reply('ready', maps.repeated(node, plan_node(node)))

@@ -1,0 +1,59 @@
+"""Runs that begin later, on real workers: not before their instant, explained meanwhile, cancelled at any time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestrator import InvalidInput
+
+LATER = timedelta(seconds=1)
+NEVER = timedelta(days=3)
+
+
+def begin_of(run):
+    return next(event.at for event in run.history() if event.event == "started")
+
+
+@pytest.mark.parametrize("flow", ["line", "two-fans"])
+def test_a_run_begins_when_its_delay_is_over(sample, flow):
+    run = sample.orchestrator.start(flow, {"value": 5}, delay=LATER)
+    assert run.status == "pending"
+    assert run.wait(timeout=30) == "succeeded"
+    assert timedelta(seconds=0.999) <= begin_of(run) - run.created_at <= 3 * LATER + timedelta(seconds=2)
+
+
+def test_a_run_begins_at_its_instant(sample):
+    instant = datetime.now(UTC) + LATER
+    run = sample.orchestrator.start("line", {"value": 5}, at=instant)
+    assert run.result(int, timeout=30) == 35
+    assert begin_of(run) >= instant - timedelta(milliseconds=2)
+    assert sample.orchestrator.start("line", {"value": 5}, at=instant).result(int, timeout=30) == 35
+
+
+def test_a_run_that_has_not_begun_says_until_when_and_can_be_cancelled(sample, ledger):
+    run = sample.orchestrator.start("line", {"value": 5}, delay=NEVER, idempotency_key="later")
+    (first, *_) = run.explain()
+    assert (first.node, first.reason) == ("step-0", "waits for the instant at which its run begins")
+    assert abs(first.until - run.created_at - NEVER) < timedelta(milliseconds=2)
+    assert sample.orchestrator.start("line", {"value": 5}, idempotency_key="later").id == run.id
+    run.cancel("not wanted any more")
+    assert run.wait(timeout=30) == "cancelled"
+    run.resume()
+    assert run.result(int, timeout=30) == 35
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delay": LATER, "at": datetime.now(UTC)}, "a start has a delay or an instant, not both"),
+        ({"delay": -LATER}, "the delay is -1 s"),
+        ({"delay": 5}, "the delay is 5; use a timedelta"),
+        ({"at": datetime(2030, 1, 1)}, "give an aware datetime"),  # noqa: DTZ001 - that is what is wrong with it
+        ({"at": "tomorrow"}, "at is 'tomorrow'; give an aware datetime"),
+    ],
+)
+def test_what_is_no_delay_is_refused(sample, options, message):
+    with pytest.raises(InvalidInput, match=message):
+        sample.orchestrator.start("line", {"value": 5}, **options)

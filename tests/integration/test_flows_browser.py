@@ -78,6 +78,15 @@ def order(program):
 
 
 @pytest.fixture(scope="module")
+def nasty(program):
+    """A run of which every text is meant to break a page."""
+    tags = {"evil": program.HOSTILE, program.HOSTILE: "x"}
+    run = program.orchestrator.start("nasty", {"x": program.HOSTILE}, tags=tags)
+    run.wait(timeout=30)
+    return run
+
+
+@pytest.fixture(scope="module")
 def waiting(program):
     """A run that waits for another attempt and runs a node meanwhile."""
     run = program.orchestrator.start("enrich-issues", 3, tags={"tenant": "acme"})
@@ -277,12 +286,9 @@ def test_the_keyboard_alone(page, flower, order):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_hostile_texts_execute_nothing_and_break_nothing(page, flower, program, width, dark):
-    run = program.orchestrator.start(
-        "nasty", {"x": program.HOSTILE}, tags={"evil": program.HOSTILE, program.HOSTILE: "x"}
-    )
-    run.wait(timeout=30)
-    for path in (f"/flows/run/{run.id}", f"/flows/run/{run.id}?node=says-it", "/flows?flow=nasty", "/flows/flow/nasty"):
+def test_hostile_texts_execute_nothing_and_break_nothing(page, flower, nasty, width, dark):
+    run = f"/flows/run/{nasty.id}"
+    for path in (run, f"{run}?node=says-it", "/flows?flow=nasty", "/flows/flow/nasty"):
         page.open(flower.address + path, width=width, dark=dark)
         assert page.run("return document.querySelectorAll('main img, main script:not([src])').length") == 0
         assert page.run("return document.documentElement.scrollWidth") <= width

@@ -50,6 +50,12 @@ def lasted(span: timedelta | float | None) -> str:
     return f"{whole // DAY} d"
 
 
+def every(span: timedelta) -> str:
+    """Return the span of a rate as it stands behind a number: "a second", "an hour", "in 10 min"."""
+    named: dict[float, str] = {1: "a second", MINUTE: "a minute", HOUR: "an hour", DAY: "a day"}
+    return named.get(span.total_seconds()) or f"in {lasted(span)}"
+
+
 def clock(at: datetime | None) -> str:
     """Return an instant in UTC, as it stands in a page before the reader's zone is known; "" for None."""
     return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -34,6 +34,11 @@ def test_lengths_of_time(seconds, said):
     assert texts.lasted(timedelta(seconds=seconds)) == said
 
 
+def test_spans_of_rates():
+    spans = (timedelta(seconds=1), timedelta(hours=1), timedelta(minutes=10))
+    assert [texts.every(span) for span in spans] == ["a second", "an hour", "in 10 min"]
+
+
 def test_no_length_is_no_text():
     assert texts.lasted(None) == ""
 

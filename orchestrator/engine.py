@@ -18,7 +18,7 @@ from orchestrator.middleware import Middlewares
 from orchestrator.store.broken_runs import abandon_run
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.refusals import was_refused
-from orchestrator.store.scripts.results import Moved, Started, Work
+from orchestrator.store.scripts.results import MORE, Moved, Started, Work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,8 +78,28 @@ class Engine:
         return (record, plan) if plan else None
 
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
-        """Send what a transition left to publish."""
+        """Do what is left of a transition in portions, then send what it left to publish."""
+        try:
+            work = self.finish(plan, run_id, work)
+        except StoreError as error:
+            logger.warning("flow %s run %s: the rest of a transition is left to the reconciler: %s", plan.flow, run_id, error)
+            return
         self.publisher.publish(plan, run_id, epoch, work)
+
+    def finish(self, plan: Plan, run_id: str, work: Work) -> Work:
+        """Do what is left of a transition that touches more records than one script may.
+
+        Returns:
+            What is to be published then.
+
+        Raises:
+            StoreError: Redis refused a portion, or did not answer; the reconciler goes on.
+        """
+        while work.kind == MORE:
+            fault_point("between_portions")
+            with self.store.guarded():
+                work = self.store.scripts.go_on(run_id, plan.hash).work
+        return work
 
     def start(
         self,

@@ -20,6 +20,7 @@ from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.store.broken_runs import NODES_AT_ONCE, abandon_run, loss_of
 from orchestrator.store.run_store import Claim
 from orchestrator.store.scripts import LONGEST_BACK_OFF_MS, UNFINISHED
+from orchestrator.store.scripts.results import MORE, Work
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
@@ -84,7 +85,7 @@ class RunLooks:
             if seen.kind == "gone":
                 if may_end:
                     self._end(run_id, seen.detail)
-            elif seen.kind != "ready":
+            elif seen.kind not in {"ready", MORE}:
                 self._mend(plan, run_id, looked.epoch, seen)
         lost = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
         if lost:
@@ -100,6 +101,11 @@ class RunLooks:
             )
             fault_point("after_republish")
             self.engine.publish(plan, run_id, looked.epoch, moved.work)
+        for seen in looked.findings:
+            if seen.kind == MORE:
+                joined_ms = self.engine.fleet.joined_ms(plan.flow)
+                behind = self.store.scripts.inspect_run(run_id, plan_hash, joined_ms, place=seen.node, seen=seen.detail)
+                self._act(run_id, plan_hash, behind, heads, now=now, may_end=may_end)
 
     def _joined_ms(self, plan_hash: str) -> int:
         """The instant at which a worker with a plan's flow came last; 0 for a plan that this process has not read."""
@@ -109,6 +115,8 @@ class RunLooks:
     def _mend(self, plan: Plan, run_id: str, epoch: int, seen: Seen) -> None:
         if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
             self.engine.wake(plan, run_id, epoch, seen.node)
+        elif seen.kind == "unfinished":  # whoever began it has died
+            self.engine.publish(plan, run_id, epoch, self.engine.finish(plan, run_id, Work(MORE)))
         elif seen.kind == "limit":
             self.store.define_limits(plan)
         elif seen.kind == "items":

@@ -280,6 +280,10 @@ class Scripts:
         """Take up an ended run again: resume.lua."""
         return moved_of(self._on_run("resume", run_id, plan, token))
 
+    def go_on(self, run_id: str, plan: str) -> Moved:
+        """Do the next portion of a transition that touches many records: go_on.lua."""
+        return moved_of(self._on_run("go_on", run_id, plan))
+
     def delete_run(self, run_id: str, plan: str) -> str:
         """Forget an ended run: delete_run.lua. Returns "deleted", "not ended" or "unknown"."""
         return text_of(self._on_run("delete_run", run_id, plan)[0])
@@ -289,9 +293,12 @@ class Scripts:
         keys = [self._keys.run(run_id), self._keys.failures(run_id)]
         return bool(self._call("keep_log", keys, [lines, LINES, BYTES]))
 
-    def inspect_run(self, run_id: str, plan: str, joined_ms: int = 0) -> Look:
-        """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua."""
-        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms))
+    def inspect_run(self, run_id: str, plan: str, joined_ms: int = 0, *, place: str = "0", seen: str = "") -> Look:
+        """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua.
+
+        Of many open nodes a call looks at some; a finding "more" has `place` and `seen` for the next call.
+        """
+        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, place, seen))
 
     def inspect_runs(self, runs: Sequence[tuple[str, str, int]]) -> list[Look | RedisError]:
         """Look at many runs in one round trip; an error is that run's alone.
@@ -303,7 +310,7 @@ class Scripts:
         pipe = self._client.pipeline(transaction=False)
         for run_id, plan, joined_ms in runs:
             keys = self._keys.of_run(run_id, plan)
-            pipe.evalsha(self._sha(name), len(keys), *keys, run_id, joined_ms)
+            pipe.evalsha(self._sha(name), len(keys), *keys, run_id, joined_ms, 0, "")
         answers = pipe.execute(raise_on_error=False) if runs else []
         return [self._looked(*run, answer) for run, answer in zip(runs, answers, strict=True)]
 

@@ -22,6 +22,6 @@ if run.idem ~= '' and redis.call('HGET', run.idem, 'run') == RUN_ID then
   redis.call('DEL', run.idem)
 end
 for _, key in ipairs(finish.own_keys()) do
-  redis.call('DEL', key)
+  redis.call('UNLINK', key)  -- a record of 100,000 items is freed in the background
 end
 return {'deleted'}

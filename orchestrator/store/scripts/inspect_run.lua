@@ -2,11 +2,13 @@
 -- What an index has lost is put back: timers, places in a wait queue's index, claims of holders, items, the saga.
 -- needs: transition
 -- KEYS    as transition.lua
--- ARGV    2 the instant in ms at which a worker with its flow came last, or 0
+-- ARGV    2 the instant in ms at which a worker with its flow came last, or 0; 3 the place among the open nodes at which this
+--         call begins, at first 0, and 4 what an earlier call has seen of those in front of it, at first ''
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'
 --         (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
---         has announced), 'items' (a map whose open items are not known) or 'gone' (detail: what is gone of the run), or
---         {'no plan', epoch}, or {'unknown'}.
+--         has announced), 'items' (a map whose open items are not known), 'gone' (detail: what is gone of the run), 'unfinished'
+--         (a transition of which go_on.lua has another portion to do), or at last 'more' (call again with this node and detail
+--         as 3 and 4); or {'no plan', epoch}, or {'unknown'}.
 -- TTL     taken off the plan. A second call answers the same; only the next look moves. It is due within 5 s while something
 --         is ready or runs, else after twice the time, at most 10 minutes: the fraction of its instant says how often. One that a transition sets has no fraction.
 local SOON_MS, LONGEST_MS, DOUBLED = 5000, 600000, 16
@@ -48,33 +50,55 @@ redis.call('PERSIST', PLAN)
 if not run.verdict and run.deadline then
   redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
 end
-local names = {}
 local step = run.position ~= END and plan_step(run.position)
-if run.saga then
-  names = {abort.next_undo(true)}
-elseif step then
-  names = step_kinds[step.kind].members(step)
+if run.saga and not redis.call('LINDEX', SAGA, run.saga_at - 1) then
+  portions.begin_saga('list')
 end
+if is_ended() then
+  return answer
+end
+if portions.unfinished() then
+  local is_there = redis.call('EXISTS', NODES) == 1
+  add(is_there and 'unfinished' or 'gone', '', is_there and '' or 'records of nodes')
+  look_within(LOOK_AFTER_MS)
+  look_later()
+  return answer
+end
+local place, names, behind = tonumber(ARGV[3]), {}, nil
+if run.saga then
+  names = {redis.call('LINDEX', SAGA, run.saga_at - 1)}
+elseif step then
+  names, behind = step_kinds[step.kind].members(step, place, RECORDS_AT_ONCE)
+end
+read_records(names)
 -- The back-off is over when a worker has come that may be the one with code that fits.
 local joined = tonumber(ARGV[2])
 local function has_joined(sent) return sent and joined > sent end
 local is_map = step and step.kind == 'map' and not run.saga
 local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step, has_joined)
-if stalled then
+if stalled and place == 0 then
   add('ready', step.nodes[1], string.format('%.0f', stalled))
   look_within(LOOK_AFTER_MS)
 elseif is_map and run.map_next < run.map_count then
   look_within(SOON_MS)
 end
-local running, is_missing = 0, false
+local seen_running, seen_ms = string.match(ARGV[4], '^(%d+) (%d*)$')
+local running, is_missing = tonumber(seen_running or 0), false
+next_ms = tonumber(seen_ms) and math.min(next_ms or LONGEST_MS, tonumber(seen_ms)) or next_ms
+-- Items to be repeated that are in their list; where it has many, it is not what is lost.
+local is_long, repeated = redis.call('LLEN', AGAIN) > RECORDS_AT_ONCE, {}
+for _, name in ipairs(is_map and not is_long and redis.call('LRANGE', AGAIN, 0, -1) or {}) do
+  repeated[name] = true
+end
 for _, name in ipairs(names) do
   local rec = record(name)
   local member = RUN_ID .. '|' .. name
   if not rec then
-    is_missing = is_missing or not run.verdict or run.saga
+    local is_over = is_map and (behind or place > 0)  -- among all items that have begun
+    is_missing = is_missing or not is_over and (not run.verdict or run.saga)
   elseif rec.state == 'ready' then
     if plan_node(name).kind == 'item' then
-      if NOW - rec.since >= LOOK_AFTER_MS and not redis.call('LPOS', AGAIN, name) then
+      if NOW - rec.since >= LOOK_AFTER_MS and not is_long and not repeated[name] then
         redis.call('RPUSH', AGAIN, name)
       end
     elseif NOW >= (rec.again or rec.since + LOOK_AFTER_MS) or rec.again and has_joined(rec.sent) then
@@ -104,10 +128,14 @@ for _, name in ipairs(names) do
   end
 end
 
-if is_map and run.open > 0 and #names == 0 and (run.running > 0 or run.map_next == run.map_count) then
+if is_map and run.open > 0 and #names == 0 and place == 0 and (run.running > 0 or run.map_next == run.map_count) then
   add('items', step.nodes[1], '')
-elseif is_missing or run.running > 0 and running == 0 then
+elseif is_missing or not behind and run.running > 0 and running == 0 then
   add('gone', '', 'records of nodes')
+end
+if behind then
+  add('more', string.format('%d', behind), string.format('%d %s', running, next_ms and string.format('%d', next_ms) or ''))
+  return answer
 end
 if step and not run.verdict then
   if redis.call('HEXISTS', OUTPUTS, ':input') == 0 then

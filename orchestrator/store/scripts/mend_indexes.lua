@@ -1,7 +1,7 @@
 -- Put runs into the indexes that they belong to, where an older version of the library has moved them: it has other indexes of
 -- open runs and of flows, and knows nothing of keys that are new.
 -- KEYS    1 what the names of indexes begin with, 2 live, 3 announced flows, 4 what the names of all runs begin with, 5 sweep
--- ARGV    1 how many runs at most of each index
+-- ARGV    1 how many runs at most of older indexes, and of each of the others
 -- Returns how many runs were looked at.
 -- TTL     keys of an ended run: as its hash. A second call finds nothing to do.
 local INDEX, LIVE, FLOWS, RUNS, SWEEP = unpack(KEYS, 1, 5)
@@ -9,6 +9,8 @@ local AT_ONCE = tonumber(ARGV[1])
 local GROUPS, OLDER = {'open', 'succeeded', 'failed', 'cancelled', 'compensation_failed'}, {'pending', 'running', 'compensating'}
 -- include: instant
 local looked, flows = 0, redis.call('HKEYS', FLOWS)
+
+local function oldest_of(index) return looked < AT_ONCE and redis.call('ZRANGE', index, 0, AT_ONCE - looked - 1) or {} end
 
 local function forget(flow, id, but)
   redis.call('ZREM', INDEX .. ':flow:' .. flow, id)
@@ -59,13 +61,13 @@ local function mend(id)
 end
 
 for _, status in ipairs(OLDER) do
-  for _, id in ipairs(redis.call('ZRANGE', INDEX .. ':status:' .. status, 0, AT_ONCE - 1)) do
+  for _, id in ipairs(oldest_of(INDEX .. ':status:' .. status)) do
     mend(id)
   end
 end
 local group = GROUPS[2 + math.floor(NOW / 1000) % 4]
 for _, flow in ipairs(flows) do
-  for _, id in ipairs(redis.call('ZRANGE', INDEX .. ':flow:' .. flow, 0, AT_ONCE - 1)) do
+  for _, id in ipairs(oldest_of(INDEX .. ':flow:' .. flow)) do
     mend(id)
   end
   local oldest = INDEX .. ':flow:' .. flow .. ':' .. group

@@ -32,45 +32,22 @@ redis.call('HINCRBY', PLAN, 'live', 1)
 redis.call('HDEL', RUN, 'finished')
 note('resumed')
 finish.emit('resumed', run.flow)
+redis.call('HDEL', RUN, 'saga')
+run.saga = false
 if run.status == 'compensation_failed' then
   set_status('compensating')
-  local missing = {}
-  for _, entry in ipairs(abort.nodes_in('compensation_failed')) do
-    entry.rec.state = 'compensating'
-    save(entry.name, entry.rec)
-    missing[#missing + 1] = abort.undo_of(entry.name)
-  end
-  return reply('resumed', announced(abort.set_saga(missing)))
+  return reply('resumed', announced(portions.begin_saga('again')))
 end
 
-local all = redis.call('HGETALL', NODES)
-for index = 1, #all, 2 do
-  local node, rec = all[index], cjson.decode(all[index + 1])
-  local facts = plan_node(node)
-  if facts.kind == 'compensation' then
-    erase(node)
-  elseif rec.state ~= 'succeeded' then
-    save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
-    redis.call('HDEL', FAILURES, node)
-    if facts.paged and rec.state == 'compensated' then
-      redis.call('DEL', results_of(node))  -- from its first page again; else the pages that are there stay
-    end
-    if facts.kind == 'item' then
-      redis.call('HDEL', results_of(node), index_of(node))
-    end
-    if facts.key ~= '' then
-      redis.call('HDEL', OUTPUTS, facts.key)
-    end
-  end
-end
-redis.call('HDEL', RUN, 'verdict', 'error', 'saga')
-redis.call('DEL', SAGA)
-run.verdict, run.saga = false, false
+redis.call('HDEL', RUN, 'verdict', 'error')
+portions.drop_list(SAGA)
+run.verdict = false
 local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
 if timeout > 0 then
   set_run({deadline = NOW + timeout})
   redis.call('ZADD', TIMERS, NOW + timeout, RUN_ID .. '|')
   wake_leader(NOW + timeout)
 end
+set_run({position = 0})  -- until it is known how far the run has come, nobody finds anything to be done there
 set_status('running')
-return reply('resumed', announced(enter(0)))
+return reply('resumed', announced(portions.reset(0, 0)))

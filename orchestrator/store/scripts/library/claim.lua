@@ -39,9 +39,14 @@ if is_pulled then
   if not item and run.running >= plan_step(facts.step).width then
     return {'full'}
   end
-  node = item or maps.pull(node)
+  local has_more = false
+  if item then
+    node = item
+  else
+    node, has_more = maps.pull(node)
+  end
   if not node then
-    return {'done'}
+    return has_more and {'sleep', '0', string.format('%.0f', first)} or {'done'}
   end
   member = RUN_ID .. '|' .. node
 end

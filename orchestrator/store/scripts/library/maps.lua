@@ -63,18 +63,20 @@ local function given_before(holder, token)
   end
 end
 
--- The next item to be done, and whether it is one to be repeated.
+-- The next item to be done; or none, and whether there may be one behind those that were looked at.
 local function pull(node)
   local waiting = redis.call('LINDEX', AGAIN, 0)
   if waiting then
     return waiting
   end
-  for index = run.map_next, run.map_count - 1 do
+  local behind = math.min(run.map_next + RECORDS_AT_ONCE, run.map_count)
+  for index = run.map_next, behind - 1 do
     if run.epoch == '1' or redis.call('HEXISTS', results_of(node), index) == 0 then  -- only a resume begins again
       return string.format('%s[%d]', node, index)
     end
   end
-  set_run({map_next = run.map_count})
+  set_run({map_next = behind})
+  return nil, behind < run.map_count
 end
 
 -- The item is this attempt's; `is_ahead` if the attempt is not the first of its message.
@@ -90,7 +92,24 @@ end
 
 -- What the kinds of steps say, see step_kinds.lua.
 local function join() end
-local function members() return redis.call('SMEMBERS', OPEN) end
+local function some_items(node, place, most, count)
+  local names, behind = {}, math.min(place + most, count)
+  for index = place, behind - 1 do
+    names[#names + 1] = string.format('%s[%d]', node, index)
+  end
+  return names, behind < count and behind or nil
+end
+-- Where too many are open to be read at once, all that have begun are gone through by their index.
+local function members(step, place, most)
+  if place == 0 and redis.call('SCARD', OPEN) <= most then
+    return redis.call('SMEMBERS', OPEN)
+  end
+  return some_items(step.nodes[1], place, most, run.map_next)
+end
+local function named(step, place, most)
+  local source = record(step.source)
+  return some_items(step.nodes[1], place, most, source and source.choice or 0)
+end
 local function ready(step) return map_work(step, run.running) end
 local function count() return run.map_count end
 
@@ -102,4 +121,5 @@ local function stalled(step, has_joined)
 end
 
 return {next_item = next_item, repeated = repeated, given_before = given_before, pull = pull, take = take_item,
-  enter = enter_map, join = join, leave = leave_map, members = members, ready = ready, stalled = stalled, count = count}
+  enter = enter_map, join = join, leave = leave_map, members = members, named = named, ready = ready, stalled = stalled,
+  count = count}

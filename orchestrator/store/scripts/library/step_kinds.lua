@@ -1,7 +1,7 @@
 -- Kinds of steps, by the word that a plan has for them. A kind has: enter(position, step) makes ready what is not done yet and
 -- says what to publish, or nothing if all is done; join(step) is asked when no member is open any more, and says what to publish
--- if more of the step is to be done; leave(step) writes what the step leaves to the next one; members(step) names the nodes
--- that may have a record; ready(step, kind) says what nobody has claimed; stalled(step, has_joined) since when nobody asks for what
+-- if more of the step is to be done; leave(step) writes what the step leaves to the next one; members(step, place, most) names
+-- nodes that may be open from a place on, first 0, and the next place if there are more; named(step, place, most) all nodes so; ready(step, kind) says what nobody has claimed; stalled(step, has_joined) since when nobody asks for what
 -- is left of it, if that shows in no record; count(step) how many members there are.
 local function nothing_more() end
 
@@ -41,8 +41,12 @@ local function ready_members(step, kind)
   return #work.names > 0 and work or nothing()
 end
 
+local function some_members(step, place, most)
+  return {unpack(step.nodes, place + 1, math.min(place + most, #step.nodes))}, place + most < #step.nodes and place + most or nil
+end
+
 local members = {enter = enter_members, join = nothing_more, leave = nothing_more, ready = ready_members,
-  stalled = nothing_more, members = function(step) return step.nodes end, count = function(step) return #step.nodes end}
+  stalled = nothing_more, members = some_members, named = some_members, count = function(step) return #step.nodes end}
 
 return {['then'] = members, branch = members, expand = members,
   parallel = setmetatable({has_chord = true}, {__index = members}), map = maps}

@@ -13,11 +13,16 @@ local function fail_join(step)
   return abort.when_quiet()
 end
 
--- Make the members of a position ready, passing over what is already done; past the last position the run succeeds.
+-- Make the members of a position ready, passing over what is already done; past the last position the run succeeds. The run
+-- stands at a position that is done meanwhile.
 local function enter(position)
   while position ~= END do
+    if room <= 0 then
+      return portions.pause('enter', position)
+    end
     local step = plan_step(position)
     local kind = step_kinds[step.kind]
+    room = room - #step.nodes
     local work = kind.enter(position, step)
     if work then
       return work

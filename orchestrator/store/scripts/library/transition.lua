@@ -2,6 +2,8 @@
 -- A script that needs it has the keys of keys.lua in front of it, and RUN_ID.
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
 local END, LOOK_AFTER_MS, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 50, 20, 1000
+local RECORDS_AT_ONCE = 400  -- of one run in one script, and some more around them; what needs more is done in portions
+local room = RECORDS_AT_ONCE  -- how many this call may still touch
 -- include: instant
 local NOW_US = clock[1] * 1000000 + clock[2]
 -- include: records
@@ -17,7 +19,8 @@ local changed, saved, texts, noted, is_touched = {}, {}, {}, {}, false  -- what 
 local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
   local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked', 'map_sent'}
-    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes'}
+    or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes',
+      'unfinished'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do
     if rawget(run, name) == nil then
@@ -96,6 +99,16 @@ local function record(node)
   return records[node]
 end
 
+-- Read the records of nodes in one command.
+local function read_records(names)
+  local found = #names > 0 and redis.call('HMGET', NODES, unpack(names))
+  for number, name in ipairs(names) do
+    if records[name] == nil and not texts[name] then
+      records[name] = found[number] and cjson.decode(found[number]) or false
+    end
+  end
+end
+
 local function save(node, rec) records[node], saved[node], texts[node] = rec, true, nil end
 local function save_text(node, text) records[node], saved[node], texts[node] = nil, nil, text end
 local function save_ready(node, generation) save_text(node, string.format(READY, instant, generation or 0)) end
@@ -165,7 +178,8 @@ local function set_status(after)
   end
 end
 
--- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'.
+-- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'; or 'more': it calls
+-- go_on.lua first.
 local function nothing() return {kind = '', names = {}} end
 
 local function reply(outcome, work)
@@ -210,7 +224,7 @@ local function add_busy(rec)
 end
 
 -- Modules of the library that few operations need.
-local step_kinds, maps, pages, limits, wait_queue, unpublished, abort, finish = {}, {}, {}, {}, {}, {}, {}, {}
+local step_kinds, maps, pages, limits, wait_queue, unpublished, portions, abort, finish = {}, {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps
 -- module: step_kinds
 -- module: maps
@@ -218,5 +232,6 @@ local step_kinds, maps, pages, limits, wait_queue, unpublished, abort, finish = 
 -- module: limits
 -- module: wait_queue
 -- module: unpublished
+-- module: portions
 -- module: abort
 -- module: finish

@@ -4,6 +4,9 @@ local function left_over(facts, follows)
   if is_ended() then
     return nothing()
   end
+  if portions.unfinished() then
+    return portions.more()
+  end
   if run.saga then
     return facts.kind == 'compensation' and follows and nothing() or abort.saga_work()
   end

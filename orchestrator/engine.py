@@ -82,7 +82,7 @@ class Engine:
         try:
             work = self.finish(plan, run_id, work)
         except StoreError as error:
-            logger.warning("flow %s run %s: the rest of a transition is left to the reconciler: %s", plan.flow, run_id, error)
+            logger.warning("flow %s run %s: a transition is left to the reconciler: %s", plan.flow, run_id, error)
             return
         self.publisher.publish(plan, run_id, epoch, work)
 

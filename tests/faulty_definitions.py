@@ -281,6 +281,13 @@ SHAPES: tuple[Faulty, ...] = (
         "the parallel step has no node; give it at least one, or remove it",
     ),
     Faulty(
+        "too-wide",
+        lambda b: b.then_parallel("wide", *[node(f"n-{number}") for number in range(1001)]),
+        "too-wide",
+        "step wide",
+        "1,001 nodes at once; use at most 1,000, or then_map(...), one node for each item",
+    ),
+    Faulty(
         "require-all",
         lambda b: b.then_parallel("both", node(), node("b"), require=1),
         "bad-require",

@@ -28,7 +28,7 @@ from orchestrator.store import keys
 from orchestrator.store.address import Address
 from orchestrator.store.run_store import Store
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
-from orchestrator.store.scripts.results import PageEnd
+from orchestrator.store.scripts.results import MORE, PageEnd
 from tests import fake_server
 
 if TYPE_CHECKING:
@@ -274,7 +274,12 @@ class Run:
         return self.scripts.give_back(self.id, self.plan.hash, name, token, own=own, reason="it reads 'x'")
 
     def look(self, *, joined_ms: int = 0) -> list[Seen]:
-        return list(self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms).findings)
+        found = list(self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms).findings)
+        while found and found[-1].kind == MORE:
+            more = found.pop()
+            place = {"place": more.node, "seen": more.detail}
+            found += self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms, **place).findings
+        return found
 
     def republish(self, *names: str, epoch: int | None = None, **options: int) -> Moved:
         epoch = self.epoch if epoch is None else epoch

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Predicate: TypeAlias = Callable[[FlowState], bool]
 
 MOST_ITEMS: Final = 100_000
+MOST_NODES: Final = 1000
+"""Nodes of one parallel step: they become ready in one script, which holds Redis."""
 AT_ONCE: Final = 50
 """Nodes of one parallel step above which `build` warns."""
 WIDTH: Final = 256
@@ -171,6 +173,11 @@ class Parallel(Step):
         most = len(self.members)
         if not most:
             yield "empty-parallel", "the parallel step has no node; give it at least one, or remove it"
+        if most > MOST_NODES:
+            yield (
+                "too-wide",
+                f"{most:,} nodes at once; use at most {MOST_NODES:,}, or then_map(...), one node for each item",
+            )
         yield from _join_faults(self.on_failure, self.require, most, f"{most} nodes")
 
     def findings(self) -> Iterator[str]:

@@ -70,8 +70,20 @@ class RunLooks:
         now: int,
         may_end: bool,
     ) -> None:
-        if isinstance(looked, redis.RedisError):
-            raise looked
+        """Do what the findings of a look ask for, and look on where many nodes are open."""
+        while True:
+            if isinstance(looked, redis.RedisError):
+                raise looked
+            self._act_on(run_id, plan_hash, looked, heads, now=now, may_end=may_end)
+            more = looked.findings[-1] if looked.findings else None
+            if more is None or more.kind != MORE:
+                return
+            joined_ms = self._joined_ms(plan_hash)
+            looked = self.store.scripts.inspect_run(run_id, plan_hash, joined_ms, place=more.node, seen=more.detail)
+
+    def _act_on(
+        self, run_id: str, plan_hash: str, looked: Look, heads: dict[str, QueueHead], *, now: int, may_end: bool
+    ) -> None:
         if looked.outcome == "unknown" or (looked.outcome == "looked" and not looked.findings):
             return
         if looked.outcome == "no plan":
@@ -101,11 +113,6 @@ class RunLooks:
             )
             fault_point("after_republish")
             self.engine.publish(plan, run_id, looked.epoch, moved.work)
-        for seen in looked.findings:
-            if seen.kind == MORE:
-                joined_ms = self.engine.fleet.joined_ms(plan.flow)
-                behind = self.store.scripts.inspect_run(run_id, plan_hash, joined_ms, place=seen.node, seen=seen.detail)
-                self._act(run_id, plan_hash, behind, heads, now=now, may_end=may_end)
 
     def _joined_ms(self, plan_hash: str) -> int:
         """The instant at which a worker with a plan's flow came last; 0 for a plan that this process has not read."""

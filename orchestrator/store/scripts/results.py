@@ -18,8 +18,8 @@ class Work:
     """The messages that the caller of a transition has to publish.
 
     Attributes:
-        kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), "more" (nothing before
-            go_on.lua has done another portion of the transition), or "" for nothing.
+        kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), "more" (none before
+            another portion of the transition is done, by go_on.lua), or "" for nothing.
         position: Position of the step; of a saga, the index of its first compensation.
         since: Instant in ms at which the nodes became publishable, on Redis's clock.
         joined_in_store: Whether the store joins the step, not a chord, so that single messages have to be sent.

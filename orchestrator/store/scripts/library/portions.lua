@@ -155,7 +155,7 @@ local function reset_node(node, undo)
   end
   save(node, {state = 'pending', attempt = 0, generation = rec.generation or 0})
   redis.call('HDEL', FAILURES, node)
-  if undo then
+  if undo and record(undo) then
     erase(undo)
   end
   if facts.paged and rec.state == 'compensated' then

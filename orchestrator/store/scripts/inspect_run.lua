@@ -51,7 +51,7 @@ if not run.verdict and run.deadline then
   redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
 end
 local step = run.position ~= END and plan_step(run.position)
-if run.saga and not redis.call('LINDEX', SAGA, run.saga_at - 1) then
+if run.saga and not portions.unfinished() and not redis.call('LINDEX', SAGA, run.saga_at - 1) then
   portions.begin_saga('list')
 end
 if is_ended() then

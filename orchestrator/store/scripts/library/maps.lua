@@ -99,13 +99,24 @@ local function some_items(node, place, most, count)
   end
   return names, behind < count and behind or nil
 end
--- Where too many are open to be read at once, all that have begun are gone through by their index.
+
+-- By their index; where too many are open to be sorted, all that have begun.
 local function members(step, place, most)
-  if place == 0 and redis.call('SCARD', OPEN) <= most then
-    return redis.call('SMEMBERS', OPEN)
+  local node, indexes, names = step.nodes[1], {}, {}
+  if redis.call('SCARD', OPEN) > NAMES_AT_ONCE then
+    return some_items(node, place, most, run.map_next)
   end
-  return some_items(step.nodes[1], place, most, run.map_next)
+  for _, name in ipairs(redis.call('SMEMBERS', OPEN)) do
+    local index = tonumber(index_of(name))
+    indexes[#indexes + 1] = index >= place and index or nil
+  end
+  table.sort(indexes)
+  for number = 1, math.min(most, #indexes) do
+    names[number] = string.format('%s[%d]', node, indexes[number])
+  end
+  return names, indexes[most + 1]
 end
+
 local function named(step, place, most)
   local source = record(step.source)
   return some_items(step.nodes[1], place, most, source and source.choice or 0)

@@ -46,8 +46,8 @@ local function skip(place)
   local step = plan_step(run.position)
   local kind, names = step_kinds[step.kind], nil
   repeat
-    names, place = kind.members(step, place, room)
-    room = room - #names
+    names, place = kind.members(step, place, math.ceil(room / 2))
+    room = room - 2 * #names  -- each leaves its wait queues too
     read_records(names)
     for _, name in ipairs(names) do
       abort.skip(name)
@@ -125,7 +125,7 @@ local function put_in_order(why, at, place, count, listed)
     redis.call('DEL', LISTED)
   end
   if listed < count then
-    listed = redis.call('RPUSH', LISTED, unpack(redis.call('ZREVRANGE', ORDER, listed, listed + RECORDS_AT_ONCE - 1)))
+    listed = redis.call('RPUSH', LISTED, unpack(redis.call('ZREVRANGE', ORDER, listed, listed + NAMES_AT_ONCE - 1)))
   end
   if listed < count then
     return pause(why, at, place, count, listed)

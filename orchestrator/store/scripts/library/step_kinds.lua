@@ -8,6 +8,7 @@ local function nothing_more() end
 -- One node, or several that are joined; passing over those that are done.
 local function enter_members(position, step)
   local names, open, won = {}, 0, 0
+  read_records(step.nodes)
   for _, name in ipairs(step.nodes) do
     local rec = record(name)
     if rec and rec.state == 'succeeded' then
@@ -31,6 +32,7 @@ end
 
 local function ready_members(step, kind)
   local work = {kind = kind, position = run.position, names = {}}
+  read_records(step.nodes)
   for _, name in ipairs(step.nodes) do
     local rec = record(name)
     if rec and rec.state == 'ready' then

@@ -2,7 +2,7 @@
 -- A script that needs it has the keys of keys.lua in front of it, and RUN_ID.
 -- Memory: a transition that may be refused when Redis is full writes with HSET first, so that it is refused whole.
 local END, LOOK_AFTER_MS, LARGE_STEP, SAGA_AHEAD, WRITE_AT_ONCE = -1, 1000, 50, 20, 1000
-local RECORDS_AT_ONCE = 400  -- of one run in one script, and some more around them; what needs more is done in portions
+local RECORDS_AT_ONCE, NAMES_AT_ONCE = 200, 1000  -- of one run in one script, and a few more; what has more is done in portions
 local room = RECORDS_AT_ONCE  -- how many this call may still touch
 -- include: instant
 local NOW_US = clock[1] * 1000000 + clock[2]

@@ -122,7 +122,7 @@ class RunLooks:
     def _mend(self, plan: Plan, run_id: str, epoch: int, seen: Seen) -> None:
         if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
             self.engine.wake(plan, run_id, epoch, seen.node)
-        elif seen.kind == "unfinished":  # whoever began it has died
+        elif seen.kind == "unfinished":  # the process that began it has died
             self.engine.publish(plan, run_id, epoch, self.engine.finish(plan, run_id, Work(MORE)))
         elif seen.kind == "limit":
             self.store.define_limits(plan)

@@ -1,4 +1,4 @@
-"""Transitions of many records are done in portions: right at every moment between two, and none holds Redis for long."""
+"""Transitions of many records are done in portions: right at every moment between two, none holds Redis for long."""
 
 from __future__ import annotations
 

@@ -80,14 +80,14 @@ class Engine:
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
         """Do what is left of a transition in portions, then send what it left to publish."""
         try:
-            work = self.finish(plan, run_id, work)
+            work = self.complete(plan, run_id, work)
         except StoreError as error:
             logger.warning("flow %s run %s: a transition is left to the reconciler: %s", plan.flow, run_id, error)
             return
         self.publisher.publish(plan, run_id, epoch, work)
 
-    def finish(self, plan: Plan, run_id: str, work: Work) -> Work:
-        """Do what is left of a transition that touches more records than one script may.
+    def complete(self, plan: Plan, run_id: str, work: Work) -> Work:
+        """Do the portions that are left of a transition which touches more records than one script may.
 
         Returns:
             What is to be published then.

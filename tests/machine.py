@@ -74,6 +74,7 @@ class Player:
         tokens: Every claim that was granted, newest last.
         stored: What was committed, by node.
         promised: Nodes that were to be published since they became ready.
+        portions: How many were left of transitions.
     """
 
     run: Run
@@ -82,6 +83,7 @@ class Player:
     tokens: list[tuple[str, str]] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)
     promised: set[str] = field(default_factory=set)
+    portions: int = 0
 
     @property
     def id(self) -> str:
@@ -92,9 +94,13 @@ class Player:
         return self.run.plan
 
     def promise(self, moved: Moved) -> Moved:
-        """Take note of what a transition left to publish; of a saga the first, the rest follows from it."""
+        """Take note of what a transition left to publish, at its end; of a saga the first, the rest follows from it."""
+        moved = self.run.complete(moved, between=self._count_portion)
         self.promised.update(moved.work.names[:1] if moved.work.kind == "saga" else moved.work.names)
         return moved
+
+    def _count_portion(self) -> None:
+        self.portions += 1
 
     def claim(self, name: str, token: str, **options: Any) -> Claimed:
         claimed = self.run.claim(name, token, **options)

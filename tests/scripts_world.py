@@ -14,7 +14,7 @@ import uuid
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,6 +27,8 @@ from orchestrator.settings import Settings
 from orchestrator.store import keys
 from orchestrator.store.address import Address
 from orchestrator.store.run_store import Store
+from orchestrator.store.scripts import Scripts
+from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.results import MORE, PageEnd
 from tests import fake_server
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.definition.plan import Plan
-    from orchestrator.store.scripts import Scripts
-    from orchestrator.store.scripts.results import Admitted, Claimed, Moved, Seen, Started
+    from orchestrator.store.scripts.results import Admitted, Claimed, Look, Moved, Seen, Started
 
 Answer = TypeVar("Answer")
 HOLDER = "worker/1"
@@ -54,6 +55,7 @@ READ: dict[str, Callable[[Any, str], object]] = {
     "zset": lambda pipe, name: pipe.zrange(name, 0, -1, withscores=True),
     "stream": lambda pipe, name: pipe.xrange(name),
 }
+PORTIONS = "RECORDS_AT_ONCE, NAMES_AT_ONCE = 200, 1000"
 ENDED = {"succeeded", "failed", "cancelled", "compensation_failed"}
 FAILURE = json.dumps(
     {"flow_name": "f", "node_name": "n", "attempt": 1, "type": "builtins.OSError", "message": "no", "traceback": ""}
@@ -274,12 +276,22 @@ class Run:
         return self.scripts.give_back(self.id, self.plan.hash, name, token, own=own, reason="it reads 'x'")
 
     def look(self, *, joined_ms: int = 0) -> list[Seen]:
-        found = list(self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms).findings)
-        while found and found[-1].kind == MORE:
-            more = found.pop()
-            place = {"place": more.node, "seen": more.detail}
-            found += self.scripts.inspect_run(self.id, self.plan.hash, joined_ms=joined_ms, **place).findings
+        found: list[Seen] = []
+        look: Look | None = self.scripts.inspect_run(self.id, self.plan.hash, joined_ms)
+        while look is not None:
+            found += [seen for seen in look.findings if seen.kind != MORE]
+            look = self.scripts.look_further(self.id, self.plan.hash, look, joined_ms)
         return found
+
+    def go_on(self) -> Moved:
+        return self.scripts.go_on(self.id, self.plan.hash)
+
+    def complete(self, moved: Moved, *, between: Callable[[], object] = lambda: None) -> Moved:
+        """Do all portions that are left of a transition; returns the last answer."""
+        while moved.work.kind == MORE:
+            between()
+            moved = replace(self.go_on(), outcome=moved.outcome)
+        return moved
 
     def republish(self, *names: str, epoch: int | None = None, **options: int) -> Moved:
         epoch = self.epoch if epoch is None else epoch
@@ -334,6 +346,14 @@ class World:
         self.client = self.store.client
         self.keys = self.store.keys
         self.scripts = self.store.scripts
+
+    def use_small_portions(self) -> None:
+        """Let the scripts touch two records at once, or a few more."""
+
+        def text_of(name: str) -> str:
+            return script_text(name).replace(PORTIONS, PORTIONS.replace("200, 1000", "2, 3"))
+
+        self.scripts = self.store.scripts = Scripts(self.client, self.keys, text_of)
 
     def start(
         self,

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from orchestrator.maintenance.reconciler import end_late_run
+from orchestrator.store.scripts.results import MORE, Work
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
@@ -59,6 +60,8 @@ def _run_ready(engine: Engine, run_id: str, plan: Plan) -> None:
     with engine.store.guarded():
         look = engine.store.scripts.inspect_run(run_id, plan.hash)
         ready = [seen.node for seen in look.findings if seen.kind == "ready"]
+        if any(seen.kind == "unfinished" for seen in look.findings):
+            engine.publish(plan, run_id, look.epoch, Work(MORE))
         if not ready:
             return
         moved = engine.store.scripts.republish(run_id, plan.hash, look.epoch, ready)

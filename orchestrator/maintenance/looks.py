@@ -71,15 +71,12 @@ class RunLooks:
         may_end: bool,
     ) -> None:
         """Do what the findings of a look ask for, and look on where many nodes are open."""
-        while True:
-            if isinstance(looked, redis.RedisError):
-                raise looked
-            self._act_on(run_id, plan_hash, looked, heads, now=now, may_end=may_end)
-            more = looked.findings[-1] if looked.findings else None
-            if more is None or more.kind != MORE:
-                return
-            joined_ms = self._joined_ms(plan_hash)
-            looked = self.store.scripts.inspect_run(run_id, plan_hash, joined_ms, place=more.node, seen=more.detail)
+        if isinstance(looked, redis.RedisError):
+            raise looked
+        look: Look | None = looked
+        while look is not None:
+            self._act_on(run_id, plan_hash, look, heads, now=now, may_end=may_end)
+            look = self.store.scripts.look_further(run_id, plan_hash, look, self._joined_ms(plan_hash))
 
     def _act_on(
         self, run_id: str, plan_hash: str, looked: Look, heads: dict[str, QueueHead], *, now: int, may_end: bool
@@ -123,7 +120,7 @@ class RunLooks:
         if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it
             self.engine.wake(plan, run_id, epoch, seen.node)
         elif seen.kind == "unfinished":  # the process that began it has died
-            self.engine.publish(plan, run_id, epoch, self.engine.finish(plan, run_id, Work(MORE)))
+            self.engine.publish(plan, run_id, epoch, self.engine.complete(plan, run_id, Work(MORE)))
         elif seen.kind == "limit":
             self.store.define_limits(plan)
         elif seen.kind == "items":

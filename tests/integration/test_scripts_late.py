@@ -21,6 +21,7 @@ CALLS = {
     "announce the saga": lambda run, token: run.announce("saga"),
     "cancel": lambda run, token: run.cancel(),
     "cancel at the deadline": lambda run, token: run.cancel(verdict="failed", only_late=True),
+    "go on": lambda run, token: run.go_on(),
     "republish": lambda run, token: run.republish("a", "undo-a"),
 }
 QUIET = {"done", "ending", "fenced", "asleep", "nothing", "too late", "too early"}

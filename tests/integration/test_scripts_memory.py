@@ -392,6 +392,20 @@ def cancel_a_run_that_runs(world):
     return run.cancel, check
 
 
+def a_portion_of_a_cancel(world):
+    world.use_small_portions()
+    run = world.run(line_plan("a", "b", "c", "d", undone="succeeded"))
+    for name in "abc":
+        run.do(name)
+    first = run.cancel()
+
+    def check(moved):
+        assert (first.work.kind, moved.work.kind, run.status) == ("more", "more", "compensating")
+        assert list(run.states().values()).count("compensating") == 2
+
+    return run.go_on, check
+
+
 def due(world):
     run = world.run(line_plan("a"))
     run.break_off("a", delay_ms=0)
@@ -416,7 +430,7 @@ def start_of_a_run_that_exists(world):
     "prepare",
     [
         lose_again, lose_the_last_attempt, lose_past_the_deadline, renew, forget_holder, cancel_a_quiet_run,
-        cancel_a_run_that_runs, due, start_of_a_run_that_exists,
+        cancel_a_run_that_runs, a_portion_of_a_cancel, due, start_of_a_run_that_exists,
     ],
     ids=lambda prepare: prepare.__name__,
 )  # fmt: skip

@@ -22,12 +22,11 @@ from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.scripts import Scripts
-from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.results import MORE
 from tests.scripts_world import World, fan_plan, flow, line_plan, mapped_run, node, opened, plan_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.scripts_world import Run
 
@@ -65,29 +64,15 @@ def world(server):
 @pytest.fixture
 def small(world):
     """A world whose scripts touch two records at once, or a few more."""
-
-    def text_of(name: str) -> str:
-        return script_text(name).replace(
-            "RECORDS_AT_ONCE, NAMES_AT_ONCE = 200, 1000", "RECORDS_AT_ONCE, NAMES_AT_ONCE = 2, 3"
-        )
-
-    world.scripts = world.store.scripts = Scripts(world.client, world.keys, text_of)
+    world.use_small_portions()
     return world
-
-
-def finish(run: Run, moved: Any, *, between: Callable[[], None] = lambda: None) -> Any:
-    """Do all portions that are left; returns the last answer."""
-    while moved.work.kind == MORE:
-        between()
-        moved = run.scripts.go_on(run.id, run.plan.hash)
-    return moved
 
 
 def undo_all(run: Run) -> list[str]:
     """Let every compensation succeed; returns them in their order."""
     while waiting := [name for name, state in run.states().items() if state == "ready" and name.startswith("undo-")]:
         (name,) = waiting
-        finish(run, run.do(name))
+        run.complete(run.do(name))
     return run.undone()
 
 
@@ -124,9 +109,9 @@ def a_rollback_that_lacks(world: World) -> tuple[Run, Any, str]:
     run = world.run(line_plan(*"abcdefg", attempts=1, undone="succeeded"))
     for name in "abcdef":
         run.do(name)
-    finish(run, run.break_off("g"))
+    run.complete(run.break_off("g"))
     for name in "fedcba":
-        finish(run, run.do("undo-f") if name == "f" else run.break_off(f"undo-{name}"))
+        run.complete(run.do("undo-f") if name == "f" else run.break_off(f"undo-{name}"))
     assert run.status == "compensation_failed"
     return run, run.resume(), "failed"
 
@@ -135,7 +120,7 @@ def a_list_that_is_lost(world: World) -> tuple[Run, Any, str]:
     run = world.run(line_plan(*"abcdefg", attempts=1, undone="succeeded"))
     for name in "abcdef":
         run.do(name)
-    finish(run, run.break_off("g"))
+    run.complete(run.break_off("g"))
     token = run.hold("undo-f")
     world.client.delete(f"{world.keys.run(run.id)}:saga")
     return run, run.commit("undo-f", token), "failed"
@@ -172,11 +157,11 @@ def test_between_portions_of_an_end_nothing_starts_and_the_order_holds(small, st
                 assert run.claim(name).outcome in {"ending", "done", "not ready"}
             assert [found.kind for found in run.look()] == ["unfinished"]
 
-    moved = finish(run, moved, between=check)
+    moved = run.complete(moved, between=check)
     assert len(seen) > 1
     assert (moved.work.kind, moved.work.names[0]) == ("saga", expected[0])
     with small.unchanged():
-        assert run.scripts.go_on(run.id, run.plan.hash).outcome == "nothing"
+        assert run.go_on().outcome == "nothing"
     assert undo_all(run)[len(before) :] == expected
     assert run.status == verdict
 
@@ -191,7 +176,7 @@ def test_between_portions_of_an_end_a_key_may_be_lost(small, state, part):
         if left and left.pop() % 3 == 0:  # not each time, or it would get no further
             small.client.delete(small.keys.run(run.id) + part)
 
-    finish(run, moved, between=lose)
+    run.complete(moved, between=lose)
     assert undo_all(run)[len(before) :] == expected
     assert run.status == verdict
 
@@ -204,7 +189,7 @@ def failed_run(world: World) -> Run:
     run = world.run(plan_of(builder), key="k")
     for name in ("a", "b", "c", *[f"m-{number}" for number in range(5)], "d"):
         run.do(name)
-    finish(run, run.break_off("e"))
+    run.complete(run.break_off("e"))
     assert undo_all(run) == ["undo-d", "undo-c"]
     assert run.status == "failed"
     return run
@@ -224,16 +209,16 @@ def test_between_portions_of_a_resume_nothing_starts(small):
                 assert run.claim(name).outcome in {"done", "not ready"}
             assert [found.kind for found in run.look()] == ["unfinished"]
 
-    assert finish(run, moved, between=check).work.names == ("c",)
+    assert run.complete(moved, between=check).work.names == ("c",)
     assert {"reset", "enter"} <= set(seen)
     assert {name: state for name, state in run.states().items() if state != "succeeded"} == {
         "c": "ready", "d": "pending", "e": "pending"
     }  # fmt: skip
     moved = run.do("c", follows=True)
     assert moved.work.kind == MORE, "it passes over what is done"
-    assert finish(run, moved).work.names == ("d",)
+    assert run.complete(moved).work.names == ("d",)
     for name in "def":
-        finish(run, run.do(name))
+        run.complete(run.do(name))
     assert (run.status, run.count("started", "m-0")) == ("succeeded", 1)
 
 
@@ -243,15 +228,15 @@ def test_a_cancel_between_portions_of_a_resume_ends_the_run_and_a_resume_goes_on
     moved = run.resume()
     for _ in range(after):
         assert moved.work.kind == MORE
-        moved = run.scripts.go_on(run.id, run.plan.hash)
+        moved = run.go_on()
     assert moved.work.kind == MORE
-    moved = finish(run, run.cancel())
+    moved = run.complete(run.cancel())
     assert (moved.work.kind, run.status, run.field("verdict")) == ("", "cancelled", "cancelled")
     with small.unchanged():
-        assert run.scripts.go_on(run.id, run.plan.hash).outcome == "nothing"
-    assert finish(run, run.resume()).work.names == ("c",)
+        assert run.go_on().outcome == "nothing"
+    assert run.complete(run.resume()).work.names == ("c",)
     for name in "cdef":
-        finish(run, run.do(name))
+        run.complete(run.do(name))
     assert (run.status, run.count("started", "m-0")) == ("succeeded", 1)
 
 
@@ -263,7 +248,7 @@ def test_a_call_whose_reply_was_lost_is_told_to_go_on_too(small):
     first = run.fail("f", token)
     again = run.fail("f", token)
     assert (first.work.kind, again.work.kind) == (MORE, MORE)
-    assert finish(run, again).work.names[0] == "undo-e"
+    assert run.complete(again).work.names[0] == "undo-e"
 
 
 # Processes that die in between.
@@ -282,7 +267,7 @@ def playing(url: str, prefix: str) -> Iterator[Any]:
 def test_the_reconciler_goes_on_where_a_client_was_killed_between_portions(world, server, tmp_path, what, portion):
     run = succeeded_items(world, 600)
     if what == "resume":
-        finish(run, run.cancel())
+        run.complete(run.cancel())
         undo_at_once(run)
     orders = tmp_path / "orders"
     orders.write_text(f"between_portions:kill9:{portion}")
@@ -343,7 +328,7 @@ def undo_at_once(run: Run, state: str = "compensated") -> None:
     rows["undo-item[0]"] = json.dumps({"state": "ready", "attempt": 0, "since": 1, "generation": 0})
     write(run, "nodes", rows)
     client.hset(key, mapping={"saga_at": client.llen(f"{key}:saga"), "saga_failed": int(state != "compensated")})
-    finish(run, run.do("undo-item[0]") if state == "compensated" else run.break_off("undo-item[0]"))
+    run.complete(run.do("undo-item[0]") if state == "compensated" else run.break_off("undo-item[0]"))
 
 
 def parked_items(world: World, count: int) -> Run:
@@ -366,27 +351,27 @@ def move_many(world: World, count: int) -> None:
     """Everything that a run of so many items can be brought to."""
     run = parked_items(world, count)
     assert run.look() == []
-    finish(run, run.cancel())
+    run.complete(run.cancel())
     assert run.status == "cancelled"
     assert world.members(world.keys.timers) == []
     assert set(run.states().values()) == {"failed", "succeeded"}
     world.scripts.delete_run(run.id, run.plan.hash)
     run = succeeded_items(world, count)
     last = f"undo-item[{count - 1}]"
-    assert finish(run, run.break_off("after")).work.names[0] == last
+    assert run.complete(run.break_off("after")).work.names[0] == last
     world.client.delete(f"{world.keys.run(run.id)}:saga")
     run.look()
     while run.field("unfinished"):
-        run.scripts.go_on(run.id, run.plan.hash)
+        run.go_on()
     assert world.client.lindex(f"{world.keys.run(run.id)}:saga", 0).decode() == last
     undo_at_once(run, "compensation_failed")
     assert run.status == "compensation_failed"
-    assert finish(run, run.resume()).work.names[0] == last
+    assert run.complete(run.resume()).work.names[0] == last
     undo_at_once(run)
     assert run.status == "failed"
-    assert finish(run, run.resume()).work.names[0] == "item"
+    assert run.complete(run.resume()).work.names[0] == "item"
     assert (run.field("open"), run.field("map_next")) == (str(count), "0")
-    finish(run, run.cancel())
+    run.complete(run.cancel())
     assert run.status == "cancelled"
     world.scripts.delete_run(run.id, run.plan.hash)
 
@@ -455,7 +440,7 @@ def test_no_script_holds_the_server_for_long(timed):
 def test_a_parallel_step_of_a_thousand_is_entered_at_once(timed):
     run = timed.run(plan_of(flow().then(node("a")).then_parallel("wide", *[node(f"m-{n}") for n in range(1000)])))
     assert len(run.do("a").work.names) == 1000
-    finish(run, run.cancel())
+    run.complete(run.cancel())
     assert run.status == "cancelled"
 
 

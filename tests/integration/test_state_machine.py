@@ -13,7 +13,14 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from orchestrator.definition.step_plan import END
 from tests.invariants import ENDED, RunView, View
@@ -48,6 +55,11 @@ class Machine(RuleBasedStateMachine):
         self.world = World(self.url)
         self.players: list[Player] = []
         self.view: View | None = None
+
+    @initialize(in_portions=st.booleans())
+    def begin(self, *, in_portions: bool) -> None:
+        if in_portions:
+            self.world.use_small_portions()
 
     # What there is to choose from.
 
@@ -350,6 +362,7 @@ class Machine(RuleBasedStateMachine):
                 self.seen.update(finish(self.world, self.players))
                 for run in view_of(self.world, self.players).runs.values():
                     self.seen.update(event for event, *_ in run.events)
+                self.seen["portions"] += sum(player.portions for player in self.players)
                 self.world.check()
         finally:
             self.world.close()
@@ -377,6 +390,7 @@ def test_the_invariants_hold_in_games_that_nobody_has_played_before(server):
 def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
     played = play(server, SETTINGS)
     assert played["onward"]
+    assert played["portions"]
     assert not {"run-succeeded", "run-failed", "run-cancelled", "run-compensation_failed", "resumed"} - played.keys()
     assert (
         not {"lost", "timed-out", "retrying", "waiting", "skipped", "unknown", "woken", "republished"} - played.keys()

@@ -18,7 +18,18 @@ from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
-from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
+from orchestrator.store.scripts.results import (
+    MORE,
+    Admitted,
+    Look,
+    Moved,
+    Started,
+    Tick,
+    look_of,
+    moved_of,
+    text_of,
+    work_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -293,12 +304,16 @@ class Scripts:
         keys = [self._keys.run(run_id), self._keys.failures(run_id)]
         return bool(self._call("keep_log", keys, [lines, LINES, BYTES]))
 
-    def inspect_run(self, run_id: str, plan: str, joined_ms: int = 0, *, place: str = "0", seen: str = "") -> Look:
-        """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua.
+    def inspect_run(self, run_id: str, plan: str, joined_ms: int = 0) -> Look:
+        """Find what stands still in a run, and mend what its indexes have lost: inspect_run.lua."""
+        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, 0, ""))
 
-        Of many open nodes a call looks at some; a finding "more" has `place` and `seen` for the next call.
-        """
-        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, place, seen))
+    def look_further(self, run_id: str, plan: str, look: Look, joined_ms: int = 0) -> Look | None:
+        """Look at open nodes behind those of an earlier look; None where it saw the last ones."""
+        more = look.findings[-1] if look.findings else None
+        if more is None or more.kind != MORE:
+            return None
+        return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, more.node, more.detail))
 
     def inspect_runs(self, runs: Sequence[tuple[str, str, int]]) -> list[Look | RedisError]:
         """Look at many runs in one round trip; an error is that run's alone.

@@ -7,15 +7,22 @@ from collections import Counter
 import pytest
 
 from orchestrator import MissingOutputError
+from orchestrator.fault_points import hits_file
 from tests.harness import lasting_keys, load_program, wait_until, workers
 
 
 @pytest.fixture(scope="module")
-def mapped(server, tmp_path_factory):
+def orders(tmp_path_factory):
+    """The file of orders to fail that the worker reads."""
+    return tmp_path_factory.mktemp("orders") / "faults"
+
+
+@pytest.fixture(scope="module")
+def mapped(server, orders, tmp_path_factory):
     program = load_program("mapped", server.url)
     folder = tmp_path_factory.mktemp("mapped")
     options = ["-c", "4", "-Q", "mapped"]
-    with workers("tests.programs.mapped", server.url, folder, options=options):
+    with workers("tests.programs.mapped", server.url, folder, options=options, faults=str(orders)):
         yield program
 
 
@@ -94,9 +101,20 @@ def test_no_more_than_max_concurrency_are_at_work(mapped, ledger):
 
 
 def test_every_item_that_succeeded_is_undone_last_first(mapped, ledger):
-    run = start(mapped, "undone", 30)
-    assert run.wait(timeout=60) == "failed"
-    assert Counter(ledger.names("undo")) == Counter(f"undo-made[{number}]={2 * number}" for number in range(30))
+    check_undone(mapped, ledger, 30)
+
+
+def test_a_process_killed_between_portions_of_a_rollback_leaves_it_whole(mapped, ledger, orders):
+    orders.write_text("between_portions:kill9")
+    check_undone(mapped, ledger, 250)
+    assert hits_file(orders).stat().st_size > 1, "another process went on"
+    orders.unlink()
+
+
+def check_undone(mapped, ledger, count):
+    run = start(mapped, "undone", count)
+    assert run.wait(timeout=90) == "failed"
+    assert Counter(ledger.names("undo")) == Counter(f"undo-made[{number}]={2 * number}" for number in range(count))
     ended = {
         name: record["seq"] for name, record in run._engine.store.nodes(run.id).items() if name.startswith("made[")
     }

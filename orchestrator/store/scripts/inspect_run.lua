@@ -51,15 +51,15 @@ if not run.verdict and run.deadline then
   redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
 end
 local step = run.position ~= END and plan_step(run.position)
-if run.saga and not portions.unfinished() and not redis.call('LINDEX', SAGA, run.saga_at - 1) then
+local has_records = redis.call('EXISTS', NODES) == 1
+if run.saga and has_records and not portions.unfinished() and not redis.call('LINDEX', SAGA, run.saga_at - 1) then
   portions.begin_saga('list')
 end
 if is_ended() then
   return answer
 end
-if portions.unfinished() then
-  local is_there = redis.call('EXISTS', NODES) == 1
-  add(is_there and 'unfinished' or 'gone', '', is_there and '' or 'records of nodes')
+if portions.unfinished() or run.saga and not has_records then
+  add(has_records and 'unfinished' or 'gone', '', has_records and '' or 'records of nodes')
   look_within(LOOK_AFTER_MS)
   look_later()
   return answer
@@ -86,7 +86,7 @@ local seen_running, seen_ms = string.match(ARGV[4], '^(%d+) (%d*)$')
 local running, is_missing = tonumber(seen_running or 0), false
 next_ms = tonumber(seen_ms) and math.min(next_ms or LONGEST_MS, tonumber(seen_ms)) or next_ms
 -- Items to be repeated that are in their list; where it has many, it is not what is lost.
-local is_long, repeated = redis.call('LLEN', AGAIN) > RECORDS_AT_ONCE, {}
+local is_long, repeated = is_map and redis.call('LLEN', AGAIN) > RECORDS_AT_ONCE, {}
 for _, name in ipairs(is_map and not is_long and redis.call('LRANGE', AGAIN, 0, -1) or {}) do
   repeated[name] = true
 end

@@ -4,8 +4,7 @@
 -- Returns {'run', 'attempt generation scheduled index', item} (the item of a map, with its index; the number of the page to
 -- be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or ''), the same with
 -- 'admit' where admit.lua has to let it start, {'sleep', us, first arrival} (of a map 0 us: more items are to be looked at), or
--- {outcome}: 'unknown', 'old', 'done', 'held',
--- 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
+-- {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- An identical second call (same token) answers 'run' again and takes no token.
 local member = RUN_ID .. '|' .. node
 

@@ -92,6 +92,7 @@ end
 
 -- What the kinds of steps say, see step_kinds.lua.
 local function join() end
+
 local function some_items(node, place, most, count)
   local names, behind = {}, math.min(place + most, count)
   for index = place, behind - 1 do
@@ -121,6 +122,7 @@ local function named(step, place, most)
   local source = record(step.source)
   return some_items(step.nodes[1], place, most, source and source.choice or 0)
 end
+
 local function ready(step) return map_work(step, run.running) end
 local function count() return run.map_count end
 

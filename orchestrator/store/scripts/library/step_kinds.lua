@@ -1,8 +1,9 @@
 -- Kinds of steps, by the word that a plan has for them. A kind has: enter(position, step) makes ready what is not done yet and
 -- says what to publish, or nothing if all is done; join(step) is asked when no member is open any more, and says what to publish
 -- if more of the step is to be done; leave(step) writes what the step leaves to the next one; members(step, place, most) names
--- nodes that may be open from a place on, first 0, and the next place if there are more; named(step, place, most) all nodes so; ready(step, kind) says what nobody has claimed; stalled(step, has_joined) since when nobody asks for what
--- is left of it, if that shows in no record; count(step) how many members there are.
+-- nodes that may be open, from a place on, at first 0, and the next place if there are more; named(step, place, most) all of its
+-- nodes in the same way; ready(step, kind) says what nobody has claimed; stalled(step, has_joined) since when nobody asks for
+-- what is left of it, if that shows in no record; count(step) how many members there are.
 local function nothing_more() end
 
 -- One node, or several that are joined; passing over those that are done.

@@ -13,14 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from orchestrator.definition.step_plan import END
 from tests.invariants import ENDED, RunView, View
@@ -56,11 +49,6 @@ class Machine(RuleBasedStateMachine):
         self.players: list[Player] = []
         self.view: View | None = None
 
-    @initialize(in_portions=st.booleans())
-    def begin(self, *, in_portions: bool) -> None:
-        if in_portions:
-            self.world.use_small_portions()
-
     # What there is to choose from.
 
     def player(self, number: int) -> Player:
@@ -81,6 +69,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.players) < MOST_RUNS)
     @rule(shape=st.sampled_from(range(len(SHAPES))), singles=st.booleans(), key=st.booleans())
     def start(self, *, shape: int, singles: bool, key: bool) -> None:
+        if not self.players and shape % 2:  # half of the games are played in portions
+            self.world.use_small_portions()
         name = f"key-{len(self.players)}" if key else None
         run = self.world.run(SHAPES[shape], run_id=new_token(), key=name, chords=not singles)
         self.players.append(Player(run, singles, name, promised=set(run.started.work.names)))

@@ -18,18 +18,7 @@ from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
-from orchestrator.store.scripts.results import (
-    MORE,
-    Admitted,
-    Look,
-    Moved,
-    Started,
-    Tick,
-    look_of,
-    moved_of,
-    text_of,
-    work_of,
-)
+from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -310,8 +299,7 @@ class Scripts:
 
     def look_further(self, run_id: str, plan: str, look: Look, joined_ms: int = 0) -> Look | None:
         """Look at open nodes behind those of an earlier look; None where it saw the last ones."""
-        more = look.findings[-1] if look.findings else None
-        if more is None or more.kind != MORE:
+        if (more := look.more) is None:
             return None
         return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, more.node, more.detail))
 

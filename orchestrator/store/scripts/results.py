@@ -127,6 +127,11 @@ class Look:
     epoch: int = 0
     findings: tuple[Seen, ...] = ()
 
+    @property
+    def more(self) -> Seen | None:
+        """The finding that says where to look further, if there is one."""
+        return self.findings[-1] if self.findings and self.findings[-1].kind == MORE else None
+
 
 @dataclass(frozen=True)
 class Tick:

@@ -32,9 +32,10 @@ FLOWERS = "Flower's page of the task"
 AT_ONCE = 500
 APART_MS = 500
 """Milliseconds between the starts of two runs."""
-POLLS = 40
+POLLS = 10
 EVERY_S = 2.0
 """How often an open page asks."""
+POLLED = ("run", "runs", "flows", "schedules")
 PAINT = "const e = performance.getEntriesByName('first-contentful-paint')[0]; return e ? e.startTime : 0"
 
 
@@ -83,16 +84,13 @@ def answers(flower: Flower, paths: dict[str, str], rounds: int) -> dict[str, lis
     return found
 
 
-def cost(pids: Sequence[int], act: Callable[[], Any], times: int, apart: float) -> float:
-    """Do something so often, and return the seconds of processor time that it cost some processes, idling left out."""
+def used(pids: Sequence[int], act: Callable[[], Any]) -> float:
+    """Do something ten times, as an open page does; returns the share of a core that some processes used meanwhile."""
     begun, before = time.monotonic(), sum(map(spent, pids))
-    for number in range(times):
+    for number in range(POLLS):
         act()
-        time.sleep(max(0.0, begun + (number + 1) * apart - time.monotonic()))
-    used, lasted = sum(map(spent, pids)) - before, time.monotonic() - begun
-    before = sum(map(spent, pids))
-    time.sleep(lasted)
-    return used - (sum(map(spent, pids)) - before)
+        time.sleep(max(0.0, begun + (number + 1) * EVERY_S - time.monotonic()))
+    return (sum(map(spent, pids)) - before) / (time.monotonic() - begun)
 
 
 def asker(flower: Flower, path: str) -> Callable[[], None]:
@@ -160,11 +158,14 @@ def measure(flower: Flower, page: Browser, run_id: str, redis_pid: int, rounds: 
         beside = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         out(f"| {name} | {told(took[name])} | {told(painted[name])} | {beside} |\n")
     pids = [flower.process.process.pid, redis_pid]
-    for name in ("run", "runs", "flows", "schedules", "limits"):
-        shares = [100 * cost(pids, asker(flower, paths[name]), POLLS, 0.1) / (POLLS * EVERY_S) for _ in range(3)]
-        of_core = f"{statistics.median(shares):.2f} % of a core ({min(shares):.2f} to {max(shares):.2f})"
+    shares: dict[str, list[float]] = {name: [] for name in POLLED}
+    for _ in range(3):
+        idle = used(pids, lambda: None)
+        for name in POLLED:
+            shares[name].append(100 * (used(pids, asker(flower, paths[name])) - idle))
+    for name, found in shares.items():
+        of_core = f"{statistics.median(found):.2f} % of a core ({min(found):.2f} to {max(found):.2f})"
         out(f"an open page, {name}: {of_core}\n")
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -35,10 +35,13 @@ class RunsPage(FlowsHandler):
     """The runs: counts by status, filters, one page of fifty."""
 
     tab = "runs"
+    fresh_s = 4
 
     @tornado.web.authenticated
     async def get(self) -> None:
         """Show the runs that pass the filters of the address."""
+        if self.is_fresh():
+            return
         filters = filters_of(self)
         try:
             listing = await self.ask(read_listing, filters)

@@ -184,7 +184,7 @@ class Measurer:
 
     def measure(self) -> None:
         """Add what ended since any leader last did: of every run its duration, of some the durations of nodes."""
-        ends = [end for _ in range(READS_AT_MOST) for end in self._new_ends()]
+        ends = list(self._new_ends())
         if not ends:
             return
         counts: dict[str, Counter[str]] = {}
@@ -213,13 +213,17 @@ class Measurer:
             newest = store.client.xrevrange(store.keys.events, count=1)
             store.client.hset(store.keys.sweep, PLACE, newest[0][0] if newest else b"0")
             return
-        entries = store.client.xrange(store.keys.events, min=b"(" + last, count=EVENTS_AT_ONCE)
-        for entry, row in entries:
-            if row[b"event"] not in {b"started", b"resumed"}:
-                event, flow, run_id = (row[name].decode() for name in (b"event", b"flow", b"run"))
-                yield RunEnd(int(entry.split(b"-")[0]) // 1000, flow, event, float(row[b"detail"] or 0), run_id)
-        if entries:
-            store.client.hset(store.keys.sweep, PLACE, entries[-1][0])
+        for _ in range(READS_AT_MOST):
+            entries = store.client.xrange(store.keys.events, min=b"(" + last, count=EVENTS_AT_ONCE)
+            for entry, row in entries:
+                if row[b"event"] not in {b"started", b"resumed"}:
+                    event, flow, run_id = (row[name].decode() for name in (b"event", b"flow", b"run"))
+                    yield RunEnd(int(entry.split(b"-")[0]) // 1000, flow, event, float(row[b"detail"] or 0), run_id)
+            if entries:
+                last = entries[-1][0]
+                store.client.hset(store.keys.sweep, PLACE, last)
+            if len(entries) < EVENTS_AT_ONCE:  # at rest, one read is all
+                return
 
     def _nodes_of(self, ends: Sequence[RunEnd]) -> Iterator[tuple[RunEnd, list[NodeSpan]]]:
         store = self._store

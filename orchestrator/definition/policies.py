@@ -24,6 +24,11 @@ that it is for (0: no span), and how many it lets start in them.
 """
 
 
+def numbers_text(numbers: Numbers) -> str:
+    """The numbers of a limit as bucket.lua reads them."""
+    return " ".join(map(str, numbers))
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Whether and when a failed attempt is retried.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import redis
 
@@ -23,14 +23,25 @@ from orchestrator.store.scripts import LONGEST_BACK_OFF_MS, UNFINISHED
 from orchestrator.store.scripts.results import MORE, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
     from orchestrator.maintenance.broken_parts import BrokenParts
-    from orchestrator.store.scripts.results import Look, Seen
+    from orchestrator.store.scripts.results import Look, Moved, Seen
 
 RUNS_AT_ONCE = 500
 MIXED_BACK_OFF_MS = 2000
 """Longest time between two messages for a ready node, where some workers have code that fits and others have not."""
+
+
+class Lost(NamedTuple):
+    """Nodes of a run whose messages may be lost."""
+
+    run_id: str
+    plan: Plan
+    epoch: int
+    nodes: list[str]
 
 
 class RunLooks:
@@ -51,14 +62,14 @@ class RunLooks:
         """
         is_full = True
         while is_full and time.monotonic() < until:
-            run_ids = self.store.upkeep.runs_to_look_at(now, count=RUNS_AT_ONCE)
+            is_full, runs = self.store.scripts.due_looks(count=RUNS_AT_ONCE)
             heads: dict[str, QueueHead] = {}
-            runs = list(zip(run_ids, self.store.plan_hashes(run_ids), strict=True))
             asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash in runs]
+            lost: list[Lost] = []
             for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(asked), strict=True):
-                step = partial(self._act, run_id, plan_hash, looked, heads, now=now, may_end=may_end)
+                step = partial(self._act, run_id, plan_hash, looked, heads, lost, now=now, may_end=may_end)
                 self._parts.attempt("run", run_id, step)
-            is_full = len(run_ids) == RUNS_AT_ONCE
+            self._send_again(lost)
 
     def _act(
         self,
@@ -66,6 +77,7 @@ class RunLooks:
         plan_hash: str,
         looked: Look | redis.RedisError,
         heads: dict[str, QueueHead],
+        lost: list[Lost],
         *,
         now: int,
         may_end: bool,
@@ -75,11 +87,19 @@ class RunLooks:
             raise looked
         look: Look | None = looked
         while look is not None:
-            self._act_on(run_id, plan_hash, look, heads, now=now, may_end=may_end)
+            self._act_on(run_id, plan_hash, look, heads, lost, now=now, may_end=may_end)
             look = self.store.scripts.look_further(run_id, plan_hash, look, self._joined_ms(plan_hash))
 
     def _act_on(
-        self, run_id: str, plan_hash: str, looked: Look, heads: dict[str, QueueHead], *, now: int, may_end: bool
+        self,
+        run_id: str,
+        plan_hash: str,
+        looked: Look,
+        heads: dict[str, QueueHead],
+        lost: list[Lost],
+        *,
+        now: int,
+        may_end: bool,
     ) -> None:
         if looked.outcome == "unknown" or (looked.outcome == "looked" and not looked.findings):
             return
@@ -96,25 +116,36 @@ class RunLooks:
                     self._end(run_id, seen.detail)
             elif seen.kind not in {"ready", MORE}:
                 self._mend(plan, run_id, looked.epoch, seen)
-        lost = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
-        if lost:
+        nodes = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
+        if nodes:
+            lost.append(Lost(run_id, plan, looked.epoch, nodes))
+
+    def _send_again(self, lost: Sequence[Lost]) -> None:
+        """Send the messages of runs again, all of them in few round trips."""
+        fleet, asked = self.engine.fleet, []
+        for each in lost:
             # Where only some workers have code that fits, the others may take the message from under its nose.
-            is_mixed = any(self.engine.fleet.is_mixed(plan, node) for node in lost)
-            moved = self.store.scripts.republish(
-                run_id,
-                plan.hash,
-                looked.epoch,
-                lost,
-                most_ms=MIXED_BACK_OFF_MS if is_mixed else LONGEST_BACK_OFF_MS,
-                joined_ms=self.engine.fleet.joined_ms(plan.flow),
-            )
+            is_mixed = any(fleet.is_mixed(each.plan, node) for node in each.nodes)
+            most_ms = MIXED_BACK_OFF_MS if is_mixed else LONGEST_BACK_OFF_MS
+            joined_ms = fleet.joined_ms(each.plan.flow)
+            asked.append((each.run_id, each.plan.hash, each.epoch, most_ms, joined_ms, *each.nodes))
+        works: list[tuple[Plan, str, int, Work]] = []
+
+        def keep(each: Lost, moved: Moved | redis.RedisError) -> None:
+            if isinstance(moved, redis.RedisError):
+                raise moved
+            works.append((each.plan, each.run_id, each.epoch, moved.work))
+
+        for each, moved in zip(lost, self.store.scripts.republish_runs(asked), strict=True):
+            self._parts.attempt("run", each.run_id, partial(keep, each, moved))
+        if works:
             fault_point("after_republish")
-            self.engine.publish(plan, run_id, looked.epoch, moved.work)
+            self.engine.publisher.publish_all(works)
 
     def _joined_ms(self, plan_hash: str) -> int:
-        """The instant at which a worker with a plan's flow came last; 0 for a plan that this process has not read."""
+        """The instant at which a worker with a plan's flow came last; any worker if this process has not read it."""
         plan = self.store.known_plan(plan_hash)
-        return 0 if plan is None else self.engine.fleet.joined_ms(plan.flow)
+        return self.engine.fleet.joined_ms("" if plan is None else plan.flow)
 
     def _mend(self, plan: Plan, run_id: str, epoch: int, seen: Seen) -> None:
         if seen.kind == "awake":  # parked, but neither a timer nor a wait queue knows of it

@@ -176,9 +176,9 @@ class Reconciler:
             self._looks.mend_index(tick.now)
         if tick.has_looks or tick.has_lost_index:
             self._looks.look(tick.now, until=until, may_end=may_end)
-        is_full = tick.has_old
-        while is_full and time.monotonic() < until:  # as fast as runs end
-            is_full = self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE)
+        is_full, until = tick.has_old, max(until, time.monotonic() + self._period_s / 2)
+        while is_full:  # as fast as runs end, also beside many looks
+            is_full = self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE) and time.monotonic() < until
         self._parts.forget_old()
         self._follow_events(tick.last_event)
 

@@ -27,7 +27,7 @@ SEGMENT = 20
 BEGIN_SAGA = "orchestrator.begin-saga"
 ADVANCE = "orchestrator.advance"
 SINCE_HEADER = "orchestrator_since"
-"""Message header: the instant in ms at which the node became publishable."""
+"""Message header: the instant in ms at which the node became publishable, or was sent again."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from kombu.pools import connections
 from orchestrator.lazy import lazy
 from orchestrator.messaging.canvas import ADVANCE, Target, compile_work, send
 from orchestrator.messaging.celery_addresses import has_redis_backend
-from orchestrator.messaging.message_template import RUN, SINCE, Envelope, is_unobserved, take_envelope
+from orchestrator.messaging.message_template import RUN, SINCE, SINCE_MARK, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
 from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from celery import Celery
     from celery.canvas import Signature
@@ -62,6 +62,33 @@ class Publisher:
         """Send what a transition left to publish, if anything."""
         if work.names:
             self._send(compile_work(Target(self.app, plan, run_id, epoch), work), plan, run_id)
+
+    def publish_all(self, works: Iterable[tuple[Plan, str, int, Work]]) -> None:
+        """Send what many runs have left to publish, of each its plan, id, epoch and work, in few round trips."""
+        pipe = self.store.client.pipeline(transaction=False)
+        for plan, run_id, epoch, work in works:
+            messages = self._single_messages(plan, run_id, epoch, work)
+            for key, text in messages:
+                pipe.lpush(key, text)
+            if not messages:
+                self.publish(plan, run_id, epoch, work)
+        try:
+            pipe.execute()
+        except BROKER_ERRORS as error:
+            warn_sparingly(logger, "Redis did not take the messages of runs, they will be sent again: %s", error)
+
+    def _single_messages(self, plan: Plan, run_id: str, epoch: int, work: Work) -> list[tuple[str, str]]:
+        """The lists and messages of nodes, if each is sent on its own and this process may push it; else none."""
+        found = []
+        is_eager = self.app.conf.task_always_eager  # Celery would run what is only to be learned
+        for name in work.names if work.kind == "nodes" and not is_eager else ():
+            if name in plan.nodes:  # not the compensation of one item
+                self.learn(plan, name, epoch)
+            key, text = self.known_message(plan, run_id, name, epoch)
+            if not key:
+                return []
+            found.append((key, text.replace(SINCE_MARK, str(work.since))))
+        return found
 
     def publish_first(self, plan: Plan, run_id: str, work: Work) -> None:
         """Send the start of a run from a client: one plain message.

@@ -72,9 +72,10 @@ class Fleet:
         """Return whether some workers that take a node's messages have code that fits, and others have not."""
         return 0 < len(self.fitting(plan, node)) < len(self.consumers(plan, node))
 
-    def joined_ms(self, flow: str) -> int:
-        """Return the instant in ms at which a worker with a flow came last; 0 if none says."""
-        return max((worker.get("began", 0) for worker in self.workers() if flow in worker["flows"]), default=0)
+    def joined_ms(self, flow: str = "") -> int:
+        """Return the instant in ms at which a worker with a flow, or any worker, came last; 0 if none says."""
+        began = [worker.get("began", 0) for worker in self.workers() if not flow or flow in worker["flows"]]
+        return max(began, default=0)
 
 
 def read_misfits(store: Store, plan_hash: str) -> dict[str, str]:

@@ -147,6 +147,11 @@ class Keys:
         """Channel on which the run's end is told."""
         return self._named("done", run_id)
 
+    @lazy
+    def plans(self) -> str:
+        """The part that the names of plans begin with."""
+        return self._named("plan")
+
     def plan(self, plan_hash: str) -> str:
         """A published plan."""
         return self._named("plan", plan_hash)

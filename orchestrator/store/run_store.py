@@ -17,7 +17,7 @@ import redis
 
 from orchestrator.definition.fitting import RUN_INPUT
 from orchestrator.definition.plan import Plan
-from orchestrator.definition.policies import MICROSECONDS
+from orchestrator.definition.policies import MICROSECONDS, numbers_text
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
@@ -26,7 +26,7 @@ from orchestrator.store.guard import Guard
 from orchestrator.store.history import read_entries
 from orchestrator.store.keys import Keys, limit_of
 from orchestrator.store.output_parts import OutputParts
-from orchestrator.store.scripts import Scripts, numbers_text
+from orchestrator.store.scripts import Scripts
 from orchestrator.store.set_aside import AsideList
 from orchestrator.store.shared_listener import SharedListener
 from orchestrator.store.standing import FIELDS, RUN_ID, read_standing, standing_of, unknown_run
@@ -171,13 +171,6 @@ class Store:
     def known_plan(self, plan_hash: str) -> Plan | None:
         """Return a plan that this process has read before, wherever it is now."""
         return self._plans.get(plan_hash)
-
-    def plan_hashes(self, run_ids: Sequence[str]) -> list[str]:
-        """Return the hash of the plan that each run pins; empty for a run that is gone."""
-        pipe = self.client.pipeline(transaction=False)
-        for run_id in run_ids:
-            pipe.hget(self.keys.run(run_id), "plan")
-        return [(found or b"").decode() for found in pipe.execute()] if run_ids else []
 
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets if they are missing."""

@@ -5,6 +5,7 @@ Each is one plain command on an index. What changes a run is a script; see `stor
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -50,10 +51,6 @@ class Upkeep:
     def timers(self) -> int:
         """How many nodes wait for an instant, such as their next attempt, and how many runs have a deadline."""
         return int(self._client.zcard(self._keys.timers))
-
-    def runs_to_look_at(self, now: int, *, count: int) -> list[str]:
-        """Live runs that are due for a look, the longest due first."""
-        return _texts(self._client.zrangebyscore(self._keys.live, "-inf", now, 0, count))
 
     def bring_looks_forward(self, now: int, *, to: int, count: int) -> None:
         """Let the runs whose look is the next be looked at at an instant, those that were due later."""
@@ -110,20 +107,29 @@ class Upkeep:
     def clean_indexes(self, now: int, *, count: int) -> bool:
         """Take runs whose retention is over off the indexes; returns whether there may be more."""
         members = _texts(self._client.zrangebyscore(self._keys.expiring, "-inf", now, 0, count))
-        pipe = self._client.pipeline(transaction=False)
+        rows: defaultdict[str, list[str]] = defaultdict(list)
+        histories = []
         for member in members:
             status, _, rest = member.partition("|")
             flow, _, run_id = rest.partition("|")
-            pipe.zrem(self._keys.by_status(status), run_id)
-            pipe.zrem(self._keys.by_flow(flow, status), run_id)
-            pipe.zrem(self._keys.older_by_flow(flow), run_id)
-            pipe.delete(self._keys.history(run_id))  # has no lifetime if version 0.1.0 ended the run
-            pipe.zrem(self._keys.expiring, member)  # last: a crash before it repeats those above
+            for index in (
+                self._keys.by_status(status),
+                self._keys.by_flow(flow, status),
+                self._keys.older_by_flow(flow),
+            ):
+                rows[index].append(run_id)
+            histories.append(self._keys.history(run_id))  # has no lifetime if version 0.1.0 ended the run
         tags = _texts(self._client.zrangebyscore(self._keys.expiring_tags, "-inf", now, 0, count))
         for member in tags:
             index, _, run_id = member.partition("|")
-            pipe.zrem(f"{self._keys.index}:{index}", run_id)
-            pipe.zrem(self._keys.expiring_tags, member)
+            rows[f"{self._keys.index}:{index}"].append(run_id)
+        rows |= {self._keys.expiring: members, self._keys.expiring_tags: tags}  # last: a crash repeats those above
+        pipe = self._client.pipeline(transaction=False)
+        if histories:
+            pipe.delete(*histories)
+        for index, found in rows.items():
+            if found:
+                pipe.zrem(index, *found)
         pipe.execute()
         return count in {len(members), len(tags)}
 

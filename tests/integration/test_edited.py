@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Cell: TypeAlias = tuple[str, str]
 
+pytestmark = pytest.mark.timeout(400)  # the story of all cells takes minutes
 PLACES = ("chain", "parallel", "branch", "map", "compensation", "fused", "local")
 EDITS = ("body", "renamed", "removed", "output", "input", "read", "computed-read")
 ALWAYS = {
@@ -103,6 +104,7 @@ class World:
             self.back_after[cell] = (min(starts, default=back) - back).total_seconds()
         for run in self.cancelled.values():
             run.wait(timeout=60)
+        print(*[f"{seconds:.1f} s {cell}" for cell, seconds in self.back_after.items()], sep="\n")  # noqa: T201 - figures
 
 
 @pytest.fixture(scope="module")

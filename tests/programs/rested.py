@@ -7,7 +7,16 @@ from datetime import timedelta
 
 from celery import Celery
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryLater, RetryPolicy, manual
+from orchestrator import (
+    FlowBuilder,
+    Node,
+    NodeContext,
+    Orchestrator,
+    RetryLater,
+    RetryPolicy,
+    SharedRateLimiter,
+    manual,
+)
 
 URL = os.environ["TEST_REDIS_URL"]
 AGAIN_S = 0.5
@@ -33,11 +42,13 @@ def later() -> int:
     raise RetryLater(after=timedelta(hours=1))
 
 
+ONE_AN_HOUR = SharedRateLimiter("rested", 1, per=timedelta(hours=1))
 RETRY = RetryPolicy(maximum_attempts=2, initial_interval=timedelta(seconds=AGAIN_S), jitter=False)
 for name, node, queue in (
     ("rested-now", Node("now", now), "rested"),
     ("rested-again", Node("again", again, retry=RETRY), "rested"),
     ("rested-later", Node("later", later, retry=RetryPolicy(maximum_attempts=2)), "rested"),
+    ("rested-in-line", Node("one", now).with_shared_rate_limit(ONE_AN_HOUR), "rested"),
     ("rested-elsewhere", Node("now", now), "rested-lost"),
 ):
     orchestrator.register(FlowBuilder(name).triggered_by(manual("test")).on_queue(queue).then(node).build())

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from orchestrator.definition.policies import numbers_text
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.log_lines import BYTES, LINES
 from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
-from orchestrator.store.scripts.connection import NOTHING, Packed, Wire
+from orchestrator.store.scripts.connection import NOTHING, Packed, Wire, ask_many
 from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
@@ -26,11 +28,11 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from orchestrator.definition.plan import Plan
-    from orchestrator.definition.policies import Numbers
     from orchestrator.store.keys import Keys
     from orchestrator.store.scripts.commit_and_claim import Claim, Commit
     from orchestrator.store.scripts.results import Claimed
 
+Answer = TypeVar("Answer")
 MARK_KEPT_MS = 86_400_000
 KEY_SHOWN = 200
 """Characters of an idempotency key that are kept to be shown."""
@@ -303,29 +305,32 @@ class Scripts:
             return None
         return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, more.node, more.detail))
 
+    def due_looks(self, *, count: int) -> tuple[bool, list[tuple[str, str]]]:
+        """Look at runs that are due, those that only wait: due_looks.lua.
+
+        Returns whether there may be more of them, and the others, each with the hash of its plan, "" if it has none.
+        """
+        own = self._keys
+        keys = [own.live, own.runs, own.plans, own.timers, own.limits, own.wait_queues]
+        is_full, *rows = map(text_of, self._call("due_looks", keys, [count]))
+        return is_full == "1", list(zip(rows[::2], rows[1::2], strict=True))
+
     def inspect_runs(self, runs: Sequence[tuple[str, str, int]]) -> list[Look | RedisError]:
         """Look at many runs in one round trip; an error is that run's alone.
 
         Args:
             runs: Of each the id, the hash of its plan, and the instant at which a worker with its flow came last.
         """
-        name = "inspect_run"
-        pipe = self._client.pipeline(transaction=False)
-        for run_id, plan, joined_ms in runs:
-            keys = self._keys.of_run(run_id, plan)
-            pipe.evalsha(self._sha(name), len(keys), *keys, run_id, joined_ms, 0, "")
-        answers = pipe.execute(raise_on_error=False) if runs else []
-        return [self._looked(*run, answer) for run, answer in zip(runs, answers, strict=True)]
+        asked = [(run_id, plan, joined_ms, 0, "") for run_id, plan, joined_ms in runs]
+        return self._on_runs("inspect_run", asked, look_of)
 
-    def _looked(self, run_id: str, plan: str, joined_ms: int, answer: Any) -> Look | RedisError:
-        if not isinstance(answer, RedisError):
-            return look_of(answer)
-        if not isinstance(answer, NoScriptError):
-            return answer
-        try:
-            return self.inspect_run(run_id, plan, joined_ms)
-        except RedisError as error:
-            return error
+    def _on_runs(
+        self, name: str, calls: Sequence[Sequence[Any]], read: Callable[[Any], Answer]
+    ) -> list[Answer | RedisError]:
+        """Call a script for many runs in one round trip, each with its id, the hash of its plan, and arguments."""
+        asked = [(self._keys.of_run(run_id, plan), (run_id, *args)) for run_id, plan, *args in calls]
+        answers = ask_many(self._client, self._sha(name), asked, partial(self._call, name))
+        return [answer if isinstance(answer, RedisError) else read(answer) for answer in answers]
 
     def restore_plan(self, plan: Plan) -> bool:
         """Put back a plan that the store has lost: restore_plan.lua. Returns whether it was gone."""
@@ -363,6 +368,10 @@ class Scripts:
     ) -> Moved:
         """Publish ready nodes once more, and not again within a back-off of at most `most_ms`: republish.lua."""
         return moved_of(self._on_run("republish", run_id, plan, epoch, most_ms, joined_ms, *nodes))
+
+    def republish_runs(self, runs: Sequence[Sequence[Any]]) -> list[Moved | RedisError]:
+        """Publish nodes of many runs once more, each with what republish.lua takes; an error is that run's alone."""
+        return self._on_runs("republish", runs, moved_of)
 
     def release(self, bucket: str) -> tuple[int, list[str]]:
         """Let go the head of a bucket's line: release.lua. Returns ms to the next look, or -1, and the members."""
@@ -487,8 +496,3 @@ def _started_of(answer: Sequence[Any]) -> Started:
 
 def _limits(plan: Plan) -> dict[str, str]:
     return {name: numbers_text(numbers) for name, numbers in plan.limits.items()}
-
-
-def numbers_text(numbers: Numbers) -> str:
-    """The numbers of a limit as bucket.lua reads them."""
-    return " ".join(map(str, numbers))

@@ -13,7 +13,7 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from redis.connection import ConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -137,3 +137,33 @@ class Wire:
                 self._held.connection = connection
             else:
                 self._client.connection_pool.release(connection)
+
+
+def ask_many(
+    client: Any, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]], ask: Callable[..., Any]
+) -> list[Any]:
+    """Call a script many times in one round trip, each with its keys and arguments; an error is that call's alone.
+
+    Args:
+        client: The client of the store.
+        sha: The script.
+        calls: What it is called with.
+        ask: Calls it once, with its text where the server does not have it.
+    """
+    answers: list[Any] = [None] * len(calls)
+    left = list(range(len(calls)))
+    while left:
+        pipe = client.pipeline(transaction=False)
+        for place in left:
+            keys, args = calls[place]
+            pipe.evalsha(sha, len(keys), *keys, *args)
+        for place, answer in zip(left, pipe.execute(raise_on_error=False), strict=True):
+            answers[place] = answer
+        left = [place for place in left if isinstance(answers[place], NoScriptError)]
+        if left:  # the server has it with the first of them
+            first = left.pop(0)
+            try:
+                answers[first] = ask(*calls[first])
+            except RedisError as error:
+                answers[first] = error
+    return answers

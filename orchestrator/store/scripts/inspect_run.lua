@@ -4,14 +4,15 @@
 -- KEYS    as transition.lua
 -- ARGV    2 the instant in ms at which a worker with its flow came last, or 0; 3 the place among the open nodes at which this
 --         call begins, at first 0, and 4 what an earlier call has seen of those in front of it, at first ''
--- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so), 'orphan'
---         (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
+-- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so, or was sent again),
+--         'orphan' (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
 --         has announced), 'items' (a map whose open items are not known), 'gone' (detail: what is gone of the run), 'unfinished'
 --         (a transition of which go_on.lua has another portion to do), or at last 'more' (call again with this node and detail
 --         as 3 and 4); or {'no plan', epoch}, or {'unknown'}.
 -- TTL     taken off the plan. A second call answers the same; only the next look moves. It is due within 5 s while something
---         is ready or runs, else after twice the time, at most 10 minutes: the fraction of its instant says how often. One that a transition sets has no fraction.
-local SOON_MS, LONGEST_MS, DOUBLED = 5000, 600000, 16
+--         is ready or runs, else after twice the time, at most 10 minutes. One that a transition sets has no fraction.
+-- include: next_look
+local SOON_MS = 5000
 if not load_run() then
   redis.call('ZREM', LIVE, RUN_ID)
   redis.call('ZREM', TIMERS, RUN_ID .. '|')
@@ -34,12 +35,7 @@ local function add(kind, node, detail)
 end
 local function look_within(ms) next_ms = math.min(next_ms or ms, ms) end
 local function look_later()
-  local times = 0.5
-  if not next_ms then
-    times = math.min(math.floor(due % 1 * DOUBLED) + 1, DOUBLED - 1)
-    next_ms = math.min(LOOK_AFTER_MS * 2 ^ times, LONGEST_MS)
-  end
-  redis.call('ZADD', LIVE, 'XX', string.format('%.5f', math.floor(NOW + next_ms) + times / DOUBLED), RUN_ID)
+  redis.call('ZADD', LIVE, 'XX', next_ms and look_after(next_ms, 0.5) or look_at_rest(due), RUN_ID)
 end
 if redis.call('HEXISTS', PLAN, 'text') == 0 then
   next_ms = SOON_MS
@@ -81,6 +77,9 @@ if stalled and place == 0 then
   look_within(LOOK_AFTER_MS)
 elseif is_map and run.map_next < run.map_count then
   look_within(SOON_MS)
+  if run.map_again > NOW then
+    look_within(run.map_again - NOW)
+  end
 end
 local seen_running, seen_ms = string.match(ARGV[4], '^(%d+) (%d*)$')
 local running, is_missing = tonumber(seen_running or 0), false
@@ -102,9 +101,12 @@ for _, name in ipairs(names) do
         redis.call('RPUSH', AGAIN, name)
       end
     elseif NOW >= (rec.again or rec.since + LOOK_AFTER_MS) or rec.again and has_joined(rec.sent) then
-      add('ready', name, string.format('%.0f', rec.since))
+      add('ready', name, string.format('%.0f', rec.sent or rec.since))
     end
     look_within(math.max(LOOK_AFTER_MS, math.min((NOW - rec.since) / 2, SOON_MS)))
+    if rec.again and rec.again > NOW then
+      look_within(rec.again - NOW)
+    end
   elseif rec.state == 'running' then
     running = running + 1
     if not redis.call('ZSCORE', HOLDERS, rec.holder) then

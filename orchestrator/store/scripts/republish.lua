@@ -9,8 +9,7 @@ if not load_run() then
   return {'unknown'}
 end
 local LONGEST_MS, joined = tonumber(ARGV[3]), tonumber(ARGV[4])
-local names = {}
-local since = NOW
+local names, next_look = {}, nil
 local function has_joined(sent) return sent and joined > sent end
 local function back_off(looks) return NOW + math.min(LOOK_AFTER_MS * 2 ^ looks, LONGEST_MS) end
 for index = 5, #ARGV do
@@ -21,10 +20,11 @@ for index = 5, #ARGV do
     names = maps.ready(plan_step(facts.step)).names
     local looks = has_joined(run.map_sent) and 1 or run.map_looks + 1
     set_run({map_looks = looks, map_again = back_off(looks), map_sent = NOW})
+    next_look = run.map_again
   elseif run.epoch == ARGV[2] and rec and rec.state == 'ready' and (NOW >= (rec.again or 0) or has_joined(rec.sent)) then
     rec.looks = has_joined(rec.sent) and 1 or (rec.looks or 0) + 1
     rec.again, rec.sent = back_off(rec.looks), NOW
-    since = math.min(since, rec.since)
+    next_look = math.min(next_look or rec.again, rec.again)
     save(ARGV[index], rec)
     detach(facts)
     names[#names + 1] = ARGV[index]
@@ -33,5 +33,8 @@ end
 if #names == 0 then
   return {'nothing'}
 end
+if next_look then  -- first: a full Redis refuses it, and so all of this
+  redis.call('ZADD', LIVE, 'XX', 'LT', next_look, RUN_ID)
+end
 note('republished', #names > SAGA_AHEAD and names[1] or table.concat(names, ' '))
-return reply('again', {kind = 'nodes', position = run.position, names = names, since = since})
+return reply('again', {kind = 'nodes', position = run.position, names = names})

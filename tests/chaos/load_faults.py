@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.chaos.world import Power, World, watched_power
-from tests.refusals import REFUSALS, RefusingServer
+from tests.refusals import OPTIONS, REFUSALS, RefusingServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 REFUSES_S = 4.0
@@ -38,6 +38,7 @@ class Fault:
         after_s: Before the first one.
         repeats: Starts that one strike may cause beyond one for each node; None where nobody can know.
         is_between: It acts between the server and everybody else.
+        server_options: What the server needs for it.
     """
 
     strike: Callable[[Scene], None]
@@ -46,6 +47,7 @@ class Fault:
     after_s: float = 0.0
     repeats: int | None = 8
     is_between: bool = False
+    server_options: Sequence[str] = ()
 
 
 @dataclass
@@ -136,13 +138,16 @@ def refuse(name: str) -> Callable[[Scene], None]:
     return strike
 
 
-# Not LOADING: a server that is started again answers with it. Its other test needs a server with debugging commands.
 REFUSED = {
     f"Redis refuses: {name}": Fault(
-        refuse(name), every_s=7.0, times=2, repeats=0, is_between=name in {"CLUSTERDOWN", "TRYAGAIN"}
+        refuse(name),
+        every_s=7.0,
+        times=2,
+        repeats=0,
+        is_between=name in {"CLUSTERDOWN", "TRYAGAIN"},
+        server_options=OPTIONS if name == "LOADING" else (),
     )
     for name in REFUSALS
-    if name != "LOADING"
 }
 
 

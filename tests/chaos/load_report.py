@@ -1,6 +1,6 @@
 """The tables of docs/guarantees.md, made from the lines that tests/chaos/full_load.py wrote.
 
-`python -m tests.chaos.load_report docs/load.jsonl` prints them.
+`python -m tests.chaos.load_report docs/load.jsonl docs/refused_load.jsonl` prints them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.chaos.load_faults import FAULTS
+from tests.chaos.load_faults import FAULTS, REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Loads = list[dict[str, Any]]
 # Heading, system, field.
@@ -35,27 +38,42 @@ CANVAS = (
     ("last task twice", "hardened", "tails_twice"),
     ("workers that died", "hardened", "deaths"),
 )
+UNDER_REFUSALS = (
+    ("lost", "ours", "lost"),
+    ("counted twice", "ours", "counted_twice"),
+    ("attempts burnt", "ours", "burnt"),
+    ("workers that died", "ours", "deaths"),
+    ("fused: lost", "fused", "lost"),
+    ("counted twice", "fused", "counted_twice"),
+    ("attempts burnt", "fused", "burnt"),
+    ("workers that died", "fused", "deaths"),
+    ("plain: lost", "plain", "lost"),
+    ("extra starts", "plain", "extra"),
+    ("last task twice", "plain", "tails_twice"),
+    ("workers that died", "plain", "deaths"),
+)
 Columns = tuple[tuple[str, str, str], ...]
 
 
-def table(loads: Loads, columns: Columns) -> str:
+def table(loads: Loads, columns: Columns, faults: Iterable[str] = FAULTS) -> str:
     """One row for each fault, one column for each figure: the median over the seeds, and the range if there is one."""
     headings = ["fault", "times", *[heading for heading, _, _ in columns]]
     rows = [headings, ["---"] * len(headings)]
     systems = {system for _, system, _ in columns}
-    for fault in FAULTS:
+    for fault in faults:
         own = [load for load in loads if load["fault"] == fault and load["system"] in systems]
         times = summary([load["strikes"] for load in own])
         rows.append([fault, times, *[column(own, system, name) for _, system, name in columns]])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def seeds(loads: Loads) -> dict[str, int]:
+def seeds(loads: Loads, faults: Iterable[str] = FAULTS) -> dict[str, int]:
     """With how many seeds each system met the fault that it met least often."""
-    counts = {(load["system"], fault): 0 for load in loads for fault in FAULTS}
+    faults = tuple(faults)
+    counts = {(load["system"], fault): 0 for load in loads for fault in faults}
     for load in loads:
         counts[load["system"], load["fault"]] += 1
-    return {system: min(counts[system, fault] for fault in FAULTS) for system in {key[0] for key in counts}}
+    return {system: min(counts[system, fault] for fault in faults) for system in {key[0] for key in counts}}
 
 
 def column(loads: Loads, system: str, name: str) -> str:
@@ -77,4 +95,6 @@ def read(path: Path) -> Loads:
 
 
 if __name__ == "__main__":
-    print(*[table(read(Path(sys.argv[1])), columns) for columns in (OURS, CANVAS)], sep="\n\n")  # noqa: T201 - output
+    measured, refused = (read(Path(name)) for name in sys.argv[1:])
+    tables = [table(measured, columns) for columns in (OURS, CANVAS)]
+    print(*tables, table(refused, UNDER_REFUSALS, REFUSED), sep="\n\n")  # noqa: T201 - output

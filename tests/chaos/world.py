@@ -22,10 +22,11 @@ from tests.chaos.proxy import Proxy
 from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
 from tests.invariants import check_run as check_run_in
 from tests.invariants import look_at
+from tests.servers import ServerWith
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 LEASE_S = 3.0
 SWEEP_S = 0.5
@@ -46,11 +47,12 @@ class World:
         concurrency: int = 2,
         program: str = MODULE,
         proxied: bool = False,
+        server_options: Sequence[str] = (),
         **environment: str,
     ) -> None:
         self.folder = folder
         self.stack = ExitStack()
-        self.server = self.stack.enter_context(EmbeddedServer(folder / "server"))
+        self.server = self.stack.enter_context(ServerWith(folder / "server", *server_options))
         self.ledger_server = self.stack.enter_context(EmbeddedServer(folder / "ledger"))
         self.ledger = Ledger(self.ledger_server.url)
         self.proxy = self.stack.enter_context(Proxy(self.server.port))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.load_report import CANVAS, OURS, read, seeds, summary, table
+from tests.chaos.load_faults import REFUSED
+from tests.chaos.load_report import CANVAS, OURS, UNDER_REFUSALS, read, seeds, summary, table
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/guarantees.md").read_text()
@@ -68,9 +69,17 @@ def test_the_tables_are_what_was_measured(columns):
     assert min(seeds(loads).values()) >= 1
 
 
-def test_nothing_of_ours_was_lost_or_counted_twice():
-    ours = [load for load in read(ROOT / "docs/load.jsonl") if load["system"] == "ours"]
-    assert [load for load in ours if load["lost"] or load["counted_twice"] or load["broken"]] == []
+def test_the_table_of_refusals_is_what_was_measured():
+    loads = read(ROOT / "docs/refused_load.jsonl")
+    assert table(loads, UNDER_REFUSALS, REFUSED) in section("Measured while Redis refuses")
+    assert set(seeds(loads, REFUSED)) == {"ours", "fused", "plain"}
+    assert min(seeds(loads, REFUSED).values()) >= 1
+
+
+@pytest.mark.parametrize("name", ["load", "refused_load"])
+def test_nothing_of_ours_was_lost_or_counted_twice(name):
+    ours = [load for load in read(ROOT / f"docs/{name}.jsonl") if load["system"] in {"ours", "fused"}]
+    assert [load for load in ours if load["lost"] or load["counted_twice"] or load["deaths"] or load["broken"]] == []
 
 
 @pytest.mark.parametrize(("values", "text"), [([], "-"), ([3, 3], "3"), ([1, 9, 2], "2 (1 to 9)"), ([0.4, 0.2], "0")])

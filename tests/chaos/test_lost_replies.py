@@ -206,6 +206,7 @@ SCENARIOS = {
     "announce_worker": is_announced_again,
     "due_timers": stumbles,
     "inspect_run": takes_a_nap,
+    "due_looks": takes_a_nap,
     "admit": asks_by_key,
     "take_token": asks_in_a_loop,
     "set_cursor": begins_elsewhere,
@@ -213,7 +214,7 @@ SCENARIOS = {
 
 REPEATED_ELSEWHERE = {
     *("abandon", "drop_claim", "note_open_items", "restore_plan"),  # test_lost_keys.py
-    *("give_back", "keep_log"),  # test_scripts_late.py, test_node_logs.py
+    *("give_back", "go_on", "keep_log"),  # test_scripts_late.py, test_scripts_portions.py, test_node_logs.py
     *("delete_run", "list_runs", "freeze_limit", "set_limit"),  # an operator's; no run depends on them
 }
 

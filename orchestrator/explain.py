@@ -35,7 +35,8 @@ class Waiting:
 
     Attributes:
         node: The node; "" for the run itself.
-        state: "pending", "ready", "running", "parked" or "compensating"; of the run itself "broken".
+        state: "pending", "ready", "running", "parked", "paused" or "compensating"; of the run itself "broken" or
+            "paused".
         reason: A sentence that says what it waits for.
         until: The instant it waits for, if that is known; aware, on Redis's clock.
         attempt: Number of the last attempt that started; 0 before the first.
@@ -66,9 +67,17 @@ def explain_run(engine: Engine, record: RunRecord) -> list[Waiting]:
     if plan is None:
         return broken or [Waiting("", "broken", f"its plan {record.plan} is gone from Redis", None, 0)]
     try:
-        return broken + _explain_nodes(engine, record, plan)
+        return broken + _explain_hold(record) + _explain_nodes(engine, record, plan)
     except ValueError as error:  # a record that is no JSON: that is why it is set aside, or will be in a moment
         return broken or [Waiting("", "broken", f"a record of it cannot be read: {error}", None, 0)]
+
+
+def _explain_hold(record: RunRecord) -> list[Waiting]:
+    if record.status is not RunStatus.PAUSED or "held" not in record.fields:
+        return []
+    since, why = instant(record.fields["paused_at"]), record.fields["paused_for"]
+    reason = f"was paused at {since:%Y-%m-%d %H:%M:%S} UTC and waits for resume()" + (f": {why}" if why else "")
+    return [Waiting("", "paused", reason, None, 0)]
 
 
 def _explain_nodes(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:
@@ -104,6 +113,7 @@ class _Explainer:
             "ready": self._explain_ready,
             "running": self._explain_running,
             "parked": self._explain_parked,
+            "paused": self._explain_paused,
             "compensating": self._explain_compensating,
         }[state](name, record)
         node_plan = self.plan.nodes[node_of(name)]
@@ -201,6 +211,11 @@ class _Explainer:
         pace = self.store.pace(bucket)
         limiter += "" if pace is None else f", which currently allows {pace:.3g} starts a second"
         return f"is number {place + 1} in the wait queue of {limiter}", instant(due)
+
+    def _explain_paused(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
+        error = self.store.last_failure(self.run.run_id, name)
+        failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
+        return f"has used its {record['attempt']} attempts and waits for resume(){failed}", None
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))

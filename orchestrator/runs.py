@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.definition.node import Node
+    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
     from orchestrator.store.queries import Listed
     from orchestrator.store.run_store import RunRecord
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 READ_AGAIN_S = 1.0
 OUTAGE_S = 60.0
-PLAN_GONE = "the run cannot be resumed: its plan is gone from Redis"
+PLAN_GONE = "the run cannot be taken up again: its plan is gone from Redis"
 
 
 @dataclass(frozen=True)
@@ -245,28 +246,75 @@ class FlowRun:
         failure = NodeFailure.of(RunCancelled(reason or "the run was cancelled"), flow_name=record.flow)
         self._engine.end_run(self.id, verdict="cancelled", failure=failure)
 
-    def resume(self) -> None:
-        """Continue a run that ended.
+    def pause(self, reason: str = "") -> None:
+        """Hold the run: what runs is finished, and nothing of it starts until `resume`.
 
-        A failed or cancelled run goes forward from what succeeded and was not compensated, with fresh attempts. A run
-        that ended compensation_failed repeats only the compensations that failed.
+        Timers, wait queues, timeouts and the run's own timeout go on; `cancel` works. A second call changes nothing.
 
         Raises:
-            RunError: The run has not ended, or it succeeded.
+            RunError: The run is ending or has ended.
+            UnknownRun: There is no such run.
+            StoreFull: Redis is full; nothing was changed.
+            StoreUnavailable: Redis did not answer; it is safe to try again.
+        """
+        record, store = self._record(), self._engine.store
+        with store.guarded():
+            outcome = store.scripts.pause(self.id, record.plan, reason=reason)
+        if outcome != "paused":
+            message = f"the run is {self.status}; only a run that is neither ending nor ended can be paused"
+            raise RunError(message, run_id=self.id, flow_name=record.flow)
+
+    def resume(self) -> None:
+        """Continue a run that is paused or has ended.
+
+        A paused run goes on, with fresh attempts for the nodes that stand because theirs are exhausted. A failed or
+        cancelled run goes forward from what succeeded and was not compensated, with fresh attempts. A run that ended
+        compensation_failed repeats only the compensations that failed.
+
+        Raises:
+            RunError: The run is neither paused nor ended, or it succeeded.
             UnknownRun: There is no such run.
             StoreUnavailable: Redis did not answer; the status says whether the run was resumed.
         """
+        record, plan = self._record_and_plan()
+        with self._engine.store.guarded():
+            moved = self._engine.store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
+        if moved.outcome not in {"resumed", "continued"}:
+            resumable = "only a paused, failed, cancelled or compensation_failed run can be resumed"
+            raise RunError(f"the run is {self.status}; {resumable}", run_id=self.id, flow_name=record.flow)
+        epoch = record.epoch + (moved.outcome == "resumed")
+        self._engine.publish(plan, self.id, epoch, moved.work)
+
+    def undo(self, reason: str = "") -> None:
+        """Undo a run that has succeeded: what it did is compensated, last completed first, and it ends `cancelled`.
+
+        A cursor that its success has moved stays. What is undone can be done again by `resume`.
+
+        Raises:
+            RunError: The run has not succeeded; a run that goes on is cancelled, and others have been undone.
+            UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; the status says whether the run is being undone.
+        """
+        record, plan = self._record_and_plan()
+        failure = NodeFailure.of(RunCancelled(reason or "the run was undone"), flow_name=record.flow)
+        with self._engine.store.guarded():
+            moved = self._engine.store.scripts.undo(
+                self.id, record.plan, token=secrets.token_hex(16), failure=failure.model_dump_json()
+            )
+        if moved.outcome != "undone":
+            message = f"the run is {self.status}; only a run that succeeded can be undone"
+            raise RunError(message, run_id=self.id, flow_name=record.flow)
+        self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
+
+    def _record_and_plan(self) -> tuple[RunRecord, Plan]:
+        """What the run is, and its plan, which is put back where it is gone from Redis and known here."""
         record, store = self._record(), self._engine.store
         with store.guarded():
             plan = store.plan(record.plan) or self._engine.known_plan(record.plan)
             if plan is None:
                 raise RunError(PLAN_GONE, run_id=self.id, flow_name=record.flow)
             self._engine.put_back(plan)
-            moved = store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
-        if moved.outcome != "resumed":
-            message = f"the run is {self.status}; only a failed, cancelled or compensation_failed run can be resumed"
-            raise RunError(message, run_id=self.id, flow_name=record.flow)
-        self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
+        return record, plan
 
     def delete(self) -> None:
         """Delete the record of a run that has ended: outputs, history, idempotency key, and its place in every list.

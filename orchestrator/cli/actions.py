@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 NOT_DONE = 1
 OPEN = tuple(str(each) for each in RunStatus if not each.is_final)
 ENDED = tuple(str(each) for each in RunStatus if each.is_final)
-RESUMABLE = tuple(str(each) for each in RunStatus if each.is_final and each is not RunStatus.SUCCEEDED)
+RESUMABLE = (str(RunStatus.PAUSED), *(each for each in ENDED if each != RunStatus.SUCCEEDED))
+GOING_ON = (str(RunStatus.PENDING), str(RunStatus.RUNNING))
 YES = click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")
 RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 
@@ -43,13 +44,34 @@ def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filt
     _act(session, "cancel", run_ids, chosen.with_default(OPEN), stop, **options)
 
 
+@command("pause", example="pause 3f2a --reason 'the bank is closed'")
+@RUNS
+@click.option("--reason", default="", help="Why; explain says it.")
+@YES
+@run_filters
+def pause(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter, **options: Any) -> None:
+    """Hold runs: nothing of them starts until they are resumed."""
+    _act(session, "pause", run_ids, chosen.with_default(GOING_ON), lambda run: run.pause(reason), **options)
+
+
 @command("resume", example="resume --flow order --status failed --since 2h --yes")
 @RUNS
 @YES
 @run_filters
 def resume(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
-    """Continue runs that failed or were cancelled, from what succeeded."""
+    """Continue runs that are paused, failed or were cancelled."""
     _act(session, "resume", run_ids, chosen.with_default(RESUMABLE), lambda run: run.resume(), **options)
+
+
+@command("undo", example="undo 3f2a --reason 'the customer changed her mind'")
+@RUNS
+@click.option("--reason", default="", help="Why; it becomes the run's error.")
+@YES
+@run_filters
+def undo(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter, **options: Any) -> None:
+    """Undo runs that succeeded: what they did is compensated."""
+    succeeded = (str(RunStatus.SUCCEEDED),)
+    _act(session, "undo", run_ids, chosen.with_default(succeeded), lambda run: run.undo(reason), **options)
 
 
 @command("delete", example="delete --status succeeded --until 7d --yes")

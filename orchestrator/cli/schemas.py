@@ -236,7 +236,7 @@ class Acted(Shape):
 class Action(Shape):
     """What was done to runs."""
 
-    action: Literal["cancel", "resume", "delete"]
+    action: Literal["cancel", "pause", "resume", "undo", "delete"]
     count: int
     runs: list[Acted]
 
@@ -351,7 +351,9 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "explain": TypeAdapter(list[Waiting]),
     "output": TypeAdapter(Output),
     "cancel": TypeAdapter(Action),
+    "pause": TypeAdapter(Action),
     "resume": TypeAdapter(Action),
+    "undo": TypeAdapter(Action),
     "delete": TypeAdapter(Action),
     "workers": TypeAdapter(list[Worker]),
     "limits": TypeAdapter(list[Limit]),

@@ -22,6 +22,7 @@ COLOURS = {
     "ready": "blue",
     "pending": "bright_black",
     "parked": "yellow",
+    "paused": "yellow",
     "compensating": "yellow",
     "cancelled": "yellow",
     "failed": "red",

@@ -20,6 +20,8 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
+LATER_FIELDS = ("repeats", "pauses")
+"""Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
 INPUTS = "x-inputs"
@@ -63,6 +65,7 @@ class NodePlan:
         paged: Whether its output is stored in parts: page after page, or iteration after iteration.
         max_pages: Most pages; 0 is no limit.
         source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
+        pauses: Whether it stands, when its attempts are exhausted, until somebody resumes the run.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
     """
 
@@ -83,6 +86,7 @@ class NodePlan:
     source: str = ""
     keyed: tuple[str, ...] = ()
     repeats: tuple[int, ...] = ()
+    pauses: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,9 @@ class Plan:
         raw = asdict(self)
         # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is.
         for node in raw["nodes"].values():
-            if not node["repeats"]:
-                del node["repeats"]
+            for name in LATER_FIELDS:
+                if not node[name]:
+                    del node[name]
         passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
         if any(passed_on.values()):
             raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
@@ -166,7 +171,7 @@ class Plan:
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             policies = {field: value for field, value in asdict(node).items() if field in wanted}
             slots = [name for name in node.limits if name.startswith(SLOTS)]
-            rare = (("keyed", node.keyed), ("slots", slots), ("repeats", node.repeats))
+            rare = (("keyed", node.keyed), ("slots", slots), ("repeats", node.repeats), ("pauses", node.pauses))
             policies |= {field: values for field, values in rare if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
         return stored | {

@@ -132,6 +132,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         paged=isinstance(node, PagedNode) or repeat is not None,
         max_pages=node.max_pages or 0 if isinstance(node, PagedNode) else 0,
         source=node.cursor_source or "" if isinstance(node, PagedNode) else "",
+        pauses=retry.on_exhausted == "pause" and not undoes,
         repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
     )
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from orchestrator.definition.wording import FASTEST, LONGEST, count_fault, duration_fault, is_a, show
 
@@ -40,6 +40,8 @@ class RetryPolicy:
         maximum_attempts: Attempts in all, the first included.
         jitter: Multiply each delay by a random factor of 0.5 to 1, so that many failures do not come back at once.
         non_retryable: Exception classes that fail the node at once; subclasses count.
+        on_exhausted: What the last failed attempt does: "fail" the node, or "pause" it until `run.resume()` gives it
+            fresh attempts. What is not retryable fails it all the same.
     """
 
     initial_interval: timedelta = timedelta(seconds=1)
@@ -48,6 +50,7 @@ class RetryPolicy:
     maximum_attempts: int = 3
     jitter: bool = True
     non_retryable: tuple[type[BaseException], ...] = ()
+    on_exhausted: Literal["fail", "pause"] = "fail"
 
     def delay(self, attempt: int, random: float) -> timedelta:
         """Return the delay between a failed attempt and the next.

@@ -34,6 +34,7 @@ class RunStatus(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPENSATING = "compensating"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -43,7 +44,7 @@ class RunStatus(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the run has ended; only `resume` changes its status then."""
-        return self not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING)
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.COMPENSATING)
 
 
 class Codec(Protocol[T_co]):

@@ -37,6 +37,7 @@ ENDS = {
     "turned": End.PAGE_STORED,
     "excused": End.TOLERATED,
     "parked": End.PARKED,
+    "paused": End.PARKED,
     # Given back to a worker whose code fits; in a run that is ending it does not start again.
     "again": End.PARKED,
     "ended": End.PARKED,

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import tornado.web
 
 from orchestrator.client import Orchestrator
+from orchestrator.definition.state import RunStatus
 from orchestrator.errors import OrchestratorError, RunError, StoreError
 from orchestrator.web import texts
 from orchestrator.web.handler import FlowsHandler, PageProblem
@@ -73,7 +74,7 @@ def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], fi
     Raises:
         PageProblem: A filter cannot be understood.
     """
-    wanted = (lambda row: not row.status.is_final) if operation == "cancel" else (lambda row: row.status.is_final)
+    wanted = (lambda row: not row.status.is_final) if operation == "cancel" else _is_resumable
     if ids:
         rows = [orchestrator.get(run_id).show().run for run_id in ids[:AT_ONCE]]
         return [row for row in rows if wanted(row)]
@@ -89,6 +90,10 @@ def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], fi
     except (BadFilterError, ValueError) as error:
         raise PageProblem(400, f"{error}.") from error
     return found[:MOST_RUNS]
+
+
+def _is_resumable(row: RunRow) -> bool:
+    return row.status.is_final or row.status is RunStatus.PAUSED
 
 
 def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGE = 50
 GROUPS: dict[str, tuple[str, ...]] = {
-    "open": (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING),
+    "open": (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.COMPENSATING),
     "succeeded": (RunStatus.SUCCEEDED,),
     "failed": (RunStatus.FAILED,),
     "cancelled": (RunStatus.CANCELLED,),

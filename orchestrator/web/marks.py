@@ -29,6 +29,7 @@ TONES = {
 RUN_TONES = {
     "pending": "queue",
     "running": "run",
+    "paused": "wait",
     "compensating": "undone",
     "succeeded": "ok",
     "failed": "bad",

@@ -133,8 +133,8 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
         assert words[0] == "dev"
         return
     code, _, errors = examples[words]
-    # A run that has ended is no more to be cancelled, and no worker consumes one of the queues.
-    assert code == (1 if words in {("cancel",), ("doctor",)} else 0), errors
+    # A run that has ended is no more to be cancelled or paused, and no worker consumes one of the queues.
+    assert code == (1 if words in {("cancel",), ("pause",), ("doctor",)} else 0), errors
     assert tuple(typed_words(words, "0" * 32)[: len(words)]) == words
     assert "Traceback" not in errors
 
@@ -324,7 +324,7 @@ def test_dashboard_alerts_and_autoscaler_name_metrics_that_there_are(file):
         (("show", "0" * 32), "is unknown"),
         (("runs", "--since", "yesterday"), "is no instant"),
         (("runs", "--status", "done"), "'done' is not one of"),
-        (("rusn",), "Did you mean runs?"),
+        (("rusn",), "Did you mean runs"),
         (("schema", "nix"), "there is no schema of 'nix'"),
         (("limits", "freeze", "order-api"), "give either --until or --for"),
     ],

@@ -7,7 +7,18 @@ from datetime import timedelta
 
 import pytest
 
-from tests.scripts_world import RETENTION_MS, always, at_once, fan_plan, flow, line_plan, node, plan_of
+from tests.scripts_world import (
+    FAILURE,
+    RETENTION_MS,
+    always,
+    at_once,
+    fan_plan,
+    flow,
+    line_plan,
+    new_token,
+    node,
+    plan_of,
+)
 
 
 def test_only_an_ended_run_that_did_not_succeed_is_resumed(world):
@@ -250,3 +261,33 @@ def test_a_hundred_resumes_of_a_failed_rollback_are_one(world):
     answers = at_once(lambda number: run.scripts.resume(run.id, run.plan.hash, token=str(number)))
     assert [answer.work.names for answer in answers if answer.work.kind] == [("undo-b",)]
     assert world.client.lrange(f"{world.keys.run(run.id)}:saga", 0, -1) == [b"undo-b"]
+
+
+def undo(run, token):
+    return run.scripts.undo(run.id, run.plan.hash, token=token, failure=FAILURE)
+
+
+def test_a_run_that_succeeded_is_undone_last_completed_first(world):
+    run = world.run(line_plan("a", "b", undone="succeeded"), key="k")
+    with world.unchanged():
+        assert undo(run, new_token()).outcome == "not succeeded"
+    run.do("a")
+    run.do("b")
+    token = new_token()
+    moved = undo(run, token)
+    assert (moved.outcome, moved.work.kind, moved.work.names) == ("undone", "saga", ("undo-b", "undo-a"))
+    assert (run.status, run.field("verdict"), run.field("epoch")) == ("compensating", "cancelled", "2")
+    with world.unchanged():
+        assert undo(run, token).outcome == "undone"
+        assert undo(run, new_token()).outcome == "not succeeded"
+    run.epoch = 2
+    run.do("undo-b")
+    run.do("undo-a")
+    assert (run.status, run.undone()) == ("cancelled", ["undo-b", "undo-a"])
+
+
+def test_without_compensations_an_undone_run_has_ended_at_once(world):
+    run = world.run(line_plan("a"))
+    run.do("a")
+    assert undo(run, new_token()).work.names == ()
+    assert run.status == "cancelled"

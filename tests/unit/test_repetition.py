@@ -84,3 +84,18 @@ def test_pages_items_and_compensations_do_not_repeat():
     assert problems(flow(paginate("n", fetch).with_repeat(lambda _: True))) == [("flow f, node n", "bad-repeat")]
     undo = Node("n", lambda: 1).on_error(Node("undo", count).with_repeat(is_over))
     assert problems(flow(undo)) == [("flow f, node undo", "bad-repeat")]
+
+
+def tell(n: int) -> str:
+    return str(n)
+
+
+def split(a: int, b: int) -> int:
+    return a + b
+
+
+def test_an_output_that_is_no_input_is_refused_where_both_types_are_known():
+    for node in (Node("n", tell, 0), Node("n", split, {"a": 1, "b": 2})):
+        repeated = node.with_repeat(lambda _: True)
+        assert problems(flow(repeated)) == [("flow f, node n", "input-mismatch")]
+    flow(Node("n", lambda n: n, 0).with_repeat(is_over), Node("m", lambda: "x").with_repeat(bool)).build()

@@ -306,4 +306,4 @@ def test_state_knows_its_run():
 def test_four_states_are_final():
     final = {status for status in RunStatus if status.is_final}
     assert final == {"succeeded", "failed", "cancelled", "compensation_failed"}
-    assert {str(status) for status in RunStatus} - final == {"pending", "running", "compensating"}
+    assert {str(status) for status in RunStatus} - final == {"pending", "running", "paused", "compensating"}

@@ -30,7 +30,7 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
 def check_retries(flow: Flow) -> Iterator[Problem]:
     """Retry policies make at least one attempt, and no delay is negative."""
     for place in find_places(flow):
-        for fault in _retry_faults(place.node.retry):
+        for fault in _retry_faults(place.node.retry, is_compensation=place.undoes is not None):
             yield Problem(place.where, "bad-retry", f"its retry policy{fault}")
 
 
@@ -78,7 +78,7 @@ def find_low_caps(flow: Flow) -> Iterator[str]:
             )
 
 
-def _retry_faults(policy: object) -> Iterator[str]:
+def _retry_faults(policy: object, *, is_compensation: bool) -> Iterator[str]:
     if not is_a(policy, RetryPolicy):
         yield f" is {show(policy)}; give it a RetryPolicy(...)"
         return
@@ -89,8 +89,17 @@ def _retry_faults(policy: object) -> Iterator[str]:
         count_fault(policy.maximum_attempts, "maximum_attempts"),
         None if is_a(policy.jitter, bool) else f"jitter is {show(policy.jitter)}; use True or False",
         _errors_fault(policy.non_retryable),
+        _exhaustion_fault(policy.on_exhausted, is_compensation=is_compensation),
     )
     yield from (f"'s {fault}" for fault in faults if fault)
+
+
+def _exhaustion_fault(value: object, *, is_compensation: bool) -> str | None:
+    if not is_a(value, str) or value not in {"fail", "pause"}:
+        return f'on_exhausted is {show(value)}; use "fail" or "pause"'
+    if value == "pause" and is_compensation:
+        return 'on_exhausted is "pause", but a rollback does not wait for anybody; leave it out of a compensation'
+    return None
 
 
 def _factor_fault(value: object) -> str | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.checks.functions import callback_fault
+from orchestrator.definition.checks.functions import callback_fault, read_contract
 from orchestrator.definition.checks.locations import find_places
 from orchestrator.definition.pagination import PagedNode
 from orchestrator.definition.repetition import Repeat
+from orchestrator.definition.schema_fit import ROOT, misfit
+from orchestrator.definition.signature import BadFunction
 from orchestrator.definition.wording import is_a, show
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,21 @@ def check_repeats(flow: Flow) -> Iterator[Problem]:
             yield Problem(place.where, "bad-function", f"its until {show(repeat.until)} {wrong}")
         if what := _unrepeatable(place):
             yield Problem(place.where, "bad-repeat", f"{what} cannot repeat; repeat it inside a plain function")
+        elif mismatch := _type_fault(place):
+            yield Problem(place.where, "input-mismatch", mismatch)
+
+
+def _type_fault(place: Place) -> str:
+    contract = read_contract(place.node)
+    if isinstance(contract, BadFunction) or contract.input is None:  # a function without a parameter takes none
+        return ""
+    written, accepted = contract.output.written(), contract.input.accepted()
+    path = misfit(written, accepted) if written is not None and accepted is not None else ""
+    if not path:
+        return ""
+    at = "" if path == ROOT else f" at {path}"
+    takes, gives = type_name(contract.input.annotation), type_name(contract.output.annotation)
+    return f"it repeats with its own output, {gives}, but takes {takes}, which does not fit{at}"
 
 
 def _unrepeatable(place: Place) -> str:

@@ -278,9 +278,17 @@ class Scripts:
         """Give a run its verdict from outside: cancel.lua."""
         return moved_of(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
+    def pause(self, run_id: str, plan: str, *, reason: str) -> str:
+        """Hold a run: pause.lua. Returns "paused", "too late" or "unknown"."""
+        return text_of(self._on_run("pause", run_id, plan, reason)[0])
+
     def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
-        """Take up an ended run again: resume.lua."""
+        """Take up a paused or an ended run again: resume.lua."""
         return moved_of(self._on_run("resume", run_id, plan, token))
+
+    def undo(self, run_id: str, plan: str, *, token: str, failure: str) -> Moved:
+        """Undo a run that has succeeded: undo.lua."""
+        return moved_of(self._on_run("undo", run_id, plan, token, failure))
 
     def go_on(self, run_id: str, plan: str) -> Moved:
         """Do the next portion of a transition that touches many records: go_on.lua."""
@@ -400,16 +408,10 @@ class Scripts:
         """Note a sweep, of so many by this worker: sweep_tick.lua."""
         keys = self._keys
         unfinished = [keys.by_status(status) for status in UNFINISHED]
-        named = [
-            keys.sweep,
-            keys.live,
-            keys.sweep_mark(worker),
-            keys.events,
-            keys.expiring,
-            keys.expiring_tags,
-            *unfinished,
-        ]
-        now, *flags, event, before, mark = self._call("sweep_tick", named, [lease_ms, number, MARK_KEPT_MS])
+        named = [keys.sweep, keys.live, keys.sweep_mark(worker), keys.events, keys.expiring, keys.expiring_tags]
+        now, *flags, event, before, mark = self._call(
+            "sweep_tick", [*named, *unfinished], [lease_ms, number, MARK_KEPT_MS]
+        )
         may_end, went_back, has_lost_index, has_looks, has_old = (text_of(flag) == "1" for flag in flags)
         marks = SweepMark.of(before), SweepMark.of(mark)
         return Tick(int(now), may_end, went_back, has_lost_index, *marks, has_looks, has_old, text_of(event))

@@ -45,7 +45,7 @@ for number = 5, is_last and 4 or #ARGV do
   if not is_read then
     rec = {state = 'running', attempt = 1}
   end
-  if rec and (rec.state == 'running' or rec.state == 'ready' or rec.state == 'parked') then
+  if rec and (rec.state == 'running' or rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused') then
     if rec.state == 'running' and rec.holder then
       note_claim(rec.holder, node, nil)
     end

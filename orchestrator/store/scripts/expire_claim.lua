@@ -3,7 +3,7 @@
 -- KEYS    as transition.lua
 -- ARGV    2 node, 3 token, 4 failure (JSON) to record, 5 '1' if the attempt was past its deadline (a failed attempt),
 --         6 delay to the next attempt in ms (0: due now)
--- Returns {'again', what to publish...}, {'parked', ...}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
+-- Returns {'again', what to publish...}, {'parked', ...}, {'paused', ...}, {'ended', what to publish...}, {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
 local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
 -- include: count_attempt
@@ -36,6 +36,10 @@ if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensat
   rec.state, rec.since = 'ready', NOW
   save(node, rec)
   return reply('again', maps.repeated(node, facts))
+end
+if pauses.has_to_stand(facts) then
+  pauses.stand(node, rec, facts)
+  return reply('paused', maps.next_item(facts))
 end
 local work = announced(abort.conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
 return reply('ended', work.kind == '' and maps.next_item(facts) or work)

@@ -4,7 +4,8 @@
 -- ARGV    2 node, 3 token, 4 failure (JSON), 5 delay to the next attempt in ms, -1 if there is to be none,
 --         6 '1' if Celery publishes what comes next (as commit.lua), 7 '' or, if the other side told the whole fleet to
 --         wait for that delay, the most in ms that a node may be held back so in all; the attempt is then given back
--- Returns {'parked', what to publish...}, {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
+-- Returns {'parked', what to publish...}, {'paused', what to publish...} of a node whose policy is to wait for somebody,
+--         {'failed', what to publish...}, {'excused', what to publish...} in a step that goes on without it,
 --         {'exhausted'} (held back for too long: nothing was written), {'fenced'} or {'unknown'}.
 -- TTL     none while the run lives. An identical second call writes nothing and answers as the first, with what is still
 --         ready and unclaimed; once the node was claimed again it is 'fenced'.
@@ -49,7 +50,7 @@ if not load_run() then
 end
 local rec, facts = record(node), plan_node(node)
 if rec and rec.dropped == token then
-  local left = rec.outcome == 'parked' and nothing() or unpublished.left_over(facts, follows and facts.kind == 'node')
+  local left = (rec.outcome == 'parked' or rec.outcome == 'paused') and nothing() or unpublished.left_over(facts, follows and facts.kind == 'node')
   return reply(rec.outcome, left.kind == '' and maps.next_item(facts, follows) or left)
 end
 if not rec or rec.state ~= 'running' or rec.token ~= token then
@@ -81,6 +82,11 @@ if waits then
   detach(facts)
   touch()
   return reply('parked', maps.next_item(facts, follows))
+end
+if delay >= 0 and pauses.has_to_stand(facts) then
+  rec.outcome = 'paused'
+  pauses.stand(node, rec, facts)
+  return reply('paused', maps.next_item(facts, follows))
 end
 local was_detached = run.detached == '1'
 local excused = not run.verdict and facts.kind ~= 'compensation' and plan_step(facts.step).go_on

@@ -71,11 +71,11 @@ read_records(names)
 local joined = tonumber(ARGV[2])
 local function has_joined(sent) return sent and joined > sent end
 local is_map = step and step.kind == 'map' and not run.saga
-local stalled = step and not run.verdict and step_kinds[step.kind].stalled(step, has_joined)
+local stalled = step and not run.verdict and not is_held() and step_kinds[step.kind].stalled(step, has_joined)
 if stalled and place == 0 then
   add('ready', step.nodes[1], string.format('%.0f', stalled))
   look_within(LOOK_AFTER_MS)
-elseif is_map and run.map_next < run.map_count then
+elseif is_map and run.map_next < run.map_count and not is_held() then
   look_within(SOON_MS)
   if run.map_again > NOW then
     look_within(run.map_again - NOW)
@@ -95,7 +95,7 @@ for _, name in ipairs(names) do
   if not rec then
     local is_over = is_map and (behind or place > 0)  -- among all items that have begun
     is_missing = is_missing or not is_over and (not run.verdict or run.saga)
-  elseif rec.state == 'ready' then
+  elseif rec.state == 'ready' and not is_held() then
     if plan_node(name).kind == 'item' then
       if NOW - rec.since >= LOOK_AFTER_MS and not is_long and not repeated[name] then
         redis.call('RPUSH', AGAIN, name)

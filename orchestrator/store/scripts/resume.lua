@@ -1,8 +1,9 @@
--- Take up an ended run again: what is missing of its rollback, or forward from what succeeded and was not undone.
+-- Take up a run again: one that is paused, in its epoch, with fresh attempts for what is exhausted; one that has ended, in a new
+-- epoch: what is missing of its rollback, or forward from what succeeded and was not undone.
 -- needs: transition
 -- KEYS    as transition.lua
 -- ARGV    2 token of this call
--- Returns {'resumed', what to publish...}, {'not ended', status} or {'unknown'}.
+-- Returns {'resumed', what to publish...}, {'continued', what to publish...} of a paused run, {'not ended', status} or {'unknown'}.
 -- TTL     taken off the run's keys. A second call with the same token answers 'resumed' and leaves what is to be
 --         published to the reconciler; with another token it is 'not ended'.
 local token = ARGV[2]
@@ -12,24 +13,18 @@ end
 if redis.call('HGET', RUN, 'resumed_by') == token then
   return {'resumed'}
 end
+if run.status == 'paused' then
+  redis.call('HSET', RUN, 'resumed_by', token)
+  redis.call('HDEL', RUN, 'held', 'paused_at', 'paused_for')
+  note('resumed')
+  finish.emit('resumed', run.flow)
+  set_status('running')
+  return reply('continued', pauses.release(0))
+end
 if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compensation_failed' then
   return {'not ended', run.status}
 end
-redis.call('HSET', RUN, 'epoch', string.format('%.0f', tonumber(run.epoch) + 1), 'resumed_by', token)
-redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
-for suffix in string.gmatch(run.indexes or '', '%S+') do
-  redis.call('ZREM', INDEX .. ':expiring_tags', suffix .. '|' .. RUN_ID)
-end
-run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
-redis.call('PERSIST', PLAN)
-if run.idem ~= '' then
-  redis.call('PERSIST', run.idem)
-end
-for _, key in ipairs(finish.own_keys()) do
-  redis.call('PERSIST', key)
-end
-redis.call('HINCRBY', PLAN, 'live', 1)
-redis.call('HDEL', RUN, 'finished')
+finish.reopen(token)
 note('resumed')
 finish.emit('resumed', run.flow)
 redis.call('HDEL', RUN, 'saga')

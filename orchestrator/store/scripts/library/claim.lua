@@ -36,6 +36,9 @@ if is_pulled then
   end
   -- Behind a commit that is no repeat, the token is new.
   local item = (commits == 0 or is_repeat) and maps.given_before(holder, token)
+  if not item and is_held() then
+    return {'paused'}
+  end
   if not item and run.running >= plan_step(facts.step).width then
     return {'full'}
   end
@@ -56,6 +59,9 @@ if not rec or not facts then
 end
 if rec.state == 'running' then
   return rec.token == token and granted() or {'held'}
+end
+if rec.state == 'paused' or is_held() and facts.kind ~= 'compensation' then
+  return {'paused'}
 end
 if rec.state == 'pending' and not is_pulled then
   return {'not ready'}

@@ -76,7 +76,7 @@ local work = count_join(plan_step(facts.step), true)
 if work.kind == '' and index then
   work = maps.next_item(facts, continues)
 end
-if message_node and #work.names == 1 and work.names[1] == message_node then
+if message_node and not is_held() and #work.names == 1 and work.names[1] == message_node then
   announced(work)
   finish.push(KEYS[17], string.sub(message, #message_node + 2))
   return reply('stored', nothing())

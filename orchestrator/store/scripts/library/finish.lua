@@ -27,4 +27,23 @@ local function finish(after)
   -- include: end_run
 end
 
-return {emit = emit, own_keys = own_keys, finish = finish, push = push}
+-- Take up an ended run in a new epoch: it lives again, and messages of the epoch before do nothing. The token says who did it.
+local function reopen(token)
+  run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
+  redis.call('HSET', RUN, 'epoch', run.epoch, 'resumed_by', token)
+  redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
+  for suffix in string.gmatch(run.indexes or '', '%S+') do
+    redis.call('ZREM', INDEX .. ':expiring_tags', suffix .. '|' .. RUN_ID)
+  end
+  redis.call('PERSIST', PLAN)
+  if run.idem ~= '' then
+    redis.call('PERSIST', run.idem)
+  end
+  for _, key in ipairs(own_keys()) do
+    redis.call('PERSIST', key)
+  end
+  redis.call('HINCRBY', PLAN, 'live', 1)
+  redis.call('HDEL', RUN, 'finished')
+end
+
+return {reopen = reopen, emit = emit, own_keys = own_keys, finish = finish, push = push}

@@ -27,7 +27,7 @@ end
 local function is_left(kind)
   if kind == 'list' then
     return redis.call('EXISTS', SAGA) == 0
-  elseif kind == 'reset' or kind == 'enter' then
+  elseif kind == 'reset' or kind == 'enter' or kind == 'release' then
     return not run.verdict
   end
   return run.verdict and (kind == 'skip' or not run.saga)
@@ -218,6 +218,8 @@ local function go_on(kind, cursor)
     return reset(unpack(numbers))
   elseif kind == 'enter' then
     return enter(unpack(numbers))
+  elseif kind == 'release' then
+    return pauses.release(unpack(numbers))
   end
   return put_in_order(kind, unpack(numbers))
 end

@@ -20,7 +20,7 @@ local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
   local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked', 'map_sent'}
     or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes',
-      'unfinished'}
+      'unfinished', 'held'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do
     if rawget(run, name) == nil then
@@ -66,6 +66,9 @@ local function is_ended()
   return run.status == 'succeeded' or run.status == 'failed' or run.status == 'cancelled'
     or run.status == 'compensation_failed'
 end
+
+-- Nothing of a held run starts, and what becomes ready is not published: see pauses.lua.
+local function is_held() return run.status == 'paused' and run.held == '1' end
 
 local function plan_fact(field)
   local fact = plan_cache[field]
@@ -183,7 +186,7 @@ end
 local function nothing() return {kind = '', names = {}} end
 
 local function reply(outcome, work)
-  if work.kind == '' then
+  if work.kind == '' or work.kind ~= 'more' and is_held() then
     return {outcome}
   end
   local answer = {outcome, work.kind, work.position or END, string.format('%.0f', work.since or NOW), run.detached or '0'}
@@ -224,7 +227,8 @@ local function add_busy(rec)
 end
 
 -- Modules of the library that few operations need.
-local step_kinds, maps, pages, limits, wait_queue, unpublished, portions, abort, finish = {}, {}, {}, {}, {}, {}, {}, {}, {}
+local step_kinds, maps, pages, limits, wait_queue, unpublished, portions, pauses, abort, finish =
+  {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps
 -- module: step_kinds
 -- module: maps
@@ -233,5 +237,6 @@ local step_kinds, maps, pages, limits, wait_queue, unpublished, portions, abort,
 -- module: wait_queue
 -- module: unpublished
 -- module: portions
+-- module: pauses
 -- module: abort
 -- module: finish

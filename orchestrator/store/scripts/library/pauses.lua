@@ -1,0 +1,43 @@
+-- Standing still until somebody goes on: a run that is held, and nodes whose attempts are exhausted and whose policy is to wait.
+-- A run with either has the status `paused`, which no fast path knows; it is neither ending nor ended. Of one with paused nodes
+-- the others go on; of a held one nothing starts, and only what runs is finished.
+
+-- Whether a node whose attempts are exhausted stands instead of failing.
+local function has_to_stand(facts) return facts.pauses and not run.verdict and facts.kind ~= 'compensation' end
+
+local function stand(node, rec, facts)
+  rec.state = 'paused'
+  save(node, rec)
+  note('paused', node, rec.attempt)
+  detach(facts)
+  touch()
+  if run.status == 'running' then
+    set_status('paused')
+  end
+end
+
+-- Give the paused nodes of the run's position fresh attempts, from a place among its members on, and say what is ready then.
+local function release(place)
+  local step = plan_step(run.position)
+  local kind, names = step_kinds[step.kind], nil
+  repeat
+    names, place = kind.members(step, place, room)
+    room = room - #names
+    read_records(names)
+    for _, name in ipairs(names) do
+      local rec = record(name)
+      if rec and rec.state == 'paused' then
+        redis.call('HDEL', FAILURES, name)
+        save_ready(name, rec.generation)
+        maps.repeated(name, plan_node(name))
+      end
+    end
+  until not place or room <= 0
+  if place then
+    return portions.pause('release', place)
+  end
+  touch()
+  return kind.ready(step, 'nodes')
+end
+
+return {has_to_stand = has_to_stand, stand = stand, release = release}

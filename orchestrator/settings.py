@@ -17,8 +17,8 @@ PREFIX_PATTERN = re.compile(r"(?=.{1,50}$)[A-Za-z0-9_.-]*(\{[A-Za-z0-9_.-]+\})?[
 EVICTING_STORE = ("warn", "refuse")
 LEASE_FACTOR = 4
 PATCHES = (
-    *("partial_reports", "fork_server", "refused_acks", "refused_connections", "greenlet_sleep", "closed_channels"),
-    *("held_messages", "unacked_in_memory", "client_per_channel", "late_handlers", "node_names"),
+    *("partial_reports", "fork_server", "result_connections", "refused_acks", "refused_connections", "greenlet_sleep"),
+    *("closed_channels", "held_messages", "unacked_in_memory", "client_per_channel", "late_handlers", "node_names"),
 )
 """Changes of kombu and Celery: that a worker makes while it takes flows; the last two, of an app that has flows."""
 

@@ -136,6 +136,7 @@ class Executor:
             fault_point("after_publish", attempt.node_plan.name)
         if attempt.node_call is not None:  # after the fact: an observer's delay must not hold back what is published
             self.engine.middlewares.after_node(attempt.node_call, outcome)
+            attempt.node_call = None  # it leads back here: the attempt and all that it read would wait for a collection
         if outcome.error is not None:
             (release_later if outcome.end is End.FAILED else release)(outcome.error)
         note(outcome)

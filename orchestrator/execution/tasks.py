@@ -17,7 +17,7 @@ from orchestrator.definition.plan import node_of
 from orchestrator.engine import engine_of
 from orchestrator.errors import EXPECTED, TRACEBACK_LIMIT, RegistrationError, StoreError, text_of, traceback_text
 from orchestrator.execution.executor import Executor
-from orchestrator.execution.failed_frames import release_told
+from orchestrator.execution.failed_frames import Telling
 from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
 from orchestrator.execution.sources import RunSource
@@ -63,10 +63,12 @@ class NodeTask(EngineTask):
 
     def run(self, run_id: str, epoch: int, plan_hash: str, name: str = "") -> None:
         """Try the node once; of a map, item after item; `name` is the compensation of one item."""
+        with Telling():
+            self._run(run_id, epoch, plan_hash, name or self.node)
+
+    def _run(self, run_id: str, epoch: int, plan_hash: str, name: str) -> None:
         began = time.monotonic()
-        release_told()
         engine = engine_of(self.app)
-        name = name or self.node
         plan = self._plan(engine, plan_hash)
         leave_unbegun(engine, run_id)
         if node_of(name) != self.node:

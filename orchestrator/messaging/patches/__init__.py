@@ -18,6 +18,7 @@ from orchestrator.messaging.patches import (
     partial_reports,
     refused_acks,
     refused_connections,
+    result_connections,
     unacked_in_memory,
 )
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BEFORE_POOL: Mapping[str, Patch] = {
     "partial_reports": partial_reports.applied,
     "fork_server": fork_server.applied,
+    "result_connections": result_connections.applied,
 }
 """Those that a pool must find when it is made."""
 AT_START: Mapping[str, Patch] = {

@@ -1,8 +1,11 @@
-"""Let a channel that is closed still give back and acknowledge what it delivered.
+"""Let a channel that is closed still give back and acknowledge what it delivered, and keep no connection for it.
 
 Kombu drops the connection pools of a closed channel, and makes new ones when something is left to give back or
 acknowledge. When closing one channel fails, it takes the address away before it closes the next, and making a pool
 raises an AttributeError that ends the worker. A disconnected pool needs no address to connect again.
+
+What it connects then nobody closes: each lost connection to the broker would leave some open, in CLOSE-WAIT once the
+server goes, until the process is collected.
 """
 
 from __future__ import annotations
@@ -10,26 +13,45 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kombu.transport import virtual
 from kombu.transport.redis import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Untyped: Any = Channel
+UntypedBase: Any = virtual.Channel
 
 
 @contextmanager
 def applied(_worker: Any) -> Iterator[None]:
-    """Make channels keep their pools in the block."""
-    stock = Untyped._disconnect_pools  # noqa: SLF001 - kombu has no public name for it
+    """Make channels keep their pools in the block, and close what those connect once the channel is closed."""
+    stock = Untyped._disconnect_pools, Untyped.close  # noqa: SLF001 - kombu has no public name for it
 
     def disconnect_pools(channel: Any) -> None:
         pools = channel._pool, channel._async_pool  # noqa: SLF001 - as above
-        stock(channel)  # disconnects the pools, and drops them
+        stock[0](channel)  # disconnects the pools, and drops them
         channel._pool, channel._async_pool = pools  # noqa: SLF001 - as above
 
     Untyped._disconnect_pools = disconnect_pools  # noqa: SLF001 - as above
+    Untyped.close = _leaving_nothing(stock[1])
+    Untyped.basic_ack = _leaving_nothing(UntypedBase.basic_ack)
+    Untyped.basic_reject = _leaving_nothing(UntypedBase.basic_reject)
     try:
         yield
     finally:
-        Untyped._disconnect_pools = stock  # noqa: SLF001 - as above
+        Untyped._disconnect_pools, Untyped.close = stock  # noqa: SLF001 - as above
+        del Untyped.basic_ack, Untyped.basic_reject
+
+
+def _leaving_nothing(stock: Callable[..., None]) -> Callable[..., None]:
+    def act(channel: Any, *args: Any, **options: Any) -> None:
+        try:
+            stock(channel, *args, **options)
+        finally:
+            if channel.closed:
+                for pool in (channel._pool, channel._async_pool):  # noqa: SLF001 - as above
+                    if pool is not None:
+                        pool.disconnect()
+
+    return act

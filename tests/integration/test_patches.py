@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import struct
 import threading
@@ -29,6 +30,7 @@ from orchestrator.messaging.canvas import SINCE_HEADER
 from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched
 from orchestrator.server import EmbeddedServer
 from orchestrator.settings import PATCHES
+from tests.harness import wait_until
 
 STOCK = {
     "QoS": transport.Channel.QoS,
@@ -61,6 +63,7 @@ def only(*names, worker=None):
     found = (transport.Channel.QoS, transport.Channel._disconnect_pools, transport.Channel._create_client)
     pool = (asynpool.AsynPool.ResultHandler, asynpool.AsynPool.Worker)
     assert (*found, *pool) == tuple(STOCK.values()), "nothing is left behind"
+    assert not {"basic_ack", "basic_reject"} & set(vars(transport.Channel)), "nor is this"
 
 
 class Consuming:
@@ -228,6 +231,33 @@ def lose_the_connection_and_acknowledge(tmp_path):
             assert client.hlen("unacked") == 1
             messages[0].ack()
             assert client.hlen("unacked") == 0
+            wait_until(lambda: len(client.client_list()) == 1, "nothing that the channel connected again is left")
+
+
+# --- result_connections ----------------------------------------------------------------------------
+@pytest.mark.parametrize("names", [(), ("result_connections",)])
+def test_a_backend_that_lost_a_connection_leaves_none_open(server, admin, names):
+    def connections():
+        return len(admin.client_list())
+
+    with only(*names):
+        backend = Celery("results", broker=server.url, backend=server.url, set_as_current=False).backend
+        backend.result_consumer.start("some-task")
+        backend.client.ping()
+        before = connections()
+        gc.disable()
+        try:
+            for _ in range(3):
+                backend.result_consumer._reconnect_pubsub()
+                backend.client.ping()
+            if names:
+                wait_until(lambda: connections() <= before, "what was dropped is closed")
+            else:
+                assert connections() >= before + 3
+        finally:
+            gc.enable()
+        backend.result_consumer.stop()
+        backend.client.close()
 
 
 # --- partial_reports -------------------------------------------------------------------------------

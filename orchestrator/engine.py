@@ -6,6 +6,7 @@ It belongs to the app and is found through it, so that every task of the app rea
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -17,6 +18,7 @@ from orchestrator.messaging.start_checks import StartChecks, refused_eviction
 from orchestrator.middleware import Middlewares
 from orchestrator.store.broken_runs import abandon_run
 from orchestrator.store.fleet import Fleet
+from orchestrator.store.idle_connections import close_deserted
 from orchestrator.store.refusals import was_refused
 from orchestrator.store.scripts.results import MORE, Moved, Started, Work
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STARTS: Final = {"started", "exists", "conflict"}
 """Answers that are the end of a start without a schedule."""
+DESERTED_EVERY_S = 10.0
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Engine:
     middlewares: Middlewares = field(default_factory=Middlewares)
     discovery: Discovery = field(init=False)
     fleet: Fleet = field(init=False)
+    _deserted_at: float = field(init=False, default=0.0)
 
     ATTRIBUTE: ClassVar[str] = "_orchestrator_engine"
 
@@ -76,6 +80,13 @@ class Engine:
             return None
         plan = self.store.plan(record.plan)
         return (record, plan) if plan else None
+
+    def close_deserted(self) -> None:
+        """Close this process's idle connections that the other side has closed; looks for them every ten seconds."""
+        if time.monotonic() >= self._deserted_at:
+            self._deserted_at = time.monotonic() + DESERTED_EVERY_S
+            close_deserted(self.store.client.connection_pool)
+            self.publisher.close_deserted()
 
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
         """Do what is left of a transition in portions, then send what it left to publish."""

@@ -69,6 +69,7 @@ class NodeTask(EngineTask):
     def _run(self, run_id: str, epoch: int, plan_hash: str, name: str) -> None:
         began = time.monotonic()
         engine = engine_of(self.app)
+        engine.close_deserted()
         plan = self._plan(engine, plan_hash)
         leave_unbegun(engine, run_id)
         if node_of(name) != self.node:

@@ -222,6 +222,7 @@ class LeaseRenewer(threading.Thread):
 
     def beat(self) -> None:
         """Renew what is due; end the claims of children that died, and those that no process executes."""
+        self.engine.close_deserted()
         self.known |= new_processes()  # first: a process that died since it began has to be missed too
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")

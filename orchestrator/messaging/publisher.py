@@ -22,6 +22,7 @@ from orchestrator.messaging.celery_addresses import has_redis_backend
 from orchestrator.messaging.message_template import RUN, SINCE, SINCE_MARK, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
 from orchestrator.sparing_log import warn_sparingly
+from orchestrator.store.idle_connections import close_deserted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -181,6 +182,18 @@ class Publisher:
             yield self.app.amqp.Producer(connection, auto_declare=False)
         finally:
             connection.release()
+
+    def close_deserted(self) -> None:
+        """Close idle connections to a broker or result backend in Redis that it has closed."""
+        pool = self._pool()
+        # Idle ones may be taken out meanwhile, and what is idle of a connection may be closed while it is in use.
+        for connection in [*pool._resource.queue, *pool._dirty]:  # noqa: SLF001 - kombu tells nobody what it keeps
+            transport = getattr(connection, "_transport", None)
+            for channel in list(getattr(transport, "channels", None) or ()):
+                close_deserted(getattr(channel, "_pool", None))
+                close_deserted(getattr(channel, "_async_pool", None))
+        if self.has_chords:
+            close_deserted(self.app.backend.client.connection_pool)
 
     @contextmanager
     def dispatcher(self, hostname: str) -> Iterator[EventDispatcher]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from orchestrator import StoreError
-from tests.chaos.load_faults import Scene, drop_clients, stop_server
+from tests.chaos.load_faults import drop_clients, staged, stop_server
 from tests.chaos.world import World, child_pids
 from tests.footprint import Footprint
 from tests.harness import wait_until
@@ -27,6 +27,12 @@ LOOK_EVERY_S = 10.0
 CURVES = Path("build/soak.jsonl")
 
 
+@pytest.fixture
+def scene(wasteful):
+    with staged(wasteful, "7") as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def wasteful(tmp_path_factory):
     """One worker of two processes, for the module: its footprint is compared with what it was."""
@@ -38,7 +44,7 @@ def wasteful(tmp_path_factory):
 
 def start(orchestrator, name):
     """Start a run, again until Redis answers; its record is the same."""
-    key = f"{name}-{random.random()}"
+    key = uuid.uuid4().hex
 
     def attempt():
         try:
@@ -70,20 +76,22 @@ def test_a_saga_of_maps_that_are_tried_again_takes_little_memory(wasteful):
     assert max(each.peak_mb for each in now) <= max(each.peak_mb for each in before) + KEPT_MB, (before, now)
 
 
-def test_lost_connections_leave_no_file_open(wasteful):
-    scene = Scene(wasteful, random.Random(1), power=None)
+def test_lost_connections_leave_no_file_open(wasteful, scene):
     end_all(wasteful, SHORT, lambda: drop_clients(scene))
     main, pool = footprints(wasteful)
     for strike in (drop_clients, stop_server, drop_clients, drop_clients):
         end_all(wasteful, SHORT, lambda strike=strike: strike(scene))
-    end_all(wasteful, SHORT * 2)
+
+    def is_tidy():
+        end_all(wasteful, SHORT)  # a pool process looks at its connections as it begins with a message
+        main, pool = footprints(wasteful)
+        return not any(each.deserted for each in (main, *pool))
+
+    wait_until(is_tidy, "no connection is left in CLOSE-WAIT", timeout=60)
     main_now, pool_now = footprints(wasteful)
-    # One idle connection of each pool may be one that the server has closed: it is found when it is needed next.
-    assert main_now.files <= main.files + 3, (main, main_now)
-    assert main_now.deserted <= 3, main_now
+    assert main_now.files <= main.files + 2, (main, main_now)
     for before, now in zip(pool, pool_now, strict=True):
         assert now.files <= before.files + 2, (before, now)
-        assert now.deserted <= 2, now
 
 
 def test_failures_leave_nothing_in_a_pool_process(wasteful):
@@ -115,12 +123,11 @@ def median(rows, column):
 
 @pytest.mark.chaos_long
 @pytest.mark.timeout(SOAK_S + 600)
-def test_a_worker_is_as_small_after_a_soak_of_faults_as_after_its_first_minutes(wasteful, capsys):
+def test_a_worker_is_as_small_after_a_soak_of_faults_as_after_its_first_minutes(wasteful, scene, capsys):
     CURVES.parent.mkdir(exist_ok=True)
     CURVES.write_text("")
     with capsys.disabled():
         sys.stdout.write(f"\ncurves of {SOAK_S:g} s: {CURVES.absolute()}\n")
-    scene = Scene(wasteful, random.Random(7), power=None)
     began, looked, ended, rows = time.monotonic(), 0.0, 0, []
     while (now := time.monotonic()) < began + SOAK_S:
         strike = scene.rng.choice((drop_clients, drop_clients, stop_server, lambda _scene: None))

@@ -34,7 +34,7 @@ def applied(_worker: Any) -> Iterator[None]:
         channel._pool, channel._async_pool = pools  # noqa: SLF001 - as above
 
     Untyped._disconnect_pools = disconnect_pools  # noqa: SLF001 - as above
-    Untyped.close = _leaving_nothing(stock[1])
+    Untyped.close = _leaving_nothing(stock[1], closes=True)
     Untyped.basic_ack = _leaving_nothing(UntypedBase.basic_ack)
     Untyped.basic_reject = _leaving_nothing(UntypedBase.basic_reject)
     try:
@@ -44,12 +44,14 @@ def applied(_worker: Any) -> Iterator[None]:
         del Untyped.basic_ack, Untyped.basic_reject
 
 
-def _leaving_nothing(stock: Callable[..., None]) -> Callable[..., None]:
+def _leaving_nothing(stock: Callable[..., None], *, closes: bool = False) -> Callable[..., None]:
+    """Do it, and close the pools of a channel that is closed, or that fails as it `closes`: nobody closes it again."""
+
     def act(channel: Any, *args: Any, **options: Any) -> None:
         try:
             stock(channel, *args, **options)
         finally:
-            if channel.closed:
+            if closes or channel.closed:
                 for pool in (channel._pool, channel._async_pool):  # noqa: SLF001 - as above
                     if pool is not None:
                         pool.disconnect()

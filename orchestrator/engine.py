@@ -124,6 +124,7 @@ class Engine:
         scheduled_ms: int | None = None,
         overlap: str = "allow",
         begins: str = "",
+        traceparent: str = "",
     ) -> Started:
         """Create a run and send its first message; a repeat answers with the existing run and sends nothing.
 
@@ -131,13 +132,14 @@ class Engine:
 
         Raises:
             ConfigurationError: The run would hang, as the app's settings or the store show; nothing was written.
-            StoreFull: Nothing was written.
-            StoreUnavailable: Redis did not answer; the same `run_id` or idempotency key again is safe.
+            StoreFull, StoreUnavailable: Redis; the same `run_id` or idempotency key again is safe.
         """
         self.refuse(plan)
         fault_point("before_start")
         for send_plan in (False, True):
-            options = self._start_options(plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key)
+            options = self._start_options(
+                plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key, traceparent=traceparent
+            )
             options |= {"schedule": schedule, "scheduled_ms": scheduled_ms, "overlap": overlap, "begins": begins}
             options["send_plan"] = send_plan
             with self.store.guarded():
@@ -157,7 +159,7 @@ class Engine:
 
         Args:
             plan: The plan of their flow.
-            given: By run id: `input_json`, `tags` and `idempotency_key`.
+            given: By run id: `input_json`, `tags`, `idempotency_key` and `traceparent`.
 
         Returns:
             For each what was answered; None if it has to be started alone, as the server refused it or lacks the plan.
@@ -191,6 +193,7 @@ class Engine:
         *,
         tags: Mapping[str, str] | None,
         idempotency_key: str | None,
+        traceparent: str,
     ) -> dict[str, Any]:
         return {
             "input_json": input_json,
@@ -201,6 +204,7 @@ class Engine:
             "idempotency_key": idempotency_key,
             "message": self.publisher.first_message(plan, run_id),
             "indexed_tags": self.settings.indexed_tags,
+            "traceparent": traceparent,
             "send_plan": False,
         }
 

@@ -69,6 +69,7 @@ class NodeCall:
         will_retry: Tells whether an error leads to another attempt, as far as the policy says.
         goes_on: Whether the run goes on without the node if it fails for good.
         undoes: Of a compensation: the node that it undoes.
+        epoch: Rises with each resume of the run, from 1.
         started: When it was called, on the monotonic clock.
         idle: The middlewares that had nothing to do then.
     """
@@ -86,6 +87,7 @@ class NodeCall:
     will_retry: Callable[[BaseException], bool]
     goes_on: bool = False
     undoes: str = ""
+    epoch: int = 1
     started: float = field(default_factory=time.monotonic)
     idle: list[Middleware] = field(default_factory=list)
     _task_id: str = ""
@@ -170,9 +172,11 @@ class Middlewares:
     def __init__(self, installed: Sequence[Middleware] = ()) -> None:
         self._compose(installed)
 
-    def install(self, middleware: Middleware) -> None:
-        """Put a middleware around all that are there."""
-        self._compose((middleware, *self._installed))
+    def install(self, middleware: Middleware, *, inside: type[Middleware] | None = None) -> None:
+        """Put a middleware around all that are there, or around those that are inside of the one of a class."""
+        around = [place for place, each in enumerate(self._installed, 1) if inside and isinstance(each, inside)]
+        place = max(around, default=0)
+        self._compose((*self._installed[:place], middleware, *self._installed[place:]))
 
     def _compose(self, installed: Sequence[Middleware]) -> None:
         self._installed = tuple(installed)

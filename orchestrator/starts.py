@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Start:
         idempotency_key: As given.
         tags: As given.
         begins: When nothing of it is ready before: an instant in ms, or `+` and ms from now; empty for at once.
+        traceparent: The span that is open where it is started, as W3C writes it; "" without one.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Start:
     idempotency_key: str | None
     tags: Mapping[str, str]
     begins: str = ""
+    traceparent: str = ""
 
 
 def prepare(
@@ -114,7 +117,7 @@ def _prepared(
     largest = engine.settings.max_payload_bytes
     if len(data) > largest:
         raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
-    return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags)
+    return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags, traceparent=_open_span())
 
 
 def send(engine: Engine, start: Start) -> str:
@@ -131,6 +134,7 @@ def send(engine: Engine, start: Start) -> str:
         idempotency_key=start.idempotency_key,
         tags=start.tags,
         begins=start.begins,
+        traceparent=start.traceparent,
     )
     return _id_of(start, started)
 
@@ -183,10 +187,8 @@ def _send_batch(
     engine: Engine, starts: Sequence[Start]
 ) -> tuple[list[str | OrchestratorError], StoreUnavailable | None]:
     """Start runs in one round trip; returns what became of each, and the error if Redis is away."""
-    given = {
-        each.run_id: {"input_json": each.input_json, "tags": each.tags, "idempotency_key": each.idempotency_key}
-        for each in starts
-    }
+    names = ("input_json", "tags", "idempotency_key", "traceparent")
+    given = {each.run_id: {name: getattr(each, name) for name in names} for each in starts}
     found: list[str | OrchestratorError] = []
     try:
         answers = engine.start_many(starts[0].plan, given) if len(starts) > 1 else [None]
@@ -206,6 +208,15 @@ def _id_of(start: Start, started: Started) -> str:
     if started.outcome == "conflict":
         raise IdempotencyConflict(start.plan.flow, start.idempotency_key or "", started.run_id)
     return started.run_id
+
+
+def _open_span() -> str:
+    """The span that is open here; OpenTelemetry is asked where somebody has imported it, else it costs nothing."""
+    api: Any = sys.modules.get("opentelemetry.trace")
+    found = api.get_current_span().get_span_context() if api is not None else None
+    if found is None or not found.is_valid:
+        return ""
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
 
 def find_plan(engine: Engine, name: str) -> Plan:

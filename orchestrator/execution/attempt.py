@@ -277,6 +277,7 @@ class Attempt:
             self._will_retry,
             goes_on=self.plan.steps[self.node_plan.step].go_on and not self.node_plan.undoes,
             undoes=self.node_plan.undoes,
+            epoch=self.epoch,
         )
         return self.engine.middlewares.call(self.node_call, function)
 

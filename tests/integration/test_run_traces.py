@@ -5,12 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from orchestrator import hooks
-from orchestrator.contrib.opentelemetry_runs import RunTraces, link_run, trace_of
+from orchestrator.contrib.opentelemetry_context import run_trace
+from orchestrator.contrib.opentelemetry_runs import RunTraces
 
 
 class Traced:
@@ -44,11 +48,11 @@ def start(traced, flow, given=None):
 def test_a_run_is_one_trace_with_a_span_for_each_step_and_attempt(traced):
     run = start(traced, "two-fans")
     spans = traced.spans(run)
-    assert {span.context.trace_id for span in spans.values()} == {trace_of(run.id).trace_id}
+    assert {span.context.trace_id for span in spans.values()} == {traced.send.context_of(run.id).trace_id}
     assert {"flow two-fans", "step first-fan", "step second-fan", "attempt first-0", "attempt joined"} <= set(spans)
     root, step, attempt = (spans[name] for name in ("flow two-fans", "step first-fan", "attempt first-0"))
     assert (step.parent.span_id, attempt.parent.span_id) == (root.context.span_id, step.context.span_id)
-    assert root.parent.span_id == trace_of(run.id).span_id
+    assert (root.parent, root.context.span_id) == (None, traced.send.context_of(run.id).span_id)
     assert (
         root.start_time <= step.start_time <= attempt.start_time <= attempt.end_time <= step.end_time <= root.end_time
     )
@@ -91,12 +95,27 @@ def test_a_run_that_failed_says_why_and_is_linked_to_after_it_was_resumed(traced
     assert [link.context.trace_id for link in again.links] == [root.context.trace_id]
 
 
-def test_the_caller_is_linked_to_the_trace_of_the_run_that_it_starts(traced):
-    traced.exporter.clear()
-    with traced.tracer.start_as_current_span("caller"):
-        run = traced.orchestrator.start("two-fans")
-        link_run(run.id)
-    (caller,) = traced.exporter.get_finished_spans()
-    assert [link.context.trace_id for link in caller.links] == [trace_of(run.id).trace_id]
-    link_run(run.id)  # without a span that is recorded it does nothing
-    run.wait(timedelta(seconds=30))
+def test_the_caller_is_the_parent_of_the_run_that_it_starts(traced):
+    with traced.tracer.start_as_current_span("caller") as caller:
+        run = start(traced, "two-fans")
+    root = traced.spans(run)["flow two-fans"]
+    assert (root.context.trace_id, root.parent.span_id) == (
+        caller.get_span_context().trace_id,
+        caller.get_span_context().span_id,
+    )
+    assert traced.send.context_of(run.id).span_id == root.context.span_id
+
+
+def test_a_trace_that_is_not_sampled_is_not_sent(traced):
+    silent = RunTraces(traced.orchestrator, TracerProvider(sampler=ALWAYS_OFF).get_tracer("test"))
+    run = start(traced, "two-fans")
+    assert not silent.context_of(run.id).trace_flags.sampled
+    unsampled = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+    with trace.use_span(NonRecordingSpan(unsampled)):
+        run = start(traced, "two-fans")
+    assert traced.spans(run) == {}
+
+
+def test_what_is_no_traceparent_begins_a_trace(traced):
+    for text in ("", "00-1-2", "00-zz-11-01", f"00-{0:032x}-{0:016x}-01"):
+        assert run_trace(traced.tracer, "run", "flow", resumed=0, traceparent=text).caller is None

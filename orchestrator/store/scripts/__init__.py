@@ -105,6 +105,7 @@ class Scripts:
         message: tuple[str, str] = ("", ""),
         indexed_tags: Collection[str] = (),
         begins: str = "",
+        traceparent: str = "",
     ) -> tuple[tuple[str, ...], list[Any], Packed]:
         """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
@@ -114,6 +115,7 @@ class Scripts:
             "plan_fields": json.dumps(plan.fields()) if send_plan else "",
             "tags": json.dumps(tags),
             "begins": begins,
+            "traceparent": traceparent,
         }
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))

@@ -8,16 +8,16 @@
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
 --         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it
---         for the instant.
+--         for the instant, traceparent of the caller's span.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
 local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
   plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
-  begins, tags = unpack(ARGV, 1, 25)
+  begins, tags, traceparent = unpack(ARGV, 1, 26)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
-local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 26, 1000  -- the first and the last as in transition.lua
+local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 27, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -67,6 +67,9 @@ if key ~= '' then
 end
 if indexes ~= '' then
   more[#more + 1], more[#more + 2] = 'indexes', indexes
+end
+if traceparent ~= '' then
+  more[#more + 1], more[#more + 2] = 'traceparent', traceparent
 end
 if undoes == '1' then
   more[#more + 1], more[#more + 2] = 'undoes', '1'

@@ -16,6 +16,7 @@ from orchestrator.messaging.start_checks import undeclared_queues
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.keys import limit_of
 from orchestrator.store.run_store import instant
+from orchestrator.store.worker_rows import name_holders
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -189,9 +190,10 @@ class _Explainer:
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         detail = f", reports {record['detail']}" if "detail" in record else ""
         lease = self.store.lease_end(record["holder"])
+        (holder,) = name_holders(self.store, [record["holder"]]).values()
         if lease is None or lease < self.store.now_ms():
-            return f"its holder {record['holder']} is gone; its claim will be ended", instant(lease)
-        return f"runs in {record['holder']} until its timeout at the latest{detail}", instant(record["deadline"])
+            return f"its holder {holder} is gone; its claim will be ended", instant(lease)
+        return f"runs in {holder} until its timeout at the latest{detail}", instant(record["deadline"])
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         bucket = record.get("bucket")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,3 +49,41 @@ class Redaction:
             return json.dumps(self.value(json.loads(shown)), ensure_ascii=False)
         except ValueError:
             return shown
+
+    def argument(self, value: Any) -> Any:
+        """Return what a log line shows of an argument: a mapping, list, dataclass, model or JSON with hidden fields.
+
+        Everything else, and what has no such field, comes back as it is.
+        """
+        if not self._names:
+            return value
+        if isinstance(value, str):
+            return self._json_argument(value) if value[:1] in {"{", "["} else value
+        if type(value) in {list, tuple}:
+            items = [self.argument(each) for each in value]
+            return type(value)(items) if any(map(_differ, items, value)) else value
+        named = _fields_of(value)
+        shown = {name: HIDDEN if self.hides(str(name)) else self.argument(each) for name, each in named.items()}
+        return shown if any(map(_differ, shown.values(), named.values())) else value
+
+    def _json_argument(self, text: str) -> str:
+        try:
+            given = json.loads(text)
+        except ValueError:
+            return text
+        shown = self.value(given)
+        return text if shown == given else json.dumps(shown, ensure_ascii=False)
+
+
+def _fields_of(value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, BaseModel):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {}
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return one is not other

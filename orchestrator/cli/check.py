@@ -31,7 +31,9 @@ FOUND = 1
 @click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(context: click.Context, *, against: str | None, is_json: bool) -> None:
-    """Import the app, build every flow, and print what is wrong; exit code 1 if anything is. Needs no server.
+    """Import the app, build every flow, print what is wrong.
+
+    Exit code 1 if anything is. Needs no server.
 
     As `orchestrator -A proj check` it also shows what keeps the app from being imported.
     """

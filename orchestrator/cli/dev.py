@@ -59,7 +59,7 @@ for number in (signal.SIGTERM, signal.SIGKILL):
 @click.option("--concurrency", type=click.IntRange(1), default=2, show_default=True, help="Processes of the worker.")
 @click.pass_context
 def dev(context: click.Context, module: str | None, concurrency: int) -> None:
-    """Run flows with nothing else installed: an embedded server, a worker, a beat and Flower, until Ctrl-C.
+    """Run a server, worker, beat and Flower here until Ctrl-C.
 
     MODULE has the flows; without one, every Python file of this folder that imports orchestrator. In the same folder a
     second terminal finds them: orchestrator start FLOW.

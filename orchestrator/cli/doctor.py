@@ -12,7 +12,10 @@ FOUND = 1
 
 @command("doctor", example="doctor")
 def doctor(session: Session) -> None:
-    """Look at the live deployment and name what will hurt; exit code 1 if anything is found."""
+    """Name what of the live deployment will hurt.
+
+    Exit code 1 if anything is found.
+    """
     found = session.orchestrator.doctor()
     session.print(
         [vars(each) for each in found],

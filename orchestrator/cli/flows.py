@@ -35,7 +35,7 @@ DRAWERS = {"svg": svg, "mermaid": drawing.mermaid, "dot": drawing.dot, "plain": 
 
 @command("list", example="list")
 def list_flows(session: Session) -> None:
-    """List the flows that are registered here or announced by a worker."""
+    """List the flows of this app and of its workers."""
     rows = flow_rows(session)
     header = ("FLOW", "NODES", "QUEUE", "CODE", "TRIGGERS")
     session.print(
@@ -99,7 +99,7 @@ def triggers_of(session: Session, flow: str) -> list[str]:
 @click.option("--svg", "form", flag_value="svg", help="As a picture, for a file.")
 @click.option("--plain", "form", flag_value="plain", default="plain", help="A line for each node; the default.")
 def graph(session: Session, name: str, form: str) -> None:
-    """Draw the steps of a flow, or of a run with the states of its nodes."""
+    """Draw the steps of a flow, or of a run with its states."""
     plan, states = plan_and_states(session, name)
     text = DRAWERS[form](plan, states)
     if session.is_json:

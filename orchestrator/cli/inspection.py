@@ -41,7 +41,7 @@ def event_line(event: Event) -> str:
 @command("explain", example="explain 3f2a")
 @click.argument("run_id", metavar="RUN")
 def explain(session: Session, run_id: str) -> None:
-    """Say for every node that has not ended what it waits for, and until when."""
+    """Say what each node that has not ended waits for."""
     run = session.run(run_id)
     waits = run.explain()
     session.print(

@@ -35,7 +35,7 @@ class Span(click.ParamType):  # type: ignore[type-arg] # as Instant
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def limits(context: click.Context, /, **options: Any) -> None:
-    """List the limits with what waits for each; change one with set, reset or freeze."""
+    """List the limits and what waits; set, reset or freeze one."""
     if context.invoked_subcommand is None:
         context.invoke(list_limits, **options)
 

@@ -23,7 +23,10 @@ except ImportError:  # an extra; the command then says how to get it
 @click.option("--port", type=click.IntRange(0, 65535), help="Serve them here until Ctrl-C, rather than print them.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="With --port: where to listen.")
 def metrics(session: Session, port: int | None, address: str) -> None:
-    """Print the metrics of runs, queues, limits and schedules, or serve them for Prometheus."""
+    """Print the metrics, or serve them for Prometheus.
+
+    They are those of runs, nodes, queues, limits, schedules and workers.
+    """
     if Collector is None:
         raise Refusal("metrics need prometheus_client: pip install 'celery-orchestrator[metrics]'")
     registry, collector = CollectorRegistry(), Collector(session.orchestrator)

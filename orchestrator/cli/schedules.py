@@ -22,7 +22,7 @@ NAME = click.argument("name", metavar="FLOW|SCHEDULE")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def schedules(context: click.Context, /, **options: Any) -> None:
-    """List the schedules of this app's flows; steer one with a command below."""
+    """List the schedules; pause, trigger or backfill one."""
     if context.invoked_subcommand is None:
         context.invoke(list_schedules, **options)
 
@@ -74,7 +74,10 @@ def following(session: Session, name: str, count: int) -> None:
 @click.option("--dry-run", is_flag=True, help="Only print the instants.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can be asked.")
 def backfill(session: Session, name: str, since: datetime, until: datetime, *, dry_run: bool, yes: bool) -> None:
-    """Start the run of every instant of a range that has none, under the ids that the ticks give them."""
+    """Start a run for each instant of a range that has none.
+
+    The runs get the ids that the ticks would give them, so that a repeat starts nothing twice.
+    """
     found = session.orchestrator.ticks(name, since, until)
     if dry_run:
         session.print([each.isoformat() for each in found], lambda: [at(each) for each in found])

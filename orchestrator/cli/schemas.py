@@ -378,7 +378,7 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
 @click.command("schema", epilog="Example: celery -A proj flow schema runs")
 @click.argument("words", metavar="COMMAND", nargs=-1, required=True)
 def schema(words: tuple[str, ...]) -> None:
-    """Print the JSON Schema of what a command prints with --json."""
+    """Print the JSON Schema of a command's --json."""
     name = " ".join(words)
     if name not in SCHEMAS:
         raise click.UsageError(f"there is no schema of {name!r}; there are those of {', '.join(SCHEMAS)}")

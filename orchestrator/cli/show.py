@@ -28,7 +28,10 @@ TRACEBACK_LINES = 12
 @command("show", example="show 3f2a")
 @click.argument("name", metavar="FLOW|RUN")
 def show(session: Session, name: str) -> None:
-    """Show a flow, or a run by its id or the beginning of it: states, attempts, outputs, errors."""
+    """Show a flow, or a run: states, attempts, outputs, errors.
+
+    A run is named by its id or the beginning of it.
+    """
     engine = engine_of(session.orchestrator.app)
     if not FULL_ID.fullmatch(name):
         try:

@@ -20,7 +20,7 @@ NONE = 1
 @command("workers", example="workers --json")
 @click.option("--wait", "patience", type=float, default=5.0, show_default=True, help="Wait so many seconds for one.")
 def workers(session: Session, patience: float) -> None:
-    """List the workers that have flows: queues, flows with their versions, and when they were last seen."""
+    """List the workers: queues, flows and versions, last seen."""
     deadline = time.monotonic() + patience
     while not (found := session.orchestrator.workers()) and time.monotonic() < deadline:
         time.sleep(POLL_S)

@@ -7,12 +7,13 @@ needs the store.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, MutableMapping
     from datetime import datetime
 
 
@@ -48,19 +49,31 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
         logger: The logger.
         extra: What is added.
         keep: Called with the level and the text of every line that is logged.
+        hide: Gives an argument, or an extra, as it may be shown.
     """
 
     def __init__(
-        self, logger: logging.Logger, extra: Mapping[str, object], keep: Callable[[int, str], None] | None = None
+        self,
+        logger: logging.Logger,
+        extra: Mapping[str, object],
+        keep: Callable[[int, str], None] | None = None,
+        hide: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(logger, extra)
         self._keep = keep
+        self._hide = hide
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a line, and keep it."""
-        if self._keep is not None and self.isEnabledFor(level):
+        if not self.isEnabledFor(level):
+            return
+        if self._hide is not None:
+            msg, args = self._hide(msg), tuple(map(self._hide, args))
+            kwargs["extra"] = self._hide(kwargs.get("extra"))
+        if self._keep is not None:
+            named = args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args  # as logging does
             try:
-                self._keep(level, str(msg) % args if args else str(msg))
+                self._keep(level, str(msg) % named if args else str(msg))
             except Exception:  # noqa: BLE001 - logging itself reports what does not fit the format
                 self._keep(level, str(msg))
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's, not this one

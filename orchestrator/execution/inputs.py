@@ -201,7 +201,12 @@ class Inputs:
         fields: dict[str, Any] = {
             **self.where,
             "idempotency_key": self.idempotency_key,
-            "logger": AttemptLogger(logging.getLogger(f"orchestrator.flow.{self.plan.flow}"), where, self._keep_line),
+            "logger": AttemptLogger(
+                logging.getLogger(f"orchestrator.flow.{self.plan.flow}"),
+                where,
+                self._keep_line,
+                self._store.redaction.argument if self._store.settings.redact else None,
+            ),
             "scheduled_for": instant(self.claimed.scheduled),
             "ask_cancelled": handle.is_cancelled,
             "report": handle.report,

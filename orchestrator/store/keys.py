@@ -48,7 +48,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | holders | sorted set: pool processes by the end of their lease | entries until the process is gone |
 | holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
 | workers | sorted set: workers by the end of their lease | entries until the worker is gone |
-| workers:<id> | string: queues and nodes of a worker (JSON) | one lease |
+| workers:<id> | string: queues and nodes of a worker (JSON) | one lease and ten minutes |
 | aside | hash: kind and name to what is wrong with a part that is set aside (JSON) | until it works or is gone |
 | sweep | hash: last tick of the reconciler | for ever |
 | sweep:<worker> | string: number and instant of its last sweep, and events by then | a day |

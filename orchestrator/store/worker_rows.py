@@ -1,4 +1,4 @@
-"""Workers as they announced themselves: queues, flows and their versions, and when each was last seen."""
+"""Workers as they announced themselves: names, queues, flows and their versions, and when each was last seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.store.queries import as_json
 from orchestrator.store.run_store import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from orchestrator.store.run_store import Store
@@ -61,6 +61,23 @@ def read_workers(store: Store) -> tuple[WorkerRow, ...]:
         if text
     ]
     return tuple(sorted(rows, key=lambda row: (row.name, row.id)))
+
+
+def name_holders(store: Store, holders: Iterable[str]) -> dict[str, str]:
+    """Return for each holder of claims the name of its worker and its process id; itself if that is not known any more.
+
+    A worker that was killed is known for ten minutes more.
+    """
+    known = {holder: holder.split("/") for holder in holders}
+    if not known:
+        return {}
+    with store.guarded():
+        texts = store.client.mget([store.keys.worker(parts[0]) for parts in known.values()])
+    names = [json.loads(text).get("name") if text else None for text in texts]
+    return {
+        holder: f"{name}, process {parts[1]}" if name and len(parts) > 1 else holder
+        for (holder, parts), name in zip(known.items(), names, strict=True)
+    }
 
 
 def _row(worker: str, seen_ms: float, state: Mapping[str, Any]) -> WorkerRow:

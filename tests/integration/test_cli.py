@@ -114,6 +114,7 @@ def typed_words(words: tuple[str, ...], run_id: str) -> list[str]:
 def examples(operator, run_id):
     """Every example, typed in a process of its own: exit code, output and errors."""
     typed = {words: typed_words(words, run_id) for words in every_command() if words[0] not in ELSEWHERE}
+    typed |= {(*words, "--json"): [*line, "--json"] for words, line in typed.items() if " ".join(words) in SCHEMAS}
     answer = subprocess.run(
         [sys.executable, "-m", "tests.programs.typed"],
         input=json.dumps([["-A", MODULE, "flow", *words] for words in typed.values()]),
@@ -140,12 +141,30 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
 
 
 @EACH
+def test_the_json_of_a_command_is_as_its_schema_says(examples, words):
+    name = " ".join(words)
+    if name not in SCHEMAS:
+        assert words[0] in ELSEWHERE | {"schema"}
+        return
+    _, text, errors = examples[*words, "--json"]
+    assert text, errors
+    for document in text.splitlines() if name == "watch" else [text]:
+        SCHEMAS[name].validate_json(document, strict=True, by_alias=True)
+
+
+@EACH
 def test_every_command_has_a_schema_and_a_sentence(words):
     command = every_command()[words]
     assert command.get_short_help_str(200).endswith(".")
     if words[0] not in ELSEWHERE | {"schema"}:
         assert " ".join(words) in SCHEMAS
         assert any(option.name in {"as_json", "is_json"} for option in command.params)
+
+
+@pytest.mark.parametrize("group", [(), ("limits",), ("schedules",)])
+def test_no_help_of_a_command_is_cut_at_80_columns(group):
+    text = CliRunner().invoke(program, [*group, "--help"], terminal_width=80).stdout
+    assert "..." not in text.partition("Commands:")[2]
 
 
 def test_the_table_of_commands_is_in_the_help(operator):
@@ -178,6 +197,8 @@ def test_what_is_redacted_is_shown_nowhere(operator):
     for words in (("show", id), ("show", id, "--json"), ("output", id, "price"), ("runs", "--json"), ("history", id)):
         assert "0815" not in operator.type(*words)
     assert "[redacted]" in operator.type("output", id, "price")
+    (line,) = operator.json("show", id)["log"]
+    assert line["text"] == "price of {'item': 'lamp', 'count': 1, 'card': '[redacted]'}"
 
 
 def test_a_failed_run_is_exit_code_1_and_names_its_error(operator):

@@ -12,6 +12,8 @@ from orchestrator import SharedRateLimiter
 from orchestrator.definition.registry import Registry
 from orchestrator.engine import Engine
 from orchestrator.explain import explain_run
+from orchestrator.store.run_view import show_run
+from orchestrator.store.worker_rows import name_holders
 from tests.scripts_world import HOLDER, LEASE_MS, fan_plan, flow, line_plan, mapped_run, node, paged, plan_of
 
 MINUTE_MS = 60_000
@@ -104,7 +106,23 @@ def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world
     world.scripts.renew([HOLDER], lease_ms=-1)
     told = explain(run)["a"]
     assert told[1] == f"its holder {HOLDER} is gone; its claim will be ended"
+    world.store.announce_worker("worker", {"queues": [], "flows": {}, "name": "w0@host"})
+    assert explain(run)["a"][1] == "its holder w0@host, process 1 is gone; its claim will be ended"
     world.scripts.renew([HOLDER], lease_ms=LEASE_MS)
+    assert explain(run)["a"][1].startswith("runs in w0@host, process 1 until")
+    assert next(row for row in show_run(world.store, run.id).nodes if row.name == "a").holder == "w0@host, process 1"
+
+
+def test_a_worker_is_named_for_a_while_after_it_was_killed(world):
+    world.store.announce_worker("killed", {"queues": [], "flows": {}, "name": "w1@host"})
+    world.client.zadd(world.keys.workers, {"killed": 0})
+    assert world.store.workers() == []
+    assert name_holders(world.store, ["killed/7/inline", "never/8", "odd"]) == {
+        "killed/7/inline": "w1@host, process 7",
+        "never/8": "never/8",
+        "odd": "odd",
+    }
+    assert 0 < world.client.pttl(world.keys.worker("killed")) <= LEASE_MS + 600_000
 
 
 def test_what_comes_later_waits_for_what_has_not_ended(world, explain):

@@ -42,8 +42,9 @@ def order_of(state: FlowState) -> Order:
     return state.input(Order)
 
 
-def price(order: Order) -> dict[str, object]:
+def price(ctx: NodeContext, order: Order) -> dict[str, object]:
     """What it costs, with a field that nobody may see."""
+    ctx.logger.info("price of %s", order, extra={"card": order.card})
     return {"total": order.count * 10, "card": order.card}
 
 

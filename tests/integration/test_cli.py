@@ -114,7 +114,6 @@ def typed_words(words: tuple[str, ...], run_id: str) -> list[str]:
 def examples(operator, run_id):
     """Every example, typed in a process of its own: exit code, output and errors."""
     typed = {words: typed_words(words, run_id) for words in every_command() if words[0] not in ELSEWHERE}
-    typed |= {(*words, "--json"): [*line, "--json"] for words, line in typed.items() if " ".join(words) in SCHEMAS}
     answer = subprocess.run(
         [sys.executable, "-m", "tests.programs.typed"],
         input=json.dumps([["-A", MODULE, "flow", *words] for words in typed.values()]),
@@ -138,18 +137,6 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
     assert code == (1 if words in {("cancel",), ("pause",), ("doctor",)} else 0), errors
     assert tuple(typed_words(words, "0" * 32)[: len(words)]) == words
     assert "Traceback" not in errors
-
-
-@EACH
-def test_the_json_of_a_command_is_as_its_schema_says(examples, words):
-    name = " ".join(words)
-    if name not in SCHEMAS:
-        assert words[0] in ELSEWHERE | {"schema"}
-        return
-    _, text, errors = examples[*words, "--json"]
-    assert text, errors
-    for document in text.splitlines() if name == "watch" else [text]:
-        SCHEMAS[name].validate_json(document, strict=True, by_alias=True)
 
 
 @EACH
@@ -211,6 +198,13 @@ def test_a_failed_run_is_exit_code_1_and_names_its_error(operator):
     (acted,) = operator.json("resume", started["id"])["runs"]
     assert acted["is_done"]
     operator.orchestrator.get(started["id"]).wait(30)
+
+
+def test_lists_are_as_their_schemas_say_too(operator, run_id):
+    for words in (("limits", "list"), ("schedules", "list"), ("schedules",)):
+        assert operator.json(*words)
+    lines = operator.type("watch", run_id, "--json").splitlines()
+    assert [SCHEMAS["watch"].validate_json(line, strict=True, by_alias=True) for line in lines]
 
 
 def test_runs_come_in_pages(operator, run_id):

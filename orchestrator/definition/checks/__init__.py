@@ -48,6 +48,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     functions.check_functions,
     functions.check_callbacks,
     inputs.check_inputs,
+    inputs.check_returned_inputs,
     data_flow.check_reads,
     data_flow.check_result,
 )

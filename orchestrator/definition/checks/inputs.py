@@ -1,17 +1,18 @@
-"""Checks of inputs that are wired by name: each parameter has a source, each source is there and of its type.
+"""Checks of inputs: those wired by name have a source of their type each, and an input function returns what is taken.
 
 What is wired is known without reading code. Whether an output is written before it is read, `data_flow` judges.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import inspect
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from orchestrator.definition.checks.data_flow import GIVE_DEFAULT
 from orchestrator.definition.checks.functions import read_contract, read_input_type
 from orchestrator.definition.checks.locations import find_places, find_writers, is_exclusive
 from orchestrator.definition.checks.messages import suggest
-from orchestrator.definition.codecs import Codec, codec_of
+from orchestrator.definition.codecs import BadType, Codec, codec_of
 from orchestrator.definition.schema_fit import ROOT, Schema, misfit
 from orchestrator.definition.signature import MISSING, BadFunction
 from orchestrator.definition.wording import call, show
@@ -52,6 +53,44 @@ def check_inputs(flow: Flow) -> Iterator[Problem]:
         for name, part in wiring.parts("input").items():
             if name in wiring.slots:
                 yield from _part_problems(flow, place.where, wiring, name, part)
+
+
+def check_returned_inputs(flow: Flow) -> Iterator[Problem]:
+    """An input function that says what it returns returns what the node's function takes."""
+    for place in find_places(flow):
+        function, contract = place.node.input_func, read_contract(place.node)
+        if function is None or place.is_mapped or isinstance(contract, BadFunction) or contract.is_decorated:
+            continue
+        if contract.input is not None and (fault := _returned_fault(function, contract)):
+            yield Problem(place.where, "input-mismatch", fault)
+
+
+def _returned_fault(function: object, contract: Contract) -> str | None:
+    returned, codec = _return_of(function), contract.input
+    assert codec is not None  # noqa: S101 - the caller's check
+    first = contract.parameters[0].annotation
+    if contract.style == "single" and returned in getattr(first, "__mro__", ()):
+        return None  # what it returns may be of the subclass that is taken
+    try:
+        written, accepted = codec_of(returned).written(), codec.accepted()
+    except BadType:  # it never becomes JSON as it is; the run will tell
+        return None
+    if written is None or accepted is None:
+        return None
+    paths = [misfit(choice, accepted) for choice in written.choices()]  # of a union, one that fits is enough
+    if not all(paths):
+        return None
+    path = paths[0] if len(paths) == 1 else ROOT
+    names, at = ", ".join(each.name for each in contract.parameters), "" if path == ROOT else f" at {path}"
+    takes = type_name(first) if contract.style == "single" else f"a mapping with {names}"
+    return f"its input function {show(function)} returns {type_name(returned)}, but its function takes {takes}{at}"
+
+
+def _return_of(function: object) -> Any:
+    try:
+        return get_type_hints(inspect.unwrap(function)).get("return", Any)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - an annotation that nobody has resolved before; it binds nothing
+        return Any
 
 
 def _name_faults(wiring: Wiring, contract: Contract) -> Iterator[str]:

@@ -13,10 +13,11 @@ import pytest
 import redis
 from celery import Celery
 from kombu import serialization
+from kombu.entity import Queue
 
 from orchestrator import FlowBuilder, Node, Orchestrator, Settings, StoreFull, UnknownRun, doctor, manual, schedule
 from orchestrator.engine import engine_of
-from orchestrator.errors import StoreError
+from orchestrator.errors import ConfigurationError, StoreError
 from orchestrator.schedules import CronSchedule, remember_slots, slots_of, start_due
 from orchestrator.server import EmbeddedServer
 from tests.harness import load_program, wait_until, workers
@@ -211,6 +212,21 @@ def test_a_worker_that_reserves_more_than_it_runs_keeps_messages_from_others(own
         with consumer:
             wait_until(lambda: connection.drain_events(timeout=5) or len(taken) == 4, "one takes all")
     assert made.names() == ["prefetch"]
+
+
+def test_a_queue_that_nobody_consumes_keeps_its_runs(own):
+    made = Deployment(own.url)
+    made.engine.store.withdraw_worker("w1")
+    (waiting,) = made.orchestrator.start("plain").explain()
+    assert waiting.reason.endswith("which no worker consumes")
+    assert made.names() == ["no-consumer"]
+
+
+def test_a_queue_that_the_app_does_not_declare_refuses_every_start(own):
+    made = Deployment(own.url, task_queues=[Queue("attic")], task_create_missing_queues=False)
+    with pytest.raises(ConfigurationError):
+        made.orchestrator.start("plain")
+    assert made.names() == ["refused"]
 
 
 def test_a_worker_without_the_flow_leaves_its_runs_waiting(own):

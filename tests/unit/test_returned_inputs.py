@@ -122,10 +122,10 @@ def test_several_parameters_take_nothing_else(returned):
 
 
 def test_functions_without_a_known_return_are_not_judged():
-    def typed(extra: int, state: FlowState) -> int: ...
+    def typed(extra: int, state: FlowState) -> int:
+        return extra
 
-    def unresolved(state) -> Nowhere: ...  # noqa: F821 # type: ignore[name-defined]
-
+    unresolved = returning("Nowhere")
     for function in (lambda state: 1, unresolved, partial(typed, 1)):
         build(taking(str), function)
     build(with_context, lambda state: 1)

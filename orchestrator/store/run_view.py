@@ -15,7 +15,6 @@ from orchestrator.store.log_lines import LogLine, read_lines
 from orchestrator.store.output_parts import IN_PARTS
 from orchestrator.store.queries import RunRow, json_value, read_record, row_of
 from orchestrator.store.run_store import INPUT, instant
-from orchestrator.store.worker_rows import name_holders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +62,7 @@ class NodeRow:
         ended: When it ended.
         due: When a retry or a limit lets it go on, as far as is known.
         deadline: When its running attempt is out of time.
-        holder: The process that runs it, as worker and process id.
+        holder: The process that runs it.
         limit: The bucket that it waits for.
         detail: What it reported by `ctx.heartbeat`, as JSON, or None.
         failure: Its last failure; also of an attempt that is followed by others.
@@ -164,8 +163,7 @@ def show_run(store: Store, run_id: str) -> RunView:
     records = {name.decode(): read_record(text) for name, text in raw_nodes.items()}
     log = read_lines(raw_failures.pop(LOG_FIELD, None))
     failures = {name.decode(): NodeFailure.model_validate_json(text) for name, text in raw_failures.items()}
-    holders = name_holders(store, {each["holder"] for each in records.values() if "holder" in each})
-    reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done, holders)
+    reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
     return RunView(
         run=row_of(store, run_id, record.fields, records),
         plan=plan,
@@ -204,7 +202,6 @@ class _Reader:
     sizes: Mapping[str, int]
     pages: Mapping[str, bytes | None]
     done: Mapping[str, int]
-    holders: Mapping[str, str]
 
     def rows(self) -> Sequence[NodeRow]:
         """Return the rows in the order of the plan, items behind their node."""
@@ -247,7 +244,7 @@ class _Reader:
             ended=instant(record.get("ended")),
             due=instant(record.get("due")),
             deadline=instant(record.get("deadline")),
-            holder=self.holders.get(record.get("holder", "")),
+            holder=record.get("holder"),
             limit=record.get("bucket"),
             detail=None if detail is None else self.store.redaction.text(detail),
             failure=self.failures.get(name),

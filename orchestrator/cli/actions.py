@@ -34,7 +34,7 @@ RUNS = click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 @YES
 @run_filters
 def cancel(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter, **options: Any) -> None:
-    """Stop runs: nothing new starts, and what succeeded is compensated."""
+    """Stop runs, and compensate what has succeeded."""
 
     def stop(run: FlowRun) -> None:
         if (status := run.status).is_final:
@@ -79,7 +79,7 @@ def undo(session: Session, run_ids: tuple[str, ...], reason: str, chosen: Filter
 @YES
 @run_filters
 def delete(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options: Any) -> None:
-    """Delete the records of runs that have ended, before their retention is over."""
+    """Delete the records of ended runs before their retention."""
     _act(session, "delete", run_ids, chosen.with_default(ENDED), lambda run: run.delete(), **options)
 
 

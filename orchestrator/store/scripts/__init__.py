@@ -109,14 +109,9 @@ class Scripts:
     ) -> tuple[tuple[str, ...], list[Any], Packed]:
         """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
-        given: dict[str, Any] = {
-            "run_id": run_id,
-            "input": input_json,
-            "plan_fields": json.dumps(plan.fields()) if send_plan else "",
-            "tags": json.dumps(tags),
-            "begins": begins,
-            "traceparent": traceparent,
-        }
+        given: dict[str, Any] = {"run_id": run_id, "input": input_json, "tags": json.dumps(tags)}
+        given |= {"plan_fields": json.dumps(plan.fields()) if send_plan else "", "begins": begins}
+        given["traceparent"] = traceparent
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))
             shown = idempotency_key[:KEY_SHOWN].encode("utf-8", "replace")

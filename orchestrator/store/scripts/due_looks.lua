@@ -7,11 +7,11 @@
 -- Returns {'1' if there may be more, run, plan or '', run, plan...}: those that inspect_run.lua has to look at.
 -- TTL     taken off plans. A second call finds the same without those whose next look it has set.
 local LIVE, RUNS, PLANS, TIMERS, LIMITS, LINES = unpack(KEYS, 1, 6)
-local AT_ONCE, LARGE, NEWEST = tonumber(ARGV[1]), 100, 50
+local AT_ONCE, LARGE, NEWEST, RECORDS_AT_ONCE = tonumber(ARGV[1]), 100, 50, 500
 -- include: instant
 -- include: next_look
 
-local plans, next_looks = {}, {}
+local plans, next_looks, records = {}, {}, 0
 local function has_plan(plan)
   if plans[plan] == nil then
     plans[plan] = redis.call('HEXISTS', PLANS .. ':' .. plan, 'text') == 1
@@ -35,6 +35,7 @@ local function is_at_rest(id, run, deadline, open)
     return false
   end
   local rows, waiting = redis.call('HGETALL', run .. ':nodes'), 0
+  records = records + #rows / 2
   for at = 2, #rows, 2 do
     local rec = string.find(rows[at], '"parked"', 1, true) and cjson.decode(rows[at]) or {}
     local member = id .. '|' .. rows[at - 1]
@@ -71,16 +72,19 @@ if due[1] then
   redis.call('ZADD', LIVE, 'XX', due[2], due[1])  -- first: a full Redis refuses it, and so all of this
 end
 local is_full = #due == 2 * AT_ONCE
-if is_full then
-  for _, part in ipairs(redis.call('ZREVRANGEBYSCORE', LIVE, NOW, '(' .. due[#due], 'WITHSCORES', 'LIMIT', 0, NEWEST)) do
-    due[#due + 1] = part
-  end
+local asked = is_full and redis.call('ZREVRANGEBYSCORE', LIVE, NOW, '(' .. due[#due], 'WITHSCORES', 'LIMIT', 0, NEWEST) or {}
+for _, part in ipairs(due) do
+  asked[#asked + 1] = part
 end
-for at = 1, #due, 2 do
+for at = 1, #asked, 2 do
+  if records >= RECORDS_AT_ONCE then
+    is_full = true
+    break
+  end
   local before = #answer
-  local is_read = pcall(look, due[at], due[at + 1])
+  local is_read = pcall(look, asked[at], asked[at + 1])
   if not is_read and #answer == before then  -- its key is of another type
-    answer[#answer + 1], answer[#answer + 2] = due[at], ''
+    answer[#answer + 1], answer[#answer + 2] = asked[at], ''
   end
 end
 if #next_looks > 0 then

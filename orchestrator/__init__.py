@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.builder import FlowBuilder
     from orchestrator.definition.context import NodeContext
     from orchestrator.definition.flow import Flow
+    from orchestrator.definition.gates import Approval, Vote, signal, sleep, sleep_until
     from orchestrator.definition.node import Node, node
     from orchestrator.definition.pagination import Page, Pages, paginate
     from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.triggers import manual, schedule
     from orchestrator.definition.wiring import const, map_item, run_input
     from orchestrator.errors import (
+        ApprovalRefused,
         ConfigurationError,
         FlowDefinitionError,
         FlowDefinitionWarning,
@@ -37,12 +39,15 @@ if TYPE_CHECKING:
         Problem,
         RateLimited,
         RegistrationError,
+        Rejected,
         RepetitionError,
         RetryLater,
         RunCancelled,
         RunError,
         RunFailed,
         RunTimeout,
+        SignalRefused,
+        StaleCallback,
         StoreError,
         StoreFull,
         StoreRefused,
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from orchestrator.store.queries import FlowCounts, RunRow
     from orchestrator.store.run_view import MapCounts, NodeRow, RunView
     from orchestrator.store.statistics import Durations, FlowStatistics, HourEnds
+    from orchestrator.store.waiting_rows import WaitingRow
     from orchestrator.store.worker_rows import WorkerRow
     from orchestrator.worker import Worker, WorkerConfig
 
@@ -67,6 +73,7 @@ _HOMES = {
     "orchestrator.definition.builder": ("FlowBuilder",),
     "orchestrator.definition.context": ("NodeContext",),
     "orchestrator.definition.flow": ("Flow",),
+    "orchestrator.definition.gates": ("Approval", "Vote", "signal", "sleep", "sleep_until"),
     "orchestrator.definition.node": ("Node", "node"),
     "orchestrator.definition.pagination": ("Page", "Pages", "paginate"),
     "orchestrator.definition.policies": (
@@ -80,6 +87,7 @@ _HOMES = {
     "orchestrator.definition.triggers": ("manual", "schedule"),
     "orchestrator.definition.wiring": ("const", "map_item", "run_input"),
     "orchestrator.errors": (
+        "ApprovalRefused",
         "ConfigurationError",
         "FlowDefinitionError",
         "FlowDefinitionWarning",
@@ -97,12 +105,15 @@ _HOMES = {
         "Problem",
         "RateLimited",
         "RegistrationError",
+        "Rejected",
         "RepetitionError",
         "RetryLater",
         "RunCancelled",
         "RunError",
         "RunFailed",
         "RunTimeout",
+        "SignalRefused",
+        "StaleCallback",
         "StoreError",
         "StoreFull",
         "StoreRefused",
@@ -119,6 +130,7 @@ _HOMES = {
     "orchestrator.store.log_lines": ("LogLine",),
     "orchestrator.store.run_view": ("MapCounts", "NodeRow", "RunView"),
     "orchestrator.store.statistics": ("Durations", "FlowStatistics", "HourEnds"),
+    "orchestrator.store.waiting_rows": ("WaitingRow",),
     "orchestrator.store.worker_rows": ("WorkerRow",),
     "orchestrator.worker": ("Worker", "WorkerConfig"),
 }
@@ -126,6 +138,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptive",
+    "Approval",
+    "ApprovalRefused",
     "ConfigurationError",
     "Durations",
     "Event",
@@ -162,6 +176,7 @@ __all__ = [
     "RateLimit",
     "RateLimited",
     "RegistrationError",
+    "Rejected",
     "RepetitionError",
     "RetryLater",
     "RetryPolicy",
@@ -176,6 +191,8 @@ __all__ = [
     "Settings",
     "SharedConcurrency",
     "SharedRateLimiter",
+    "SignalRefused",
+    "StaleCallback",
     "StoreError",
     "StoreFull",
     "StoreRefused",
@@ -183,7 +200,9 @@ __all__ = [
     "Terminal",
     "UnknownFlow",
     "UnknownRun",
+    "Vote",
     "Waiting",
+    "WaitingRow",
     "Worker",
     "WorkerConfig",
     "WorkerRow",
@@ -194,6 +213,9 @@ __all__ = [
     "paginate",
     "run_input",
     "schedule",
+    "signal",
+    "sleep",
+    "sleep_until",
 ]
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import doctor, node_logs, schedule_control, schedules, starts
+from orchestrator import answers, doctor, node_logs, schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.registry import Registry
 from orchestrator.discovery import FLOWS, Discovery
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, InvalidInput, OrchestratorError, RegistrationError
+from orchestrator.errors import ConfigurationError, InvalidInput, OrchestratorError, RegistrationError, UnknownRun
 from orchestrator.execution import tasks
 from orchestrator.execution.celery_signals import CelerySignals
 from orchestrator.execution.task_calls import TaskCalls
@@ -32,6 +32,7 @@ from orchestrator.store.blocking_calls import call_in_thread
 from orchestrator.store.queries import statuses_of
 from orchestrator.store.run_store import Store
 from orchestrator.store.statistics import MOST_HOURS, read_statistics
+from orchestrator.store.waiting_rows import read_waiting
 from orchestrator.store.worker_rows import read_workers
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from orchestrator.store.queries import FlowCounts
     from orchestrator.store.set_aside import SetAside
     from orchestrator.store.statistics import FlowStatistics
+    from orchestrator.store.waiting_rows import WaitingRow
     from orchestrator.store.worker_rows import WorkerRow
 
 # Libraries that wrap tasks in ways of their own get the nodes of a message by the middleware for them.
@@ -179,6 +181,53 @@ class Orchestrator:
         known = str(run_id) if isinstance(run_id, uuid.UUID) else run_id
         self._engine.store.run(known)
         return FlowRun(self._engine, known)
+
+    def find(self, flow: str | Flow, *, idempotency_key: str) -> FlowRun:
+        """Return the run that an idempotency key of a flow started.
+
+        Raises:
+            UnknownRun: There is none, or its retention is over.
+        """
+        name = _name_of(flow)
+        run_id = queries.run_of_key(self._engine.store, name, idempotency_key)
+        if run_id is None:
+            raise UnknownRun(f"no run of flow {name} has the idempotency key {idempotency_key!r}", flow_name=name)
+        return FlowRun(self._engine, run_id)
+
+    def waiting(
+        self, flow: str | Flow | None = None, kind: str | None = None, *, limit: int = 1000
+    ) -> list[WaitingRow]:
+        """Return what waits for somebody outside, oldest first.
+
+        Args:
+            flow: Only in runs of this flow.
+            kind: Only "approval", "signal" or "callback".
+            limit: At most so many.
+
+        Raises:
+            ValueError: The kind or the limit is none.
+        """
+        name = None if flow is None else _name_of(flow)
+        return read_waiting(self._engine.store, flow=name, kind=kind, limit=limit)
+
+    def complete(self, callback: str, value: Any = None) -> None:
+        """Complete the node that gave away a callback, with its output.
+
+        Args:
+            callback: The text of `NodeContext.callback`.
+            value: The output; checked here if this process has the node's code.
+
+        Raises:
+            StaleCallback: The node was completed, went on by itself or failed for good, or its run is gone.
+            InvalidInput: The value does not fit the node's type.
+            PayloadTooLarge: The value is over `Settings.max_payload_bytes`.
+            StoreUnavailable: Redis did not answer; a completion that was taken is stale when it is tried again.
+        """
+        answers.complete(self._engine, callback, value)
+
+    def fail(self, callback: str, message: str) -> None:
+        """Let the node that gave away a callback fail for good; raises as `complete`."""
+        answers.fail(self._engine, callback, message)
 
     def runs(
         self,

@@ -10,6 +10,7 @@
     ├── RunError                 about one run; knows flow, run, node and attempt
     │   ├── UnknownRun, RunFailed, RunTimeout, RunCancelled
     │   ├── NodeTimeout, OutcomeUnknown, RateLimited, PaginationError, RepetitionError
+    │   ├── Rejected, SignalRefused, ApprovalRefused, StaleCallback
     │   ├── InvalidInput, InvalidOutput
     │   └── MissingOutputError, HiddenDependencyError
     └── StoreError               Redis
@@ -227,6 +228,22 @@ class InvalidOutput(RunError):
 
 class OutcomeUnknown(RunError):
     """A worker died in a node's last attempt: the attempt may or may not have had its effects."""
+
+
+class Rejected(RunError):
+    """Somebody rejected an approval; the message says who and why."""
+
+
+class SignalRefused(RunError):
+    """A signal was not taken: no gate of the run waits for it or will, the inbox is full, or the run is ending."""
+
+
+class ApprovalRefused(RunError):
+    """A vote was not counted: the approval is not open, or this person may not vote or has voted."""
+
+
+class StaleCallback(RunError):
+    """A callback has no effect any more: its node was completed, failed, went on by itself, or its run has ended."""
 
 
 class RateLimited(RunError):

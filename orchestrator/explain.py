@@ -19,6 +19,7 @@ from orchestrator.store.run_store import instant
 from orchestrator.store.worker_rows import name_holders
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from orchestrator.definition.plan import Plan
@@ -36,8 +37,8 @@ class Waiting:
 
     Attributes:
         node: The node; "" for the run itself.
-        state: "pending", "ready", "running", "parked", "paused" or "compensating"; of the run itself "broken" or
-            "paused".
+        state: "pending", "ready", "running", "parked", "waiting", "paused" or "compensating"; of the run itself
+            "broken" or "paused".
         reason: A sentence that says what it waits for.
         until: The instant it waits for, if that is known; aware, on Redis's clock.
         attempt: Number of the last attempt that started; 0 before the first.
@@ -115,6 +116,7 @@ class _Explainer:
             "running": self._explain_running,
             "parked": self._explain_parked,
             "paused": self._explain_paused,
+            "waiting": self._explain_waiting,
             "compensating": self._explain_compensating,
         }[state](name, record)
         node_plan = self.plan.nodes[node_of(name)]
@@ -219,9 +221,27 @@ class _Explainer:
         failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
         return f"has used its {record['attempt']} attempts and waits for resume(){failed}", None
 
+    def _explain_waiting(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
+        since, until = instant(record["since"]), instant(record.get("due"))
+        gate = self.plan.nodes[node_of(name)].gate
+        what = {
+            "signal": f"waits for signal {gate.get('of')}",
+            "approval": f"waits for approval {name}{_voters(gate, record)}",
+            "callback": "waits for its callback",
+            "sleep": "sleeps",
+        }.get(record["waits"], f"waits for {record['waits']}")
+        return f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC", until
+
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))
         return f"is being compensated by {undo}", None
+
+
+def _voters(gate: Mapping[str, Any], record: dict[str, Any]) -> str:
+    """Who may approve, how many have to, and who has."""
+    of = f" of {', '.join(gate['approvers'])}" if gate.get("approvers") is not None else " of anybody"
+    votes = [vote["by"] for vote in record.get("votes", ())]
+    return f" by {gate['quorum']}{of}" + (f", {', '.join(votes)} approved it" if votes else "")
 
 
 def _names(workers: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from orchestrator import answers
 from orchestrator.definition.context import running_attempt
 from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import InvalidInput, NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
@@ -259,7 +260,7 @@ class FlowRun:
         """
         record, store = self._record(), self._engine.store
         with store.guarded():
-            outcome = store.scripts.pause(self.id, record.plan, reason=reason)
+            outcome = store.scripts.outside.pause(self.id, record.plan, reason=reason)
         if outcome != "paused":
             message = f"the run is {self.status}; only a run that is neither ending nor ended can be paused"
             raise RunError(message, run_id=self.id, flow_name=record.flow)
@@ -298,7 +299,7 @@ class FlowRun:
         record, plan = self._record_and_plan()
         failure = NodeFailure.of(RunCancelled(reason or "the run was undone"), flow_name=record.flow)
         with self._engine.store.guarded():
-            moved = self._engine.store.scripts.undo(
+            moved = self._engine.store.scripts.outside.undo(
                 self.id, record.plan, token=secrets.token_hex(16), failure=failure.model_dump_json()
             )
         if moved.outcome != "undone":
@@ -315,6 +316,46 @@ class FlowRun:
                 raise RunError(PLAN_GONE, run_id=self.id, flow_name=record.flow)
             self._engine.put_back(plan)
         return record, plan
+
+    def signal(self, name: str, value: Any = None, *, key: str | None = None) -> None:
+        """Send a signal to the run: the gate that waits longest for it takes it, else it is kept until one comes.
+
+        A process that has the flow's code checks the value; else a worker does, and notes in the history what does not
+        fit.
+
+        Args:
+            name: Name of the signal.
+            value: Its value.
+            key: A key counts once for each name in the life of the run: a signal that is sent again does nothing.
+
+        Raises:
+            SignalRefused: No gate waits for it or will, 100 of the name are kept, or the run is ending or has ended.
+            InvalidInput: The value does not fit the gate's type.
+            PayloadTooLarge: The value is over `Settings.max_payload_bytes`.
+            UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; with a key it is safe to try again.
+        """
+        answers.send_signal(self._engine, self.id, name, value, key=key)
+
+    def approve(self, name: str, *, by: str, reason: str = "") -> None:
+        """Vote for an approval that is open.
+
+        Args:
+            name: The approval, as its node is called.
+            by: Who votes; the caller says it, nothing verifies it.
+            reason: Why.
+
+        Raises:
+            ApprovalRefused: It is not open, or this person may not vote or has voted.
+            InvalidInput: `by` or the reason is no text, or too long.
+            UnknownRun: There is no such run.
+            StoreUnavailable: Redis did not answer; a vote that was counted is refused as voted when it is tried again.
+        """
+        answers.vote(self._engine, self.id, name, verb="approve", by=by, reason=reason)
+
+    def reject(self, name: str, *, by: str, reason: str = "") -> None:
+        """Reject an approval that is open, which fails its node as `Rejected`; arguments and errors as `approve`."""
+        answers.vote(self._engine, self.id, name, verb="reject", by=by, reason=reason)
 
     def delete(self) -> None:
         """Delete the record of a run that has ended: outputs, history, idempotency key, and its place in every list.

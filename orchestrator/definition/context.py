@@ -12,9 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.definition.wording import duration_fault
+from orchestrator.errors import Terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 
 class RunningAttempt(NamedTuple):
@@ -30,12 +33,29 @@ running_attempt: ContextVar[RunningAttempt | None] = ContextVar("running_attempt
 """The attempt that this code runs in; waiting for a run there would block its pool process."""
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """What a node function returns to let its node wait.
+
+    Attributes:
+        timeout: For something from outside, at most so long; None for as long as it takes.
+        until: For this instant; None for something from outside.
+    """
+
+    timeout: timedelta | None = None
+    until: datetime | None = None
+
+
 def _is_never() -> bool:
     return False
 
 
 def _ignore(_detail: object) -> None:
     return None
+
+
+def _no_callback() -> str:
+    raise Terminal("this function's node cannot wait for a callback")
 
 
 def _ignore_limit(_name: str, _key: str | None) -> None:
@@ -103,6 +123,7 @@ class NodeContext:
         ask_cancelled: How `is_cancelled` finds out.
         report: What `heartbeat` calls.
         take: What `limit` calls.
+        ask_callback: How `callback` finds out.
     """
 
     run_id: str
@@ -117,6 +138,31 @@ class NodeContext:
     ask_cancelled: Callable[[], bool] = field(default=_is_never, repr=False)
     report: Callable[[object], None] = field(default=_ignore, repr=False)
     take: Callable[[str, str | None], None] = field(default=_ignore_limit, repr=False)
+    ask_callback: Callable[[], str] = field(default=_no_callback, repr=False)
+
+    @property
+    def callback(self) -> str:
+        """A text by which somebody else completes this node: give it away before you return `defer()`.
+
+        It is the same in every attempt. Who has it may complete the node, so keep it out of logs.
+        """
+        return self.ask_callback()
+
+    def defer(self, timeout: timedelta | None = None) -> Any:
+        """Return what a node function returns to wait for `Orchestrator.complete` or `fail` with its `callback`.
+
+        Nothing of the node runs meanwhile. What came while the function ran counts at once.
+
+        Args:
+            timeout: How long to wait at most; then the attempt has failed, and the policy retries it. None: as long as
+                it takes.
+
+        Raises:
+            Terminal: The timeout is no timedelta of at least a millisecond.
+        """
+        if timeout is not None and (fault := duration_fault(timeout, "timeout")):
+            raise Terminal(f"defer: its {fault}")
+        return Deferred(timeout)
 
     def is_cancelled(self) -> bool:
         """Return whether the run is ending, so that a long function can stop early."""

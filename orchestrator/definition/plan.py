@@ -20,7 +20,10 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-LATER_FIELDS = ("repeats", "pauses")
+FIRST_FORMAT, FORMAT_OF_WAITING = 1, 2
+FORMAT = FORMAT_OF_WAITING
+"""The newest format of plans that this version knows."""
+LATER_FIELDS = ("repeats", "pauses", "gate")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
@@ -49,15 +52,17 @@ class NodePlan:
 
     Attributes:
         name: The node's name, unique in the flow.
-        kind: "node", "branch", "compensation", "expand" or "item" (a node of a map).
+        kind: "node", "branch", "compensation", "expand", "item" (a node of a map), or of a gate what it waits for:
+            "signal", "approval", "sleep".
         task: Name of its Celery task.
         step: Position at which it runs; of a compensation, that of the node it undoes.
         key: Output key; empty for decisions and compensations.
         queue: Celery queue.
-        timeout_ms: Limit of one attempt.
+        timeout_ms: Limit of one attempt; of a gate how long it waits, 0 for as long as it takes.
         attempts: Attempts at most.
         retry: First delay in ms, factor, longest delay in ms, and whether the delay has jitter.
         limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
+        gate: Of a gate: what it waits for, see `gates`.
         keyed: Those of `limits` that have a bucket for each key of the input; the others are one bucket each.
         reads: Output keys its input function is known to read; of one that is wired by name all of them, and `:input`
             where it reads the run's input.
@@ -87,6 +92,7 @@ class NodePlan:
     keyed: tuple[str, ...] = ()
     repeats: tuple[int, ...] = ()
     pauses: bool = False
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Plan:
         types: By node: digests of the types of its input and its output, "" for none; empty in a plan of version 0.1.0.
         inputs: By node that is wired by name: each parameter with the output key it reads, `:input.path` or
             `:item.path`.
+        format: Of a plan that was read: the number of the format that it needs to be understood.
     """
 
     flow: str
@@ -121,19 +128,30 @@ class Plan:
     fused: bool = False
     types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    format: int = field(default=0, compare=False)
+
+    @lazy
+    def needed_format(self) -> int:
+        """The number of the format that a process has to know to work on runs of the plan."""
+        is_newer = any(getattr(node, name) for node in self.nodes.values() for name in LATER_FIELDS)
+        return self.format or (FORMAT_OF_WAITING if is_newer else FIRST_FORMAT)
 
     @lazy
     def text(self) -> str:
         """The plan as canonical JSON."""
         raw = asdict(self)
         # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is.
-        for node in raw["nodes"].values():
-            for name in LATER_FIELDS:
-                if not node[name]:
-                    del node[name]
         passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
         if any(passed_on.values()):
             raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
+        del raw["format"]
+        if self.needed_format > FIRST_FORMAT:
+            raw["format"] = self.needed_format
+        for step in raw["steps"]:
+            _drop_empty(step, "gates")
+        for node in raw["nodes"].values():
+            for name in LATER_FIELDS:
+                _drop_empty(node, name)
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @lazy
@@ -144,16 +162,12 @@ class Plan:
     @classmethod
     def from_text(cls, text: str | bytes) -> Plan:
         """Read a plan that `text` wrote."""
-        raw = json.loads(text)
+        raw = _known(cls, json.loads(text))
         raw["steps"] = tuple(
-            StepPlan(**step | {"nodes": tuple(step["nodes"]), "branches": tuple(step["branches"])})
-            for step in raw["steps"]
+            StepPlan(**_known(StepPlan, step) | _tuples(step, "nodes", "branches", "gates")) for step in raw["steps"]
         )
         raw["nodes"] = {
-            name: NodePlan(
-                **node
-                | {name: tuple(node[name]) for name in ("retry", "limits", "reads", "keyed", "repeats") if name in node}
-            )
+            name: NodePlan(**_known(NodePlan, node) | _tuples(node, "retry", "limits", "reads", "keyed", "repeats"))
             for name, node in raw["nodes"].items()
         }
         raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
@@ -166,14 +180,19 @@ class Plan:
     def fields(self) -> dict[str, str]:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""
         compensated = {node for node, _, _ in self.sagas}
-        stored = {f"step:{position}": _dense(asdict(step)) for position, step in enumerate(self.steps)}
+        stored = {
+            f"step:{position}": _dense(_drop_empty(asdict(step), "gates")) for position, step in enumerate(self.steps)
+        }
         for name, node in self.nodes.items():
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             policies = {field: value for field, value in asdict(node).items() if field in wanted}
             slots = [name for name in node.limits if name.startswith(SLOTS)]
-            rare = (("keyed", node.keyed), ("slots", slots), ("repeats", node.repeats), ("pauses", node.pauses))
-            policies |= {field: values for field, values in rare if values}
+            rare = {"keyed": node.keyed, "slots": slots} | {name: getattr(node, name) for name in LATER_FIELDS}
+            policies |= {field: value for field, value in rare.items() if value}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
+        if self.signals:
+            stored["signals"] = _dense(list(self.signals))
+            stored |= {f"signal:{name}": _dense(self._places_of(name)) for name in self.signals}
         return stored | {
             "maps": _dense(self.maps),
             "pages": _dense(self.pages),
@@ -182,6 +201,26 @@ class Plan:
             "sagas": _dense(self.sagas),
             "result_key": self.result_key,
         }
+
+    @lazy
+    def signals(self) -> Mapping[str, tuple[str, ...]]:
+        """The gates that wait for each signal."""
+        found: dict[str, tuple[str, ...]] = {}
+        for node in self.nodes.values():
+            if node.kind == "signal":
+                found[node.gate["of"]] = (*found.get(node.gate["of"], ()), node.name)
+        return found
+
+    def _places_of(self, signal: str) -> dict[str, Any]:
+        """Where a signal is waited for, and every position from which a run may come there."""
+        gates = [(name, self.nodes[name].step) for name in self.signals[signal]]
+        positions = {step for _, step in gates}
+        before: set[int] = set()
+        for position in range(len(self.steps) - 1, -1, -1):  # every way leads to higher positions only
+            step = self.steps[position]
+            if (positions | before).intersection(step.branches or (step.next,)):
+                before.add(position)
+        return {"gates": gates, "before": sorted(before)}
 
     def next_position(self, node_plan: NodePlan, choice: int | None) -> int:
         """Return the position after a single-node step; END for members, items and compensations, which are joined."""
@@ -327,6 +366,21 @@ class Siblings(Mapping[str, str]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _drop_empty(part: dict[str, Any], name: str) -> dict[str, Any]:
+    if not part[name]:
+        del part[name]
+    return part
+
+
+def _known(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that this version knows: a newer one may have written more."""
+    return {name: value for name, value in raw.items() if name in kind.__dataclass_fields__}
+
+
+def _tuples(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: tuple(raw[name]) for name in names if name in raw}
 
 
 def _dense(value: object) -> str:

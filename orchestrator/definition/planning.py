@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.gates import Gate
 from orchestrator.definition.pagination import PagedNode
 from orchestrator.definition.plan import NodePlan, Plan, in_milliseconds
 from orchestrator.definition.static_reads import known_reads
@@ -55,7 +56,8 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
             nodes[step.own_name] = _own_plan(flow, step, position[id(step)], queue)
         index = position[id(step)] + step.positions - 1
         for node in step.own_nodes():
-            nodes[node.name] = _node_plan(flow, node, index, queue, kind=step.node_kind)
+            kind = node.waits if isinstance(node, Gate) and node.waits else step.node_kind
+            nodes[node.name] = _node_plan(flow, node, index, queue, kind=kind)
             limits |= _numbers(flow, node)
             if node.compensation is not None:
                 undo = node.compensation
@@ -110,6 +112,7 @@ def _own_plan(flow: Flow, step: Step, position: int, queue: str) -> NodePlan:
 def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, kind: str, undoes: str = "") -> NodePlan:
     retry, repeat = node.retry, node.repeat
     limits = limits_of(node, flow.name)
+    gate = node if isinstance(node, Gate) and node.waits else None
     return NodePlan(
         name=node.name,
         kind=kind,
@@ -117,7 +120,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         step=position,
         key="" if undoes else node.output_key,
         queue=node.queue or queue,
-        timeout_ms=in_milliseconds(node.timeout),
+        timeout_ms=in_milliseconds(node.timeout) if gate is None else gate.lasts_ms,
         attempts=retry.maximum_attempts,
         retry=(
             in_milliseconds(retry.initial_interval),
@@ -134,6 +137,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         source=node.cursor_source or "" if isinstance(node, PagedNode) else "",
         pauses=retry.on_exhausted == "pause" and not undoes,
         repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
+        gate={} if gate is None else gate.plan_fields(),
     )
 
 

@@ -58,6 +58,10 @@ class ThenRules(StepRules):
         return step.next
 
 
+class GateRules(StepRules):
+    """A gate: nobody is sent a message, and who ends it publishes what is behind it."""
+
+
 class ExpandRules(StepRules):
     """The computation of the items of the map behind it."""
 
@@ -106,6 +110,7 @@ class MapRules(StepRules):
 
 STEP_RULES: Final[dict[str, StepRules]] = {
     "then": ThenRules(),
+    "gate": GateRules(),
     "parallel": ParallelRules(),
     "branch": BranchRules(),
     "expand": ExpandRules(),
@@ -129,6 +134,7 @@ class StepPlan:
         width: Of a map: items in progress at once.
         batch: Of a map: items that one message runs.
         local: Of a parallel step of a fused flow: whether one process runs all members.
+        gates: Those of its nodes that only wait; no message is sent for them.
     """
 
     name: str
@@ -142,6 +148,7 @@ class StepPlan:
     width: int = 0
     batch: int = 0
     local: bool = False
+    gates: tuple[str, ...] = ()
 
     @lazy
     def rules(self) -> StepRules:
@@ -155,5 +162,10 @@ class StepPlan:
 
     @property
     def first_nodes(self) -> tuple[str, ...]:
-        """The nodes that are ready when a run begins with it."""
+        """The nodes that are ready, or begin to wait, when a run begins with it."""
         return self.rules.first_nodes(self)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a run that comes to it sends a message."""
+        return len(self.gates) < len(self.nodes)

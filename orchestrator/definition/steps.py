@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
+from orchestrator.definition.gates import Gate
 from orchestrator.definition.step_plan import StepPlan
 from orchestrator.definition.wording import is_a, is_whole, show
 
@@ -138,7 +139,10 @@ class Then(Step):
 
     def plans(self, position: int, following: int, entries: tuple[int, ...]) -> Iterator[StepPlan]:  # noqa: ARG002
         """One position."""
-        yield StepPlan(self.name, "then", (self.name,), following)
+        if gates := _gates(self.own_nodes()):
+            yield StepPlan(self.name, "gate", (self.name,), following, gates=gates)
+        else:
+            yield StepPlan(self.name, "then", (self.name,), following)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +202,7 @@ class Parallel(Step):
             go_on=self.on_failure == "continue",
             require=self.require or 0,
             local=bool(self.local),
+            gates=_gates(self.members),
         )
 
 
@@ -315,6 +320,10 @@ class Map(Step):
             width=self.max_concurrency or WIDTH,
             batch=self.batch_size,
         )
+
+
+def _gates(nodes: tuple[AnyNode, ...]) -> tuple[str, ...]:
+    return tuple(node.name for node in nodes if is_a(node, Gate) and node.waits)
 
 
 def _join_faults(on_failure: object, require: object, most: int, what: str) -> Iterator[tuple[str, str]]:

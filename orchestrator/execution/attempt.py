@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from orchestrator.definition.context import RunningAttempt, running_attempt
+from orchestrator.definition.context import Deferred, RunningAttempt, running_attempt
 from orchestrator.errors import StoreError
 from orchestrator.execution.failures import NO_FURTHER, Failed, judge
 from orchestrator.execution.inputs import Inputs
@@ -58,7 +58,7 @@ class Waits:
     moved: Moved
 
 
-Made: TypeAlias = Returned | Failed | Waits | Outcome
+Made: TypeAlias = Returned | Failed | Deferred | Waits | Outcome
 
 
 class Attempt:
@@ -241,7 +241,7 @@ class Attempt:
         """The claim that it asks for, with all outputs that it reads but those seen by then."""
         return Claim(self.name, self.token, self.prefetched.to_ask(seen))
 
-    def _call(self, entry: Registered) -> Returned | Waits:
+    def _call(self, entry: Registered) -> Returned | Deferred | Waits:
         self._inputs = inputs = Inputs(
             self.engine,
             self.plan,
@@ -260,7 +260,7 @@ class Attempt:
                 inputs.read_state()
             if self.claimed.outcome == "admit" and (moved := self._admit(inputs)) is not None:
                 return Waits(moved)
-            function: Callable[[], Returned] = partial(self.kind.call, inputs)
+            function: Callable[[], Returned | Deferred] = partial(self.kind.call, inputs)
         except BaseException as error:  # noqa: BLE001 - it is raised where middlewares see it
             function = partial(_raise, error)
         self.node_call = NodeCall(

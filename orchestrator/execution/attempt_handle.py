@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.definition.plan import node_of
 from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import StoreError, Terminal
 from orchestrator.execution.keyed_limits import bucket_for
+from orchestrator.execution.store_retries import retry_until_stored
+from orchestrator.store.callbacks import Callback
 from orchestrator.store.keys import limit_of
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ class AttemptHandle:
         token: What fences the claim.
         own: Buckets that depend on its input.
         undoes: Whether it is a compensation's, which goes on in a run that is ending.
+        generation: The node's generation.
     """
 
     store: Store
@@ -48,6 +54,7 @@ class AttemptHandle:
     token: str
     own: Sequence[str] = ()
     undoes: bool = False
+    generation: int = 0
 
     def is_cancelled(self) -> bool:
         """Whether the run is ending; not while Redis is away: then it is not known, and no failure of the node."""
@@ -77,6 +84,17 @@ class AttemptHandle:
             time.sleep(min(outcome[1] / 1_000_000, LONGEST_SLEEP_S))  # asked again in time to stay before the line
         if outcome[0] != "taken":
             raise Terminal(f"node {self.node}: this attempt does not hold its node any more")
+
+    def callback(self) -> str:
+        """The text of the node's callback; see `NodeContext.callback`."""
+        if self.undoes or self.plan.nodes[node_of(self.node)].paged:
+            raise Terminal(f"node {self.node}: neither a compensation nor a page can wait for a callback")
+        ask = partial(self.store.scripts.outside.open_callback, self.run_id, self.plan.hash, self.node, self.token)
+        place = (self.plan.flow, self.run_id, self.node)
+        secret = retry_until_stored(self.store, place, partial(ask, secrets.token_hex(16)))
+        if secret in {"fenced", "unknown"}:
+            raise Terminal(f"node {self.node}: this attempt does not hold its node any more")
+        return Callback(self.run_id, self.node, self.generation, 0, secret).text
 
     def _ask(self, bucket: str) -> tuple[str, int]:
         while True:

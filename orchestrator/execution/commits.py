@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.plan import in_milliseconds
 from orchestrator.definition.step_plan import END
 from orchestrator.errors import NodeFailure, RateLimited
 from orchestrator.execution.attempt import NOT_CLAIMED
@@ -26,6 +27,7 @@ from orchestrator.store.scripts.commit_and_claim import Commit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from orchestrator.definition.context import Deferred
     from orchestrator.execution.attempt import Attempt
     from orchestrator.execution.node_kinds import Returned
     from orchestrator.store.scripts.results import Claimed, Moved
@@ -35,6 +37,8 @@ DROPPED = {"fenced", "unknown"}
 ENDS = {
     "stored": End.STORED,
     "turned": End.PAGE_STORED,
+    "waiting": End.PARKED,
+    "completed": End.PARKED,  # by what came while the attempt ran
     "excused": End.TOLERATED,
     "parked": End.PARKED,
     "paused": End.PARKED,
@@ -126,6 +130,25 @@ def _single_follower(attempt: Attempt, made: Returned) -> str:
     position = attempt.plan.next_position(attempt.node_plan, made.choice)
     step = attempt.plan.steps[position] if position != END else None
     return step.nodes[0] if step is not None and step.rules.is_single else ""
+
+
+def let_wait(attempt: Attempt, deferred: Deferred) -> Moved:
+    """Let the node of an attempt wait for what it says."""
+    fault_point("before_wait", attempt.node_plan.name)
+    options: dict[str, Any] = {"waits": "callback"}
+    if deferred.until is not None:
+        options = {"waits": "sleep", "due_ms": round(deferred.until.timestamp() * 1000)}
+    elif deferred.timeout is not None:
+        delay_ms = attempt.plan.delay_ms(attempt.name, attempt.claimed.attempt)
+        options |= {"lasts_ms": in_milliseconds(deferred.timeout), "delay_ms": delay_ms}
+    wait = partial(
+        attempt.store.scripts.outside.wait,
+        *attempt.key,
+        attempt.token,
+        follows=attempt.celery_continues,
+        **options,
+    )
+    return retry_until_stored(attempt.store, attempt.place, wait)
 
 
 def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tuple[Moved, BaseException]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.definition.context import Deferred
 from orchestrator.execution.attempt import Waits
-from orchestrator.execution.commits import commit, outcome_of, record_failure
+from orchestrator.execution.commits import commit, let_wait, outcome_of, record_failure
 from orchestrator.execution.failed_frames import release, release_later
 from orchestrator.execution.failures import Failed
 from orchestrator.execution.local_fan_out import LocalFanOut
@@ -99,6 +100,8 @@ class Executor:
                 next_item = successors if attempt.kind.repeats(made) else ()
                 moved, error = record_failure(attempt, made, continues=bool(next_item))
                 behind = self._leave(attempt, moved, error=error, note=note) or behind or next_item
+            elif isinstance(made, Deferred):
+                self._leave(attempt, let_wait(attempt, made), note=note)
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
                 self._report_wait(attempt, made.moved.outcome)

@@ -196,7 +196,14 @@ class Inputs:
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
         undoes = bool(self.node_plan.undoes)
         handle = AttemptHandle(
-            self._store, self.plan, self.run_id, self.name, self._token, self._buckets, undoes=undoes
+            self._store,
+            self.plan,
+            self.run_id,
+            self.name,
+            self._token,
+            self._buckets,
+            undoes=undoes,
+            generation=self.claimed.generation,
         )
         fields: dict[str, Any] = {
             **self.where,
@@ -211,6 +218,7 @@ class Inputs:
             "ask_cancelled": handle.is_cancelled,
             "report": handle.report,
             "take": handle.take,
+            "ask_callback": handle.callback,
         }
         return NodeContext(**fields | changes)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.context import Deferred
 from orchestrator.definition.signature import MISSING
-from orchestrator.errors import MissingOutputError, PayloadTooLarge
+from orchestrator.errors import MissingOutputError, PayloadTooLarge, Terminal
 from orchestrator.execution.current_loop import provide_current_loop
 from orchestrator.execution.event_loop import run_on_loop
 from orchestrator.execution.map_items import items_of, take_items
@@ -69,9 +70,12 @@ class NodeKind:
         given = inputs.read_from_flow()
         return inputs.node.contract.read(MISSING) if given is MISSING else given
 
-    def call(self, inputs: Inputs) -> Returned:
-        """Return what is to be stored, or raise the failure of the attempt."""
-        output = inputs.node.contract.output.dump(invoke(inputs))
+    def call(self, inputs: Inputs) -> Returned | Deferred:
+        """Return what is to be stored, or what the node waits for, or raise the failure of the attempt."""
+        returned = invoke(inputs, may_defer=True)
+        if isinstance(returned, Deferred):
+            return returned
+        output = inputs.node.contract.output.dump(returned)
         within_limit(inputs, f"output of node {inputs.name}", len(output))
         return Returned(output)
 
@@ -144,6 +148,10 @@ KINDS: dict[str, NodeKind] = {
     "compensation": CompensationKind(),
     "branch": DecisionKind(),
     "expand": ExpansionKind(),
+    # Gates: no message is sent for them, and the claim of one that comes anyway says that they are held.
+    "signal": NodeKind(),
+    "approval": NodeKind(),
+    "sleep": NodeKind(),
 }
 
 
@@ -158,12 +166,13 @@ def within_limit(inputs: Inputs, what: str, length: int) -> None:
         raise PayloadTooLarge(what, length, largest)
 
 
-def invoke(inputs: Inputs, *cursor: str | None, **changes: Any) -> Any:
+def invoke(inputs: Inputs, *cursor: str | None, may_defer: bool = False, **changes: Any) -> Any:
     """Call a node's function.
 
     Args:
         inputs: What it reads.
         cursor: Of a function that fetches pages: where the page begins.
+        may_defer: Whether it may let its node wait.
         changes: Fields of its context that differ.
     """
     contract = inputs.node.contract
@@ -171,4 +180,7 @@ def invoke(inputs: Inputs, *cursor: str | None, **changes: Any) -> Any:
     context = inputs.context(**changes) if contract.takes_context else None
     provide_current_loop()
     finish = partial(run_on_loop, timeout_s=inputs.timeout_s, expired=inputs.expired)
-    return call_function(contract, context, given, *cursor, finish=finish)
+    returned = call_function(contract, context, given, *cursor, finish=finish)
+    if isinstance(returned, Deferred) and not may_defer:
+        raise Terminal(f"node {inputs.name} cannot wait: neither a compensation nor a page does")
+    return returned

@@ -18,6 +18,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import EXPECTED, TRACEBACK_LIMIT, RegistrationError, StoreError, text_of, traceback_text
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.failed_frames import Telling
+from orchestrator.execution.judge import JudgeSignal
 from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
 from orchestrator.execution.sources import RunSource
@@ -219,7 +220,7 @@ logging.getLogger("celery.app.trace").addFilter(QUOTED_ERRORS)
 
 def register_engine_tasks(app: Celery) -> None:
     """Give an app the engine's own tasks."""
-    for kind in (Advance, BeginSaga, Tick):
+    for kind in (Advance, BeginSaga, JudgeSignal, Tick):
         app.register_task(own_class(kind, kind.name)())
 
 

@@ -154,6 +154,8 @@ class RunLooks:
             self.engine.publish(plan, run_id, epoch, self.engine.complete(plan, run_id, Work(MORE)))
         elif seen.kind == "limit":
             self.store.define_limits(plan)
+        elif seen.kind == "unjudged":
+            self.engine.publisher.ask_judge(plan, run_id, epoch, plan.nodes[seen.node].gate["of"])
         elif seen.kind == "items":
             items = [name for name in self.store.node_names(run_id) if node_of(name) == seen.node != name]
             for first in range(0, len(items), NODES_AT_ONCE):

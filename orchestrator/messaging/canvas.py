@@ -26,6 +26,7 @@ SEGMENT = 20
 """Most nodes in one chain: each message of a chain embeds the rest of it."""
 BEGIN_SAGA = "orchestrator.begin-saga"
 ADVANCE = "orchestrator.advance"
+JUDGE = "orchestrator.judge-signal"
 SINCE_HEADER = "orchestrator_since"
 """Message header: the instant in ms at which the node became publishable, or was sent again."""
 

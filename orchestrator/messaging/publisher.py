@@ -17,7 +17,7 @@ from kombu.exceptions import KombuError, LimitExceeded, OperationalError
 from kombu.pools import connections
 
 from orchestrator.lazy import lazy
-from orchestrator.messaging.canvas import ADVANCE, Target, compile_work, send
+from orchestrator.messaging.canvas import ADVANCE, JUDGE, Target, compile_work, send
 from orchestrator.messaging.celery_addresses import has_redis_backend
 from orchestrator.messaging.message_template import RUN, SINCE, SINCE_MARK, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
@@ -102,6 +102,10 @@ class Publisher:
             return
         self._send([self._first(plan, run_id, work.since)], plan, run_id)
 
+    def ask_judge(self, plan: Plan, run_id: str, epoch: int, name: str) -> None:
+        """Let a worker of the flow check what was sent for a signal by somebody without its code."""
+        self._send([Target(self.app, plan, run_id, epoch).engine(JUDGE, name)], plan, run_id)
+
     def _first(self, plan: Plan, run_id: str, since: int) -> Signature:
         target = Target(self.app, plan, run_id, 1)
         step = plan.steps[0]
@@ -118,6 +122,8 @@ class Publisher:
 
         Both are empty where only Celery can send it.
         """
+        if not plan.steps[0].is_asked_for:
+            return "", ""
         self.learn(plan, "", 1)
         return self.known_message(plan, run_id, "", 1)
 

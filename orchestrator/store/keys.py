@@ -17,6 +17,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:saga | list: compensations in order | as the run |
 | run:<id>:order | sorted set: compensations by the order of completion of their nodes | until all are in order |
 | run:<id>:listed | list: what is in order so far | until it is the saga |
+| run:<id>:inbox | hash: what was sent for signals and not taken yet, see gates.lua | as the run |
 | run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
 | idem:<flow>:<sha256 of the key> | hash: run id and digest of the input | as the run |
 | plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |
@@ -35,6 +36,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:flow:<flow>:<group> | sorted set: the same of one flow | entries as the runs |
 | index:tag:<hash of name and value> | sorted set: the same with a tag of Settings.indexed_tags | entries as the runs |
 | index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
+| index:waiting:<kind> | sorted set: run and node that wait for somebody outside, by since when | while they wait |
 | index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
 | stats:<flow>:<day> | hash: node and bucket to how many durations, see statistics.py | 8 days |
@@ -183,6 +185,14 @@ class Keys:
     def children(self, run_id: str) -> str:
         """Children of a run."""
         return self._named("index", "children", run_id)
+
+    def waiting(self, kind: str) -> str:
+        """What waits for somebody outside, by kind."""
+        return self._named("index", "waiting", kind)
+
+    def inbox(self, run_id: str) -> str:
+        """What was sent for signals of a run."""
+        return self._named("run", run_id, "inbox")
 
     def durations(self, flow: str, day: int) -> str:
         """Durations of a flow's runs and nodes that ended on a day, counted from 1970."""

@@ -379,3 +379,10 @@ def _cards(store: Store, keys: Sequence[str]) -> list[int]:
             pipe.zcard(key)
         counts: list[int] = pipe.execute()
     return counts
+
+
+def run_of_key(store: Store, flow: str, key: str) -> str | None:
+    """Return the run that an idempotency key of a flow started, as long as its record lives."""
+    with store.guarded():
+        found: bytes | None = store.client.hget(store.keys.idempotency(flow, key), "run")
+    return None if found is None else found.decode()

@@ -28,7 +28,7 @@ FLOORS: list[tuple[set[str], set[str]]] = [
     ({"liveness"}, CELERY),
     ({"execution"}, CELERY),
     ({"maintenance"}, CELERY),
-    ({"explain"}, CELERY),
+    ({"answers", "explain"}, CELERY),
     ({"runs"}, CELERY),
     ({"client", "doctor", "starts"}, CELERY),
     ({"worker", "__init__"}, CELERY),

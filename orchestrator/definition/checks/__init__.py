@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.definition.checks import (
     data_flow,
     functions,
+    gates,
     inputs,
     limits,
     names,
@@ -45,6 +46,9 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     pagination.check_pages,
     pagination.check_sources,
     repetition.check_repeats,
+    gates.check_gates,
+    gates.check_local_gates,
+    gates.check_signals,
     functions.check_functions,
     functions.check_callbacks,
     inputs.check_inputs,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.checks.locations import find_places
 from orchestrator.definition.checks.messages import flow_place
+from orchestrator.definition.gates import Gate
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
 from orchestrator.definition.wording import call, count_fault, duration_fault, is_a, show
 from orchestrator.errors import Problem
@@ -23,6 +24,8 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
     if flow.timeout is not None and (fault := duration_fault(flow.timeout, "timeout")):
         yield Problem(flow_place(flow), "bad-timeout", f"the run's {fault}")
     for place in find_places(flow):
+        if is_a(place.node, Gate):  # `gates` has its own rules
+            continue
         if fault := duration_fault(place.node.timeout, "timeout"):
             yield Problem(place.where, "bad-timeout", f"its {fault}")
 

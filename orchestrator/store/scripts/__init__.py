@@ -20,6 +20,7 @@ from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire, ask_many
+from orchestrator.store.scripts.outside import Outside, first_nodes
 from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Scripts:
         self._client: Any = client
         self.wire = Wire(client)
         self._keys = keys
+        self.outside = Outside(self._on_run)
         self._text_of = text_of
         self._shas: dict[str, str] = {}
         self._planned_calls = PlannedCalls()
@@ -129,7 +131,7 @@ class Scripts:
             keys.append(queue)
             given |= {"queue_key": len(keys), "message": text}
         fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
-        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.steps[0].first_nodes]
+        args = [*in_order(argument_names("start")[fixed.count :], given), *first_nodes(plan)]
         return tuple(keys), args, fixed
 
     def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
@@ -145,7 +147,7 @@ class Scripts:
                 "timeout": plan.timeout_ms,
                 "limits": json.dumps(_limits(plan)),
                 "is_parallel": int(not first.rules.is_single),
-                "is_local": int(first.local),
+                "is_local": int(first.local or bool(first.gates)),
                 "undoes": int(bool(plan.sagas)),
             }
             self._starts[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
@@ -275,17 +277,9 @@ class Scripts:
         """Give a run its verdict from outside: cancel.lua."""
         return moved_of(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
-    def pause(self, run_id: str, plan: str, *, reason: str) -> str:
-        """Hold a run: pause.lua. Returns "paused", "too late" or "unknown"."""
-        return text_of(self._on_run("pause", run_id, plan, reason)[0])
-
     def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
         """Take up a paused or an ended run again: resume.lua."""
         return moved_of(self._on_run("resume", run_id, plan, token))
-
-    def undo(self, run_id: str, plan: str, *, token: str, failure: str) -> Moved:
-        """Undo a run that has succeeded: undo.lua."""
-        return moved_of(self._on_run("undo", run_id, plan, token, failure))
 
     def go_on(self, run_id: str, plan: str) -> Moved:
         """Do the next portion of a transition that touches many records: go_on.lua."""

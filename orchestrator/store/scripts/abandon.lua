@@ -45,12 +45,13 @@ for number = 5, is_last and 4 or #ARGV do
   if not is_read then
     rec = {state = 'running', attempt = 1}
   end
-  if rec and (rec.state == 'running' or rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused') then
+  local state = rec and rec.state == 'waiting' and waiting.dismiss(node, rec)
+  if rec and (state or rec.state == 'running' or rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused') then
     if rec.state == 'running' and rec.holder then
       note_claim(rec.holder, node, nil)
     end
     leave_queue(node, rec)
-    rec.state = rec.state == 'running' and 'unknown' or rec.attempt > 0 and 'failed' or 'skipped'
+    rec.state = state or rec.state == 'running' and 'unknown' or rec.attempt > 0 and 'failed' or 'skipped'
     rec.seq, rec.ended, rec.token, rec.holder, rec.deadline = next_seq(), NOW, nil, nil, nil
     save(node, rec)
     note(rec.state, node, rec.attempt)

@@ -51,6 +51,10 @@ if asked.wait > 0 then
   end_claim(rec, node)
   rec.admits, rec.dropped, rec.outcome = nil, token, 'parked'
   rec.attempt = rec.attempt - 1
+  if rec.kept then
+    detach(facts)
+    return reply('parked', announced(waiting.deliver(node, rec, facts)))
+  end
   wait_queue.join(node, rec, asked, tonumber(rec.arrived))
 else
   rec.admits, rec.lost = nil, nil

@@ -97,7 +97,7 @@ def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be
         if claimed:
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
-            behind = None if plan.maps or plan.pages else END
+            behind = None if plan.maps or plan.pages or plan.signals else END
         elif following.rules.is_single:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left

@@ -24,6 +24,9 @@ rec.lost = not timed_out and true or nil
 count_attempt(timed_out and 'timed_out' or 'lost')
 note(timed_out and 'timed-out' or 'lost', node, rec.attempt, of_attempt('', holder, failure))
 detach(facts)
+if rec.kept then
+  return reply('ended', announced(waiting.deliver(node, rec, facts)))
+end
 if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation') then
   touch()
   if delay > 0 then

@@ -66,6 +66,11 @@ end_claim(rec, node)
 add_busy(rec)
 count_attempt(waits and (most and 'throttled' or 'retried') or 'failed')
 rec.lost, rec.dropped = nil, token
+if waits and rec.kept then
+  rec.outcome = 'parked'
+  detach(facts)
+  return reply('parked', announced(waiting.deliver(node, rec, facts)))
+end
 if waits then
   rec.state, rec.due, rec.outcome = 'parked', NOW + delay, 'parked'
   if most then

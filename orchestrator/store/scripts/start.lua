@@ -2,13 +2,14 @@
 -- KEYS    see keys.py, Keys.of_start; behind them those that an argument names by their place
 -- ARGV    in the order of their names below, then the nodes of the first position: retention and timeout in ms (0: none),
 --         history_limit in entries, chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and
---         is_local '1' if the first position is a parallel step and if one process works on it, undoes '1' if the
---         plan has compensations, tags as JSON. Where there is one, else '': input (JSON), plan_fields (JSON object),
+--         is_local '1' if the first position is a parallel step and if no chord joins it, for one process works on it or a
+--         gate is in it, undoes '1' if the plan has compensations, tags as JSON. Where there is one, else '': input (JSON), plan_fields (JSON object),
 --         idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
 --         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it
---         for the instant, traceparent of the caller's span.
+--         for the instant, traceparent of the caller's span. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>',
+--         see waiting.lua.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
@@ -54,6 +55,27 @@ end
 -- include: records
 -- include: note
 -- include: emit
+local function set_timer(node, lasts)
+  redis.call('ZADD', TIMERS, string.format('%.0f', NOW + lasts), RUN_ID .. '|' .. node)
+  if lasts < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then  -- as in transition.lua
+    redis.call('RPUSH', TIMERS .. ':wake', '1')
+  end
+end
+
+-- A gate waits from the start on, as waiting.lua lets it. Answers its record.
+local function begin_waiting(gate, waits, lasts)
+  local rec = {state = 'waiting', waits = waits, attempt = 0, since = NOW, generation = 0}
+  if lasts > 0 then
+    rec.due = NOW + lasts
+    set_timer(gate, lasts)
+  end
+  if waits ~= 'sleep' then
+    redis.call('ZADD', INDEX .. ':waiting:' .. waits, NOW, RUN_ID .. '|' .. gate)
+  end
+  note('waits', gate, '0', waits)
+  return cjson.encode(rec)
+end
+
 local ready, open = string.format(READY, instant, '0'), #ARGV - FIRST + 1
 -- A parallel step is published by the worker that the client's message reaches; see steps.lua for what detaches it.
 local announced = is_parallel == '1' and '-1' or '0'
@@ -87,13 +109,26 @@ redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'e
 redis.call('HINCRBY', PLAN, 'live', '1')
 redis.call('PERSIST', PLAN)
 redis.call('HSET', OUTPUTS, ':input', input)
-local rows = {}
+note('run-started')
+local rows, names = {}, {}
 for at = FIRST, #ARGV do
-  rows[#rows + 1], rows[#rows + 2] = ARGV[at], ready
+  local gate, waits, lasts = string.match(ARGV[at], '^([^|]+)|(%a+)|(%d+)$')
+  if is_delayed then
+    rows[#rows + 1], rows[#rows + 2] = gate or ARGV[at], ready
+    set_timer(gate or ARGV[at], due - NOW)
+  elseif gate then
+    rows[#rows + 1], rows[#rows + 2] = gate, begin_waiting(gate, waits, tonumber(lasts))
+  else
+    names[#names + 1] = ARGV[at]
+    rows[#rows + 1], rows[#rows + 2] = ARGV[at], ready
+  end
   if #rows == WRITE_AT_ONCE or at == #ARGV then
     redis.call('HSET', NODES, unpack(rows))
     rows = {}
   end
+end
+if #names < open and not is_delayed then
+  redis.call('HSET', RUN, 'status', 'running')
 end
 if idempotency then
   redis.call('HSET', idempotency, 'run', RUN_ID, 'digest', digest)
@@ -108,21 +143,12 @@ redis.call('ZADD', INDEX .. ':status:open', instant, RUN_ID)
 for suffix in string.gmatch(indexes, '%S+') do
   redis.call('ZADD', INDEX .. ':' .. suffix, instant, RUN_ID)
 end
-for at = FIRST, is_delayed and #ARGV or 0 do
-  redis.call('ZADD', TIMERS, begins, RUN_ID .. '|' .. ARGV[at])
-end
 if deadline then
-  redis.call('ZADD', TIMERS, deadline, RUN_ID .. '|')
-end
-if deadline or is_delayed then
-  if (is_delayed and due - NOW or tonumber(timeout)) < LOOK_AFTER_MS and redis.call('LLEN', TIMERS .. ':wake') == 0 then  -- as in transition.lua
-    redis.call('RPUSH', TIMERS .. ':wake', '1')
-  end
+  set_timer('', tonumber(timeout))
 end
 if schedules then
   redis.call('HSET', schedules, schedule, scheduled, schedule .. '|run', RUN_ID)
 end
-note('run-started')
 emit('started', flow)
 redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
 if is_delayed then
@@ -134,7 +160,7 @@ if message ~= '' then
   return {'started', RUN_ID}
 end
 local answer = {'started', RUN_ID, 'step', 0, instant, detached}
-for at = FIRST, #ARGV do
-  answer[#answer + 1] = ARGV[at]
+for _, name in ipairs(names) do
+  answer[#answer + 1] = name
 end
 return answer

@@ -52,10 +52,11 @@ end
 -- A node of an ending run that has not begun its next attempt will not begin it.
 local function skip(name)
   local rec = record(name)
-  if rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused') then
+  if rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'waiting' or rec.state == 'paused') then
+    local state = rec.state == 'waiting' and waiting.dismiss(name, rec)
     wait_queue.leave(name, rec)
     redis.call('SREM', OPEN, name)
-    rec.state = not has_begun(name, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
+    rec.state = state or not has_begun(name, rec) and 'skipped' or (rec.lost and 'unknown' or 'failed')
     rec.seq = next_seq()
     save(name, rec)
     note(rec.state, name, rec.attempt)

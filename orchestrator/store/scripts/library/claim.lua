@@ -60,6 +60,9 @@ end
 if rec.state == 'running' then
   return rec.token == token and granted() or {'held'}
 end
+if rec.state == 'waiting' then
+  return {'held'}
+end
 if rec.state == 'paused' or is_held() and facts.kind ~= 'compensation' then
   return {'paused'}
 end
@@ -105,7 +108,7 @@ local before = rec
 rec = cjson.decode(string.format(RUNNING, rec.attempt + 1, rec.generation or 0, string.format('%.0f', rec.since or NOW), instant,
   string.format('%.0f', NOW + facts.timeout_ms), token, cjson.encode(holder)))
 rec.throttled, rec.buckets, rec.admits, rec.lost = before.throttled, before.buckets, admits, admits and before.lost
-rec.first, rec.busy = before.first, before.busy
+rec.first, rec.busy, rec.secret, rec.kept = before.first, before.busy, before.secret, before.kept
 rec.arrived = #facts.limits > 0 and string.format('%.0f', first) or nil
 save(node, rec)
 note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))

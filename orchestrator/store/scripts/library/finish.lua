@@ -4,7 +4,8 @@
 -- include: push
 
 local function own_keys()
-  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN, RUN .. ':order', RUN .. ':listed'}
+  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN,
+    RUN .. ':order', RUN .. ':listed', plan_fact('signals') and RUN .. ':inbox'}
   for _, node in ipairs(plan_fact('maps') or {}) do
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node
@@ -18,6 +19,9 @@ end
 local function finish(after)
   is_touched = false
   set_run({finished = NOW})
+  if plan_fact('signals') then
+    waiting.close_inbox()
+  end
   set_status(after)
   if after == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
     pages.move_cursors()

@@ -19,12 +19,12 @@ local function next_item(facts, goes_on)
   if goes_on or facts.kind ~= 'item' or run.verdict or run.position ~= facts.step then
     return nothing()
   end
-  local asked = run.map_asked or 0
-  if math.ceil(left() / plan_step(facts.step).batch) <= asked then
+  local asked, step = run.map_asked or 0, plan_step(facts.step)
+  if math.ceil(left() / step.batch) <= asked or run.running >= step.width then
     return nothing()
   end
   set_run({map_asked = asked + 1})
-  return {kind = 'nodes', position = run.position, names = {plan_step(facts.step).nodes[1]}}
+  return {kind = 'nodes', position = run.position, names = {step.nodes[1]}}
 end
 
 -- What to publish for a node that is ready again; an item is repeated by the first message that asks for one.

@@ -6,18 +6,23 @@
 -- what is left of it, if that shows in no record; count(step) how many members there are.
 local function nothing_more() end
 
--- One node, or several that are joined; passing over those that are done.
+-- One node, or several that are joined; passing over those that are done. Gates wait from now on, which may be over at once.
 local function enter_members(position, step)
-  local names, open, won = {}, 0, 0
+  local names, open, won, is_gate = {}, 0, 0, {}
+  for _, name in ipairs(step.gates or {}) do
+    is_gate[name] = true
+  end
   read_records(step.nodes)
   for _, name in ipairs(step.nodes) do
     local rec = record(name)
-    if rec and rec.state == 'succeeded' then
+    if rec and rec.state == 'succeeded' or is_gate[name] and not waiting.enter(name, rec and rec.generation) then
       won = won + 1
     else
       open = open + 1
-      names[open] = name
-      save_ready(name, rec and rec.generation)
+      if not is_gate[name] then
+        names[#names + 1] = name
+        save_ready(name, rec and rec.generation)
+      end
     end
   end
   if open == 0 then
@@ -25,10 +30,10 @@ local function enter_members(position, step)
   end
   -- A chord counts all members of a step and no others; a larger one costs more than the messages that it saves.
   local singles = step_kinds[step.kind].has_chord
-    and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'])
+    and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'] or step.gates)
   set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
   touch()
-  return {kind = 'step', position = position, names = names}
+  return #names > 0 and {kind = 'step', position = position, names = names} or nothing()
 end
 
 local function ready_members(step, kind)
@@ -51,5 +56,5 @@ end
 local members = {enter = enter_members, join = nothing_more, leave = nothing_more, ready = ready_members,
   stalled = nothing_more, members = some_members, named = some_members, count = function(step) return #step.nodes end}
 
-return {['then'] = members, branch = members, expand = members,
+return {['then'] = members, branch = members, expand = members, gate = members,
   parallel = setmetatable({has_chord = true}, {__index = members}), map = maps}

@@ -227,14 +227,15 @@ local function add_busy(rec)
 end
 
 -- Modules of the library that few operations need.
-local step_kinds, maps, pages, limits, wait_queue, unpublished, portions, pauses, abort, finish =
-  {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+local step_kinds, maps, pages, limits, wait_queue, waiting, unpublished, portions, pauses, abort, finish =
+  {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps
 -- module: step_kinds
 -- module: maps
 -- module: pages
 -- module: limits
 -- module: wait_queue
+-- module: waiting
 -- module: unpublished
 -- module: portions
 -- module: pauses

@@ -50,14 +50,18 @@ class Hook:
         return bool(self._receivers)
 
     def connect(self, receiver: Receiver) -> Receiver:
-        """Call a function whenever it happens; also as a decorator. The same function again changes nothing."""
+        """Call a function whenever it happens; also as a decorator. The same one again changes nothing.
+
+        The hook holds it, and the object of a method, until `disconnect`; Celery's signals hold them weakly.
+        """
         if receiver not in self._receivers:
             self._receivers = (*self._receivers, receiver)
         return receiver
 
     def disconnect(self, receiver: Callable[..., object]) -> None:
         """Call it no longer; does nothing if it is not connected."""
-        self._receivers = tuple(each for each in self._receivers if each is not receiver)
+        # Equal, not identical: each `object.method` is a new object.
+        self._receivers = tuple(each for each in self._receivers if each != receiver)
 
     def send(self, **fields: Any) -> None:
         """Call every receiver; what one raises is logged, and the others are called all the same."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from orchestrator import hooks
@@ -111,6 +114,33 @@ def test_nobody_pays_for_hooks_that_nobody_uses():
     calls = HookCalls()
     assert calls.is_idle()
     assert not Middlewares([calls]).wants_runs
+
+
+class Counter:
+    """Receives as an object: each `counter.count` is a new bound method."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def count(self, **_told) -> None:
+        self.calls += 1
+
+
+def test_a_method_is_connected_once_held_and_disconnected():
+    hook, counter, other = Hook("new"), Counter(), Counter()
+    hook.connect(counter.count)
+    hook.connect(counter.count)
+    hook.disconnect(other.count)
+    hook.send()
+    assert counter.calls == 1
+    hook.disconnect(counter.count)
+    hook.send()
+    assert (counter.calls, bool(hook)) == (1, False)
+    held = weakref.ref(other)
+    hook.connect(other.count)
+    del other
+    gc.collect()
+    assert held() is not None
 
 
 def test_a_function_is_connected_once():

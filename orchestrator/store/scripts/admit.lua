@@ -9,16 +9,11 @@
 --         'fenced'. An attempt lost before this counts: the claim has counted it.
 local node, token, may_sleep, goes_on = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5] == '1'
 local member = RUN_ID .. '|' .. node
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
+-- include: node_record
 if rec and rec.dropped == token then
   return reply(rec.outcome, rec.outcome == 'ending' and unpublished.left_over(facts, false) or maps.next_item(facts, goes_on))
 end
-if not rec or rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: claimed_record
 if not rec.admits then
   return {'run', string.format('%.0f', rec.deadline)}
 end

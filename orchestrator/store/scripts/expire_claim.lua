@@ -8,13 +8,8 @@
 local node, token, failure, timed_out, delay = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1', tonumber(ARGV[6])
 -- include: count_attempt
 -- include: of_attempt
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
-if not rec or rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: node_record
+-- include: claimed_record
 redis.call('PEXPIRE', HOLDERS .. ':' .. rec.holder, 86400000)
 redis.call('HSET', FAILURES, node, failure)
 local holder = rec.holder

@@ -45,17 +45,12 @@ local function hold_back(rec, holder)
 end
 
 -- include: count_attempt
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
+-- include: node_record
 if rec and rec.dropped == token then
   local left = (rec.outcome == 'parked' or rec.outcome == 'paused') and nothing() or unpublished.left_over(facts, follows and facts.kind == 'node')
   return reply(rec.outcome, left.kind == '' and maps.next_item(facts, follows) or left)
 end
-if not rec or rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: claimed_record
 if most and (rec.throttled or 0) + delay > most then
   return {'exhausted'}
 end

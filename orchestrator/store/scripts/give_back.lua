@@ -6,13 +6,8 @@
 --         Where code of the same plan has given the node back before, publishing it is left to the reconciler.
 -- TTL     none while the run lives. An identical second call is 'fenced'. Begins with PEXPIRE: it passes in a full Redis.
 local node, token, own, reason = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
-if not rec or rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: node_record
+-- include: claimed_record
 redis.call('PEXPIRE', HOLDERS .. ':' .. rec.holder, 86400000)
 end_claim(rec, node)
 rec.attempt = rec.attempt - 1

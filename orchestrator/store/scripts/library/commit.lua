@@ -6,22 +6,14 @@
 -- Returns {'stored', what to publish...} or {'fenced'} or {'unknown'}.
 -- An identical second call stores nothing and answers 'stored' with what is still ready and unclaimed.
 local continues = follows == '1'
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
+-- include: node_record
 local index = index_of(node)
 if rec and rec.stored == token or not rec and index and redis.call('HEXISTS', results_of(node), index) == 1 then
   is_repeat = true
   local left = unpublished.left_over(facts, continues and facts.kind ~= 'item')
   return reply('stored', left.kind == '' and maps.next_item(facts, continues) or left)
 end
-if not rec then
-  return {'fenced'}
-end
-if rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: claimed_record
 
 local staged = RUN .. ':staged:' .. token
 if facts.kind == 'expand' and tonumber(choice) > 0 and redis.call('EXISTS', staged) == 0 then

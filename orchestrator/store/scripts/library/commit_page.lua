@@ -5,10 +5,7 @@
 -- Returns {'turned', what to publish...} or {'fenced'} or {'unknown'}. In an ending run the node ends as failed.
 -- An identical second call stores nothing and answers 'turned' with what is still ready and unclaimed.
 local continues = follows == '1'
-if not load_run() then
-  return {'unknown'}
-end
-local rec, facts = record(node), plan_node(node)
+-- include: node_record
 local next_message = continues and nothing() or {kind = 'nodes', position = run.position, names = {node}}
 if rec and redis.call('HGET', results_of(node), ':turned') == token then
   if run.verdict then
@@ -17,9 +14,7 @@ if rec and redis.call('HGET', results_of(node), ':turned') == token then
   next_message.since = rec.since
   return reply('turned', rec.state == 'ready' and next_message or nothing())
 end
-if not rec or rec.state ~= 'running' or rec.token ~= token then
-  return {'fenced'}
-end
+-- include: claimed_record
 pages.store_page(node, items, page_count, cursor, token)
 end_claim(rec, node)
 if run.verdict then

@@ -101,11 +101,12 @@ class Reconciler:
     def _sweep_loop(self) -> None:
         tries_at = 0.0
         while not self._stopped.is_set():
-            self.monitor.note_watching()  # in every worker: its own pool processes send the events of their nodes
+            # In every worker: its own pool processes send the events of their nodes.
+            self._guarded(self.monitor.note_watching)
             began = time.monotonic()
             if began >= tries_at:
                 self._guarded(self._sweep_if_leader)
-                self.evictions.look(leads=time.monotonic() < self._leads_until)
+                self._guarded(partial(self.evictions.look, leads=time.monotonic() < self._leads_until))
                 tries_at = began if self._leads_until else began + (FOLLOWER_PERIODS - 0.5) * self._period_s
             self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
@@ -171,16 +172,22 @@ class Reconciler:
         if may_end:
             self._end_leases()
         # First: an ended run that an older version has left among the open ones is not to be looked at again.
-        self.store.scripts.mend_indexes(at_most=ROWS_AT_ONCE)
+        self._parts.attempt("index", "open", partial(self.store.scripts.mend_indexes, at_most=ROWS_AT_ONCE))
         if tick.has_lost_index:
-            self._looks.mend_index(tick.now)
+            self._parts.attempt("index", "unfinished", partial(self._looks.mend_index, tick.now))
         if tick.has_looks or tick.has_lost_index:
-            self._looks.look(tick.now, until=until, may_end=may_end)
-        is_full, until = tick.has_old, max(until, time.monotonic() + self._period_s / 2)
-        while is_full:  # as fast as runs end, also beside many looks
-            is_full = self.store.upkeep.clean_indexes(tick.now, count=ROWS_AT_ONCE) and time.monotonic() < until
+            look = partial(self._looks.look, tick.now, until=until, may_end=may_end)
+            self._parts.attempt("index", "live", look)
+        if tick.has_old:
+            until = max(until, time.monotonic() + self._period_s / 2)  # as fast as runs end, also beside many looks
+            self._parts.attempt("index", "expiring", partial(self._clean_indexes, tick.now, until=until))
         self._parts.forget_old()
-        self._follow_events(tick.last_event)
+        self._parts.attempt("events", "of runs", partial(self._follow_events, tick.last_event))
+
+    def _clean_indexes(self, now: int, *, until: float) -> None:
+        """Take runs whose retention is over off the indexes, until an instant of the monotonic clock."""
+        while self.store.upkeep.clean_indexes(now, count=ROWS_AT_ONCE) and time.monotonic() < until:
+            pass
 
     def _follow_events(self, last: str) -> None:
         """Forward and count events; at rest that is asked for now and then."""

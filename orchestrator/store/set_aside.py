@@ -19,7 +19,7 @@ class SetAside:
     """One part that is set aside.
 
     Attributes:
-        kind: "run", "plan", "claim", "holder", "timer", "line" or "index".
+        kind: "run", "plan", "claim", "holder", "timer", "line", "index" or "events".
         name: Its id or name; of a claim and a timer the run, "|" and the node.
         reason: What is wrong with it.
         since: When that was found, on Redis's clock; aware.

@@ -26,6 +26,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import RunError
 from orchestrator.liveness.leases import LeaseRenewer
 from orchestrator.maintenance.reconciler import Reconciler
+from tests.harness import wait_until
 from tests.scripts_world import FAILURE, World, new_token
 
 if TYPE_CHECKING:
@@ -328,6 +329,40 @@ def test_a_run_without_its_plan_can_be_cancelled(clean: Game, monkeypatch: pytes
     handle = clean.orchestrator.get(run.id)
     handle.cancel("no longer wanted")
     assert (str(handle.status), handle.error and handle.error.message) == ("cancelled", "no longer wanted")
+
+
+def test_an_error_in_one_part_of_a_sweep_keeps_no_other_from_being_done(clean: Game, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("broken")
+
+    forwards: list[bool] = []
+    monkeypatch.setattr(clean.engine.store.scripts, "mend_indexes", broken)
+    monkeypatch.setattr(clean.reconciler._looks, "mend_index", broken)
+    monkeypatch.setattr(clean.reconciler.monitor, "forward", lambda: forwards.append(True))
+    run, lost = running(clean), ready(clean)
+    clean.pass_time(run.id)
+    clean.world.client.zrem(clean.world.keys.live, lost.id)
+    clean.reconciler.sweep()
+    told = {(part.kind, part.name) for part in clean.orchestrator.set_aside()}
+    assert told == {("index", "open"), ("index", "unfinished")}
+    assert (run.node("b")["state"], forwards) == ("ready", [True])
+
+
+def test_an_error_beside_the_sweep_ends_neither_it_nor_its_thread(clean: Game, monkeypatch: pytest.MonkeyPatch):
+    looks: list[bool] = []
+
+    def look(*, leads: bool) -> None:
+        looks.append(leads)
+        raise AssertionError("broken")
+
+    monkeypatch.setattr(clean.reconciler, "_period_s", 0.05)
+    monkeypatch.setattr(clean.reconciler.evictions, "look", look)
+    monkeypatch.setattr(clean.reconciler.monitor, "note_watching", lambda: look(leads=False), raising=False)
+    clean.reconciler.start()
+    try:
+        wait_until(lambda: looks.count(True) > 1, "the sweep goes on, and leads")
+    finally:
+        clean.reconciler.stop()
 
 
 def test_a_broken_run_keeps_no_other_waiting_and_can_be_cancelled(clean: Game, caplog: pytest.LogCaptureFixture):

@@ -63,7 +63,8 @@ def commands_of(server, seconds, *, all_of_them=False):
 
 def test_a_fleet_at_rest_sends_few_commands(rested, fleet, server):
     assert rested.orchestrator.start("rested-now").result(int, timeout=30) == 1
-    time.sleep(6)  # workers that were busy just now look for lost claims
+    # Workers that were busy just now look for lost claims.
+    wait_until(lambda: sum(commands_of(server, 1)[0].values()) <= LEADERS + FOLLOWERS, "the fleet is at rest")
     found, names = commands_of(server, COUNTED_S)
     assert sum(found.values()) / COUNTED_S <= LEADERS + FOLLOWERS, names.most_common(20)
 

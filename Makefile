@@ -37,8 +37,10 @@ pictures: $(READY)  ## write pictures of every page of the Flows tab, and the on
 
 # npm only fetches the package; what it holds is read and kept in the repository.
 VENDOR := orchestrator/web/static/vendor/idiomorph
-vendor:  ## fetch the newest idiomorph, the one script of others in the Flows tab, with its licence and version; needs npm
-	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && (cd "$$scratch" && npm pack --silent idiomorph && tar xzf idiomorph-*.tgz) \
+IDIOMORPH ?= $(shell cat $(VENDOR)/VERSION)
+vendor:  ## fetch idiomorph, the one script of others in the Flows tab, as VERSION says; IDIOMORPH=<version> takes another; needs npm
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT \
+		&& (cd "$$scratch" && npm pack --silent idiomorph@$(IDIOMORPH) && tar xzf idiomorph-*.tgz) \
 		&& cp "$$scratch"/package/LICENSE "$$scratch"/package/dist/idiomorph.min.js $(VENDOR)/ \
 		&& sed -n 's/.*"version": "\(.*\)".*/\1/p' "$$scratch"/package/package.json > $(VENDOR)/VERSION
 

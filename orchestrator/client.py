@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from celery import Celery
+
 from orchestrator import answers, doctor, node_logs, schedule_control, schedules, starts
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.flow import Flow
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
-    from celery import Celery
-
     from orchestrator.maintenance.preflight import Finding
     from orchestrator.redaction import Redaction
     from orchestrator.schedule_control import Backfilled, ScheduleRow
@@ -67,11 +67,13 @@ class Orchestrator:
         settings: Settings; every process of a deployment needs the same.
 
     Raises:
-        ConfigurationError: No Redis is known, or none that runs can live in (the message names the setting), or the
-            app has an orchestrator with another one.
+        ConfigurationError: It is no Celery app; no Redis is known, or none that runs can live in (the message names
+            the setting); or the app has an orchestrator with another one.
     """
 
     def __init__(self, app: Celery, redis_url: str | None = None, settings: Settings | None = None) -> None:
+        if not isinstance(app, Celery):  # a proxy, such as celery.current_app, has the class of what is behind it
+            raise ConfigurationError(_no_app(app))
         settings = settings or Settings()
         address = address_of_runs(app, redis_url)
         known: Engine | None = getattr(app, Engine.ATTRIBUTE, None)
@@ -469,3 +471,12 @@ def _node_names(flow: Flow) -> Iterator[str]:
     yield from (node.name for node in flow.nodes())
     yield from (undo.name for _, undo in flow.compensations())
     yield from (step.own_name for step in flow.all_steps() if step.own_kind)
+
+
+def _no_app(given: object) -> str:
+    """What to do with something that is no Celery app."""
+    shown = f"the class {given.__name__}" if isinstance(given, type) else f"{given!r} of type {type(given).__name__}"
+    message = f"Orchestrator(app) takes a Celery app, not {'None' if given is None else shown}; "
+    if "celery" in getattr(given, "extensions", {}):
+        return message + 'this Flask app keeps its Celery app in app.extensions["celery"]'
+    return message + 'pass the object that `app = Celery("shop", broker=...)` makes'

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 
+import flask
 import pytest
 import redis
 from celery import Celery
+from celery.local import Proxy
 
 from orchestrator import ConfigurationError, Orchestrator, Settings
 from orchestrator.messaging.celery_addresses import address_of_runs, has_redis_backend, has_redis_broker
@@ -256,3 +258,33 @@ def test_one_app_has_one_place_for_its_runs():
     Orchestrator(app, f"redis://h/1?credential_provider={PROVIDER}")
     with pytest.raises(ConfigurationError, match="another Redis"):
         Orchestrator(app, "redis://h/2")
+
+
+def flask_app(**extensions):
+    app = flask.Flask("shop")
+    app.extensions |= extensions
+    return app
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("shop", r"a Celery app, not 'shop' of type str; pass the object that `app = Celery\(\"shop\", broker=...\)`"),
+        (None, "a Celery app, not None; pass the object"),
+        (Celery, "a Celery app, not the class Celery; pass the object"),
+        (flask_app(), "of type Flask; pass the object"),
+        (flask_app(celery=object()), r"this Flask app keeps its Celery app in app.extensions\[\"celery\"\]"),
+    ],
+)
+def test_what_is_no_celery_app_is_refused_with_what_to_pass(given, said):
+    with pytest.raises(ConfigurationError, match=said):
+        Orchestrator(given)
+
+
+def test_an_app_may_be_a_subclass_or_stand_behind_a_proxy():
+    class Own(Celery):
+        """An app of a user's class."""
+
+    app = Own("own", broker="redis://localhost/3", set_as_current=False)
+    proxy = Proxy(lambda: app)
+    assert Orchestrator(proxy)._engine is Orchestrator(app)._engine

@@ -190,7 +190,7 @@ class _Explainer:
         return f"whose workers have no code that fits: start one with the run's version of {task} ({reasons})"
 
     def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
-        detail = f", reports {record['detail']}" if "detail" in record else ""
+        detail = f", reports {self.store.redaction.text(record['detail'])}" if "detail" in record else ""
         lease = self.store.lease_end(record["holder"])
         (holder,) = name_holders(self.store, [record["holder"]]).values()
         if lease is None or lease < self.store.now_ms():

@@ -224,9 +224,13 @@ class FlowRun:
 
     def history(self) -> list[Event]:
         """Return the run's events, oldest first; over `Settings.history_limit` the oldest are dropped."""
+        store = self._engine.store
         return [
-            Event(entry.at, entry.event, entry.node, entry.attempt, entry.detail, entry.holder, entry.error)
-            for entry in self._engine.store.history(self.id)
+            Event(
+                *(entry.at, entry.event, entry.node, entry.attempt),
+                *(store.redaction.prose(entry.detail), entry.holder, store.redaction.prose(entry.error)),
+            )
+            for entry in store.history(self.id)
         ]
 
     def explain(self) -> list[Waiting]:

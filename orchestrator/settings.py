@@ -51,9 +51,9 @@ class Settings:
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
         indexed_tags: Names of tags by which runs are indexed from their start on, so that `runs(tag=...)` finds few
             among many. Default none; as a variable with commas between them.
-        redact: Names of fields whose values are never shown by `show`, pages and `--json`, nor by `ctx.logger` in its
-            arguments, in `extra` and in JSON; text that a function puts together itself is logged as it is. Default
-            none; as a variable with commas between them.
+        redact: Names of fields whose values are never shown by commands, `--json`, pages, events, traces and logs, nor
+            kept in the texts of errors, heartbeats and `ctx.logger`. Default none; as a variable with commas between
+            them.
         patches: Names of the patches of kombu and Celery to apply, or to leave out if each begins with `-`; default
             all, see docs/deployments.md. As a variable with commas between them; `none` for none.
     """

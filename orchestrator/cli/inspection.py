@@ -8,7 +8,6 @@ import click
 
 from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json_line, at, clean, cut, state
-from orchestrator.redaction import HIDDEN
 
 if TYPE_CHECKING:
     from orchestrator.runs import Event
@@ -61,8 +60,5 @@ def explain(session: Session, run_id: str) -> None:
 @click.argument("key")
 def output(session: Session, run_id: str, key: str) -> None:
     """Print one stored output as JSON."""
-    value = session.run(run_id).output(key)
-    if session.orchestrator.redaction.hides(key):
-        value = HIDDEN
-    value = session.orchestrator.redaction.value(value)
+    value = session.orchestrator.redaction.output(key, session.run(run_id).output(key))
     session.print({"key": key, "value": value}, lambda: [clean(as_json_line(value))])

@@ -52,7 +52,7 @@ def start(
         click.echo(run.id)
     status = wait(run, timeout)
     error = run.error
-    result = session.orchestrator.redaction.value(run.result()) if status is RunStatus.SUCCEEDED else None
+    result = _result(session, run) if status is RunStatus.SUCCEEDED else None
     found = {
         "id": run.id,
         "flow": flow,
@@ -64,6 +64,11 @@ def start(
     session.print(found, lambda: lines)
     if status is not RunStatus.SUCCEEDED:
         raise click.exceptions.Exit(FAILED)
+
+
+def _result(session: Session, run: FlowRun) -> Any:
+    plan = run.show().plan
+    return session.orchestrator.redaction.output(plan.result_key if plan else "", run.result())
 
 
 def read_input(given: str | None) -> Any:

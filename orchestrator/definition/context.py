@@ -70,6 +70,7 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
         extra: What is added.
         keep: Called with the level and the text of every line that is logged.
         hide: Gives an argument, or an extra, as it may be shown.
+        clean: Gives the text of a line as it may be shown.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
         extra: Mapping[str, object],
         keep: Callable[[int, str], None] | None = None,
         hide: Callable[[Any], Any] | None = None,
+        clean: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(logger, extra)
         self._keep = keep
         self._hide = hide
+        self._clean = clean
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a line, and keep it."""
@@ -93,9 +96,12 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
         if self._keep is not None:
             named = args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args  # as logging does
             try:
-                self._keep(level, str(msg) % named if args else str(msg))
+                text = str(msg) % named if args else str(msg)
             except Exception:  # noqa: BLE001 - logging itself reports what does not fit the format
-                self._keep(level, str(msg))
+                text = str(msg)
+            if self._clean is not None and (shown := self._clean(text)) != text:
+                msg, args, text = shown, (), shown
+            self._keep(level, text)
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's, not this one
         super().log(level, msg, *args, **kwargs)
 

@@ -156,8 +156,9 @@ def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tupl
     inputs, error = attempt.inputs, failed.error
     if failed.misfit:
         return _give_back(attempt, failed.misfit), for_celery(error, inputs)
-    failure = NodeFailure.of(
-        error, flow_name=attempt.plan.flow, node_name=attempt.name, attempt=attempt.claimed.attempt
+    # As it is stored: only the attempt knows the values that must not be shown.
+    failure = inputs.redaction.failure(
+        NodeFailure.of(error, flow_name=attempt.plan.flow, node_name=attempt.name, attempt=attempt.claimed.attempt)
     )
     longest = attempt.engine.settings.max_throttle
     fault_point("before_fail", attempt.node_plan.name)

@@ -69,6 +69,7 @@ def judge(error: BaseException, inputs: Inputs) -> Failed:
 
 def for_celery(error: BaseException, inputs: Inputs) -> BaseException:
     """The same error, as far as a task may raise it; SystemExit, for one, would end the pool process."""
+    error = inputs.redaction.error(error)  # Celery logs its text, and sends it to monitors
     if isinstance(error, Exception) and not isinstance(error, ORDERS):
         return error
     message = f"the node function raised {type(error).__name__}: {error}"

@@ -7,10 +7,14 @@ is known by `PrefetchedOutputs`; the others are loaded when they are asked for.
 from __future__ import annotations
 
 import copy
+import json
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic_core import to_jsonable_python
 
 from orchestrator.definition.context import AttemptLogger, NodeContext
 from orchestrator.definition.fitting import misread
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.wiring import Wiring
     from orchestrator.engine import Engine
     from orchestrator.execution.prefetched_outputs import PrefetchedOutputs
+    from orchestrator.redaction import Redaction
     from orchestrator.store.scripts.results import Claimed
 
 Answer = TypeVar("Answer")
@@ -90,6 +95,7 @@ class Inputs:
         self._buckets: Sequence[str] = ()  # that depend on the input, and others
         self._given: Any = _NOT_READ
         self._refused: list[str] = []  # keys that were read in vain
+        self._redaction: Redaction | None = None
 
     @property
     def where(self) -> dict[str, Any]:
@@ -191,6 +197,24 @@ class Inputs:
         at = datetime.now(UTC)
         self.lines.append(LogLine(at, self.name, self.claimed.attempt, logging.getLevelName(level), text))
 
+    @property
+    def redaction(self) -> Redaction:
+        """Hides what `Settings.redact` names, and in texts what this attempt has read of it."""
+        known = self._store.redaction
+        if not known:
+            return known
+        if self._redaction is not None:
+            return self._redaction
+        read = self._prefetched.values(self.claimed.values)
+        stored = {key: json.loads(value) for key, value in read.items() if value and not value.startswith(IN_PARTS)}
+        given: Any = None
+        with suppress(ValueError, RecursionError):  # of a value that is no data nothing is known
+            given = to_jsonable_python(self._given, serialize_unknown=True)
+        known = known.knowing(stored, given)
+        if self._given is not _NOT_READ:
+            self._redaction = known
+        return known
+
     def context(self, **changes: Any) -> NodeContext:
         """What a function that takes a `NodeContext` gets; `changes` are fields that differ."""
         where = {"flow": self.plan.flow, "run": self.run_id, "node": self.name, "attempt": self.claimed.attempt}
@@ -213,10 +237,11 @@ class Inputs:
                 where,
                 self._keep_line,
                 self._store.redaction.argument if self._store.settings.redact else None,
+                lambda text: self.redaction.prose(text),
             ),
             "scheduled_for": instant(self.claimed.scheduled),
             "ask_cancelled": handle.is_cancelled,
-            "report": handle.report,
+            "report": lambda detail: handle.report(self.redaction.value(detail)),
             "take": handle.take,
             "ask_callback": handle.callback,
         }

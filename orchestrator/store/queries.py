@@ -326,7 +326,7 @@ def _row(
         finished=instant(stored.get("finished")),
         tags=store.redaction.value(json.loads(stored["tags"])),
         key=stored.get("key") or None,
-        error=NodeFailure.model_validate_json(error) if error else None,
+        error=store.redaction.failure_of(error) if error else None,
         epoch=int(stored["epoch"]),
         parent=stored.get("parent") or None,
         plan=stored["plan"],

@@ -302,7 +302,7 @@ class Store:
             plan=fields["plan"],
             status=RunStatus(fields["status"]),
             epoch=int(fields["epoch"]),
-            error=NodeFailure.model_validate_json(error) if error else None,
+            error=self.redaction.failure_of(error) if error else None,
             tags=json.loads(fields["tags"]),
             created=created,
             finished=instant(fields.get("finished")),
@@ -314,7 +314,7 @@ class Store:
         if not RUN_ID.fullmatch(str(run_id)):
             raise unknown_run(run_id)
         with self.guarded():
-            return standing_of(run_id, self.client.hmget(self.keys.run(run_id), FIELDS))
+            return standing_of(run_id, self.client.hmget(self.keys.run(run_id), FIELDS), self.redaction)
 
     def standings(self, run_ids: Sequence[str]) -> dict[str, Standing | UnknownRun]:
         """Read many at once; a run without a record has an error in its place."""
@@ -323,7 +323,8 @@ class Store:
             for run_id in run_ids:
                 pipe.hmget(self.keys.run(run_id), FIELDS)
             found = pipe.execute()
-        return {run_id: read_standing(run_id, values) for run_id, values in zip(run_ids, found, strict=True)}
+        runs = zip(run_ids, found, strict=True)
+        return {run_id: read_standing(run_id, values, self.redaction) for run_id, values in runs}
 
     def nodes(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Return the record of every node that was ever ready, by node name."""
@@ -402,15 +403,13 @@ class Store:
         ended = {name for name, record in self.nodes(run_id).items() if _has_failed(record)}
         with self.guarded():
             raw = self.client.hgetall(self.keys.failures(run_id))
-        return {
-            name.decode(): NodeFailure.model_validate_json(text) for name, text in raw.items() if name.decode() in ended
-        }
+        return {name.decode(): self.redaction.failure_of(text) for name, text in raw.items() if name.decode() in ended}
 
     def last_failure(self, run_id: str, node: str) -> NodeFailure | None:
         """Return the failure of a node's last attempt that did not succeed, whatever became of the node."""
         with self.guarded():
             text = self.client.hget(self.keys.failures(run_id), node)
-        return NodeFailure.model_validate_json(text) if text else None
+        return self.redaction.failure_of(text) if text else None
 
     def failure(self, run_id: str, node: str) -> bytes | None:
         """Return the failure of a node as JSON, if it ended failed or unknown."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import node_of
-from orchestrator.definition.state import NodeFailure
 from orchestrator.redaction import HIDDEN
 from orchestrator.store.log_lines import FIELD as LOG_FIELD
 from orchestrator.store.log_lines import LogLine, read_lines
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from orchestrator.definition.plan import NodePlan, Plan
+    from orchestrator.definition.state import NodeFailure
     from orchestrator.store.run_store import Store
 
 OPEN_STATES = frozenset({"ready", "running", "parked"})
@@ -161,8 +161,9 @@ def show_run(store: Store, run_id: str) -> RunView:
     done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
     outputs = _small_outputs(store, run_id, {INPUT: input_size, **sizes})
     records = {name.decode(): read_record(text) for name, text in raw_nodes.items()}
-    log = read_lines(raw_failures.pop(LOG_FIELD, None))
-    failures = {name.decode(): NodeFailure.model_validate_json(text) for name, text in raw_failures.items()}
+    lines = read_lines(raw_failures.pop(LOG_FIELD, None))
+    log = tuple(replace(line, text=store.redaction.prose(line.text)) for line in lines)
+    failures = {name.decode(): store.redaction.failure_of(text) for name, text in raw_failures.items()}
     reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
     return RunView(
         run=row_of(store, run_id, record.fields, records),

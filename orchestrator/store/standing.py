@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.state import NodeFailure, RunStatus
+from orchestrator.definition.state import RunStatus
 from orchestrator.errors import UnknownRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from orchestrator.definition.state import NodeFailure
+    from orchestrator.redaction import Redaction
 
 RUN_ID = re.compile(r"[0-9a-f-]{32,36}")
 FIELDS = ("flow", "plan", "status", "error")
@@ -27,7 +30,7 @@ class Standing:
     error: NodeFailure | None
 
 
-def standing_of(run_id: str, values: Sequence[bytes | None]) -> Standing:
+def standing_of(run_id: str, values: Sequence[bytes | None], redaction: Redaction) -> Standing:
     """Read the stored values of FIELDS.
 
     Raises:
@@ -36,14 +39,14 @@ def standing_of(run_id: str, values: Sequence[bytes | None]) -> Standing:
     flow, plan, status, error = values
     if flow is None or plan is None or status is None:
         raise unknown_run(run_id)
-    failure = NodeFailure.model_validate_json(error) if error else None
+    failure = redaction.failure_of(error) if error else None
     return Standing(flow.decode(), plan.decode(), RunStatus(status.decode()), failure)
 
 
-def read_standing(run_id: str, values: Sequence[bytes | None]) -> Standing | UnknownRun:
+def read_standing(run_id: str, values: Sequence[bytes | None], redaction: Redaction) -> Standing | UnknownRun:
     """Return what `standing_of` returns or raises."""
     try:
-        return standing_of(run_id, values)
+        return standing_of(run_id, values, redaction)
     except UnknownRun as error:
         return error
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -23,6 +24,9 @@ from orchestrator.server import EmbeddedServer
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MODULE = "tests.programs.operated"
 LAMP = '{"item": "lamp"}'
 SUFFIXES = {CounterMetricFamily: ["_total"], HistogramMetricFamily: ["_bucket", "_sum", "_count"]}
@@ -34,9 +38,10 @@ ELSEWHERE = {"dev"}  # tested in test_dev.py, with a terminal of its own
 class Operator:
     """Types commands, most of them in this process."""
 
-    def __init__(self, program_module, url: str) -> None:
+    def __init__(self, program_module, url: str, log: Path) -> None:
         self.module = program_module
         self.url = url
+        self.log = log
         self.orchestrator = program_module.orchestrator
 
     def type(self, *words: str, code: int = 0, given: str | None = None) -> str:
@@ -78,8 +83,9 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def operator(server, tmp_path_factory):
-    with workers(MODULE, server.url, tmp_path_factory.mktemp("operated"), options=["-c", "2"]):
-        yield Operator(load_program("operated", server.url), server.url)
+    folder = tmp_path_factory.mktemp("operated")
+    with workers(MODULE, server.url, folder, options=["-c", "2"]) as (worker,):
+        yield Operator(load_program("operated", server.url), server.url, worker.log)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +192,32 @@ def test_what_is_redacted_is_shown_nowhere(operator):
     assert "[redacted]" in operator.type("output", id, "price")
     (line,) = operator.json("show", id)["log"]
     assert line["text"] == "price of {'item': 'lamp', 'count': 1, 'card': '[redacted]'}"
+    waited = operator.type("start", "carded", "--input", '{"item": "lamp", "card": "0815"}', "--wait", "--json")
+    assert (json.loads(waited)["result"], "0815" in waited) == ("[redacted]", False)
+
+
+def test_no_door_shows_a_redacted_value_that_a_node_tells_in_words(operator):
+    """A heartbeat, log lines and an error have it in JSON, in a repr and alone in a sentence."""
+    given = json.dumps({"item": "slow", "card": "0815-4711"})
+    run = operator.orchestrator.get(operator.type("start", "leaky", "--input", given).strip())
+    operator.module.LEDGER.wait_for("leaking", run.id)
+    doors = [(door, run.id) for door in ("show", "explain", "history")]
+    shown = [operator.type(*words, *json_too) for words in doors for json_too in ((), ("--json",))]
+    assert "reports" in shown[2]
+    operator.module.LEDGER.note("go", run.id)
+    wait_until(lambda: run.explain()[0].state == "parked", "the attempt failed")
+    doors += [("runs", "--flow", "leaky")]
+    shown += [operator.type(*words, *json_too) for words in doors for json_too in ((), ("--json",))]
+    assert "the bank refused [redacted]" in run.explain()[0].reason
+    run.cancel()
+    run.wait(30)
+    shown += [
+        operator.type("watch", run.id, code=1),
+        operator.type("start", "leaky", "--wait", "--input", given, "--timeout", "0.1", code=2),
+    ]
+    shown += [repr(run.error), repr(run.failures()), operator.log.read_text()]
+    assert [each for each in shown if "0815" in each] == []
+    assert "charge [redacted]" in shown[1]
 
 
 def test_a_failed_run_is_exit_code_1_and_names_its_error(operator):

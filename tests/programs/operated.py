@@ -28,6 +28,7 @@ app.conf.broker_connection_retry_on_startup = True
 orchestrator = Orchestrator(app, settings=Settings(redact=("card",)))
 LEDGER = Ledger(URL)
 ONCE = RetryPolicy(maximum_attempts=1)
+ONCE_MORE = RetryPolicy(timedelta(minutes=1), maximum_attempts=2)
 
 
 class Order(BaseModel):
@@ -53,9 +54,24 @@ def pack(order: Order) -> str:
     return f"{order.count} x {order.item}"
 
 
+def tell_card(order: Order) -> str:
+    """Return what is hidden as a whole."""
+    return order.card
+
+
 def refuse(order: Order) -> str:
     """Fail for good."""
     raise ValueError(f"no {order.item} left")
+
+
+def leak(ctx: NodeContext, order: Order) -> str:
+    """Say the number of a card wherever a node can say something."""
+    ctx.logger.info("charge %s", order.card)
+    ctx.heartbeat({"order": order.model_dump(), "doing": f"charge {order.card}"})
+    if order.item == "slow":
+        LEDGER.note("leaking", ctx.run_id)
+        LEDGER.wait_for("go", ctx.run_id)
+    raise ValueError(f"{order!r}: the bank refused {order.card}")
 
 
 def wait_for_word(ctx: NodeContext) -> str:
@@ -90,6 +106,20 @@ refused = (
     .then(Node("refuse", refuse).with_input_func(order_of).with_retry(ONCE))
     .build()
 )
+leaky = (
+    FlowBuilder("leaky")
+    .takes(Order)
+    .triggered_by(manual("web"))
+    .then(Node("leak", leak).with_input_func(order_of).with_retry(ONCE_MORE))
+    .build()
+)
+carded = (
+    FlowBuilder("carded")
+    .takes(Order)
+    .triggered_by(manual("web"))
+    .then(Node("tell", tell_card).with_input_func(order_of).as_("card"))
+    .build()
+)
 slow = FlowBuilder("slow").triggered_by(manual("web")).then(Node("word", wait_for_word).with_retry(ONCE)).build()
 lonely = FlowBuilder("lonely").triggered_by(manual("web")).then(Node("alone", lambda: 1)).on_queue("nobody").build()
 nightly = (
@@ -98,5 +128,5 @@ nightly = (
     .then(Node("note", note_instant))
     .build()
 )
-for flow in (order, refused, slow, lonely, nightly):
+for flow in (order, refused, leaky, carded, slow, lonely, nightly):
     orchestrator.register(flow)

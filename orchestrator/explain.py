@@ -165,6 +165,8 @@ class _Explainer:
         if all(node_plan.task in worker.get("missing", ()) for worker in able):
             return f"waits for {node_plan.task} in a pool process; those of {_names(able)} do not have it", None
         reason = f"waits in {shown} for one of {len(workers)} workers"
+        if record.get("lost"):
+            reason += f"; attempt {record['attempt']} was lost with its worker, and {self._following(name, record)}"
         if all(0 < worker.get("processes", 0) <= worker.get("busy", 0) for worker in able):
             reason += f"; every pool process of {_names(able)} is busy"
         if (looks := record.get("looks", 0)) >= OFTEN:
@@ -189,12 +191,18 @@ class _Explainer:
         reasons = "; ".join(f"{_names(workers)}: {reason}" for reason, workers in unfit.items())
         return f"whose workers have no code that fits: start one with the run's version of {task} ({reasons})"
 
-    def _explain_running(self, _name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
+    def _following(self, name: str, record: dict[str, Any]) -> str:
+        attempt, attempts = record["attempt"] + 1, self.plan.nodes[node_of(name)].attempts
+        has_more = attempt <= attempts and (not self.is_ending or self.plan.nodes[node_of(name)].undoes)
+        return f"attempt {attempt} of {attempts} follows" if has_more else "no attempt follows"
+
+    def _explain_running(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         detail = f", reports {self.store.redaction.text(record['detail'])}" if "detail" in record else ""
         lease = self.store.lease_end(record["holder"])
         (holder,) = name_holders(self.store, [record["holder"]]).values()
         if lease is None or lease < self.store.now_ms():
-            return f"its holder {holder} is gone; its claim will be ended", instant(lease)
+            following = self._following(name, record)
+            return f"its holder {holder} is gone; its claim will be ended, and {following}", instant(lease)
         return f"runs in {holder} until its timeout at the latest{detail}", instant(record["deadline"])
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:

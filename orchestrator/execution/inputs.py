@@ -197,6 +197,9 @@ class Inputs:
         at = datetime.now(UTC)
         self.lines.append(LogLine(at, self.name, self.claimed.attempt, logging.getLevelName(level), text))
 
+    def _clean_text(self, text: str) -> str:
+        return self.redaction.prose(text)
+
     @property
     def redaction(self) -> Redaction:
         """Hides what `Settings.redact` names, and in texts what this attempt has read of it."""
@@ -237,7 +240,7 @@ class Inputs:
                 where,
                 self._keep_line,
                 self._store.redaction.argument if self._store.settings.redact else None,
-                lambda text: self.redaction.prose(text),
+                self._clean_text,
             ),
             "scheduled_for": instant(self.claimed.scheduled),
             "ask_cancelled": handle.is_cancelled,

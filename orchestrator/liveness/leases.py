@@ -52,6 +52,14 @@ SEEN_AFTER_MS = 1000
 """Time from the announcement of a worker to when every other one knows of it."""
 LOOKS_AT_ONCE = 1000
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
+FOLLOWS = {
+    "again": "attempt {} of {} follows at once",
+    "parked": "attempt {} of {} follows in {:g} s",
+    "ended": "no attempt follows",
+    "paused": "no attempt follows, until somebody says what becomes of it",
+    "fenced": "it had committed or was ended before",
+}
+"""What follows an attempt that was lost, by the answer of the script."""
 INLINE = "inline"
 """Suffix of the holder of a worker without pool processes, in which nothing can interrupt a function."""
 
@@ -98,6 +106,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
             return
         raise RunError("its plan is gone", run_id=claim.run_id, node_name=claim.node)
     record, plan = pinned
+    attempts = plan.nodes[node_of(claim.node)].attempts
     attempt = engine.store.node(claim.run_id, claim.node).get("attempt", 0)
     where: dict[str, Any] = {"flow_name": plan.flow, "node_name": claim.node, "attempt": attempt}
     error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
@@ -128,7 +137,11 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         if not engine.put_back(plan):
             raise
         moved = expire()
-    logger.warning("flow %s run %s node %s: %s: %s", plan.flow, claim.run_id, claim.node, why, moved.outcome)
+    outcome = FOLLOWS.get(moved.outcome, moved.outcome).format(attempt + 1, attempts, delay / 1000)
+    logger.warning(
+        "flow %s run %s node %s: attempt %d has ended: %s; %s",
+        plan.flow, claim.run_id, claim.node, attempt, why, outcome,
+    )  # fmt: skip
     fault_point("after_lose", claim.node)
     engine.publish(plan, claim.run_id, record.epoch, moved.work)
     if moved.outcome in {"fenced", "unknown"}:

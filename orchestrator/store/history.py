@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COMMIT = ">"
 FAILED = frozenset({"retrying", "throttled", "lost", "timed-out", "failed"})
-"""Ends of an attempt whose detail is the delay to the next one in ms, its holder and its error, with bars between."""
+"""Ends of an attempt whose detail is the ms to the next one or what follows, its holder and error, between bars."""
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,17 @@ def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world
     assert explain(run)["a"][1].endswith('at the latest, reports "half"')
     world.scripts.renew([HOLDER], lease_ms=-1)
     told = explain(run)["a"]
-    assert told[1] == f"its holder {HOLDER} is gone; its claim will be ended"
+    assert told[1] == f"its holder {HOLDER} is gone; its claim will be ended, and attempt 2 of 3 follows"
     world.store.announce_worker("worker", {"queues": [], "flows": {}, "name": "w0@host"})
-    assert explain(run)["a"][1] == "its holder w0@host, process 1 is gone; its claim will be ended"
+    assert (
+        explain(run)["a"][1]
+        == "its holder w0@host, process 1 is gone; its claim will be ended, and attempt 2 of 3 follows"
+    )
     world.scripts.renew([HOLDER], lease_ms=LEASE_MS)
     assert explain(run)["a"][1].startswith("runs in w0@host, process 1 until")
+    run.lose("a", token)
+    announce(world, flows={"f": ["a"]})
+    assert explain(run)["a"][1].endswith("; attempt 1 was lost with its worker, and attempt 2 of 3 follows")
 
 
 def test_a_worker_is_named_for_a_while_after_it_was_killed(world):

@@ -374,6 +374,9 @@ def test_a_broken_run_keeps_no_other_waiting_and_can_be_cancelled(clean: Game, c
             clean.world.client.zadd(key, {member: 1}, xx=True)
     clean.reconciler.sweep()
     clean.reconciler.fire_due()
+    assert (
+        "node b: attempt 1 has ended: its worker did not renew its lease; attempt 2 of 3 follows at once" in caplog.text
+    )
     assert {other.node("b")["state"] for other in others} == {"ready"}, "their claims are ended"
     told = {(part.kind, part.name) for part in clean.orchestrator.set_aside()}
     assert {("run", broken.id), ("timer", "no run at all"), ("timer", f"{broken.id}|b")} <= told

@@ -121,6 +121,19 @@ def test_an_attempt_past_its_deadline_waits_for_its_next(world):
     assert run.count("timed-out", "a") == 1
 
 
+def test_the_history_says_what_follows_a_lost_attempt(world):
+    run, late = world.run(line_plan("a", attempts=2)), world.run(line_plan("a", attempts=2))
+    for _ in range(2):
+        run.lose("a", run.hold("a"))
+    late.lose("a", late.hold("a"), timed_out=True, delay_ms=1500)
+    told = [(each.event, each.detail) for made in (run, late) for each in world.store.history(made.id)]
+    assert [each for each in told if each[0] in {"lost", "timed-out"}] == [
+        ("lost", "attempt 2 of 2 follows"),
+        ("lost", "no attempt follows"),
+        ("timed-out", "attempt 2 of 2 follows in 1500 ms"),
+    ]
+
+
 @pytest.mark.parametrize(("timed_out", "state"), [(False, "unknown"), (True, "failed")])
 def test_the_last_attempt_lost_ends_the_run(world, timed_out, state):
     run = world.run(line_plan("a", attempts=1))

@@ -17,12 +17,18 @@ end_claim(rec, node)
 add_busy(rec)
 rec.lost = not timed_out and true or nil
 count_attempt(timed_out and 'timed_out' or 'lost')
-note(timed_out and 'timed-out' or 'lost', node, rec.attempt, of_attempt('', holder, failure))
+local is_tried_again = rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation')
+local following = 'no attempt follows'
+if is_tried_again then
+  following = string.format('attempt %d of %d follows', rec.attempt + 1, facts.attempts)
+    .. (delay > 0 and string.format(' in %d ms', delay) or '')
+end
+note(timed_out and 'timed-out' or 'lost', node, rec.attempt, of_attempt(following, holder, failure))
 detach(facts)
 if rec.kept then
   return reply('ended', announced(waiting.deliver(node, rec, facts)))
 end
-if rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation') then
+if is_tried_again then
   touch()
   if delay > 0 then
     rec.state, rec.due = 'parked', NOW + delay

@@ -203,7 +203,7 @@ def _is_stuck(engine: Engine, run_id: str) -> bool:
 
 
 def _of_set_aside(engine: Engine) -> Iterator[Finding]:
-    for part in islice(engine.store.aside.parts(), NAMED):
+    for part in engine.store.aside.parts():
         yield Finding(
             "set-aside",
             f"{part.kind} {part.name} cannot be handled since {part.since:%Y-%m-%d %H:%M} UTC, everything else goes on "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,8 +10,8 @@ import click
 from orchestrator import starts
 from orchestrator.cli import drawing
 from orchestrator.cli.problems import Refusal
-from orchestrator.cli.session import FULL_ID, Session, command
-from orchestrator.cli.text import as_json, clean, table
+from orchestrator.cli.session import FULL_ID, NAMED, Session, command
+from orchestrator.cli.text import as_json, at, clean, table
 from orchestrator.definition.triggers import ScheduleTrigger
 from orchestrator.engine import engine_of
 from orchestrator.errors import StoreError, UnknownFlow, UnknownRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.definition.plan import Plan
+    from orchestrator.store.set_aside import SetAside
 
 
 def svg(plan: Plan, states: Mapping[str, str]) -> str:
@@ -54,6 +56,17 @@ def list_flows(session: Session) -> None:
             ],
         ),
     )
+    with suppress(StoreError):  # said by `flow_rows`
+        parts = session.orchestrator.set_aside()
+        for part in parts[:NAMED]:
+            click.echo(aside_line(part), err=True)
+        if len(parts) > NAMED:
+            click.echo(f"and {len(parts) - NAMED} more are set aside: see `doctor`", err=True)
+
+
+def aside_line(part: SetAside) -> str:
+    """Return what is set aside as a line."""
+    return f"{part.kind} {clean(part.name)} is set aside since {at(part.since)}: {clean(part.reason)}"
 
 
 def flow_rows(session: Session) -> list[dict[str, Any]]:

@@ -151,6 +151,15 @@ class LogLine(Shape):
     text: str
 
 
+class Aside(Shape):
+    """A part that cannot be handled."""
+
+    kind: str
+    name: str
+    reason: str
+    since: datetime
+
+
 class RunShown(Shape):
     """A run as `show` prints it."""
 
@@ -161,6 +170,7 @@ class RunShown(Shape):
     input_size: int
     verdict: str
     log: list[LogLine]
+    set_aside: list[Aside]
 
 
 class Edge(Shape):

@@ -8,7 +8,7 @@ import click
 
 from orchestrator import starts
 from orchestrator.cli import drawing
-from orchestrator.cli.flows import triggers_of
+from orchestrator.cli.flows import aside_line, triggers_of
 from orchestrator.cli.session import FULL_ID, Session, command
 from orchestrator.cli.text import as_json, as_json_line, at, clean, cut, span, state
 from orchestrator.definition.plan import limit_title
@@ -81,11 +81,13 @@ def show_flow(session: Session, plan: Plan) -> None:
 
 def show_run(session: Session, run: FlowRun) -> None:
     """Print a run."""
+    record = engine_of(session.orchestrator.app).store.run(run.id)
+    aside = [part for part in session.orchestrator.set_aside() if part.concerns(run.id, record.plan)]
     view = run.show()
     if session.is_json:
-        click.echo(as_json(view.to_json()))
+        click.echo(as_json(view.to_json() | {"set_aside": [vars(part) for part in aside]}))
         return
-    for line in run_lines(view):
+    for line in [*map(aside_line, aside), *run_lines(view)]:
         click.echo(line)
 
 

@@ -30,6 +30,10 @@ class SetAside:
     reason: str
     since: datetime
 
+    def concerns(self, run_id: str, plan_hash: str) -> bool:
+        """Return whether it is a run, its plan, or a timer or claim of it."""
+        return (self.kind, self.name) == ("plan", plan_hash) or self.name.partition("|")[0] == run_id
+
 
 class AsideList:
     """What is set aside under one prefix. Its functions raise what redis-py does."""

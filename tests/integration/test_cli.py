@@ -20,6 +20,7 @@ from orchestrator.cli import COMMANDS, flow
 from orchestrator.cli.program import program
 from orchestrator.cli.schemas import SCHEMAS
 from orchestrator.contrib.prometheus import METRICS
+from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
@@ -218,6 +219,28 @@ def test_no_door_shows_a_redacted_value_that_a_node_tells_in_words(operator):
     shown += [repr(run.error), repr(run.failures()), operator.log.read_text()]
     assert [each for each in shown if "0815" in each] == []
     assert "charge [redacted]" in shown[1]
+
+
+def test_what_is_set_aside_is_named_by_show_list_and_doctor(operator):
+    id = operator.type("start", "lonely").strip()
+    store = engine_of(operator.orchestrator.app).store
+    for kind, name in (("run", id), *(("timer", f"no run|{number}") for number in range(6))):
+        store.aside.note(kind, name, "damaged\x1b[2J", now_ms=store.now_ms())
+    assert f"run {id} is set aside since" in operator.type("show", id)
+    (part,) = operator.json("show", id)["set_aside"]
+    assert (part["kind"], part["name"]) == ("run", id)
+    listed = CliRunner().invoke(program, ["-A", MODULE, "list"]).stderr
+    assert f"run {id} is set aside since" in listed
+    assert ("and 2 more are set aside" in listed, "\x1b" in listed) == (True, False)
+    found = [each["what"] for each in operator.json("doctor", code=1) if each["name"] == "set-aside"]
+    assert len(found) == 7
+    store.client.hset(store.keys.nodes(id), "alone", "{")
+    damaged = operator.type("show", id)
+    assert f"run {id} is set aside since" in damaged
+    assert "unreadable" in damaged
+    for part in store.aside.parts():
+        store.aside.clear(part.kind, part.name)
+    operator.type("cancel", id)
 
 
 def test_a_failed_run_is_exit_code_1_and_names_its_error(operator):

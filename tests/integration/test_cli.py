@@ -202,7 +202,7 @@ def test_no_door_shows_a_redacted_value_that_a_node_tells_in_words(operator):
     given = json.dumps({"item": "slow", "card": "0815-4711"})
     run = operator.orchestrator.get(operator.type("start", "leaky", "--input", given).strip())
     operator.module.LEDGER.wait_for("leaking", run.id)
-    doors = [(door, run.id) for door in ("show", "explain", "history")]
+    doors: list[tuple[str, ...]] = [(door, run.id) for door in ("show", "explain", "history")]
     shown = [operator.type(*words, *json_too) for words in doors for json_too in ((), ("--json",))]
     assert "reports" in shown[2]
     operator.module.LEDGER.note("go", run.id)

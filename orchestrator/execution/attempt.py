@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _tokens = random.Random()  # noqa: S311 - unique is all that they have to be
+# A forked process would make its parent's next tokens too, and two attempts with one token are not fenced off from each
+# other.
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_tokens.seed)
 NOT_CLAIMED = Claimed("")
@@ -151,12 +153,15 @@ class Attempt:
 
     def make(self) -> Made:
         """Claim the node, if that was not done, and call what it stands for; never raises what a node function does."""
+        # A function may have swallowed the exception that told this process to end: nothing more is claimed in it.
         exit_if_ending()
         entry = self.entry or self.engine.registry.entry_for(self.plan, self.node_plan)
+        # Before the claim: an attempt that is claimed counts, whether or not its function can be called here.
         if entry is None:
             return self._leave_to_others()
         if (outcome := self._claim_once()) is not None:
             return outcome
+        # A map's message names no item: which one is this attempt's, the claim has said.
         self.name = self.kind.name_of(self.name, self.claimed)
         fault_point("after_claim", self.node_plan.name)
         token = running_attempt.set(RunningAttempt(self.run_id, self.name, self.plan.flow, self.claimed.attempt))
@@ -167,6 +172,7 @@ class Attempt:
             return self._judge(error)
         finally:
             running_attempt.reset(token)
+            # Before the commit: a caller that waits for the run's end finds the lines.
             self._keep_log()
         fault_point("before_store", self.node_plan.name)
         return made
@@ -205,6 +211,8 @@ class Attempt:
                 self.claimed = self._claim()
             except StoreError as error:
                 logger.warning("flow %s run %s node %s: not claimed: %s", *self.place, error)
+                # The message is only a hint, and another one comes when Redis is back; to keep it would keep the
+                # process from other work.
                 return Outcome(End.SKIPPED)
         if self.claimed.is_held:
             return None

@@ -107,6 +107,7 @@ class AttemptHandle:
                         return outcome, wait
                     self.store.define_limits(self.plan)  # its numbers are gone (a flushed key): the plan has them
             except StoreError:
+                # Until the node's own time limit: a limit that lets calls pass while Redis is away would be none.
                 time.sleep(PATIENCE_S)
 
     def _bucket(self, name: str, key: str | None) -> str:

@@ -43,6 +43,7 @@ class CelerySignals(Middleware):
 
     def around(self, call: NodeCall, proceed: Callable[[], Result]) -> Result:
         """Send what Celery's tracer would send around the task of this node."""
+        # Celery's tracer sends them around the message's own attempt; twice would count it twice in metrics.
         if call.is_first:
             return proceed()
         task = self.app.tasks[call.task]

@@ -88,6 +88,7 @@ def commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[At
 
 def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[Attempt]) -> Committed:
     first, made = returned[0]
+    # No more than this process works on at once: the lease renewer ends claims that no attempt executes.
     claims = successors[:AT_ONCE]
     seen: dict[str, bytes] = {}
     for attempt, _ in returned if claims else ():
@@ -154,6 +155,7 @@ def let_wait(attempt: Attempt, deferred: Deferred) -> Moved:
 def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tuple[Moved, BaseException]:
     """Record a failure, and what follows from it; returns the error that was recorded too."""
     inputs, error = attempt.inputs, failed.error
+    # No failure is recorded: the attempt has said something of this worker's code, and nothing of the node.
     if failed.misfit:
         return _give_back(attempt, failed.misfit), for_celery(error, inputs)
     # As it is stored: only the attempt knows the values that must not be shown.
@@ -171,6 +173,7 @@ def record_failure(attempt: Attempt, failed: Failed, *, continues: bool) -> tupl
         follows=attempt.celery_continues or continues,
         max_throttle_ms=milliseconds(longest) if failed.gives_back else None,
     )
+    # Recorded before Celery hears of it: its error callback asks the store, and would find a run that is not ending.
     moved = retry_until_stored(attempt.store, attempt.place, record)
     if moved.outcome == "exhausted":  # nothing was recorded yet: an endless freeze ends as a failure of its own
         message = f"the other side told it to wait for longer than max_throttle, {longest.total_seconds():g} s in all"

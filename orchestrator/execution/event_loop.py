@@ -70,6 +70,7 @@ class NodeLoop:
             raise RuntimeError("an async node may not wait here for another async node: use start_async and await it")
         try:
             loop = self._start()
+            # The thread-safe way alone wakes the loop's thread out of its select.
             loop.call_soon_threadsafe(call.begin, context=copy_context())
             call.has_ended.wait()
         except BaseException:
@@ -226,6 +227,7 @@ _of_the_parent: list[NodeLoop] = []  # closing one would take its files out of t
 
 
 def _begin_in_fork() -> None:
+    # The loop's thread does not exist in a forked process: a call would wait for it for ever.
     if NODES in _loops:
         _of_the_parent.append(_loops.pop(NODES))
 
@@ -239,6 +241,8 @@ def close_loop(**_: Any) -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_begin_in_fork)
+# Held strongly: Celery's signals forget a function that nothing else refers to. Not by atexit alone: a pool process
+# ends by os._exit, which calls none.
 signals.worker_process_shutdown.connect(close_loop, weak=False)
 signals.worker_shutdown.connect(close_loop, weak=False)
 atexit.register(close_loop)

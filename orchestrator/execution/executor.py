@@ -70,6 +70,7 @@ class Executor:
         return ended[0], behind
 
     def _run_in_threads(self, members: Batch) -> Batch:
+        # A member that somebody else holds is not waited for: the last commit joins the step, wherever it is made.
         held = [member for member in members if member.may_run]
         behind: Batch = ()
         for first in range(0, len(held), AT_ONCE):
@@ -134,6 +135,7 @@ class Executor:
                 self.engine.publish(attempt.plan, attempt.run_id, attempt.epoch, moved.work)
             if pushed:
                 self.engine.publisher.learn(attempt.plan, pushed, attempt.epoch)
+            # The commit has freed the slots; this wakes who waits for them, and after a crash here the leader does.
             if attempt.node_plan.limits:
                 self.engine.release_slots(attempt.plan, attempt.node_plan.name)
             fault_point("after_publish", attempt.node_plan.name)

@@ -256,6 +256,7 @@ class Inputs:
         undoes = self.node_plan.undoes
         if INPUT not in values and self.is_wired and self.node.wiring.parts("input"):
             values |= self._load((INPUT,))  # the run's plan does not know that this item reads it
+        # Items of a map have no output key that a claim could send along.
         if undoes and self.name != self.node_plan.name:  # the compensation of one item
             index = int(self.name.partition("[")[2].rstrip("]"))
             self._undone = self._read_until_answered(self._store.result, self.run_id, undoes, index)

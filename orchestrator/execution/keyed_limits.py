@@ -62,6 +62,7 @@ def admit(
                 store.define_limits(plan)
         if admitted.outcome == "sleep":
             time.sleep(admitted.sleep / 1_000_000)
+            # One nap: a token that others have taken meanwhile is waited for in line, where it holds no process.
             may_sleep = False
         elif admitted.outcome != "no limit":
             return admitted

@@ -72,6 +72,7 @@ class LocalFanOut:
                 errors.append(error)
                 if is_ending():  # the process was told to end: it takes its threads along, and members are lost
                     break
+        # A token that stays marked would keep its claim from ever being ended as forgotten.
         for claim in self._claims.values():  # of a member whose return an error in this thread has hidden
             claim.close()
         if errors:
@@ -114,6 +115,7 @@ class LocalFanOut:
     def _start_thread(self) -> None:
         try:
             self._threads.append(_threads().submit(self._run_members))
+        # An interpreter that shuts down, or a limit of the container: slower in this thread, but not lost.
         except RuntimeError:  # this process gets no thread any more
             self._run_members()
 
@@ -143,6 +145,7 @@ def _threads() -> ThreadPoolExecutor:
 def end_threads(patience_s: float) -> None:
     """End the threads of this process, when a worker in it ends; one that is busy is left to end by itself."""
     if (executor := _executors.pop(os.getpid(), None)) is not None:
+        # Not waiting: a function that never returns would hold the worker's end beyond its grace.
         executor.shutdown(wait=False)
         for thread in executor._threads:  # noqa: SLF001 - it can be waited for without a limit only
             thread.join(patience_s)

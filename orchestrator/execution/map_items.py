@@ -28,6 +28,7 @@ def take_items(step: Map, state: FlowState) -> list[Any]:
     items = step.over(state)
     if not isinstance(items, _SERIES) or isinstance(items, _TEXTS):
         raise InvalidOutput(f"over of {step.name} returned {type_name(type(items))}; return a list")
+    # One more than may be, and no more than that: a generator may be endless.
     taken = list(islice(items, MOST_ITEMS + 1))
     if len(taken) > MOST_ITEMS:
         raise InvalidOutput(f"over of {step.name} returned too many items; at most {MOST_ITEMS} can be")

@@ -127,6 +127,7 @@ class DecisionKind(NodeKind):
     def call(self, inputs: Inputs) -> Returned:
         """Return the branch, the last one if no predicate holds."""
         block = inputs.entry.steps[inputs.node_plan.name]
+        # A generator: predicates behind the first that holds are not called, as in an `if` with `elif`.
         choices = (index for index, predicate in enumerate(block.predicates) if predicate(inputs.state))
         return Returned(choice=inputs.call_pure(next, choices, len(block.predicates)))
 

@@ -72,9 +72,12 @@ def pulled(engine: Engine, plan: Plan, task: Any, *, since: float) -> Iterator[P
     key = engine.publisher.first_list(plan, queue) if queue else ""
     if not key:
         return
+    # Celery compares max_tasks_per_child when a message ends: a process that goes on pulling would never be replaced.
     while time.monotonic() < since + GOES_ON_FOR_S and not (is_draining() or is_worn_out()):
         try:
             with engine.store.guarded():
+                # Popped for good, without kombu's copy in `unacked`: if this process dies, the reconciler sends another
+                # message.
                 text = engine.store.scripts.pop_message(key, task.name)
         except StoreError as error:
             logger.warning("flow %s: no further run is begun here: %s", plan.flow, error)

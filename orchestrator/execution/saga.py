@@ -28,6 +28,8 @@ class BeginSaga(EngineTask):
         found = announced(self.app, run_id, epoch, plan_hash, "saga")
         if found is not None:
             plan, work = found
+            # A crash in front of this line leaves the saga to the reconciler, node by node: the script has noted it as
+            # published.
             engine_of(self.app).publish(plan, run_id, epoch, work)
 
 

@@ -70,6 +70,7 @@ class RunSource:
 
     def after(self, attempt: Attempt, made: Returned | Failed) -> Batch:
         """What comes behind an attempt in this message, if anything."""
+        # Nothing of what follows is lost if the process dies here: the store knows the next item and the next page.
         if attempt.kind.repeats(made):
             if is_draining():  # what follows is published instead, for a worker that stays
                 return ()

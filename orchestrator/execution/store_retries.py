@@ -44,6 +44,7 @@ def retry_for(store: Store, patience: timedelta, call: Callable[[], Answer]) -> 
     Raises:
         StoreError: It did not answer in time.
     """
+    # With an end: nothing is lost yet, and a process that waits for one run's claim does no other work.
     deadline = time.monotonic() + patience.total_seconds()
     while True:
         try:

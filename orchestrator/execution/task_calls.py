@@ -126,6 +126,8 @@ class Running:
             raise_interruption(error)  # a lost attempt has not failed
             self._end_failed(call, error)
             raise
+        # Outside of the `try`: what one of these raises is logged, and must not turn a success into a failure (as in
+        # Celery since 5.7, #10759).
         self._hook(call, "on_success", self.returned, *self._about)
         self._hook(call, "after_return", states.SUCCESS, self.returned, *self._about, None)
         return self.made
@@ -238,6 +240,7 @@ def _retry(task: Any, retry: Callable[..., Any], *given: Any, **options: Any) ->
     if not _is_node(task):
         return retry(*given, **options)
     error = given[2] if len(given) > 2 else options.get("exc")  # noqa: PLR2004 - args, kwargs, exc
+    # As Celery's own `retry` raises when it has run out of retries: the error that is being handled stays its cause.
     return raise_with_context(error or Retry("Task can be retried", None))
 
 
@@ -245,4 +248,6 @@ def _replace(task: Any, replace: Callable[[Any], Any], sig: Any) -> Any:
     """Apply the signature here, in place of the function: what it returns is the node's output."""
     if not _is_node(task):
         return replace(sig)
+    # Celery refuses to wait for a result inside of a task, where it might wait for a worker; this one has been made
+    # here, and is there.
     raise Replaced(sig.apply().get(disable_sync_subtasks=False))

@@ -52,6 +52,7 @@ class TaskEvents(Middleware):
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
         """Send how it ended; a failure for good is logged as Celery logs that of a task."""
         error = outcome.error
+        # Celery has logged and sent what became of the message's own task.
         if call.is_own:
             return
         if outcome.end is End.FAILED and error is not None:
@@ -101,10 +102,13 @@ class NodeRequest(EngineRequest):
         """Do what Celery does, then say what became of an attempt that would be shown as running for ever."""
         answer = super().on_failure(exc_info, *args, **options)
         error = exc_info.exception
+        # Billiard wraps what crosses a pipe, so that its traceback is not lost.
         error = error.exc if isinstance(error, ExceptionWithTraceback) else error
         if isinstance(error, Parked):
             self.send_event("task-retried", exception=str(error), traceback="")
         elif isinstance(error, NotRegistered):
+            # The main process knew the task, or it had passed the message on: a pool process was started without its
+            # module.
             note_missing(self.name)
         elif isinstance(error, Ignore):
             self.send_event("task-ignored", result=str(error))

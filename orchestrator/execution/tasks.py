@@ -51,6 +51,7 @@ class NodeTask(EngineTask):
     Acknowledged late and never retried by Celery: what a crash leaves undone is the stored state's to repeat.
     """
 
+    # Celery would compare the arguments of every message with those of `run`; the compiler has made them.
     typing = False
     Request = "orchestrator.execution.task_events:NodeRequest"
 
@@ -73,16 +74,19 @@ class NodeTask(EngineTask):
         engine.close_deserted()
         plan = self._plan(engine, plan_hash)
         leave_unbegun(engine, run_id)
+        # A forged message: the claim would run another node under this task's name.
         if node_of(name) != self.node:
             raise Ignore("the message names another node")
         in_chord = bool(self.request.chord)
         continues = in_chord or bool(self.request.chain)
         source = RunSource(engine, plan, run_id=run_id, epoch=epoch, celery_continues=continues, message=self.request)
+        # Taken once for the whole message: for each of its nodes they would cost more than a short function does.
         with engine.store.scripts.wire.held(), interruptible():
             outcome = Executor(engine, source).run(source.first(name))
             # Only behind a stored run: a failure has to reach Celery before anything else is begun.
             if outcome.end is End.STORED and not continues:
                 self._run_pulled(engine, plan, since=began)
+        # Behind the block: a timer that a function has left running must not strike Celery's own code.
         self._answer_celery(outcome, in_chord=in_chord)
 
     def on_failure(self, exc: BaseException, *about: Any) -> None:
@@ -98,8 +102,12 @@ class NodeTask(EngineTask):
             self.request.chord = None
             raise error
         if outcome.end is End.PARKED and error is not None:
+            # An Ignore: neither counted by its chord nor followed by its chain. Celery's `retry` would hold the wait as
+            # an ETA message in a worker's memory, which Redis delivers again and again (kombu#337).
             raise Parked(f"{type(error).__name__}({text_of(error)[:SHOWN]!r})")
         if outcome.end is End.REQUEUE:
+            # It goes back to the head of its queue at once: only `PassedOn` keeps it from going round. Without
+            # `requeue` Celery 5.7 takes a Reject for a failure and calls the error callback (celery#10369).
             raise Reject("left to another worker", requeue=True)
         # A repeated message of a chord member repeats a count that a crash may have lost; Celery counts a member once.
         if outcome.end in {End.STORED, End.TOLERATED} or (outcome.end is End.DONE and in_chord):

@@ -49,6 +49,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         engine = engine_of(parent.app)
         self.takes_flows = bool(flow_queues(engine) & consumed_queues(engine))
         has_processes = issubclass(parent.pool_cls, TaskPool)
+        # Celery's prefork pool does not run on Windows; only a worker that is to take flows is kept from starting.
         if self.takes_flows and has_processes and IS_WINDOWS:
             raise ConfigurationError("a worker on Windows runs flows with --pool=threads or --pool=solo only")
         name_worker()  # before the pool: its processes inherit the name in their environment
@@ -60,6 +61,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
         use_memory(self._memory)
         if is_spawned:
             prepare_spawning(engine)
+        # Also where no queue of a flow is consumed yet: remote control may add one at any time.
         self._flow_worker = FlowWorker(engine, parent, self._end)
         self._is_ended = False
         if self.takes_flows:
@@ -77,6 +79,8 @@ class OrchestratorStep(bootsteps.StartStopStep):
                 stock()
 
         blueprint.on_stopped = on_stopped
+        # Sent by the signal handler; `stop` comes when the consumer has stopped, and prefetched nodes may begin until
+        # then.
         worker_shutting_down.connect(self._begin_shutdown, sender=parent.hostname)
         worker_shutdown.connect(self._end, sender=parent)
         if sentence := misplaced_flows(engine_of(parent.app)):
@@ -118,6 +122,7 @@ class OrchestratorStep(bootsteps.StartStopStep):
 
 def is_forked(worker: Any) -> bool:
     """Return whether pool processes of a worker are copies of its main process."""
+    # Either may say otherwise: Celery's own setting since 5.7 (celery#10584), or billiard's for the whole process.
     return getattr(worker, "pool_start_method", "fork") == "fork" and billiard.get_start_method() == "fork"
 
 

@@ -71,6 +71,7 @@ class BrokenParts:
         before = self._pauses.get((kind, name))
         seconds = FIRST_PAUSE_S if before is None else min(2 * before.seconds, LONGEST_PAUSE_S)
         if before is None and len(self._pauses) >= KEPT:
+            # Bounded: what is forgotten here is at worst logged once more.
             self._pauses.clear()
         self._pauses[kind, name] = _Pause(seconds, time.monotonic() + seconds)
         reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"

@@ -51,6 +51,8 @@ def fire_due(engine: Engine, run_id: str) -> float:
             nap_s = min(nap_s, (known["due"] - now) / 1000)
             continue
         engine.wake(plan, run_id, record.epoch, node)
+    # A worker's reconciler on the same Redis may have been faster: its messages wait in a queue that nobody may
+    # consume.
     _run_ready(engine, run_id, plan)
     return nap_s
 

@@ -52,6 +52,7 @@ class EarlyAck:
 
     def _look_in_its_thread(self) -> None:
         if self._worker.consumer is not None:
+            # The timer may have a thread of its own, and py-amqp's connections take no two threads.
             self._worker.consumer.call_soon(self.look)
 
     def look(self) -> None:
@@ -73,8 +74,10 @@ class EarlyAck:
 
     def _let_go(self, consumer: Any, held: list[Any], long: int) -> None:
         processes = max(consumer.pool.num_processes, 1)
+        # Before the acknowledgements: each makes room for a message that the broker would deliver at once.
         consumer.task_consumer.cancel()
         if prefetch := consumer.initial_prefetch_count:  # 0 is without a limit
+            # While nothing is consumed: RabbitMQ applies a prefetch count to the consumers that begin after it.
             consumer.qos.value = max(1, prefetch - long * prefetch // processes)
             consumer.qos.update()
         for request in held:

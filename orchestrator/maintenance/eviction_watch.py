@@ -49,6 +49,7 @@ class EvictionWatch:
         except StoreError as error:  # reported by the lease renewer
             logger.debug("whether Redis evicts is not known: %s", error)
             return
+        # Only now: a server that did not answer is asked again in the next round.
         self._looked = time.monotonic()
         if problem and not self._problem:
             logger.error("no run is begun here: %s; or set Settings.allow_eviction", problem)

@@ -70,6 +70,7 @@ class FlowWorker:
         """Set up what the pool, the consumer and their connections have to find when they are made."""
         note_taking_flows()
         self._patches.enter_context(patched(BEFORE_POOL, self._worker, self._engine.settings))
+        # Before any connection is made: kombu reads its transport options when it opens one, and never again.
         limit_sockets(self._engine.app)
         if self._engine.settings.accept_json:
             accept_json(self._engine.app, self._worker.hostname)
@@ -84,6 +85,7 @@ class FlowWorker:
 
     def start(self) -> None:
         """Announce the flows and start the threads."""
+        # Not in `prepare`: the consumer that some of them change is made in between.
         self._patches.enter_context(patched(AT_START, self._worker, self._engine.settings))
         self._patches.enter_context(unknown_nodes_passed_on(self._worker.consumer))
         # Only the process of a worker may be ended by force, not that of a test with a worker in a thread.
@@ -119,6 +121,7 @@ class FlowWorker:
 
     def begin_shutdown(self) -> None:
         """Start no further node, and give running ones their grace; safe in a signal handler: it waits for nothing."""
+        # First: what begins later has less than the grace.
         start_draining()
         self._watchdog.begin_grace(self._grace_s)
 
@@ -152,6 +155,7 @@ class FlowWorker:
         # With its thread ended: it would renew the leases that are given up here.
         self._lease_renewer.give_back(self._lease_renewer.holders(), "its worker was shut down")
         self._lease_renewer.withdraw()
+        # Not before the consumer has stopped: what kombu gives back goes through them.
         self._patches.close()
 
 
@@ -189,6 +193,7 @@ def misplaced_flows(engine: Engine) -> str:
 
 def is_chosen(conf: Any, name: str) -> bool:
     """Return whether the user set it, to whatever value."""
+    # The last map has Celery's own defaults.
     return any(name in source for source in conf.maps[:-1])
 
 

@@ -69,6 +69,7 @@ def warn_of_problems(engine: Engine) -> None:
         logger.warning("%s", problem)
     # Workers of a deployment start one by one: a queue is missed only once the others had the time to announce theirs.
     look = threading.Timer(OTHERS_COME_UP_S, warn_of_unconsumed_queues, [engine])
+    # It must not hold a worker that ends at once.
     look.daemon = True
     look.start()
 

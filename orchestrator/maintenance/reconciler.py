@@ -79,6 +79,8 @@ class Reconciler:
         self._calm_until = 0.0
         self._has_ticked = False
         self._stopped = threading.Event()
+        # Two: a timer is promised within 100 ms, and a sweep may be busy with thousands of runs or a slow broker.
+        # Threads: Celery's event loop would stand still while one of them waits for Redis.
         loops = {"sweep": self._sweep_loop, "timers": self._timer_loop}
         self.threads = [
             threading.Thread(target=loop, name=f"orchestrator-{name}", daemon=True) for name, loop in loops.items()
@@ -106,6 +108,8 @@ class Reconciler:
             began = time.monotonic()
             if began >= tries_at:
                 self._guarded(self._sweep_if_leader)
+                # Guarded as every part is: an error would end the thread in silence, and with it all recovery by this
+                # worker.
                 self._guarded(partial(self.evictions.look, leads=time.monotonic() < self._leads_until))
                 tries_at = began if self._leads_until else began + (FOLLOWER_PERIODS - 0.5) * self._period_s
             self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
@@ -150,6 +154,7 @@ class Reconciler:
             self._memory.end(self._id)
             return
         if not self._leads_until:
+            # A part that failed under the leader before is not logged as news by this one.
             self._parts.begin()
             self._timed_parts.begin()
         self._leads_until = time.monotonic() + lock_ms / 1000
@@ -233,6 +238,7 @@ class Reconciler:
         waits = [wait]
         for bucket in buckets:
             self._timed_parts.attempt("line", bucket, partial(self._release, bucket, timers, waits))
+        # Behind the buckets: what they have let go is among the timers by now.
         for member in timers:
             self._timed_parts.attempt("timer", member, partial(self._fire, member))
         return min(waits)

@@ -55,6 +55,7 @@ class Monitor:
                             self._send_entry(sender, at, row)
                     else:
                         self._send_live(sender)
+        # Not marked as sent: they are sent when the broker is back, as far as the stream still has them.
         except BROKER_ERRORS as error:
             logger.warning("events of runs are not sent: %s", error)
             return
@@ -117,6 +118,7 @@ class Monitor:
         """Appear online to a monitor as long as some worker leads."""
         if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
             live = self.engine.store.upkeep.count_live()
+            # The period is sent along: Celery's monitors take a worker for gone after twice as long.
             sender.send("worker-heartbeat", freq=ALIVE_EVERY_S, active=live)
             self._alive_at = time.monotonic()
 

@@ -30,6 +30,7 @@ def unknown_nodes_passed_on(consumer: Any) -> Iterator[None]:
         if not (is_node and passed_on.may_pass(str(headers.get("root_id")), str(headers.get("task")))):
             return stock(body, message, exc)
         logger.info("task %s of run %s is left to another worker", headers.get("task"), headers.get("root_id"))
+        # A lost connection is logged and not raised: the message comes again, or the reconciler sends another.
         return message.reject_log_error(logger, consumer.connection_errors, requeue=True)
 
     consumer.on_unknown_task = on_unknown_task

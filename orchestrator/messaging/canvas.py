@@ -80,6 +80,7 @@ class Target:
 
 def compile_work(target: Target, work: Work) -> list[Signature]:
     """Turn what a transition left to publish into signatures, each to be sent on its own."""
+    # Compensations in one chain, as far as a message should grow: the end of its last one publishes the rest.
     if work.kind == "saga":
         return [_one_by_one([target.node(name, work.since) for name in work.names[:SEGMENT]], target)]
     if work.kind == "nodes":
@@ -109,6 +110,7 @@ def _segment(plan: Plan, position: int) -> list[str]:
         if not step.rules.is_single:
             break
         names.append(step.nodes[0])
+        # A chain behind it would run what the process has done already.
         if plan.fused:  # its process continues by itself
             break
         position = END if step.branches else step.next
@@ -152,8 +154,10 @@ def send(signature: Signature, producer: Any) -> None:
         members = _Members(signature.tasks, app=signature.app)
         members.sent_with = options
         if signature.task == "celery.chord":
+            # Not `apply_async`: it makes a plain group of the members, which would send them without the producer.
             signature.run(members, signature.body, ())
         else:
+            # A group of our own class: a plain one would subscribe this process to the result of each member.
             members.apply_async()
     else:
         signature.apply_async(**options)

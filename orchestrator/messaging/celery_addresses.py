@@ -110,6 +110,7 @@ def _refuse_unreadable_broker(app: Celery) -> None:
         try:
             with app.connection_for_write() as connection:
                 connection.get_transport_cls()
+        # Kombu passes the query of a URL to its connection as keyword arguments.
         except TypeError as error:
             options = ", ".join(dict(parse_qsl(urlsplit(url).query))) or "options"
             msg = f"kombu takes no {options} in its query; put it into broker_transport_options"
@@ -127,6 +128,7 @@ def _address_of_url(app: Celery, redis_url: str) -> Address:
     address = _address_of_backend(app, url, "redis_url")
     parts = url_to_parts(spelled.partition(";")[0])
     own = {"username": parts.username, "password": parts.password, **parts.query}
+    # The backend's password is for the backend's server, and the URL may name another one.
     foreign = {name for name in IDENTITY if not own.get(name)}
     is_plain = parts.scheme == "redis"
     if is_plain:
@@ -175,6 +177,7 @@ def _address_of_broker(app: Celery) -> Address:
 
 def _is_list(connection: Any) -> bool:
     """Whether a connection may lead to another server when the present one is away."""
+    # Kombu goes on to the next server of a list when one is away: half of a run would be on each.
     return len(connection.alt) > 1 and not issubclass(connection.get_transport_cls(), SentinelTransport)
 
 

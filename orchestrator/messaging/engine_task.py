@@ -71,14 +71,23 @@ class EngineTask(Task):
         ignored: Annotations of the app that do not hold for it.
     """
 
+    # A node's result is in the store; Celery's would cost two round trips more, and hang a chord whose child is killed
+    # between it and the count (celery#10752).
     ignore_result = True
+    # A message that a dying worker has not acknowledged comes again; the claim, not the acknowledgement, says who
+    # works.
     acks_late = True
+    # What failed is the store's to repeat: a message that came again would find its node done or claimed.
     acks_on_failure_or_timeout = True
     acks_on_failure = True
     acks_on_timeout = True
+    # Celery puts such a message back at the head of its queue at once, without counting: a node that kills its process
+    # would go round for ever. Neither this nor `retry_on_worker_lost` (celery#10843) is needed: the lease renewer ends
+    # the claim of a dead child within a second.
     reject_on_worker_lost = False
     retry_on_worker_lost = False
     serializer = "json"
+    # Attempts are counted in the store, from the script that lets a function start.
     max_retries = 0
     time_limit = Refused("use with_timeout")
     soft_time_limit = Refused("use with_timeout")
@@ -154,6 +163,7 @@ class _Unlimited(_Beside):
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Hand a message to the pool."""
         result = self._stock.apply_async(*args, **options | {"timeout": 0, "soft_timeout": 0})
+        # Celery's limit counts the whole message, also a commit that waits for Redis, and kills what would be stored.
         for name in ("_timeout", "_soft_timeout"):  # prefork puts its own in place of 0
             if getattr(result, name, None):
                 setattr(result, name, 0)

@@ -81,6 +81,7 @@ def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope
     """
     channel = producer.channel
     kept: list[tuple[str, dict[str, Any]]] = []
+    # Another broker, or another transport for Redis: its messages are not entries of a list that a script may push.
     if not hasattr(channel, "_q_for_pri"):
         return None
     # On this channel object alone: other producers of the process go on sending.
@@ -102,6 +103,7 @@ def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope
     if headers["eta"] or headers["expires"]:  # they are instants, which were right for this one message
         return None
     key = list_name(channel, queue, channel._get_message_priority(message, reverse=False))  # noqa: SLF001 - as above
+    # In a cluster a script may not touch keys of two slots.
     if not store.keys.shares_slot(key):
         return None
     body = b64decode(message["body"]).decode()

@@ -23,6 +23,7 @@ class PassedOn:
         now = time.monotonic()
         if self._until.get((run_id, node), 0.0) > now:
             return False
+        # Bounded without a lock: at worst a message is passed on once more.
         if len(self._until) >= MOST_KEPT:
             self._until = {place: until for place, until in self._until.items() if until > now}
         self._until[run_id, node] = now + ONCE_IN_S

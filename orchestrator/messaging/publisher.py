@@ -42,6 +42,8 @@ LEARN_AGAIN_S = 10.0
 """Pause after a failure to learn how a message looks."""
 POOL_WAIT_S = 10.0
 """Longest wait for a connection of the app's pool, where the app sets no `broker_pool_acquire_timeout`."""
+# Kombu passes some of redis-py's errors on as they are, and raises a KombuError for a batch whose outcome is not known.
+# To send again is harmless in each case: a node has one claim.
 BROKER_ERRORS = (OperationalError, KombuError, redis.RedisError, OSError)
 
 
@@ -231,6 +233,7 @@ class Publisher:
                     for signature in signatures:
                         send(signature, producer)
         except QueueNotFound as error:
+            # Sending again does not help, so it is said sparingly; `start` refuses such a flow beforehand.
             warn_sparingly(logger, "flow %s: its messages are not sent: %s", plan.flow, error)
         except BROKER_ERRORS as error:
             logger.warning(

@@ -46,6 +46,7 @@ class QueueHead:
 
     def may_have_lost(self, since: int, now: int) -> bool:
         """Return whether a message published at `since` may not be in the queue any more `now`, both in ms."""
+        # Also where the broker does not say: then the back-off alone keeps messages apart.
         if not self.length:
             return True
         if self.is_opaque:
@@ -61,6 +62,8 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
             channel = connection.default_channel
             if not isinstance(channel, Channel):
                 return QueueHead(_length(connection, channel, queue), None, is_opaque=True)
+            # Kombu keeps a list for each priority; a node's message may be in any of them, by a route or an annotation
+            # of the app.
             lists = [list_name(channel, queue, priority) for priority in channel.priority_steps]
             # Not the channel's client: it prefixes the keys of some commands, but not of LRANGE, with the app's key
             # prefix.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BROKER = {
     "socket_timeout": 3.0,  # seconds; above the one of a blocking pop, and a worker may wait for two in a row
     "socket_connect_timeout": 5.0,
+    # A firewall that drops an idle connection tells neither side (celery#10205 for the consumer's).
     "socket_keepalive": True,
     "health_check_interval": 5,  # a consumer without an answer connects anew after 1 s and at most twice this
 }

@@ -44,6 +44,7 @@ class StartChecks:
             ConfigurationError: No message of the run could be sent or read, or the store throws runs away and
                 `Settings.allow_eviction` or `evicting_store` says not to use it; names the setting.
         """
+        # Settings of an app do not change while it runs, and a start is to cost one round trip.
         if plan.hash in self._passed:
             return
         problems = [*undeclared_queues(self._app, plan, all_of_them=is_registered).values()]
@@ -82,6 +83,7 @@ def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> d
         all_of_them: Also those of later messages, which workers send.
     """
     declared: Any = app.amqp.queues
+    # Celery declares whatever it is asked to send to: nothing can hang for want of a queue.
     if declared.create_missing:
         return {}
     users: dict[str, list[str]] = {plan.queue: ["steps and compensations"]}

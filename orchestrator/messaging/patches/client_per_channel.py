@@ -22,6 +22,7 @@ def applied(_worker: Any) -> Iterator[None]:
     stock = Untyped._create_client  # noqa: SLF001 - kombu has no public name for it
 
     def create_client(channel: Any, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        # The one of the blocking pop, which kombu keeps by itself.
         if asynchronous:
             return stock(channel, asynchronous=True)
         pool = channel.pool  # a reconnect replaces it, and a client is bound to the pool it was made with

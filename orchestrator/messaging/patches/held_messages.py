@@ -31,6 +31,7 @@ def applied(_worker: Any) -> Iterator[None]:
         except PreconditionFailed as error:
             if (class_id, method_id) != NO_COMMAND:
                 raise
+            # One of the errors on which Celery's consumer connects again; a PreconditionFailed ends it.
             raise RecoverableConnectionError(reply_text) from error
 
     Untyped._on_close = on_close  # noqa: SLF001 - as above

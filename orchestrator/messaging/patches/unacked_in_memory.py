@@ -54,6 +54,8 @@ def applied(_worker: Any) -> Iterator[None]:
                 self.restore_by_tag(delivery_tag, leftmost=True)
             Untyped.ack(self, delivery_tag)
 
+        # Kombu calls it for each message that a closing channel still holds: without it a prefetched one would end with
+        # the process, and its node wait for the reconciler.
         def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
             """Put a message back."""
             message = _of_node(self, tag)

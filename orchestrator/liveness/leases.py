@@ -214,6 +214,7 @@ class LeaseRenewer(threading.Thread):
         self._suspects: dict[str, float] = {}
         self._ended = threading.Event()
 
+    # In a thread: Celery's timers stop in a warm shutdown, while the children still work under these leases.
     def run(self) -> None:
         """Renew until it is ended, also while a warm shutdown waits for the children."""
         while not self._ended.is_set():
@@ -338,6 +339,8 @@ class LeaseRenewer(threading.Thread):
         running = [pid for pid in {**self.known, **new_processes()} if is_running(pid)]
         # Killed before their claims are given back: another worker may start those attempts at once.
         for pid in running:
+            # Not SIGTERM: a function may catch it, or hold the interpreter, and go on beside the attempt that takes its
+            # place.
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while any(map(is_running, running)) and time.monotonic() < deadline:

@@ -57,7 +57,10 @@ class PoolMemory:
         """Memory that only a forked process gets."""
         births = os.pipe()
         for end in births:
+            # Neither side may ever wait for the other: the main process runs Celery's event loop, and a child its
+            # message.
             os.set_blocking(end, False)
+        # Anonymous and shared: pages that no attempt has used take no memory.
         return cls(mmap.mmap(-1, SIZE), births)
 
     @classmethod

@@ -205,11 +205,13 @@ def working_on(token: str) -> Iterator[int]:
     memory, index = _memory.bytes, _free.pop()  # list.pop() is atomic: threads of a local step need no lock
     _thread.index = index
     start = start_of(_place, TOKEN) + index * TOKEN.size
+    # Before the claim: one whose answer comes while the main process looks must not seem forgotten.
     TOKEN.pack_into(memory, start, bytes.fromhex(token))
     try:
         yield index
     finally:
         TOKEN.pack_into(memory, start, b"")
+        # Behind the zeros: another thread that takes the place writes its own token.
         _free.append(index)
 
 

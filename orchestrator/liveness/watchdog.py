@@ -61,6 +61,8 @@ class Watchdog(threading.Thread):
                 # A process that died leaves its limit behind, and its id may be another program's by now.
                 if is_overdue(place) and is_running(pid):
                     logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+                    # Three seconds past the limit: the exception at the limit did not end it, so that nothing softer
+                    # will.
                     os.kill(pid, signal.SIGKILL)
             if not is_told and state.should_terminate is not None and state.should_terminate is not False:
                 is_told = True

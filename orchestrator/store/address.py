@@ -121,6 +121,7 @@ class Address:
         Raises:
             ConfigurationError: Connections of this kind do not take one of the options.
         """
+        # Short: what can wait for Redis for longer repeats the whole call, and a claim must be able to give up.
         options = self._limited(settings) | {"retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES)}
         kind = self.kind
         if self.sentinels is not None:

@@ -44,6 +44,7 @@ def read_entries(texts: Iterable[bytes], older: Iterable[tuple[bytes, Mapping[by
     """Return the events of a list, and of a stream that an older version wrote, oldest first."""
     found = [entry for each, row in older for entry in _of_stream(each, row)]
     found += [entry for text in texts for entry in _of_text(text)]
+    # Scripts append in the order in which they run, so a list alone is in order, also within a millisecond.
     return sorted(found, key=lambda entry: entry.at_ms) if older else found
 
 

@@ -195,6 +195,7 @@ def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = 
     groups = _groups(store, wanted)
     found: list[list[str]] = []
     looked, is_over = 0, False
+    # A part at a time: one call that walked all of them would hold the server for every other client.
     while looked < CANDIDATES_A_REQUEST and len(found) < limit and not is_over:
         with store.guarded():
             newest, before, is_over, rows = store.scripts.list_runs(

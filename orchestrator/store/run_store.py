@@ -118,6 +118,7 @@ class Store:
         self.aside = AsideList(self.client, self.keys)
         self.listener = Listener(self.client)
         self.shared_listener = SharedListener(self.client, self.keys.done, self.standings, self.guarded)
+        # By a hash of their content, so that none is ever out of date.
         self._plans: dict[str, Plan] = {}
 
     def begin_in_fork(self) -> None:
@@ -372,11 +373,13 @@ class Store:
         """Write the items of a map beside the run, for the commit with this token to take over."""
         key = self.keys.staged(run_id, token)
         with self.guarded():
+            # A call that is repeated after a lost answer begins anew: what it wrote before may be of other lengths.
             self.client.delete(key)
             for first in range(0, len(items), ITEMS_AT_ONCE):
                 part = items[first : first + ITEMS_AT_ONCE]
                 pipe = self.client.pipeline(transaction=False)
                 pipe.hset(key, mapping={str(first + number): item for number, item in enumerate(part)})
+                # With each part: a crash between two of them leaves nothing behind that lasts.
                 pipe.pexpire(key, STAGED_MS)
                 pipe.execute()
 

@@ -44,6 +44,7 @@ class AsideList:
 
     def note(self, kind: str, name: str, reason: str, *, now_ms: int) -> None:
         """Note a part, unless it is there; its first reason stays."""
+        # Not atomic: a few more than that do no harm.
         if self._client.hlen(self._keys.aside) < KEPT:
             entry = json.dumps({"reason": reason, "since": now_ms})
             self._client.hsetnx(self._keys.aside, f"{kind} {name}", entry)

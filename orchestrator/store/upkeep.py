@@ -56,6 +56,7 @@ class Upkeep:
         """Let the runs whose look is the next be looked at at an instant, those that were due later."""
         soon = self._client.zrangebyscore(self._keys.live, now, "+inf", 0, count)
         if soon:
+            # XX: a run that has ended since the line above must not be brought back among the live ones.
             self._client.zadd(self._keys.live, dict.fromkeys(soon, to), xx=True, lt=True)
 
     def live_runs(self, *, count: int) -> list[str]:
@@ -87,6 +88,7 @@ class Upkeep:
         """Let runs with a status of unfinished ones be looked at; returns whether there are more behind them."""
         found = self._client.zrange(self._keys.by_status(status), first, first + count - 1)
         if found:
+            # NX: a run that is in the index keeps the back-off of its next look.
             self._client.zadd(self._keys.live, dict.fromkeys(found, now), nx=True)
         return len(found) == count
 
@@ -94,6 +96,7 @@ class Upkeep:
         """Move the next look at a run, a timer or a line; of other kinds nothing is due."""
         keys = {"run": self._keys.live, "timer": self._keys.timers, "line": self._keys.wait_queues}
         if kind in keys:
+            # XX, as above: what is gone is not to come back.
             self._client.zadd(keys[kind], {name: at}, xx=True)
 
     def holders_of_slots(self, slots: str, *, count: int) -> list[list[str]]:
@@ -182,6 +185,7 @@ class Upkeep:
     def remember_slots(self, flow: str, wanted: Collection[str], now: int) -> None:
         """Give every schedule of a flow a first slot, and drop those that its code does not have any more."""
         for slot in wanted:
+            # Only where there is none: a worker that starts must not jump over ticks that are still due.
             self._client.hsetnx(self._keys.slots, slot, now)
         for raw in self._client.hkeys(self._keys.slots):
             slot = raw.decode().split("|")[0]

@@ -63,6 +63,7 @@ class Scripts:
     def _sha(self, name: str) -> str:
         sha = self._shas.get(name)
         if sha is None:
+            # Redis's own name for a script, and no protection: an OpenSSL in FIPS mode refuses SHA-1 for that.
             sha = self._shas[name] = hashlib.sha1(self._text_of(name).encode(), usedforsecurity=False).hexdigest()
         return sha
 

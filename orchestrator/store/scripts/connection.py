@@ -71,6 +71,7 @@ class Wire:
         if getattr(self._held, "is_wanted", False):  # it does already
             yield
             return
+        # Taken out with the first call: the pool looks whether a connection still lives each time it hands one out.
         self._held.is_wanted, self._held.connection = True, None
         try:
             yield
@@ -124,9 +125,11 @@ class Wire:
         connection = (self._held.connection if is_held else None) or self._client.connection_pool.get_connection(*_NAME)
 
         try:
+            # By the connection's own policy: a lost answer costs a repeat, which no script takes for a second call.
             return connection.retry.call_with_retry(
                 lambda: exchange(connection), lambda _error: connection.disconnect()
             )
+        # A refusal was read to its end, so the connection is good for the next call.
         except ResponseError:
             raise
         except BaseException:  # a time limit may strike in the middle: the next call would read this one's answer

@@ -105,7 +105,7 @@ def test_filters_stand_in_the_address():
 
 def test_filters_become_a_query():
     found = Filters(status="open", since="2026-01-31T08:00", tag="a=1, b=2", text="boom").arguments()
-    assert [str(status) for status in found["status"]] == ["pending", "running", "compensating"]
+    assert [str(status) for status in found["status"]] == ["pending", "running", "paused", "compensating"]
     assert found["since"] == datetime(2026, 1, 31, 8, tzinfo=UTC)
     assert found["tag"] == {"a": "1", "b": "2"}
     assert (found["flow"], found["text"]) == (None, "boom")

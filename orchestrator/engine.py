@@ -10,11 +10,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from orchestrator.definition.plan import FIRST_FORMAT
 from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import ConfigurationError, NodeFailure, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
-from orchestrator.messaging.start_checks import StartChecks, refused_eviction
+from orchestrator.messaging.start_checks import StartChecks, refuse_old_workers, refused_eviction
 from orchestrator.middleware import Middlewares
 from orchestrator.store.broken_runs import abandon_run
 from orchestrator.store.fleet import Fleet
@@ -184,6 +185,8 @@ class Engine:
             ConfigurationError: The app's settings or the store show it.
         """
         self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
+        if plan.needed_format > FIRST_FORMAT:
+            refuse_old_workers(plan, self.fleet.workers())
 
     def _start_options(
         self,

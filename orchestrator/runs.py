@@ -264,7 +264,7 @@ class FlowRun:
         """
         record, store = self._record(), self._engine.store
         with store.guarded():
-            outcome = store.scripts.outside.pause(self.id, record.plan, reason=reason)
+            outcome = store.scripts.pause(self.id, record.plan, reason=reason)
         if outcome != "paused":
             message = f"the run is {self.status}; only a run that is neither ending nor ended can be paused"
             raise RunError(message, run_id=self.id, flow_name=record.flow)
@@ -303,7 +303,7 @@ class FlowRun:
         record, plan = self._record_and_plan()
         failure = NodeFailure.of(RunCancelled(reason or "the run was undone"), flow_name=record.flow)
         with self._engine.store.guarded():
-            moved = self._engine.store.scripts.outside.undo(
+            moved = self._engine.store.scripts.undo(
                 self.id, record.plan, token=secrets.token_hex(16), failure=failure.model_dump_json()
             )
         if moved.outcome != "undone":

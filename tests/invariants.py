@@ -175,6 +175,7 @@ class Story:
     ended: str = ""
     must_end: bool = False
     running: set[str] = field(default_factory=set)
+    waiting: dict[str, str] = field(default_factory=dict)  # node to the kind of what it waits for
     final: dict[str, str] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     generations: Counter[str] = field(default_factory=Counter)
@@ -192,10 +193,10 @@ class Story:
             self._start(node, attempt)
         elif event == "succeeded":
             self._succeed(node)
+        elif event == "waits":
+            self._wait(node, detail)
         elif event in {"retrying", "lost", "timed-out"}:
-            assert node in self.running, f"{event} {node}: no attempt of it runs"
-            self.running.remove(node)
-            self.was_lost[node] = event == "lost"
+            self._lose(node, event)
         elif event in {"failed", "unknown", "skipped"}:
             self._miss(node, event)
         elif event == "waiting":
@@ -206,7 +207,7 @@ class Story:
             self.verdict, self.must_end = detail, False
         elif event == "resumed":
             self._resume()
-        elif event not in {"run-started", "republished"}:
+        elif event not in {"run-started", "republished", "approved", "signal-kept", "signal-unused"}:
             self._end(event.removeprefix("run-"))
 
     def is_compensation(self, node: str) -> bool:
@@ -252,9 +253,23 @@ class Story:
         assert attempt <= facts.attempts, f"{node} is started {attempt} times, {facts.attempts} at most"
         self.running.add(node)
 
+    def _lose(self, node: str, event: str) -> None:
+        waits = self.waiting.pop(node, None)
+        assert node in self.running or (waits, event) == ("callback", "timed-out"), f"{event} {node}: no attempt runs"
+        self.running.discard(node)
+        self.was_lost[node] = event == "lost"
+
+    def _wait(self, node: str, kind: str) -> None:
+        assert not self.verdict, f"{node} waits in a run that is ending"
+        assert node not in self.final, f"{node} waits although it is {self.final.get(node)}"
+        assert (node in self.running) == (self.plan.nodes[node].kind == "node"), f"{node} waits for {kind}"
+        self.running.discard(node)
+        self.waiting[node] = kind
+
     def _succeed(self, node: str) -> None:
-        assert node in self.running, f"{node} succeeds without an attempt"
-        self.running.remove(node)
+        assert node in self.running or node in self.waiting, f"{node} succeeds without an attempt"
+        self.running.discard(node)
+        self.waiting.pop(node, None)
         self.final[node] = "succeeded"
         subject = self.plan.nodes[node].undoes or node
         self.results[node, self.generations[subject]] += 1
@@ -267,11 +282,12 @@ class Story:
     def _miss(self, node: str, how: str) -> None:
         assert node not in self.final, f"{node} is {how} although it is {self.final.get(node)}"
         self.running.discard(node)
+        waits = self.waiting.pop(node, None)
         if how == "skipped":
             assert (bool(self.verdict), self.attempts[node]) == (True, 0), f"{node} is skipped"
         else:
-            assert self.attempts[node], f"{node} is {how} without an attempt"
-        if how == "unknown":
+            assert self.attempts[node] or waits, f"{node} is {how} without an attempt"
+        if how == "unknown" and waits != "callback":
             assert self.was_lost.get(node), f"{node} is unknown although its last attempt was not lost"
         self.final[node] = how
         if self.is_compensation(node):
@@ -333,11 +349,12 @@ def check_records(run: RunView) -> None:
     """I2, I4, I5: the records are what the history comes to, and nothing happened that must not have."""
     story = story_of(run)
     assert not story.must_end
-    was_started = any(event in {"started", "resumed"} for event, *_ in run.events)
+    was_started = any(event in {"started", "resumed", "waits"} for event, *_ in run.events)
     status = story.ended or ("compensating" if story.verdict else "running" if was_started else "pending")
     assert run.status == status
     assert set(run.in_state("running")) == story.running
-    assert run.number("running") == len(story.running)
+    assert {name: run.nodes[name]["waits"] for name in run.in_state("waiting")} == story.waiting
+    assert run.number("running") == len(story.running) + list(story.waiting.values()).count("callback")
     undoing = ("compensating", "compensated", "compensation_failed")
     waiting = (story.saga or [])[story.done + 1 :]  # after a resume they keep their records until it is their turn
     nodes = {name: record for name, record in run.nodes.items() if name not in waiting}
@@ -384,9 +401,11 @@ def check_join(run: RunView) -> None:
     if run.has_ended or run.fields.get("verdict"):
         return
     states = [record["state"] for record in run.members()]
-    assert run.number("open") == sum(state in {"ready", "running", "parked"} for state in states) > 0
+    assert run.number("open") == sum(state in {"ready", "running", "parked", "waiting"} for state in states) > 0
     assert run.number("won") == states.count("succeeded")
-    assert set(run.in_state("ready", "running", "parked")) <= set(run.plan.steps[run.number("position")].nodes)
+    assert set(run.in_state("ready", "running", "parked", "waiting")) <= set(
+        run.plan.steps[run.number("position")].nodes
+    )
 
 
 def check_claims(view: View, run: RunView) -> None:
@@ -400,6 +419,7 @@ def check_waits(view: View, run: RunView) -> None:
     """Who waits has a timer or a place in the line of its bucket, or was let go; and nobody else has."""
     parked = {name: run.nodes[name].get("bucket") for name in run.in_state("parked")}
     timed = {f"{run.id}|{name}" for name, bucket in parked.items() if bucket is None}
+    timed |= {f"{run.id}|{name}" for name in run.in_state("waiting") if "due" in run.nodes[name]}
     timers = {member for member in view.timers if member.startswith(f"{run.id}|")}
     if "deadline" in run.fields and not run.has_ended:
         timed.add(f"{run.id}|")
@@ -424,11 +444,11 @@ def check_life(view: View, run: RunView) -> None:
     assert (run.id in view.live) == (not run.has_ended)
     if run.has_ended:
         assert not lasting, "a run that has ended has keys without a TTL"
-        assert not run.in_state("ready", "running", "parked")
+        assert not run.in_state("ready", "running", "parked", "waiting")
         return
     assert not [name for name, left in run.lifetimes.items() if left >= 0], "a live run has keys with a TTL"
     held = [name for name in run.in_state("running") if run.nodes[name]["holder"] in view.holders]
-    assert held or run.in_state("ready", "parked"), "nothing will move this run"
+    assert held or run.in_state("ready", "parked", "waiting"), "nothing will move this run"
 
 
 def check_plans(view: View) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import Node, RetryPolicy, SharedRateLimiter
+from orchestrator import Node, RetryPolicy, SharedRateLimiter, signal, sleep
+from orchestrator.definition.gates import approval
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.invariants import RunView, View, check_all, look_at
-from tests.scripts_world import LEASE_MS, act, always, flow, node, plan_of
+from tests.scripts_world import FAILURE, LEASE_MS, act, always, flow, node, plan_of
 
 if TYPE_CHECKING:
     from orchestrator import FlowBuilder
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 API = SharedRateLimiter("api", 2, per=timedelta(minutes=1))
 SLOW = SharedRateLimiter("slow", 1, per=timedelta(minutes=1))
 FAR_MS = 10_000_000
+GATES = {"signal", "approval", "sleep"}
 
 
 def limited_undo(name: str) -> Node[Any, Any]:
@@ -57,7 +59,17 @@ def _shapes() -> list[FlowBuilder]:
     rollback = flow("rollback").with_timeout(timedelta(hours=1))
     rollback.then_parallel("pair", limited_undo("a"), limited_undo("b"), on_failure="continue")
     rollback.then(node("c", attempts=1, undone="succeeded")).then(node("d", attempts=1))
-    return [line, fan, lenient, choice, queue, rollback]
+    gates = (
+        flow("gates")
+        .then(node("a", undone="succeeded"))
+        .then_parallel(
+            "both", signal("paid", str, default="late").with_timeout(timedelta(hours=1)), node("b", undone="started")
+        )
+    )
+    gates.then(approval("ok", quorum=2).with_timeout(timedelta(hours=2))).then(sleep("cool", timedelta(hours=1)))
+    gates.then(node("c", attempts=2, undone="started")).then(signal("again", str, of="paid"))
+    gates_alone = flow("gates-alone").then(signal("paid", str)).then_parallel("both", approval("ok"), node("a"))
+    return [line, fan, lenient, choice, queue, rollback, gates, gates_alone]
 
 
 SHAPES = [plan_of(builder) for builder in _shapes()]
@@ -122,6 +134,39 @@ class Player:
             self.stored[facts.key] = output
         return self.promise(moved)
 
+    def answer(self, name: str, record: dict[str, Any], *, kindly: bool = True) -> None:
+        """Give a node that waits what it waits for; of a sleep nothing."""
+        outside, key = self.run.scripts.outside, self.plan.nodes[name].key
+        if record["waits"] == "signal":
+            sent = outside.send_signal(self.id, self.plan.hash, "paid", b'"sent"', is_checked=True)
+            assert self.promise(sent).outcome in {"taken", "kept"}
+        elif record["waits"] == "approval":
+            by = f"person-{len(record.get('votes', ()))}"
+            verb = "approve" if kindly else "reject"
+            voted = outside.vote(self.id, self.plan.hash, name, verb=verb, by=by, reason="")
+            assert self.promise(voted).outcome in {"ended", "counted"}
+        elif record["waits"] == "callback":
+            verb, text = ("complete", b'"called"') if kindly else ("fail", FAILURE.encode())
+            ended = outside.end_callback(
+                self.id,
+                self.plan.hash,
+                name,
+                verb=verb,
+                text=text,
+                secret=record["secret"],
+                generation=record["generation"],
+            )
+            assert self.promise(ended).outcome == "ended"
+            if kindly and key:
+                self.stored[key] = text
+
+    def defer(self, name: str, token: str, lasts_ms: int) -> Moved:
+        """Let an attempt's node wait for its callback."""
+        outside = self.run.scripts.outside
+        outside.open_callback(self.id, self.plan.hash, name, token, "secret")
+        options: dict[str, Any] = {"waits": "callback", "lasts_ms": lasts_ms, "delay_ms": FAR_MS}
+        return self.promise(outside.wait(self.id, self.plan.hash, name, token, **options))
+
     def go_onward(self, name: str, token: str) -> bool:
         """Commit a node and claim the one behind it as one plain step; False if that is refused."""
         (behind,) = self.plan.steps[self.plan.steps[self.plan.nodes[name].step].next].nodes
@@ -146,10 +191,10 @@ def rewind(world: World, run: RunView) -> None:
     now = world.store.now_ms()
     for name, record in run.nodes.items():
         earlier: dict[str, int] = {stamp: 1 for stamp in ("since", "again") if stamp in record}
-        if record["state"] == "parked":
+        if record["state"] == "parked" or "due" in record:
             earlier["due"] = 1
             pipe.zadd(world.keys.timers, {f"{run.id}|{name}": 1}, xx=True)
-        if record["state"] in {"parked", "ready"}:
+        if record["state"] in {"parked", "ready", "waiting"}:
             pipe.hset(world.keys.nodes(run.id), name, json.dumps(record | earlier))
     for bucket in run.plan.limits:
         pipe.delete(world.keys.bucket(bucket)[0])
@@ -169,7 +214,8 @@ def check(world: World, players: list[Player]) -> View:
     check_all(view)
     for player in players:
         run = view.runs[player.id]
-        stored = {name: output for name, output in run.outputs.items() if name != ":input"}
+        gates = {gate.key for gate in player.plan.nodes.values() if gate.kind in GATES}  # nobody commits them
+        stored = {name: output for name, output in run.outputs.items() if name not in {":input", *gates}}
         assert stored == {name: output for name, output in player.stored.items() if name in stored}
         if player.singles:
             assert set(run.in_state("ready")) <= player.promised, "nobody was told to publish a ready node"
@@ -191,6 +237,9 @@ def finish(world: World, players: list[Player]) -> Counter[str]:
         _fire_due(world, by_id, used)
         for run_id in world.members(world.keys.live):
             _look_at(by_id[run_id], used)
+        for run in view_of(world, players).runs.values():
+            for name in run.in_state("waiting")[:1]:
+                by_id[run.id].answer(name, run.nodes[name])
     raise AssertionError(f"runs did not end in {most} rounds: { {p.id: p.run.states() for p in players} }")
 
 

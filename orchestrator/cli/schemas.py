@@ -342,6 +342,21 @@ class Finding(Shape):
     setting: str
 
 
+class AskedFor(Shape):
+    """A node that waits for somebody outside."""
+
+    run_id: str
+    flow: str
+    node: str
+    kind: str
+    since: datetime
+    until: datetime | None
+    name: str
+    quorum: int
+    approvers: list[str] | None
+    votes: list[str]
+
+
 class Metric(Shape):
     """A value of a metric."""
 
@@ -365,6 +380,10 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "resume": TypeAdapter(Action),
     "undo": TypeAdapter(Action),
     "delete": TypeAdapter(Action),
+    "waiting": TypeAdapter(list[AskedFor]),
+    "signal": TypeAdapter(Action),
+    "approve": TypeAdapter(Action),
+    "reject": TypeAdapter(Action),
     "workers": TypeAdapter(list[Worker]),
     "limits": TypeAdapter(list[Limit]),
     "limits list": TypeAdapter(list[Limit]),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.definition.plan import FORMAT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,6 +37,8 @@ def misfit(own: Plan, pinned: Plan, name: str) -> str:
         pinned: The plan that the run pins, of the same flow.
         name: A node, decision or compensation of the pinned plan.
     """
+    if pinned.needed_format > FORMAT:
+        return f"the run's plan has format {pinned.needed_format}, and its library knows none after {FORMAT}"
     return "" if own.hash == pinned.hash else next(_reasons(own, pinned, name), "")
 
 

@@ -15,16 +15,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.definition.policies import SLOTS, Numbers, RetryPolicy
+from orchestrator.definition.policies import SLOTS, Numbers, RetryPolicy, numbers_text
 from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-FIRST_FORMAT, FORMAT_OF_WAITING = 1, 2
-FORMAT = FORMAT_OF_WAITING
-"""The newest format of plans that this version knows."""
 LATER_FIELDS = ("repeats", "pauses", "gate")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
+FIRST_FORMAT, FORMAT_OF_GATES = 1, 2
+FORMAT = FORMAT_OF_GATES
+"""The newest format of plans that this version knows."""
 TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
 INPUTS = "x-inputs"
@@ -133,14 +133,18 @@ class Plan:
     @lazy
     def needed_format(self) -> int:
         """The number of the format that a process has to know to work on runs of the plan."""
-        is_newer = any(getattr(node, name) for node in self.nodes.values() for name in LATER_FIELDS)
-        return self.format or (FORMAT_OF_WAITING if is_newer else FIRST_FORMAT)
+        return self.format or (FORMAT_OF_GATES if any(step.gates for step in self.steps) else FIRST_FORMAT)
 
     @lazy
     def text(self) -> str:
         """The plan as canonical JSON."""
         raw = asdict(self)
-        # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is.
+        # Version 0.1.0 refuses a plan with a field that it does not know, and passes a schema on as it is. A plan that
+        # needs nothing new has none.
+        for node in raw["nodes"].values():
+            for name in LATER_FIELDS:
+                if not node[name]:
+                    del node[name]
         passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
         if any(passed_on.values()):
             raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
@@ -149,9 +153,6 @@ class Plan:
             raw["format"] = self.needed_format
         for step in raw["steps"]:
             _drop_empty(step, "gates")
-        for node in raw["nodes"].values():
-            for name in LATER_FIELDS:
-                _drop_empty(node, name)
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @lazy
@@ -187,8 +188,14 @@ class Plan:
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
             policies = {field: value for field, value in asdict(node).items() if field in wanted}
             slots = [name for name in node.limits if name.startswith(SLOTS)]
-            rare = {"keyed": node.keyed, "slots": slots} | {name: getattr(node, name) for name in LATER_FIELDS}
-            policies |= {field: value for field, value in rare.items() if value}
+            rare = {
+                "keyed": node.keyed,
+                "slots": slots,
+                "repeats": node.repeats,
+                "pauses": node.pauses,
+                "gate": node.gate,
+            }
+            policies |= {field: values for field, values in rare.items() if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
         if self.signals:
             stored["signals"] = _dense(list(self.signals))
@@ -210,6 +217,21 @@ class Plan:
             if node.kind == "signal":
                 found[node.gate["of"]] = (*found.get(node.gate["of"], ()), node.name)
         return found
+
+    @lazy
+    def limit_texts(self) -> dict[str, str]:
+        """The numbers of each limit as the scripts read them."""
+        return {name: numbers_text(numbers) for name, numbers in self.limits.items()}
+
+    @lazy
+    def begun_with(self) -> tuple[str, ...]:
+        """The nodes that a run begins with, as start.lua takes them: of a gate also its kind and how long it waits."""
+        first = self.steps[0]
+        gates = {name: self.nodes[name] for name in first.gates}
+        return tuple(
+            f"{name}|{gates[name].kind}|{gates[name].timeout_ms}" if name in gates else name
+            for name in first.first_nodes
+        )
 
     def _places_of(self, signal: str) -> dict[str, Any]:
         """Where a signal is waited for, and every position from which a run may come there."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import billiard
 import redis
 
-from orchestrator.definition.plan import node_of
+from orchestrator.definition.plan import FORMAT, node_of
 from orchestrator.errors import (
     NodeFailure,
     NodeTimeout,
@@ -291,6 +291,7 @@ class LeaseRenewer(threading.Thread):
             "flows": {name: list(entry.plan.nodes) for name, entry in flows.items()},
             "versions": {name: entry.plan.hash for name, entry in flows.items()},
             "began": self._began,
+            "format": FORMAT,
             "missing": sorted(missing | _missing),
             **self._describe(),
         }

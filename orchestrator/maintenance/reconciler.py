@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import NodeFailure, RunError, RunTimeout, StoreError, StoreRefused, UnknownRun
+from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
 from orchestrator.maintenance.eviction_watch import EvictionWatch
 from orchestrator.maintenance.looks import RunLooks
 from orchestrator.maintenance.lost_writes import SweepMemory
+from orchestrator.maintenance.wakes import Wakes
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import was_refused
 from orchestrator.store.statistics import Measurer
@@ -71,6 +72,7 @@ class Reconciler:
         # Two threads, so each has its own.
         self._parts, self._timed_parts = BrokenParts(engine.store), BrokenParts(engine.store)
         self._looks = RunLooks(engine, self._parts)
+        self._wakes = Wakes(engine, self._timed_parts)
         self._slots_at: dict[str, float] = {}
         self._can_wait = True
         self._longest_wait_s = min(1.0, engine.settings.socket_timeout.total_seconds() / 2)
@@ -240,7 +242,10 @@ class Reconciler:
             self._timed_parts.attempt("line", bucket, partial(self._release, bucket, timers, waits))
         # Behind the buckets: what they have let go is among the timers by now.
         for member in timers:
-            self._timed_parts.attempt("timer", member, partial(self._fire, member))
+            if member.endswith("|"):
+                end = partial(end_late_run, self.engine, member.removesuffix("|"))
+                self._timed_parts.attempt("timer", member, end)
+        self._wakes.wake([member for member in timers if not member.endswith("|")])
         return min(waits)
 
     def _release(self, bucket: str, timers: list[str], waits: list[int]) -> None:
@@ -260,20 +265,6 @@ class Reconciler:
             if self.store.node(run_id, node).get("token") != token:
                 self.store.upkeep.free_slot(bucket, run_id, node, token)
                 logger.warning("%s: a slot that run %s node %s held is free again", bucket, run_id, node)
-
-    def _fire(self, member: str) -> None:
-        run_id, node = member.split("|")
-        if not node:
-            end_late_run(self.engine, run_id)
-            return
-        pinned = self.engine.pinned(run_id)
-        if pinned is not None:
-            record, plan = pinned
-            self.engine.wake(plan, run_id, record.epoch, node)
-        elif not self.store.has_run(run_id):
-            self.store.upkeep.forget_timer(run_id, node)
-        else:
-            raise RunError("the plan of its run is gone", run_id=run_id, node_name=node)
 
 
 def end_late_run(engine: Engine, run_id: str) -> None:

@@ -98,6 +98,13 @@ def compile_work(target: Target, work: Work) -> list[Signature]:
     return [chord(members, _body(target, step.next, work.since), app=target.app)]
 
 
+def is_single(plan: Plan, work: Work) -> bool:
+    """Whether work is one node whose message needs nothing of the canvas around it."""
+    if len(work.names) != 1 or work.names[0] not in plan.nodes or work.kind == "saga":
+        return False
+    return work.kind == "nodes" or work.joined_in_store or plan.steps[work.position].rules.is_single
+
+
 def _one_by_one(signatures: list[Signature], target: Target) -> Signature:
     return signatures[0] if len(signatures) == 1 else chain(*signatures, app=target.app)
 

@@ -17,7 +17,7 @@ from kombu.exceptions import KombuError, LimitExceeded, OperationalError
 from kombu.pools import connections
 
 from orchestrator.lazy import lazy
-from orchestrator.messaging.canvas import ADVANCE, JUDGE, Target, compile_work, send
+from orchestrator.messaging.canvas import ADVANCE, JUDGE, Target, compile_work, is_single, send
 from orchestrator.messaging.celery_addresses import has_redis_backend
 from orchestrator.messaging.message_template import RUN, SINCE, SINCE_MARK, Envelope, is_unobserved, take_envelope
 from orchestrator.messaging.socket_timeouts import limited_options
@@ -84,7 +84,8 @@ class Publisher:
         """The lists and messages of nodes, if each is sent on its own and this process may push it; else none."""
         found = []
         is_eager = self.app.conf.task_always_eager  # Celery would run what is only to be learned
-        for name in work.names if work.kind == "nodes" and not is_eager else ():
+        is_plain = work.kind == "nodes" or is_single(plan, work)
+        for name in work.names if is_plain and not is_eager else ():
             if name in plan.nodes:  # not the compensation of one item
                 self.learn(plan, name, epoch)
             key, text = self.known_message(plan, run_id, name, epoch)

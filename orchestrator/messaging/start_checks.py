@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.plan import FIRST_FORMAT
 from orchestrator.errors import ConfigurationError
 from orchestrator.messaging.accepted_content import accepts_json
 from orchestrator.store.eviction import find_eviction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery import Celery
 
@@ -67,6 +68,21 @@ class StartChecks:
         if found:
             logger.warning("%s", found.problem)
         self._store_is_known = True
+
+
+def refuse_old_workers(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a plan that some live worker cannot read: it may be the one that keeps runs going.
+
+    Raises:
+        ConfigurationError: Names the workers.
+    """
+    old = [
+        worker.get("name", "a worker") for worker in workers if worker.get("format", FIRST_FORMAT) < plan.needed_format
+    ]
+    if old:
+        raise ConfigurationError(
+            f"flow {plan.flow} is not started: its nodes wait, which older workers do not know; update {', '.join(old)}"
+        )
 
 
 def refused_eviction(flow: str, problem: str) -> str:

@@ -15,9 +15,9 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:open | set: items of the present map that have begun and not ended | as the run |
 | run:<id>:again | list: items of the present map to be repeated | as the run |
 | run:<id>:saga | list: compensations in order | as the run |
+| run:<id>:inbox | hash: what was sent for signals and not taken yet, see gates.lua | as the run |
 | run:<id>:order | sorted set: compensations by the order of completion of their nodes | until all are in order |
 | run:<id>:listed | list: what is in order so far | until it is the saga |
-| run:<id>:inbox | hash: what was sent for signals and not taken yet, see gates.lua | as the run |
 | run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
 | idem:<flow>:<sha256 of the key> | hash: run id and digest of the input | as the run |
 | plan:<hash> | hash: the plan's text and its facts for the scripts | while announced or a run pins it, then retention |

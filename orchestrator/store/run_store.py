@@ -173,6 +173,14 @@ class Store:
         """Return a plan that this process has read before, wherever it is now."""
         return self._plans.get(plan_hash)
 
+    def pins(self, run_ids: Sequence[str]) -> list[tuple[str, int]]:
+        """Return the hash of the plan that each run pins, and its epoch; ("", 0) for a run that is gone."""
+        with self.guarded():
+            pipe = self.client.pipeline(transaction=False)
+            for run_id in run_ids:
+                pipe.hmget(self.keys.run(run_id), "plan", "epoch")
+            return [((plan or b"").decode(), int(epoch or 0)) for plan, epoch in pipe.execute()] if run_ids else []
+
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets if they are missing."""
         for name, numbers in plan.limits.items():

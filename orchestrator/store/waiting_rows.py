@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.plan import node_of
@@ -47,6 +47,11 @@ class WaitingRow:
     quorum: int = 0
     approvers: tuple[str, ...] | None = None
     votes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        until = self.until.isoformat() if self.until else None
+        return asdict(self) | {"since": self.since.isoformat(), "until": until}
 
 
 def read_waiting(store: Store, *, flow: str | None, kind: str | None, limit: int) -> list[WaitingRow]:

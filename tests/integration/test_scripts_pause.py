@@ -19,7 +19,7 @@ def standing(name, *, undone=False):
 
 
 def pause(run, reason="closed"):
-    return run.scripts.outside.pause(run.id, run.plan.hash, reason=reason)
+    return run.scripts.pause(run.id, run.plan.hash, reason=reason)
 
 
 def test_a_held_run_begins_nothing_and_finishes_what_runs(world):

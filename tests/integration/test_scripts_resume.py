@@ -264,7 +264,7 @@ def test_a_hundred_resumes_of_a_failed_rollback_are_one(world):
 
 
 def undo(run, token):
-    return run.scripts.outside.undo(run.id, run.plan.hash, token=token, failure=FAILURE)
+    return run.scripts.undo(run.id, run.plan.hash, token=token, failure=FAILURE)
 
 
 def test_a_run_that_succeeded_is_undone_last_completed_first(world):

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import Node, signal, sleep
 from orchestrator.definition.gates import approval
-from tests.scripts_world import FAILURE, flow, mapped_run, node, plan_of
+from tests.scripts_world import FAILURE, at_once, flow, mapped_run, node, plan_of
 
 if TYPE_CHECKING:
     from orchestrator.store.scripts.outside import Outside
@@ -98,6 +98,20 @@ def test_gates_beside_nodes_are_joined_with_them(world):
     assert run.started.work.joined_in_store
     assert run.do("beside").work.names == ()
     assert send(run).work.names == ("last",)
+
+
+def test_a_gate_of_a_run_that_begins_later_waits_from_then_on(world):
+    plan = plan_of(flow().then_parallel("all", signal("paid", int).with_timeout(SHORT), node("beside")))
+    run = world.run(plan, begins="+60000")
+    assert run.states() == {"paid": "parked", "beside": "parked"}
+    assert send(run).outcome == "kept"
+    record = run.node("paid") | {"due": 1}
+    world.client.hset(world.keys.nodes(run.id), "paid", json.dumps(record))
+
+    assert run.wake("paid").outcome == "ended"
+    assert (run.node("paid")["state"], run.status) == ("succeeded", "running")
+    assert world.members(world.keys.timers) == [f"{run.id}|beside"]
+    run.cancel()
 
 
 def test_a_run_of_gates_alone_ends_without_any_worker(world):
@@ -280,6 +294,33 @@ def test_a_look_puts_back_what_the_indexes_have_lost(world):
     assert run.look() == []
 
     assert world.members(world.keys.timers) == waiting_rows(world, "signal") == [f"{run.id}|paid"]
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_of_a_signal_and_a_timeout_at_once_one_counts(world, *, default):
+    options: dict[str, Any] = {"default": 0} if default else {}
+    run = world.run(lead(signal("paid", int, **options).with_timeout(SHORT), node("last")))
+    make_due(world, run, "paid")
+
+    answers = at_once(lambda number: (run.wake("paid") if number % 2 else send(run)).outcome, 20)
+
+    assert answers.count("ended") + answers.count("taken") == 1
+    expected = (
+        {"ended", "asleep", "no gate" if default else "ending"}
+        if "ended" in answers
+        else {"taken", "asleep", "no gate"}
+    )
+    assert set(answers) <= expected
+
+
+def test_of_a_signal_and_a_cancel_at_once_one_counts(world):
+    run = world.run(lead(signal("paid", int), node("last", undone="succeeded")))
+
+    answers = at_once(lambda number: (run.cancel() if number % 2 else send(run)).outcome, 20)
+
+    assert answers.count("ending") >= 1
+    assert answers.count("taken") + (run.node("paid")["state"] == "skipped") == 1
+    assert run.status == "cancelled"
 
 
 # Behind an attempt.

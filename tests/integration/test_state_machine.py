@@ -134,7 +134,9 @@ class Machine(RuleBasedStateMachine):
         if record is None:
             return "done" if run.has_ended else "not ready"
         if record["state"] != "parked":
-            return {"ready": None, "running": "held", "pending": "not ready"}.get(record["state"], "done")
+            return {"ready": None, "running": "held", "waiting": "held", "pending": "not ready"}.get(
+                record["state"], "done"
+            )
         assert self.view is not None
         if "bucket" in record:
             return "not ready" if f"{run.id}|{name}" in self.view.lines[record["bucket"]] else None
@@ -194,6 +196,39 @@ class Machine(RuleBasedStateMachine):
         with self.world.unchanged():
             again = player.run.fail(name, record["token"], delay_ms=FAR_MS, follows=follows)
         assert again.outcome == moved.outcome
+
+    @precondition(lambda self: self.players)
+    @rule(which=numbers, pick=numbers, holder=holders, lasts=st.sampled_from([0, FAR_MS]))
+    def defer(self, *, which: int, pick: int, holder: int, lasts: int) -> None:
+        found = self.running(which, pick, holder)
+        if not found or found[0].plan.nodes[found[1]].kind != "node":
+            return
+        player, name, record = found
+        is_ending = "verdict" in self.run_view(player).fields
+        assert player.defer(name, record["token"], lasts).outcome == ("ended" if is_ending else "waiting")
+        with self.world.unchanged():
+            again = player.run.scripts.outside.wait(
+                player.id, player.plan.hash, name, record["token"], waits="callback"
+            )
+        assert again.outcome == ("fenced" if is_ending else "waiting")
+
+    @precondition(lambda self: self.players)
+    @rule(which=numbers, pick=numbers, kindly=st.booleans())
+    def answer(self, *, which: int, pick: int, kindly: bool) -> None:
+        """Something comes from outside for a node that waits."""
+        player = self.player(which)
+        if found := self.one_of(player, pick, "waiting"):
+            player.answer(*found, kindly=kindly)
+
+    @precondition(lambda self: self.players)
+    @rule(which=numbers)
+    def send_early(self, which: int) -> None:
+        """A signal that no gate waits for yet, or that is refused."""
+        player = self.player(which)
+        if "paid" in player.plan.signals:
+            outside = player.run.scripts.outside
+            sent = outside.send_signal(player.id, player.plan.hash, "paid", b'"sent"', is_checked=True, key="early")
+            assert player.promise(sent).outcome in {"taken", "kept", "again", "no gate", "ending"}
 
     @precondition(lambda self: self.players)
     @rule(which=numbers, pick=numbers, holder=holders, late=st.booleans(), delay=st.sampled_from([0, 0, FAR_MS]))

@@ -20,6 +20,8 @@ from orchestrator import (
     SharedRateLimiter,
     manual,
     paginate,
+    signal,
+    sleep,
 )
 from tests.harness import Ledger
 from tests.post import VARIABLE, count_deliveries, open_office
@@ -140,6 +142,27 @@ again = (
     .build()
 )
 
+
+def ask(ctx: NodeContext) -> int:
+    """Leave the callback in the ledger, and wait for it."""
+    LEDGER.client.set(f"callback {ctx.run_id}", ctx.callback)
+    LEDGER.note("start", f"{ctx.run_id}/{ctx.node_name}/{ctx.attempt}")
+    given: int = ctx.defer()
+    return given
+
+
+waits = (
+    FlowBuilder("waits")
+    .triggered_by(manual("load"))
+    .then(Node("first", act, 0).with_retry(MANY).on_error(undo("first")))
+    .then_parallel("both", signal("paid", int), Node("ask", ask).with_retry(MANY))
+    .then(sleep("cool-off", timedelta(milliseconds=200)))
+    .then(
+        Node("last", act).with_input_func(lambda state: state.get("paid", int) + state.get("ask", int)).with_retry(MANY)
+    )
+    .build()
+)
+
 slow = (
     FlowBuilder("slow")
     .triggered_by(manual("load"))
@@ -208,7 +231,7 @@ items = (
     .build()
 )
 
-for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items):
+for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits):
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused
     orchestrator.register(replace(flow, name=f"{flow.name}-fused", fused=True))

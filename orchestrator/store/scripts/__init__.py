@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from orchestrator.definition.policies import numbers_text
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.log_lines import BYTES, LINES
 from orchestrator.store.lost_writes import SweepMark
 from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire, ask_many
-from orchestrator.store.scripts.outside import Outside, first_nodes
+from orchestrator.store.scripts.outside import Outside
 from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ Answer = TypeVar("Answer")
 MARK_KEPT_MS = 86_400_000
 KEY_SHOWN = 200
 """Characters of an idempotency key that are kept to be shown."""
-UNFINISHED = ("open",)
-"""Groups of the index by status that hold runs which have not ended."""
+UNFINISHED = ("open",)  # groups of the index by status that hold runs which have not ended
 LONGEST_BACK_OFF_MS = 60_000
 """Longest time between two messages for a ready node that nobody claims."""
 
@@ -132,7 +130,7 @@ class Scripts:
             keys.append(queue)
             given |= {"queue_key": len(keys), "message": text}
         fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
-        args = [*in_order(argument_names("start")[fixed.count :], given), *first_nodes(plan)]
+        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.begun_with]
         return tuple(keys), args, fixed
 
     def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
@@ -146,7 +144,7 @@ class Scripts:
                 "history_limit": history_limit,
                 "chords": int(chords),
                 "timeout": plan.timeout_ms,
-                "limits": json.dumps(_limits(plan)),
+                "limits": json.dumps(plan.limit_texts),
                 "is_parallel": int(not first.rules.is_single),
                 "is_local": int(first.local or bool(first.gates)),
                 "undoes": int(bool(plan.sagas)),
@@ -278,9 +276,17 @@ class Scripts:
         """Give a run its verdict from outside: cancel.lua."""
         return moved_of(self._on_run("cancel", run_id, plan, verdict, failure, int(only_late)))
 
+    def pause(self, run_id: str, plan: str, *, reason: str) -> str:
+        """Hold a run: pause.lua. Returns "paused", "too late" or "unknown"."""
+        return text_of(self._on_run("pause", run_id, plan, reason)[0])
+
     def resume(self, run_id: str, plan: str, *, token: str) -> Moved:
         """Take up a paused or an ended run again: resume.lua."""
         return moved_of(self._on_run("resume", run_id, plan, token))
+
+    def undo(self, run_id: str, plan: str, *, token: str, failure: str) -> Moved:
+        """Undo a run that has succeeded: undo.lua."""
+        return moved_of(self._on_run("undo", run_id, plan, token, failure))
 
     def go_on(self, run_id: str, plan: str) -> Moved:
         """Do the next portion of a transition that touches many records: go_on.lua."""
@@ -323,6 +329,10 @@ class Scripts:
         """
         asked = [(run_id, plan, joined_ms, 0, "") for run_id, plan, joined_ms in runs]
         return self._on_runs("inspect_run", asked, look_of)
+
+    def wake_many(self, nodes: Sequence[tuple[str, str, str]]) -> list[Moved | RedisError]:
+        """Wake nodes in one round trip, in their order: of each its run, the hash of the run's plan, and its name."""
+        return self._on_runs("wake", nodes, moved_of)
 
     def _on_runs(
         self, name: str, calls: Sequence[Sequence[Any]], read: Callable[[Any], Answer]
@@ -439,7 +449,7 @@ class Scripts:
         self._call(
             "announce_flow",
             keys,
-            [plan.flow, plan.hash, json.dumps(plan.fields()), json.dumps(_limits(plan)), retention_ms],
+            [plan.flow, plan.hash, json.dumps(plan.fields()), json.dumps(plan.limit_texts), retention_ms],
         )
 
     def list_runs(
@@ -486,7 +496,3 @@ class Scripts:
 
 def _started_of(answer: Sequence[Any]) -> Started:
     return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))
-
-
-def _limits(plan: Plan) -> dict[str, str]:
-    return {name: numbers_text(numbers) for name, numbers in plan.limits.items()}

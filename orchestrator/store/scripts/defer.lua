@@ -21,7 +21,7 @@ if not rec or rec.state ~= 'running' or rec.token ~= token then
 end
 end_claim(rec, node)
 add_busy(rec)
-rec.dropped, rec.lost = token, nil
+rec.dropped, rec.outcome, rec.lost = token, 'waiting', nil
 detach(facts)
 if rec.kept then
   return reply('completed', announced(waiting.deliver(node, rec, facts)))

@@ -6,8 +6,8 @@
 --         call begins, at first 0, and 4 what an earlier call has seen of those in front of it, at first ''
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so, or was sent again),
 --         'orphan' (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
---         has announced), 'items' (a map whose open items are not known), 'unjudged' (a gate that waits while
---         a signal in the inbox is not checked; detail: its number), 'gone' (detail: what is gone of the run), 'unfinished'
+--         has announced), 'items' (a map whose open items are not known), 'unjudged' (a gate that waits while a signal in
+--         the inbox is not checked; detail: its number), 'gone' (detail: what is gone of the run), 'unfinished'
 --         (a transition of which go_on.lua has another portion to do), or at last 'more' (call again with this node and detail
 --         as 3 and 4); or {'no plan', epoch}, or {'unknown'}.
 -- TTL     taken off the plan. A second call answers the same; only the next look moves. It is due within 5 s while something

@@ -9,7 +9,7 @@ if not load_run() then
 end
 for number = 2, #ARGV do
   local rec = record(ARGV[number])
-  if rec and (rec.state == 'ready' or rec.state == 'running' or rec.state == 'parked') then
+  if rec and (rec.state == 'ready' or rec.state == 'running' or rec.state == 'parked' or rec.state == 'waiting') then
     redis.call('SADD', OPEN, ARGV[number])
   end
 end

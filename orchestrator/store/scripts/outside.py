@@ -1,4 +1,4 @@
-"""Scripts of what waits for somebody: nodes that wait and what reaches them from outside, paused and undone runs."""
+"""Scripts of nodes that wait: how an attempt lets its node wait, and what reaches it from outside of its run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from orchestrator.store.scripts.results import moved_of, text_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.definition.plan import Plan
     from orchestrator.store.scripts.results import Moved
 
 
 class Outside:
-    """Calls of defer, open_callback, complete, pause and undo; every function may raise `redis.RedisError`.
+    """The operations defer.lua, open_callback.lua and complete.lua; every function may raise `redis.RedisError`.
 
     Args:
         on_run: Calls a script on a run: its name, the run, the hash of its plan, then the arguments.
@@ -69,20 +68,3 @@ class Outside:
     def vote(self, run_id: str, plan: str, node: str, *, verb: str, by: str, reason: str) -> Moved:
         """Count a vote; the verb is "approve" or "reject"."""
         return self._complete(run_id, plan, "approval", node, verb, json.dumps({"by": by, "reason": reason}))
-
-    def pause(self, run_id: str, plan: str, *, reason: str) -> str:
-        """Hold a run: pause.lua. Returns "paused", "too late" or "unknown"."""
-        return text_of(self._on_run("pause", run_id, plan, reason)[0])
-
-    def undo(self, run_id: str, plan: str, *, token: str, failure: str) -> Moved:
-        """Undo a run that has succeeded: undo.lua."""
-        return moved_of(self._on_run("undo", run_id, plan, token, failure))
-
-
-def first_nodes(plan: Plan) -> list[str]:
-    """The nodes that a run begins with; of a gate also what it waits for, and how long."""
-    gates = {name: plan.nodes[name] for name in plan.steps[0].gates}
-    return [
-        f"{name}|{gates[name].kind}|{gates[name].timeout_ms}" if name in gates else name
-        for name in plan.steps[0].first_nodes
-    ]

@@ -3,13 +3,12 @@
 -- ARGV    in the order of their names below, then the nodes of the first position: retention and timeout in ms (0: none),
 --         history_limit in entries, chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and
 --         is_local '1' if the first position is a parallel step and if no chord joins it, for one process works on it or a
---         gate is in it, undoes '1' if the plan has compensations, tags as JSON. Where there is one, else '': input (JSON), plan_fields (JSON object),
---         idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
+--         gate is in it, undoes '1' if the plan has compensations, tags as JSON. Where there is one, else '': input (JSON),
+--         plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
---         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it
---         for the instant, traceparent of the caller's span. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>',
---         see waiting.lua.
+--         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it for the instant, traceparent of the
+--         caller's span. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
@@ -113,21 +112,18 @@ note('run-started')
 local rows, names = {}, {}
 for at = FIRST, #ARGV do
   local gate, waits, lasts = string.match(ARGV[at], '^([^|]+)|(%a+)|(%d+)$')
-  if is_delayed then
-    rows[#rows + 1], rows[#rows + 2] = gate or ARGV[at], ready
-    set_timer(gate or ARGV[at], due - NOW)
-  elseif gate then
+  if gate and not is_delayed then
     rows[#rows + 1], rows[#rows + 2] = gate, begin_waiting(gate, waits, tonumber(lasts))
   else
-    names[#names + 1] = ARGV[at]
-    rows[#rows + 1], rows[#rows + 2] = ARGV[at], ready
+    names[#names + 1] = gate or ARGV[at]
+    rows[#rows + 1], rows[#rows + 2] = gate or ARGV[at], ready
   end
   if #rows == WRITE_AT_ONCE or at == #ARGV then
     redis.call('HSET', NODES, unpack(rows))
     rows = {}
   end
 end
-if #names < open and not is_delayed then
+if #names < open then
   redis.call('HSET', RUN, 'status', 'running')
 end
 if idempotency then
@@ -142,6 +138,9 @@ redis.call('ZADD', INDEX .. ':flow:' .. flow .. ':open', instant, RUN_ID)
 redis.call('ZADD', INDEX .. ':status:open', instant, RUN_ID)
 for suffix in string.gmatch(indexes, '%S+') do
   redis.call('ZADD', INDEX .. ':' .. suffix, instant, RUN_ID)
+end
+for _, name in ipairs(is_delayed and names or {}) do
+  set_timer(name, due - NOW)
 end
 if deadline then
   set_timer('', tonumber(timeout))

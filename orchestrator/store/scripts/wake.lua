@@ -2,7 +2,7 @@
 -- needs: transition
 -- KEYS    as transition.lua
 -- ARGV    2 node
--- Returns {'ready', what to publish...}, {'ended', what to publish...} of a node that waited, {'asleep'} with nothing to
+-- Returns {'ready', what to publish...}, {'ended', what to publish...} of a node that waited or of a gate, {'asleep'} with nothing to
 --         publish, or {'unknown'}.
 -- TTL     none. A second call answers 'asleep': the node is not parked any more, or waits no more. The row of a node that
 --         waits on is set to its own due instant.
@@ -13,7 +13,9 @@ if not load_run() then
 end
 local rec = record(node)
 if rec and rec.state == 'waiting' and rec.due then
-  if rec.due > NOW then
+  if run.verdict then  -- it does not go on, whether this has been noted of it or not
+    return {'asleep'}
+  elseif rec.due > NOW then
     redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
     return {'asleep'}
   end
@@ -30,31 +32,28 @@ if rec.bucket then
 elseif rec.due > NOW then
   return {'asleep'}
 end
-local facts, work = plan_node(node), nil
+rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
+rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
+save(node, rec)
 -- The time of a run that was started with a delay begins with the first of its nodes that wakes.
 local timeout = run.status == 'pending' and not run.deadline and redis.call('HMGET', RUN, 'timeout', 'begins')
 local begins_time = timeout and timeout[2] and tonumber(timeout[1]) > 0
 if begins_time then
   set_run({deadline = NOW + timeout[1]})
 end
-if waiting.kinds[facts.kind] then  -- a gate opens when its run begins
-  if run.status == 'pending' then
-    set_status('running')
-  end
-  work = announced(waiting.enter(node, rec.generation) and nothing() or count_join(plan_step(facts.step), true))
-else
-  rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
-  rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
-  save(node, rec)
-  work = maps.repeated(node, facts)
-end
 flush()
 if begins_time then
   redis.call('ZADD', TIMERS, run.deadline, RUN_ID .. '|')
   wake_leader(run.deadline)
 end
-if not record(node) or record(node).state ~= 'waiting' or not record(node).due then
-  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
-end
+redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
 touch()
-return reply('ready', work)
+local facts = plan_node(node)
+local step = plan_step(facts.step)
+if step.gates and waiting.kinds[facts.kind] then  -- of a run that was started with a delay
+  if run.status == 'pending' then
+    set_status('running')
+  end
+  return reply('ended', waiting.enter(node, rec.generation) and nothing() or announced(count_join(step, true)))
+end
+return reply('ready', maps.repeated(node, facts))

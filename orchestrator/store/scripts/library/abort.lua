@@ -52,7 +52,7 @@ end
 -- A node of an ending run that has not begun its next attempt will not begin it.
 local function skip(name)
   local rec = record(name)
-  if rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'waiting' or rec.state == 'paused') then
+  if rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused' or rec.state == 'waiting') then
     local state = rec.state == 'waiting' and waiting.dismiss(name, rec)
     wait_queue.leave(name, rec)
     redis.call('SREM', OPEN, name)

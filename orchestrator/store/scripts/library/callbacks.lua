@@ -24,7 +24,7 @@ local function callback_arrives(node, verb, text, secret, generation)
   if not rec or rec.secret ~= secret or rec.kept or (rec.generation or 0) ~= tonumber(generation) then
     return {'stale'}
   end
-  if rec.state == 'waiting' then
+  if rec.state == 'waiting' and not run.verdict then
     return reply('ended', announced(end_with(node, rec, facts, verb, text)))
   elseif rec.state == 'running' then
     redis.call('HSET', FAILURES, kept_field(node), verb .. ' ' .. text)

@@ -4,8 +4,8 @@
 -- include: push
 
 local function own_keys()
-  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN,
-    RUN .. ':order', RUN .. ':listed', plan_fact('signals') and RUN .. ':inbox'}
+  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN, RUN .. ':order', RUN .. ':listed',
+    plan_fact('signals') and RUN .. ':inbox'}
   for _, node in ipairs(plan_fact('maps') or {}) do
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node

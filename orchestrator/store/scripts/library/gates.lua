@@ -151,7 +151,7 @@ end
 -- A vote: 'approve' or 'reject', and the vote as JSON, {by, reason}.
 local function vote_arrives(node, verb, text)
   local rec, facts, vote = record(node), plan_node(node), cjson.decode(text)
-  if not rec or rec.state ~= 'waiting' then
+  if not rec or rec.state ~= 'waiting' or run.verdict then
     return {run.verdict and 'ending' or 'not open'}
   elseif facts.gate.approvers and not is_one_of(facts.gate.approvers, vote.by) then
     return {'no approver'}

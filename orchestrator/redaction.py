@@ -39,7 +39,8 @@ class Redaction:
     def __init__(self, names: Iterable[str], values: Iterable[str] = ()) -> None:
         self._names = frozenset(name.casefold() for name in names if name)
         named = "|".join(map(re.escape, sorted(self._names)))
-        self._named = re.compile(rf"""(?<!\w)((?:{named})\\?["']?\s*[:=]\s*){VALUE}""", re.IGNORECASE)
+        behind = rf"""\\?["']?\s*[:=]\s*(?!['"]?{re.escape(HIDDEN)})"""
+        self._named = re.compile(rf"(?<!\w)((?:{named}){behind}){VALUE}", re.IGNORECASE)
         # The longest first: it may begin with another one.
         alone = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
         self._alone = re.compile(rf"(?<!\w)(?:{alone})(?!\w)") if alone else None

@@ -33,7 +33,9 @@ def test_a_text_loses_what_stands_behind_the_name_of_a_hidden_field(text):
     assert ("4711" in shown, HIDDEN in shown) == (False, True)
 
 
-@pytest.mark.parametrize("text", ["no card is left", "discard: all", "card_type=debit", "3 cards", "", "card"])
+@pytest.mark.parametrize(
+    "text", ["no card is left", "discard: all", "card_type=debit", "3 cards", "", "card", "{'card': '[redacted]'}"]
+)
 def test_a_text_that_only_has_the_name_stays(text):
     assert CARD.text(text) == text
 

@@ -38,6 +38,10 @@ class Wakes:
         Args:
             members: Of each its run and its name, as a timer has them.
         """
+        strays = [member for member in members if member.count("|") != 1]
+        for member in strays:
+            self._parts.attempt("timer", member, partial(_refuse, member))
+        members = [member for member in members if member not in strays]
         nodes = [member.split("|") for member in members]
         pins = self.store.pins([run_id for run_id, _ in nodes])
         plans = self.store.plans({plan_hash for plan_hash, _ in pins})
@@ -62,6 +66,10 @@ class Wakes:
         if plan_hash:
             raise RunError("the plan of its run is gone", run_id=run_id, node_name=node)
         self.store.upkeep.forget_timer(run_id, node)
+
+
+def _refuse(member: str) -> None:
+    raise ValueError(f"{member!r} is no timer: it has to name a run and a node")
 
 
 def _raise_if_refused(answer: Moved | RedisError) -> None:

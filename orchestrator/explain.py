@@ -231,13 +231,13 @@ class _Explainer:
 
     def _explain_waiting(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         since, until = instant(record["since"]), instant(record.get("due"))
-        gate = self.plan.nodes[node_of(name)].gate
-        what = {
-            "signal": f"waits for signal {gate.get('of')}",
-            "approval": f"waits for approval {name}{_voters(gate, record)}",
-            "callback": "waits for its callback",
-            "sleep": "sleeps",
-        }.get(record["waits"], f"waits for {record['waits']}")
+        gate, waits = self.plan.nodes[node_of(name)].gate, record["waits"]
+        # A kind that only newer workers know is named as it is.
+        what = {"callback": "waits for its callback", "sleep": "sleeps"}.get(waits, f"waits for {waits}")
+        if waits == "signal":
+            what = f"waits for signal {gate['of']}"
+        elif waits == "approval":
+            what = f"waits for approval {name}{_voters(gate, record)}"
         return f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC", until
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:

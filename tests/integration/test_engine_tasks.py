@@ -56,7 +56,7 @@ def make(**settings):
 )
 def test_nothing_of_it_holds_for_a_task_of_the_engine(settings):
     _, tasks = make(**settings)
-    assert len(tasks) == 4
+    assert len(tasks) == 5
     for task in tasks:
         assert (task.time_limit, task.soft_time_limit, task.rate_limit, task.expires) == (None,) * 4
         assert task.acks_late

@@ -175,7 +175,7 @@ def test_a_run_is_cancelled_and_resumed(flower, run):
     assert not run.status.is_final
     again = flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"})
     assert again.status == 409
-    assert "only a failed" in again.text
+    assert "only a paused, failed" in again.text
 
 
 def test_acting_on_a_filter_asks_with_a_count_first(flower, program):

@@ -82,4 +82,5 @@ def test_what_is_not_run_can_be_imported(folder, environment):
     shown = {shlex.split(command.line)[1] for command in RUNS}
     others = [name.removesuffix(".py") for name in PROGRAMS if name not in shown]
     assert {"three_lines", "settings"} <= set(others)
-    assert run(["-c", f"import {', '.join(others)}"], folder, environment) == (0, "", "")
+    done = run(["-c", f"import {', '.join(others)}"], folder, environment)
+    assert done == (0, "", ""), done[2]

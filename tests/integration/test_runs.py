@@ -128,7 +128,7 @@ def test_a_node_has_one_key_for_all_attempts_and_another_one_after_it_was_undone
 def test_a_run_that_has_not_ended_cannot_be_resumed(sample, ledger):
     run = sample.orchestrator.start("to-cancel")
     ledger.wait_for("start", "patient")
-    with pytest.raises(RunError, match="the run is running; only a failed"):
+    with pytest.raises(RunError, match="the run is running; only a paused, failed"):
         run.resume()
     run.cancel()
     assert run.wait(timeout=30) == "cancelled"

@@ -73,7 +73,7 @@ def test_a_cancelled_run_with_many_places_leaves_at_once_and_the_others_are_serv
     wait_in_line(crowd, count)
     wait_in_line(run, 3)
     began = time.monotonic()
-    crowd.cancel()
+    crowd.complete(crowd.cancel())
     took = time.monotonic() - began
     thaw(world)
     assert world.line("api") == [member(run, f"item[{index}]") for index in range(3)]

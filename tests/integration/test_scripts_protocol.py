@@ -46,15 +46,16 @@ NODE_EDGES = {
     "running": {"running", "parked", "ready", "succeeded", "failed", "unknown", "skipped"},
     "parked": {"parked", "ready", "running", "skipped", "failed", "unknown"},
     "succeeded": {"compensating"},
-    "failed": {"compensating", "pending"},
-    "unknown": {"compensating", "pending"},
-    "skipped": {"pending"},
+    "failed": {"compensating", "pending", "ready"},
+    "unknown": {"compensating", "pending", "ready"},
+    "skipped": {"pending", "ready"},
     "compensating": {"compensated", "compensation_failed"},
-    "compensated": {"pending"},
+    "compensated": {"pending", "ready"},
     "compensation_failed": {"compensating"},
 }
 """The states of a node and its legal edges; ready to ready is a repeated message, running to running a report or an
-admission, running to skipped one that came too late, pending to pending a second resume before the run came to it.
+admission, running to skipped one that came too late, pending to pending a second resume before the run came to it. What
+a resume finds where it goes on is ready in the same step.
 """
 COMPENSATION_EDGES = {
     "absent": {"ready"},

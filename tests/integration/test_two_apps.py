@@ -33,7 +33,7 @@ def test_each_app_runs_its_own_flow_in_its_own_store(server, prefix):
     assert (len(one.runs()), len(two.runs())) == (2, 1)
     for orchestrator in (one, two):
         own = [task for name, task in orchestrator.app.tasks.items() if name.startswith(("who.", "orchestrator."))]
-        assert len(own) == 5
+        assert len(own) == 6
         assert {task.app for task in own} == {orchestrator.app}
         assert len({id(task.request_stack) for task in own}) == len(own)
         orchestrator._engine.store.client.flushdb()

@@ -28,7 +28,11 @@ PHASES = ("before_claim", "after_claim", "before_store", "after_store", "after_p
 @pytest.mark.parametrize(
     ("point", "mode"),
     [pytest.param(point, "", id=f"{point}-canvas") for point in POINTS]
-    + [pytest.param(point, "-fused", id=f"{point}-fused") for point in POINTS if "link" in point],
+    + [
+        pytest.param(point, "-fused", id=f"{point}-fused", marks=pytest.mark.chaos_long if "claim" in point else ())
+        for point in POINTS
+        if "link" in point
+    ],
 )
 def test_a_pool_process_killed_at_a_point_repeats_at_most_its_own_node(point, mode, world):
     node = point.partition("@")[2]

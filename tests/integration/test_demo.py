@@ -144,6 +144,7 @@ def test_a_signal_in_the_middle_stops_everything(demo, number):
     assert demo.processes() == {}
 
 
+@pytest.mark.chaos_long
 def test_a_signal_before_the_workers_are_up_stops_them_too(demo):
     demo.wait_for("as worker-2, pid")
     demo.process.send_signal(signal.SIGINT)

@@ -36,7 +36,7 @@ KEYED = SharedRateLimiter("keyed", 500, per=timedelta(seconds=1), burst=1, key=s
 BUCKETS = [bucket_of("keyed", key) for key in "ab"]
 SLOTS = SharedConcurrency("slots", 1)
 LINES = ["shared", "@slots", *BUCKETS]
-RUNS = 40
+RUNS = 20
 STEPS_AT_MOST = 3000
 
 NODE_EDGES = {

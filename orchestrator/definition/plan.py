@@ -22,8 +22,7 @@ from orchestrator.lazy import lazy
 READ_TOGETHER = 32
 LATER_FIELDS = ("repeats", "pauses", "gate")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
-FIRST_FORMAT, FORMAT_OF_GATES = 1, 2
-FORMAT = FORMAT_OF_GATES
+FIRST_FORMAT, FORMAT = 1, 2
 """The newest format of plans that this version knows."""
 TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
@@ -133,7 +132,10 @@ class Plan:
     @lazy
     def needed_format(self) -> int:
         """The number of the format that a process has to know to work on runs of the plan."""
-        return self.format or (FORMAT_OF_GATES if any(step.gates for step in self.steps) else FIRST_FORMAT)
+        is_newer = any(step.gates for step in self.steps) or any(
+            getattr(node, name) for node in self.nodes.values() for name in LATER_FIELDS
+        )
+        return self.format or (FORMAT if is_newer else FIRST_FORMAT)
 
     @lazy
     def text(self) -> str:

@@ -47,6 +47,7 @@ def test_the_plan_says_so_and_comes_back_from_text():
     assert (plan.nodes["n"].repeats, plan.nodes["n"].paged) == ((2000, 7), True)
     assert not plan.nodes["m"].repeats
     assert Plan.from_text(plan.text) == plan
+    assert plan.needed_format == 2, "an older worker would take it for a node that is called once"
     assert plan.fields()["pages"] == '[["n",""]]'
 
 

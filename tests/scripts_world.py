@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 HOLDER = "worker/1"
 THREADS = 100
-RETENTION_MS = 600_000
-LEASE_MS = 30_000
+RETENTION_MS, LEASE_MS = 600_000, 30_000
 SHORT_LIVED = re.compile(r":limits:(tat|frozen):")
 """Keys that go away by themselves within seconds."""
 READ: dict[str, Callable[[Any, str], object]] = {
@@ -57,9 +56,7 @@ READ: dict[str, Callable[[Any, str], object]] = {
 }
 PORTIONS = "RECORDS_AT_ONCE, NAMES_AT_ONCE = 200, 1000"
 ENDED = {"succeeded", "failed", "cancelled", "compensation_failed"}
-FAILURE = json.dumps(
-    {"flow_name": "f", "node_name": "n", "attempt": 1, "type": "builtins.OSError", "message": "no", "traceback": ""}
-)
+FAILURE = '{"flow_name":"f","node_name":"n","attempt":1,"type":"builtins.OSError","message":"no","traceback":""}'
 
 
 def act() -> None:

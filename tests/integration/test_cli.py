@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -24,55 +23,13 @@ from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
+from tests.typist import MODULE, Operator
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-MODULE = "tests.programs.operated"
 LAMP = '{"item": "lamp"}'
 SUFFIXES = {CounterMetricFamily: ["_total"], HistogramMetricFamily: ["_bucket", "_sum", "_count"]}
 SAMPLES = {name + suffix for name, metric in METRICS.items() for suffix in SUFFIXES.get(metric.family, [""])}
 """Names that a scrape has, which dashboards and alerts ask for."""
 ELSEWHERE = {"dev"}  # tested in test_dev.py, with a terminal of its own
-
-
-class Operator:
-    """Types commands, most of them in this process."""
-
-    def __init__(self, program_module, url: str, log: Path) -> None:
-        self.module = program_module
-        self.url = url
-        self.log = log
-        self.orchestrator = program_module.orchestrator
-
-    def type(self, *words: str, code: int = 0, given: str | None = None) -> str:
-        answer = CliRunner().invoke(program, ["-A", MODULE, *words], input=given, auto_envvar_prefix="CELERY")
-        assert answer.exit_code == code, f"{words}: {answer.exit_code}\n{answer.output}\n{answer.exception!r}"
-        return answer.stdout if code < 2 else answer.stderr
-
-    def json(self, *words: str, code: int = 0):
-        text = self.type(*words, "--json", code=code)
-        name = next(name for name in (" ".join(words[:2]), words[0]) if name in SCHEMAS)
-        SCHEMAS[name].validate_json(text, strict=True, by_alias=True)
-        return json.loads(text)
-
-    def in_process(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "celery", "-A", MODULE, "flow", *words],
-            cwd=ROOT,
-            env=environment_for(self.url),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def samples(self) -> dict[tuple[str, ...], float]:
-        """Every sample of the metrics, by its name and the values of its labels."""
-        return {(each["name"], *each["labels"].values()): each["value"] for each in self.json("metrics")}
-
-    def order(self, **input) -> str:
-        return self.type("start", "order", "--input", json.dumps({"item": "lamp"} | input), "--wait").split()[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""Operator of the command line in tests: types its commands and reads what they print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from click.testing import CliRunner
+
+from orchestrator.cli.program import program
+from orchestrator.cli.schemas import SCHEMAS
+from tests.harness import ROOT, environment_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = "tests.programs.operated"
+
+
+class Operator:
+    """Types commands, most of them in this process."""
+
+    def __init__(self, program_module, url: str, log: Path) -> None:
+        self.module = program_module
+        self.url = url
+        self.log = log
+        self.orchestrator = program_module.orchestrator
+
+    def type(self, *words: str, code: int = 0, given: str | None = None) -> str:
+        answer = CliRunner().invoke(program, ["-A", MODULE, *words], input=given, auto_envvar_prefix="CELERY")
+        assert answer.exit_code == code, f"{words}: {answer.exit_code}\n{answer.output}\n{answer.exception!r}"
+        return answer.stdout if code < 2 else answer.stderr
+
+    def json(self, *words: str, code: int = 0):
+        text = self.type(*words, "--json", code=code)
+        name = next(name for name in (" ".join(words[:2]), words[0]) if name in SCHEMAS)
+        SCHEMAS[name].validate_json(text, strict=True, by_alias=True)
+        return json.loads(text)
+
+    def in_process(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "celery", "-A", MODULE, "flow", *words],
+            cwd=ROOT,
+            env=environment_for(self.url),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def samples(self) -> dict[tuple[str, ...], float]:
+        """Every sample of the metrics, by its name and the values of its labels."""
+        return {(each["name"], *each["labels"].values()): each["value"] for each in self.json("metrics")}
+
+    def order(self, **input) -> str:
+        return self.type("start", "order", "--input", json.dumps({"item": "lamp"} | input), "--wait").split()[0]

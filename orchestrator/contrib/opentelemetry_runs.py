@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import RunRecord
 
 RESUMED = "resumed"
-FAILED = {"failed", "unknown", "compensation_failed", "lost", "timed-out", "retrying"}
-WAITS = {"retrying", "waiting", "throttled"}
+FAILED = {"failed", "unknown", "compensation_failed", "lost", "timed-out", "retrying", "paused"}
+WAITS = {"retrying", "waiting", "throttled", "paused"}
 """Events behind which a node waits until its next attempt starts."""
 UNDER_WAY = {"page"}
 

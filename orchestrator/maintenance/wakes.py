@@ -57,10 +57,15 @@ class Wakes:
         for (member, run_id, node, plan, epoch), answer in zip(found, answers, strict=True):
             fault_point("after_wake", node)
             # Also where it went well: a timer that failed before is named no longer.
-            if self._parts.attempt("timer", member, partial(_raise_if_refused, answer)):
-                assert not isinstance(answer, RedisError)  # noqa: S101 - it was raised
-                made.append((plan, run_id, epoch, self.engine.complete(plan, run_id, answer.work)))
+            self._parts.attempt("timer", member, partial(self._take, answer, plan, run_id, epoch, made))
         self.engine.publisher.publish_all(made)
+
+    def _take(
+        self, answer: Moved | RedisError, plan: Plan, run_id: str, epoch: int, made: list[tuple[Plan, str, int, Work]]
+    ) -> None:
+        if isinstance(answer, RedisError):
+            raise answer
+        made.append((plan, run_id, epoch, self.engine.complete(plan, run_id, answer.work)))
 
     def _miss(self, run_id: str, node: str, plan_hash: str) -> None:
         if plan_hash:
@@ -70,8 +75,3 @@ class Wakes:
 
 def _refuse(member: str) -> None:
     raise ValueError(f"{member!r} is no timer: it has to name a run and a node")
-
-
-def _raise_if_refused(answer: Moved | RedisError) -> None:
-    if isinstance(answer, RedisError):
-        raise answer

@@ -52,7 +52,10 @@ def _of_text(text: bytes) -> Iterator[Entry]:
     at, event, attempt, node, detail = text.decode("utf-8", "replace").split("|", 4)
     if event != COMMIT:
         holder = error = ""
-        if event in FAILED and detail.count("|") > 1:  # version 0.1.0 kept no more than the delay
+        # A run is paused for a reason; of a node it is the end of its last attempt.
+        if (event in FAILED or (event == "paused" and node)) and detail.count(
+            "|"
+        ) > 1:  # version 0.1.0 kept no more than the delay
             detail, holder, error = detail.split("|", 2)
         yield Entry(int(at), event, node, int(attempt), detail, holder, error)
         return

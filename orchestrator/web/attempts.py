@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from orchestrator import Event, NodeFailure, NodeRow
     from orchestrator.store.log_lines import LogLine
 
-SAID = {"retrying": "failed, another follows", "throttled": "told to come back later"} | LOST
+SAID = {
+    "retrying": "failed, another follows",
+    "throttled": "told to come back later",
+    "paused": "failed, and the node waits for resume",
+} | LOST
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ def describe_event(event: Event) -> str:
         "timed-out": f"attempt {event.attempt} took longer than its timeout" + (f"; {detail}" if detail else ""),
         "run-ending": f"the run is ending: {detail}",
         "resumed": "the run was resumed",
+        "continued": "the run was resumed",
         "republished": f"its message was sent again: {detail}",
         "page": f"page {detail} is stored",
         "iteration": f"iteration {detail} is stored",

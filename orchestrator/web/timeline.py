@@ -25,7 +25,12 @@ MOST_LANES = 30
 GAP_WIDTH = 7.0
 """Per cent of the width that a stretch without anything running takes."""
 SHORTEST_GAP = timedelta(seconds=2)
-WAITS = {"retrying": "waits for the next attempt", "waiting": "in line for", "throttled": "told to come back later"}
+WAITS = {
+    "retrying": "waits for the next attempt",
+    "waiting": "in line for",
+    "throttled": "told to come back later",
+    "paused": "stands until the run is resumed",
+}
 ENDS = {"succeeded": "ok", "failed": "bad", "unknown": "bad", "skipped": "skip"}
 LOST = {"lost": "was lost with its worker", "timed-out": "took longer than its timeout"}
 
@@ -153,6 +158,10 @@ class _Segments:
     def begin(self, kind: str, at: datetime, title: str, attempt: int = 0) -> None:
         self.open = Segment(kind, "run" if kind == "run" else "", at, at, title, attempt)
 
+    @property
+    def is_running(self) -> bool:
+        return self.open is not None and self.open.kind == "run"
+
     def close(self, at: datetime, tone: str = "", title: str = "") -> None:
         if self.open is not None:
             ended = max(self.open.begin, at)
@@ -169,7 +178,8 @@ class _Segments:
         elif event.event in ENDS:
             self.close(event.at, ENDS[event.event], f"{number} {event.event}" if event.attempt else event.event)
         elif event.event in WAITS or event.event in LOST:
-            is_bad = event.event == "retrying" or event.event in LOST
+            # Of an attempt that was lost, its end is told before.
+            is_bad = event.event in {"retrying", *LOST} or (event.event == "paused" and self.is_running)
             self.close(
                 event.at, "bad" if is_bad else "", f"{number} {LOST.get(event.event, 'failed')}" if is_bad else ""
             )
@@ -185,8 +195,7 @@ class _Segments:
             self.close(row.started)
             self.begin("run", row.started, f"attempt {row.attempt}", row.attempt)
         if row.state not in ("pending", "skipped"):
-            is_run = self.open is not None and self.open.kind == "run"
-            self.close(row.ended or end, TONES.get(row.state, "run") if is_run else "")
+            self.close(row.ended or end, TONES.get(row.state, "run") if self.is_running else "")
         return self.done
 
 

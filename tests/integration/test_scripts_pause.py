@@ -150,3 +150,37 @@ def test_a_resume_releases_many_items_in_portions(world):
 
 def act_on_item(item: int) -> int:
     return item
+
+
+def test_a_hold_ends_with_its_run(world):
+    run = world.run(plan_of(flow().then_parallel("fan", standing("a"), Node("b", act)).then(Node("c", act))))
+    pause(run)
+    run.cancel()
+    assert run.status == "cancelled"
+    run.resume()
+    assert run.break_off("a", delay_ms=1).outcome == "paused"
+    assert run.claim("b").outcome == "run", "only the node stands"
+
+
+def test_a_pause_in_the_middle_of_a_resume_loses_nothing_of_it(world):
+    many = [Node(f"m-{number}", act, retry=STANDS) for number in range(450)]
+    run = world.run(plan_of(flow().then_parallel("fan", *many).then(Node("after", act))))
+    run.complete(run.cancel())
+    moved = run.scripts.resume(run.id, run.plan.hash, token=new_token())
+    run.epoch = 2
+    assert moved.work.kind == "more"
+    assert pause(run) == "paused"
+    moved = run.scripts.resume(run.id, run.plan.hash, token=new_token())
+    while moved.work.kind == "more":
+        moved = run.go_on()
+    assert len(moved.work.names) == 450
+    assert set(run.states().values()) == {"ready"}
+
+
+def test_the_history_says_how_the_last_attempt_of_a_standing_node_ended(world):
+    run = world.run(plan_of(flow().then(standing("a"))))
+    run.break_off("a", delay_ms=1)
+    (entry,) = [each for each in world.store.history(run.id) if each.event == "paused"]
+    assert (entry.node, entry.detail, entry.holder, entry.error) == ("a", "", "worker/1", "builtins.OSError: no")
+    run.scripts.resume(run.id, run.plan.hash, token=new_token())
+    assert [event for event, _ in run.events()][-1] == "continued"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator import Node, signal, sleep
+from orchestrator import Node, RetryPolicy, signal, sleep
 from orchestrator.definition.gates import approval
 from tests.scripts_world import FAILURE, at_once, flow, mapped_run, node, plan_of
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.outside import Outside
 
 SHORT = timedelta(seconds=5)
+
+STANDS = RetryPolicy(maximum_attempts=1, on_exhausted="pause")
 
 
 def lead(*steps, name="f"):
@@ -426,6 +428,28 @@ def test_a_completion_between_two_attempts_ends_the_node(world, state):
     assert call_back(run, "ask", secret).work.names == ("last",)
     assert run.claim("ask").outcome == "done"
     assert world.members(world.keys.timers) == []
+
+
+def test_the_timeout_of_its_last_attempt_lets_a_node_stand_that_waits_for_somebody(world):
+    run = world.run(lead(node("ask").with_retry(STANDS), node("last")))
+    secret = opened(run, "ask", token := run.hold("ask"))
+    wait(run, "ask", token, lasts_ms=5000, delay_ms=1000)
+    make_due(world, run, "ask")
+
+    assert run.wake("ask").outcome == "ended"
+    assert (run.status, run.node("ask")["state"], run.field("running")) == ("paused", "paused", "0")
+    assert run.resume().outcome == "continued"
+    token = run.hold("ask")
+    assert outside(run).open_callback(run.id, run.plan.hash, "ask", token, "new") == secret, "somebody may have it"
+
+
+def test_a_completion_is_kept_where_the_last_attempt_would_let_the_node_stand(world):
+    run = world.run(lead(node("ask").with_retry(STANDS), node("last")))
+    secret = opened(run, "ask", token := run.hold("ask"))
+    call_back(run, "ask", secret)
+
+    assert run.fail("ask", token, delay_ms=1000).work.names == ("last",)
+    assert (run.status, run.outputs()["ask"]) == ("running", b'"done"')
 
 
 def test_a_callback_that_waits_is_unknown_when_the_run_ends(world):

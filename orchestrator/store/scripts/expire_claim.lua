@@ -18,7 +18,7 @@ add_busy(rec)
 rec.lost = not timed_out and true or nil
 count_attempt(timed_out and 'timed_out' or 'lost')
 local is_tried_again = rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation')
-local following = 'no attempt follows'
+local following = pauses.has_to_stand(facts) and 'it stands until the run is resumed' or 'no attempt follows'
 if is_tried_again then
   following = string.format('attempt %d of %d follows', rec.attempt + 1, facts.attempts)
     .. (delay > 0 and string.format(' in %d ms', delay) or '')

@@ -61,7 +61,8 @@ end_claim(rec, node)
 add_busy(rec)
 count_attempt(waits and (most and 'throttled' or 'retried') or 'failed')
 rec.lost, rec.dropped = nil, token
-if waits and rec.kept then
+local stands = delay >= 0 and pauses.has_to_stand(facts)
+if rec.kept and (waits or stands) then
   rec.outcome = 'parked'
   detach(facts)
   return reply('parked', announced(waiting.deliver(node, rec, facts)))
@@ -83,9 +84,9 @@ if waits then
   touch()
   return reply('parked', maps.next_item(facts, follows))
 end
-if delay >= 0 and pauses.has_to_stand(facts) then
+if stands then
   rec.outcome = 'paused'
-  pauses.stand(node, rec, facts)
+  pauses.stand(node, rec, facts, of_attempt('', holder, failure))
   return reply('paused', maps.next_item(facts, follows))
 end
 local was_detached = run.detached == '1'

@@ -45,11 +45,17 @@ end
 local function callback_expires(node, rec, facts)
   local message = string.format('its callback did not come within %g s', rec.lasts / 1000)
   local failure = abort.failure_of('orchestrator.errors.NodeTimeout', message, node, rec.attempt)
-  if rec.attempt >= facts.attempts then
+  local has_more = rec.attempt < facts.attempts
+  if not has_more and not pauses.has_to_stand(facts) then
     return fail(node, rec, facts, failure)
   end
   redis.call('HSET', FAILURES, node, failure)
   leave(node, rec)
+  if not has_more then
+    note('timed-out', node, rec.attempt)
+    pauses.stand(node, rec, facts)
+    return maps.next_item(facts)
+  end
   rec.state, rec.due = 'parked', NOW + rec.delay
   rec.lasts, rec.delay = nil, nil
   save(node, rec)

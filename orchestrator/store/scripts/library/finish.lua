@@ -47,7 +47,8 @@ local function reopen(token)
     redis.call('PERSIST', key)
   end
   redis.call('HINCRBY', PLAN, 'live', 1)
-  redis.call('HDEL', RUN, 'finished')
+  redis.call('HDEL', RUN, 'finished', 'held', 'paused_at', 'paused_for')  -- a hold ends with the run
+  run.held = false
 end
 
 return {reopen = reopen, emit = emit, own_keys = own_keys, finish = finish, push = push}

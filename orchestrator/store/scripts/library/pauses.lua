@@ -5,10 +5,10 @@
 -- Whether a node whose attempts are exhausted stands instead of failing.
 local function has_to_stand(facts) return facts.pauses and not run.verdict and facts.kind ~= 'compensation' end
 
-local function stand(node, rec, facts)
+local function stand(node, rec, facts, detail)
   rec.state = 'paused'
   save(node, rec)
-  note('paused', node, rec.attempt)
+  note('paused', node, rec.attempt, detail)
   detach(facts)
   touch()
   if run.status == 'running' then
@@ -29,6 +29,10 @@ local function release(place)
       if rec and rec.state == 'paused' then
         redis.call('HDEL', FAILURES, name)
         save_ready(name, rec.generation)
+        if rec.secret then  -- somebody may have its callback
+          record(name).secret = rec.secret
+          save(name, record(name))
+        end
         maps.repeated(name, plan_node(name))
       end
     end

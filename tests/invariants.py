@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import Store
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
-GROUPS = ("open", *ENDED)
+GROUPS = ("open", *ENDED, "paused")
 
 
 @dataclass
@@ -436,9 +436,10 @@ def check_waits(view: View, run: RunView) -> None:
 def check_life(view: View, run: RunView) -> None:
     """I7: an ended run expires and is nowhere live; a live one lasts, and something will move it."""
     lasting = [name for name, left in run.lifetimes.items() if left == -1]
-    group = run.status if run.has_ended else "open"
-    assert {each for each, members in view.by_status.items() if run.id in members} == {group}
-    assert {each for each, members in view.by_flow.items() if run.id in members} == {(run.plan.flow, group)}
+    groups = {run.status} if run.has_ended else {"open", *({"paused"} & {run.status})}
+    assert {each for each, members in view.by_status.items() if run.id in members} == groups
+    flow = run.plan.flow
+    assert {each for each, members in view.by_flow.items() if run.id in members} == {(flow, each) for each in groups}
     expiring = f"{run.status}|{run.plan.flow}|{run.id}"
     assert {member for member in view.expiring if run.id in member} == ({expiring} if run.has_ended else set())
     assert (run.id in view.live) == (not run.has_ended)

@@ -21,6 +21,7 @@ from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.schedules import instants
 from orchestrator.sparing_log import warn_sparingly
 from orchestrator.store.totals import Histogram, read_totals
+from orchestrator.store.waiting_rows import KINDS, count_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +71,8 @@ def _histogram(text: str, *labels: str) -> Metric:
 METRICS = {
     "orchestrator_up": _gauge("Whether the last snapshot could be taken."),
     "orchestrator_snapshot_age_seconds": _gauge("Age of what the other metrics say."),
-    "orchestrator_runs": _gauge("Runs by flow and status; open: pending, running, compensating.", "flow", "status"),
+    "orchestrator_runs": _gauge("Runs by flow and status; open: those that have not ended.", "flow", "status"),
+    "orchestrator_runs_paused": _gauge("Runs that are paused until somebody resumes them; they are open too.", "flow"),
     "orchestrator_run_ends": _counter("Runs that ended, by status.", "flow", "status"),
     "orchestrator_run_duration_seconds": _histogram("From the start of a run to its end.", "flow"),
     "orchestrator_node_duration_seconds": _histogram("Last attempts of nodes, of a sample of runs.", "flow", "node"),
@@ -85,6 +87,8 @@ METRICS = {
     "orchestrator_queue_load": _gauge("Ready and running together: the number for an autoscaler.", "queue"),
     "orchestrator_queue_consumers": _gauge("Workers that consume a queue.", "queue"),
     "orchestrator_timers": _gauge("Nodes that wait for their next attempt, and deadlines of runs."),
+    "orchestrator_nodes_waiting": _gauge("Nodes that wait for somebody: approval, signal or callback.", "kind"),
+    "orchestrator_nodes_longest_wait_seconds": _gauge("Wait of the first of them.", "kind"),
     "orchestrator_limit_waiting": _gauge("Nodes in the wait queue of a limit.", "limit"),
     "orchestrator_limit_longest_wait_seconds": _gauge("Wait of the first of them.", "limit"),
     "orchestrator_limit_frozen": _gauge("Whether a limit is frozen.", "limit"),
@@ -184,8 +188,10 @@ def take(orchestrator: Orchestrator) -> Samples:
     for counts in orchestrator.counts():
         for status in ("open", *ENDED):
             found["orchestrator_runs"][counts.flow, status] = getattr(counts, status)
+        found["orchestrator_runs_paused"][counts.flow,] = counts.paused
     _add_totals(engine, orchestrator, found)
     _add_queues(engine, orchestrator, found)
+    _add_waiting(engine, orchestrator, found)
     _add_limits(orchestrator, found)
     _add_schedules(engine, orchestrator, found)
     return found
@@ -243,6 +249,15 @@ def _running_by_queue(engine: Engine, holders: list[str]) -> Counter[str]:
         if node is not None:
             running[node.queue] += 1
     return running
+
+
+def _add_waiting(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:
+    now = datetime.now(UTC)
+    for kind in KINDS:
+        first = orchestrator.waiting(kind=kind, limit=1)  # takes away what waits no more in front of it
+        wait = (now - first[0].since).total_seconds() if first else 0.0
+        found["orchestrator_nodes_waiting"][kind,] = count_waiting(engine.store, kind)
+        found["orchestrator_nodes_longest_wait_seconds"][kind,] = max(wait, 0.0)
 
 
 def _add_limits(orchestrator: Orchestrator, found: Samples) -> None:

@@ -32,7 +32,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
 | limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
 | lines | sorted set: buckets with a wait queue that is not empty, by next look | while something waits |
-| index:status:<group> | sorted set: run ids by creation; `open`, or the status they ended with | entries as the runs |
+| index:status:<group> | sorted set: run ids by creation; `open`, `paused`, or how they ended | entries as the runs |
 | index:flow:<flow>:<group> | sorted set: the same of one flow | entries as the runs |
 | index:tag:<hash of name and value> | sorted set: the same with a tag of Settings.indexed_tags | entries as the runs |
 | index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
@@ -167,11 +167,11 @@ class Keys:
         return self._named("holders", holder)
 
     def by_flow(self, flow: str, group: str) -> str:
-        """Runs of a flow that are "open", or that ended with a status."""
+        """Runs of a flow that are "open", "paused" among them, or that ended with a status."""
         return self._named("index", "flow", flow, group)
 
     def by_status(self, group: str) -> str:
-        """Runs that are "open", or that ended with a status."""
+        """Runs that are "open", "paused" among them, or that ended with a status."""
         return self._named("index", "status", group)
 
     def older_by_flow(self, flow: str) -> str:

@@ -34,8 +34,8 @@ FIELDS = (
 )
 CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
 OPEN = frozenset(str(status) for status in RunStatus if not status.is_final)
-GROUPS = ("open", *(str(status) for status in RunStatus if status.is_final))
-"""What the indexes tell apart: runs that have not ended, and how the others ended."""
+GROUPS = ("open", *(str(status) for status in RunStatus if status.is_final), "paused")
+"""What the indexes tell apart: runs that have not ended, how the others ended, and which open ones are paused."""
 SHOWN = 3
 """Names of open nodes in one line of a page."""
 LOOKED_AT = 50
@@ -133,7 +133,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class FlowCounts:
-    """How many runs of one flow there are by status; `open` are those that have not ended."""
+    """How many runs of one flow there are by status; `open` are those that have not ended, `paused` a part of them."""
 
     flow: str
     open: int
@@ -141,6 +141,7 @@ class FlowCounts:
     failed: int
     cancelled: int
     compensation_failed: int
+    paused: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -255,7 +256,8 @@ def _groups(store: Store, wanted: Filter) -> list[list[str]]:
         flow = wanted.flow
         groups.append([*(keys.by_flow(flow, part) for part in parts), keys.older_by_flow(flow)])
     else:
-        groups.append([*map(keys.by_status, parts), *map(keys.by_status, open_ones)])  # version 0.1.0 has the last ones
+        older = [status for status in open_ones if status != "paused"]  # as version 0.1.0 has them
+        groups.append([*map(keys.by_status, parts), *map(keys.by_status, older)])
     return groups
 
 

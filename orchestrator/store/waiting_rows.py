@@ -75,6 +75,12 @@ def read_waiting(store: Store, *, flow: str | None, kind: str | None, limit: int
     return sorted(found, key=lambda row: row.since)[:limit]
 
 
+def count_waiting(store: Store, kind: str) -> int:
+    """Return how many nodes wait for one kind of answer."""
+    with store.guarded():
+        return int(store.client.zcard(store.keys.waiting(kind)))
+
+
 def _rows_of(store: Store, kind: str, flow: str | None, limit: int) -> Iterator[WaitingRow]:
     key, first, left = store.keys.waiting(kind), 0, limit
     while left > 0:

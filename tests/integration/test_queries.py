@@ -10,6 +10,8 @@ import redis
 from celery import Celery
 
 from orchestrator import FlowBuilder, Node, Orchestrator, Settings, SharedConcurrency, Terminal, manual
+from orchestrator.contrib.prometheus import take
+from orchestrator.definition.gates import approval
 from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
 
@@ -264,3 +266,21 @@ def test_a_search_that_finds_too_little_says_how_far_it_came_and_goes_on_from_th
     assert ids(rest) == [oldest.id]
     assert (rest.cursor, rest.searched_back_to) == (None, None)
     assert ids(orchestrator.runs(flow="ship", text="the oldest", until=page.searched_back_to)) == [oldest.id]
+
+
+def test_metrics_count_what_is_paused_and_what_waits_for_somebody(server):
+    orchestrator = client_of(server, prefix="stands")
+    orchestrator.register(build("trip", approval("manager"), Node("book", lambda: 1)))
+    waiting, _, paused = (orchestrator.start(flow) for flow in ("trip", "trip", "ship"))
+    paused.pause("no ships")
+    found = take(orchestrator)
+    assert found["orchestrator_runs_paused"] == {("pay",): 0, ("ship",): 1, ("trip",): 0}
+    assert found["orchestrator_runs"]["ship", "open"] == 1
+    assert found["orchestrator_nodes_waiting"] == {("approval",): 2, ("signal",): 0, ("callback",): 0}
+    assert found["orchestrator_nodes_longest_wait_seconds"]["approval",] != 0
+    assert [row.id for row in orchestrator.runs(status="paused").rows] == [paused.id]
+    paused.resume()
+    waiting.approve("manager", by="ada")
+    found = take(orchestrator)
+    assert found["orchestrator_runs_paused"]["ship",] == 0
+    assert found["orchestrator_nodes_waiting"]["approval",] == 1

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from orchestrator import Node, RetryPolicy
+from orchestrator.store.queries import count_all, count_runs
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.scripts_world import act, flow, line_plan, mapped_run, new_token, plan_of
 
@@ -35,6 +36,32 @@ def test_a_held_run_begins_nothing_and_finishes_what_runs(world):
     assert run.status == "running"
     run.do("b")
     assert run.status == "succeeded"
+
+
+def test_a_paused_run_is_counted_until_it_goes_on_or_ends(world):
+    resumed, ended, standing = (world.run(line_plan("a")) for _ in range(3))
+    pause(resumed)
+    pause(ended)
+    (of_flow,) = count_runs(world.store, ["f"])
+    assert [(each.open, each.paused) for each in (count_all(world.store), of_flow)] == [(3, 2)] * 2
+    resumed.scripts.resume(resumed.id, resumed.plan.hash, token=new_token())
+    ended.cancel()
+    assert (resumed.status, ended.status) == ("running", "cancelled")
+    (of_flow,) = count_runs(world.store, ["f"])
+    assert [(each.open, each.paused) for each in (count_all(world.store), of_flow)] == [(2, 0)] * 2
+    assert standing.status == "pending"
+
+
+def test_what_a_paused_run_that_is_gone_leaves_in_the_indexes_is_taken_out(world):
+    run = world.run(line_plan("a"))
+    world.scripts.announce_flow(run.plan, retention_ms=1000)
+    pause(run)
+    gone = "00000000-0000-0000-0000-000000000000"
+    names = (world.keys.by_status("open"), world.keys.by_status("paused"), world.keys.by_flow("f", "paused"))
+    for name in names:
+        world.client.zadd(name, {gone: 1})
+    world.scripts.mend_indexes(at_most=10)
+    assert [world.members(name) for name in names] == [[run.id]] * 3
 
 
 def test_a_second_pause_and_a_second_resume_write_nothing(world):

@@ -21,6 +21,16 @@ local function forget(flow, id, but)
   end
 end
 
+local function note_paused(flow, id, created)
+  for _, index in ipairs({INDEX .. ':status:paused', INDEX .. ':flow:' .. flow .. ':paused'}) do
+    if created then
+      redis.call('ZADD', index, created, id)
+    else
+      redis.call('ZREM', index, id)
+    end
+  end
+end
+
 -- The keys that an older version does not know live as long as the others.
 local function mend_lifetimes(id, key, indexes)
   local left = redis.call('PTTL', key)
@@ -52,6 +62,7 @@ local function mend(id)
   end
   for _, each in ipairs(flow and {flow} or flows) do
     forget(each, id, own)
+    note_paused(each, id, status == 'paused' and created or nil)
   end
   if own then
     redis.call('ZADD', INDEX .. ':status:' .. own, created, id)

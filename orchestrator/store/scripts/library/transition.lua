@@ -171,13 +171,23 @@ local function next_seq()
 end
 
 local function set_status(after)
-  local was_ended, before = is_ended(), run.status
+  local was_ended, was = is_ended(), run.status
   set_run({status = after})
   flush()
   if was_ended or is_ended() then
-    local flow, created = run.flow, run.created
-    before, after = was_ended and before or 'open', is_ended() and after or 'open'
+    local flow, created, before = run.flow, run.created, was_ended and was or 'open'
+    after = is_ended() and after or 'open'
     -- include: index
+  end
+  -- What is paused is open too, and in indexes of its own besides.
+  if (run.status == 'paused') ~= (was == 'paused') then
+    for _, index in ipairs({':status:paused', ':flow:' .. run.flow .. ':paused'}) do
+      if run.status == 'paused' then
+        redis.call('ZADD', INDEX .. index, run.created, RUN_ID)
+      else
+        redis.call('ZREM', INDEX .. index, RUN_ID)
+      end
+    end
   end
 end
 

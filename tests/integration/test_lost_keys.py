@@ -99,6 +99,10 @@ class Game:
     def plan(self, name: str) -> Plan:
         return self.engine.registry.flows[name].plan
 
+    def seats(self) -> list[str]:
+        """Who holds a slot."""
+        return self.world.members(self.world.keys.held("@seats"))
+
     def run(self, name: str) -> Any:
         return self.world.run(self.plan(name), input_json=b"null")
 
@@ -259,6 +263,7 @@ def test_a_run_ends_whatever_key_is_lost(clean: Game, state: Callable[[Game], An
         lasting = [name for name in clean.world.names() if f"{prefix}:run:" in name and client.ttl(name) == -1]
         assert lasting == [] or part == "", lost
         assert clean.orchestrator.set_aside() == [] or part == "", lost
+        assert clean.seats() == [], lost
 
 
 def check_hurt(game: Game, run: Any, status: str, whole: str, lost: str) -> None:
@@ -276,7 +281,13 @@ def forget(game: Game, run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "expected"), [(ready, "failed"), (running, "compensation_failed"), (undoing, "compensation_failed")]
+    ("state", "expected"),
+    [
+        (ready, "failed"),
+        (running, "compensation_failed"),
+        (undoing, "compensation_failed"),
+        (for_a_slot, "failed"),
+    ],
 )
 def test_a_run_whose_plan_nobody_has_ends_after_one_lease(
     clean: Game, state: Callable[[Game], Any], expected: str, monkeypatch: pytest.MonkeyPatch
@@ -304,7 +315,7 @@ def test_a_run_whose_plan_nobody_has_ends_after_one_lease(
     assert str(handle.status) == expected
     assert handle.error is not None
     assert f"plan {run.plan.hash} are gone" in handle.error.message
-    assert clean.world.claims(GONE) == []
+    assert (clean.world.claims(GONE), clean.seats()) == ([], [])
     with pytest.raises(RunError, match="its plan is gone"):
         handle.resume()
 

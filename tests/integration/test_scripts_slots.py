@@ -88,6 +88,19 @@ def test_every_end_of_a_claim_frees_its_slot_and_makes_the_line_due(world, end):
     assert slots(world) == ["m-0"]
 
 
+def test_a_slot_of_a_flow_that_has_left_the_code_is_free_when_its_claim_ends(world):
+    left, other = world.run(fan(1, limit=1)), world.run(plan_of(flow("g").then(node("a", concurrency=DB))))
+    token = left.hold("m-0")
+    world.publish(plan_of(flow().then(node("new"))))  # the flow has another plan now, without the limit
+    assert other.claim("a").outcome == "parked"
+    assert left.lose("m-0", token).outcome == "again"
+    assert (slots(world), world.scripts.release("@db")[1]) == ([], [member(other, "a")])
+    left.cancel()  # nobody has its code
+    other.wake("a")
+    other.do("a")
+    assert (left.status, other.status, slots(world)) == ("cancelled", "succeeded", [])
+
+
 def test_a_newcomer_stands_behind_the_line_although_a_slot_is_free(world):
     run = world.run(fan(3, limit=1))
     token = run.hold("m-0")

@@ -359,7 +359,9 @@ class Scripts:
 
     def drop_claim(self, holder: str, run_id: str, node: str, token: str) -> bool:
         """Take a claim that its run knows nothing of out of the record of its process: drop_claim.lua."""
-        return bool(self._call("drop_claim", [self._keys.holder(holder)], [f"{run_id}|{node}", token]))
+        return bool(
+            self._call("drop_claim", [self._keys.holder(holder), self._keys.limits], [f"{run_id}|{node}", token])
+        )
 
     def pop_message(self, queue: str, task: str) -> bytes | None:
         """Take the oldest message out of a queue, if it is a plain one for a task: pop_message.lua."""

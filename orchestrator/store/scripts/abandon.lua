@@ -48,7 +48,9 @@ for number = 5, is_last and 4 or #ARGV do
   local state = rec and rec.state == 'waiting' and waiting.dismiss(node, rec)
   if rec and (state or rec.state == 'running' or rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused') then
     if rec.state == 'running' and rec.holder then
+      local claim = RUN_ID .. '|' .. node .. '|' .. (rec.token or '')
       note_claim(rec.holder, node, nil)
+      -- include: free_slots
     end
     leave_queue(node, rec)
     rec.state = state or rec.state == 'running' and 'unknown' or rec.attempt > 0 and 'failed' or 'skipped'

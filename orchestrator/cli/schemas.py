@@ -130,6 +130,7 @@ class RunNode(Shape):
     due: datetime | None
     deadline: datetime | None
     holder: str | None
+    worker: str | None
     limit: str | None
     detail: str | None
     failure: Failure | None

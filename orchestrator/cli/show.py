@@ -14,9 +14,11 @@ from orchestrator.cli.text import as_json, as_json_line, at, clean, cut, span, s
 from orchestrator.definition.plan import limit_title
 from orchestrator.engine import engine_of
 from orchestrator.errors import UnknownFlow, UnknownRun
+from orchestrator.store.keys import limit_of
+from orchestrator.store.worker_rows import name_holders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from orchestrator.definition.plan import Plan
     from orchestrator.runs import FlowRun
@@ -84,14 +86,26 @@ def show_run(session: Session, run: FlowRun) -> None:
     record = engine_of(session.orchestrator.app).store.run(run.id)
     aside = [part for part in session.orchestrator.set_aside() if part.concerns(run.id, record.plan)]
     view = run.show()
+    workers = workers_of(run, view)
     if session.is_json:
-        click.echo(as_json(view.to_json() | {"set_aside": [vars(part) for part in aside]}))
+        shown = view.to_json()
+        shown["nodes"] = [each | {"worker": workers.get(each["holder"])} for each in shown["nodes"]]
+        click.echo(as_json(shown | {"set_aside": [vars(part) for part in aside]}))
         return
-    for line in [*map(aside_line, aside), *run_lines(view)]:
+    for line in [*map(aside_line, aside), *run_lines(view, workers)]:
         click.echo(line)
 
 
-def run_lines(view: RunView) -> Iterator[str]:
+def workers_of(run: FlowRun, view: RunView) -> dict[str, str]:
+    """Return for each process that runs a node of a run how a person knows it: its worker's name and its number."""
+    named = name_holders(run._engine.store, {node.holder for node in view.nodes if node.holder})  # noqa: SLF001 - a door
+    return {
+        holder: f"a worker that is gone, process {holder.rpartition('/')[2]}" if name == holder else name
+        for holder, name in named.items()
+    }
+
+
+def run_lines(view: RunView, workers: Mapping[str, str]) -> Iterator[str]:
     """Yield a run as lines: what it is, each node in order, its errors and the lines that its nodes logged."""
     run = view.run
     yield f"run {run.id} of flow {clean(run.flow)}: {state(str(run.status))}"
@@ -107,7 +121,7 @@ def run_lines(view: RunView) -> Iterator[str]:
     if view.input:
         yield f"  input {cut(view.input)}"
     width = max((len(node.name) for node in view.nodes), default=0)
-    yield from (line for node in view.nodes for line in _node_lines(node, width))
+    yield from (line for node in view.nodes for line in _node_lines(node, width, workers))
     if run.error is not None:
         yield f"error: {clean(run.error)}"
         yield from (f"  {clean(line)}" for line in run.error.traceback.splitlines()[-TRACEBACK_LINES:])
@@ -115,7 +129,16 @@ def run_lines(view: RunView) -> Iterator[str]:
         yield f"log {at(entry.at)} {clean(entry.node)} {clean(entry.level)}: {cut(entry.text)}"
 
 
-def _node_lines(node: NodeRow, width: int) -> Iterator[str]:
+def _at_present(node: NodeRow, workers: Mapping[str, str]) -> Iterator[str]:
+    if node.limit:
+        yield f"waits for {clean(limit_title(limit_of(node.limit)))}"
+    if node.holder and node.started:
+        yield f"in {clean(workers[node.holder])} since {at(node.started)}"
+    if node.due:
+        yield f"due {at(node.due)}"
+
+
+def _node_lines(node: NodeRow, width: int, workers: Mapping[str, str]) -> Iterator[str]:
     indent = "    " if node.kind in {"item", "compensation"} else "  "
     parts = [f"{indent}{clean(node.name):<{width}}", state(node.state)]
     if node.attempt > 1 or (node.attempt and node.state in {"failed", "unknown", "parked"}):
@@ -126,10 +149,7 @@ def _node_lines(node: NodeRow, width: int) -> Iterator[str]:
         parts.append(f"{node.pages} pages")
     if node.started and node.ended:
         parts.append(span(node.ended - node.started))
-    if node.limit:
-        parts.append(f"waits for {clean(node.limit)}")
-    if node.due:
-        parts.append(f"due {at(node.due)}")
+    parts += _at_present(node, workers)
     if node.detail:
         parts.append(cut(node.detail, 80))
     if node.output is not None and node.state == "succeeded":

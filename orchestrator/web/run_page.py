@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
 from orchestrator.store.run_view import OPEN_STATES
-from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts
+from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import RUN_TONES, TONES, WORDS, marks_of
 from orchestrator.web.texts import error_text, lasted, short_type, visible
@@ -41,6 +41,7 @@ class Panel:
         undo: Its compensation, if it has one that began.
         limits: Names of the limits that it takes a token of.
         timeout: Seconds of one attempt.
+        worker: The process that runs it, as a reader knows it; empty for none.
     """
 
     row: NodeRow
@@ -52,6 +53,7 @@ class Panel:
     undo: NodeRow | None
     limits: tuple[str, ...]
     timeout: float | None
+    worker: str
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def _panel(
         undo=undo,
         limits=plan.limits if plan else (),
         timeout=plan.timeout_ms / 1000 if plan else None,
+        worker=worker_of(row.holder or "", workers),
     )
 
 

@@ -163,6 +163,10 @@ def test_no_door_shows_a_redacted_value_that_a_node_tells_in_words(operator):
     doors: list[tuple[str, ...]] = [(door, run.id) for door in ("show", "explain", "history")]
     shown = [operator.type(*words, *json_too) for words in doors for json_too in ((), ("--json",))]
     assert "reports" in shown[2]
+    (node,) = operator.json("show", run.id)["nodes"]
+    assert re.fullmatch(r"\S+@\S+, process \d+", node["worker"])
+    assert f"in {node['worker']} since {node['started'][:10]}" in shown[0]
+    assert node["holder"] not in shown[0]
     operator.module.LEDGER.note("go", run.id)
     wait_until(lambda: run.explain()[0].state == "parked", "the attempt failed")
     doors += [("runs", "--flow", "leaky")]

@@ -64,6 +64,44 @@ def test_twenty_ticks_at_once_start_one_run(server):
     assert 1 <= len(first.started()) <= 2
 
 
+def test_three_beats_one_killed_and_one_paused_start_one_run_for_each_of_thirty_minutes(server, monkeypatch):
+    """Half an hour in a second: the beats wake when their schedule says so, and all that are due tick at once."""
+    trigger = schedule("* * * * *", overlap="allow")
+    first = Clockwork(server.url, trigger)
+    clockworks = [first, *(Clockwork(server.url, trigger, prefix=first.prefix) for _ in range(2))]
+    begin = first.now().replace(second=0, microsecond=0) - 31 * MINUTE
+    first.set_slot(begin)
+    clock = [begin]
+    killed_at, paused_at, goes_on_at = begin + 6 * MINUTE, begin + 10 * MINUTE, begin + 20 * MINUTE
+    monkeypatch.setattr(CronSchedule, "now", lambda _: clock[0])
+    monkeypatch.setattr(CronSchedule, "_awake_since", begin)
+    for each in clockworks:
+        monkeypatch.setattr(each.store, "now_ms", lambda: round(clock[0].timestamp() * 1000))
+    cron, started = CronSchedule("* * * * *", "UTC"), []
+    last, wakes, ticks = [begin] * 3, [begin] * 3, [0] * 3
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(1000):
+            clock[0] = now = min(wakes)
+            if now > begin + 30.5 * MINUTE:
+                break
+            due = []
+            for beat in (beat for beat in range(3) if wakes[beat] == now):
+                if (beat == 0 and now >= killed_at) or (beat == 1 and paused_at <= now < goes_on_at):
+                    wakes[beat] = goes_on_at if beat else datetime.max.replace(tzinfo=UTC)
+                    continue
+                is_due, seconds = cron.is_due(last[beat])
+                wakes[beat] = now + timedelta(seconds=max(seconds, 0.01))
+                if is_due:
+                    last[beat], ticks[beat] = now, ticks[beat] + 1
+                    due.append(clockworks[beat])
+            started += [run_id for found in pool.map(Clockwork.tick, due) for run_id in found]
+    expected = [run_id_of(first.prefix, first.slots[0], begin + number * MINUTE) for number in range(1, 31)]
+    assert started == expected
+    assert first.started() == set(expected)
+    assert ticks[0] < ticks[1] < ticks[2]
+    assert min(ticks) > 6
+
+
 def test_a_tick_that_comes_late_starts_nothing_even_when_the_runs_record_is_gone(server):
     clockwork = Clockwork(server.url, schedule("* * * * *", overlap="allow"))
     clockwork.set_slot(clockwork.now() - 10 * MINUTE)

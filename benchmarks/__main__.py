@@ -85,14 +85,14 @@ def measure(contender: Any, client: redis.Redis, *, quick: bool) -> Figures:
 
 
 @contextlib.contextmanager
-def workers(name: str, url: str, folder: Path) -> Iterator[list[int]]:
-    """Run the worker processes of one contender; yield their process ids."""
+def workers(name: str, url: str, folder: Path, *options: str) -> Iterator[list[int]]:
+    """Run the worker processes of one contender, with further options; yield their process ids."""
     environment = os.environ | {"BENCH_REDIS_URL": url, "BENCH_CONTENDER": name}
     log = folder / f"{name}.log"
     with log.open("w") as out:
         started = [
             subprocess.Popen(
-                [*WORKER, "-n", f"{name}-{number}@%h", "-c", str(CONCURRENCY)],
+                [*WORKER, "-n", f"{name}-{number}@%h", "-c", str(CONCURRENCY), *options],
                 env=environment,
                 stdout=out,
                 stderr=out,

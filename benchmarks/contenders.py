@@ -6,10 +6,12 @@ Each contender is a Celery app on a database of its own of one server. A step ta
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery import Celery, chain, chord, group
+from celery import Celery, chain, chord, current_task, group
+from celery.result import GroupResult
 
 from orchestrator import FlowBuilder, FlowDefinitionWarning, Node, Orchestrator, manual
 
@@ -25,13 +27,14 @@ WIDTH = 10
 ITEMS = 1000
 BATCHES = (1, 10, 100)
 TIMEOUT_S = 1200
+REVOKED_S = 0.1
 
 
 class Contender(Protocol):
     """Starts flows and waits for them."""
 
     def start(self, work: str) -> Any:
-        """Start one flow of a kind: "chain-<n>", "fan" or "map"."""
+        """Start one flow of a kind: "chain-<n>", "fan", "revoked" or "map"."""
 
     def wait(self, started: Any) -> None:
         """Wait until it has succeeded."""
@@ -66,6 +69,13 @@ def one_of(_item: int) -> str:
     return PAYLOAD
 
 
+def revoke_itself() -> str:
+    """Have its own message revoked, and the process that works on it ended."""
+    current_task.app.control.revoke(current_task.request.id, terminate=True)
+    time.sleep(REVOKED_S)
+    return PAYLOAD
+
+
 def reader(key: str) -> Callable[[FlowState], str]:
     """Return an input function that reads the output of another node."""
     return lambda state: state.get(key, str)
@@ -91,6 +101,12 @@ def fan_flow(name: str, *, fused: bool, local: bool) -> Flow:
     return (builder.fused() if fused else builder).build()
 
 
+def revoked_flow() -> Flow:
+    """Return nodes at once, every second of which is revoked while it runs."""
+    members = [Node(f"m-{number}", (begin, revoke_itself)[number % 2]) for number in range(WIDTH)]
+    return FlowBuilder("revoked").triggered_by(manual("bench")).then_parallel("all", *members).build()
+
+
 def map_flow(batch: int) -> Flow:
     """Return a map over as many items as the run's input says, and their join."""
     item = Node("item", one_of)
@@ -104,16 +120,28 @@ def map_flow(batch: int) -> Flow:
     )
 
 
+def all_flows(*, fused: bool) -> list[Flow]:
+    """Return what is measured beside raw canvas."""
+    return [
+        *(chain_flow(length, fused=fused) for length in LENGTHS),
+        *(fan_flow(name, fused=fused, local=name == "fan-local") for name in ("fan", "fan-local")),
+        *map(map_flow, BATCHES),
+    ]
+
+
+def few_flows() -> list[Flow]:
+    """Return as few as an app of raw canvas has tasks, about: a pool process that begins prepares each of its tasks."""
+    return [chain_flow(LENGTHS[0], fused=False), fan_flow("fan", fused=False, local=False), revoked_flow()]
+
+
 class Ours:
     """Flows on the engine."""
 
-    def __init__(self, database: int, name: str, *, fused: bool) -> None:
+    def __init__(self, database: int, name: str) -> None:
         self.app = app_on(database, name)
         self.orchestrator = Orchestrator(self.app)
         with warnings.catch_warnings(category=FlowDefinitionWarning, action="ignore"):
-            flows = [chain_flow(length, fused=fused) for length in LENGTHS]
-            flows += [fan_flow("fan", fused=fused, local=False), fan_flow("fan-local", fused=fused, local=True)]
-            flows += [map_flow(batch) for batch in BATCHES]
+            flows = few_flows() if name == "few" else all_flows(fused=name == "fused")
         for flow in flows:
             self.orchestrator.register(flow)
 
@@ -150,7 +178,11 @@ class Raw:
         def join_task(given: Sequence[str]) -> int:
             return len(given)
 
-        self.begin, self.step, self.join = begin_task, step_task, join_task
+        @self.app.task(name="revoke-itself", shared=False)  # type: ignore[untyped-decorator]
+        def revoke_itself_task() -> str:
+            return revoke_itself()
+
+        self.begin, self.step, self.join, self.revoke_itself = begin_task, step_task, join_task, revoke_itself_task
 
     def start(self, work: str) -> Any:
         """Send a canvas."""
@@ -159,6 +191,8 @@ class Raw:
             return chain(self.begin.s(), *[self.step.s() for _ in range(int(size) - 1)]).apply_async()
         if kind == "fan":
             return chain(self.begin.s(), group(self.step.s() for _ in range(WIDTH)), self.join.s()).apply_async()
+        if kind == "revoked":
+            return group((self.begin, self.revoke_itself)[number % 2].s() for number in range(WIDTH)).apply_async()
         return self.start_items(ITEMS, 1)
 
     def start_items(self, count: int, _batch: int) -> Any:
@@ -166,8 +200,8 @@ class Raw:
         return chord([self.step.s(PAYLOAD) for _ in range(count)])(self.join.s())
 
     def wait(self, started: Any) -> None:
-        """Wait for the last result."""
-        started.get(timeout=TIMEOUT_S)
+        """Wait for the last result; one that is revoked will have none."""
+        started.get(timeout=TIMEOUT_S, propagate=not isinstance(started, GroupResult))
 
 
 HARDENED = {
@@ -175,7 +209,7 @@ HARDENED = {
     "task_reject_on_worker_lost": True,
     "broker_transport_options": {"visibility_timeout": 60},
 }
-NAMES = ("raw", "hardened", "ours", "fused")
+NAMES = ("raw", "hardened", "ours", "fused", "few")
 
 
 def contender(name: str) -> Ours | Raw:
@@ -183,7 +217,7 @@ def contender(name: str) -> Ours | Raw:
     database = NAMES.index(name) + 1
     if name in {"raw", "hardened"}:
         return Raw(database, name, **(HARDENED if name == "hardened" else {}))
-    return Ours(database, name, fused=name == "fused")
+    return Ours(database, name)
 
 
 app = contender(os.environ["BENCH_CONTENDER"]).app if "BENCH_CONTENDER" in os.environ else None

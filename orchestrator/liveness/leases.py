@@ -33,7 +33,7 @@ from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import concerns_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from orchestrator.engine import Engine
     from orchestrator.store.run_store import Claim
@@ -51,6 +51,8 @@ ANNOUNCE_EVERY_S = 2.0
 SEEN_AFTER_MS = 1000
 """Time from the announcement of a worker to when every other one knows of it."""
 LOOKS_AT_ONCE = 1000
+REPLACES_FOR_S = 5.0
+"""Time from the replacement of a pool process within which messages that wait for one are not taken for lost."""
 WORKER_VARIABLE = "ORCHESTRATOR_WORKER_ID"
 FOLLOWS = {
     "again": "attempt {} of {} follows at once",
@@ -199,15 +201,27 @@ def _exists(pid: int) -> bool:
 class LeaseRenewer(threading.Thread):
     """Renews the leases of a worker's processes and ends those of the dead, in a thread of the main process."""
 
-    def __init__(self, engine: Engine, describe: Callable[[], dict[str, Any]] = dict) -> None:
-        """Take what there is to say of the worker, as JSON values, beside its queues and flows."""
+    def __init__(
+        self,
+        engine: Engine,
+        describe: Callable[[], dict[str, Any]] = dict,
+        waiting: Callable[[], Collection[str]] = list,
+    ) -> None:
+        """Take what there is to say of the worker beside its queues and flows, as JSON values, and of its messages.
+
+        Args:
+            engine: The engine.
+            describe: Called for the former.
+            waiting: Called for the nodes whose message waits for a pool process.
+        """
         super().__init__(name="orchestrator-leases", daemon=True)
         self.engine = engine
-        self._describe = describe
+        self._describe, self._waiting = describe, waiting
         self._began = 0  # the instant at which it was announced first, on Redis's clock
         self._announced: dict[str, Any] = {}
         self._announced_at = 0.0
         self.known: dict[int, int] = {}  # process id to place in the pool; the watchdog's thread reads it
+        self._replaced = float("-inf")
         self._renewed = 0.0
         self._looked = 0.0
         self._busy = time.monotonic()
@@ -237,7 +251,10 @@ class LeaseRenewer(threading.Thread):
     def beat(self) -> None:
         """Renew what is due; end the claims of children that died, and those that no process executes."""
         self.engine.close_deserted()
-        self.known |= new_processes()  # first: a process that died since it began has to be missed too
+        born = new_processes()
+        self.known |= born  # first: a process that died since it began has to be missed too
+        if born:
+            self._replaced = time.monotonic()
         for pid in [pid for pid in self.known if not is_running(pid)]:
             end_holder(self.engine, holder_of(pid), f"its worker process {pid} died")
             del self.known[pid]  # only now: an error of Redis in the line above makes the next beat try again
@@ -259,6 +276,20 @@ class LeaseRenewer(threading.Thread):
         if time.monotonic() - self._looked >= (LOOK_EVERY_S if is_busy else max(LOOK_EVERY_S, lease_s)):
             self._end_forgotten()
             self._looked = time.monotonic()
+        if time.monotonic() - self._replaced < REPLACES_FOR_S:
+            self._note_received()
+
+    def _note_received(self) -> None:
+        """Keep the leader from sending what waits here again: each copy would cost one more process.
+
+        A message behind a long task is not kept from being sent again: another worker may be idle.
+        """
+        try:
+            if waiting := self._waiting():
+                with self.engine.store.guarded():
+                    self.engine.store.upkeep.note_received(waiting, self.engine.store.now_ms())
+        except (RuntimeError, StoreFull) as error:  # the next beat says it
+            logger.debug("what waits in this worker is not noted: %s", error)
 
     def _end_forgotten(self) -> None:
         """End claims that their process does not execute, once they were seen so twice."""

@@ -24,7 +24,7 @@ from orchestrator.maintenance.preflight import warn_of_problems
 from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.maintenance.run_events import Monitor
 from orchestrator.maintenance.unknown_nodes import unknown_nodes_passed_on
-from orchestrator.maintenance.worker_state import describe_worker
+from orchestrator.maintenance.worker_state import describe_worker, waiting_messages
 from orchestrator.messaging.accepted_content import accept_json
 from orchestrator.messaging.engine_task import ignored_limits
 from orchestrator.messaging.patches import AT_START, BEFORE_POOL, patched
@@ -58,7 +58,7 @@ class FlowWorker:
         self._leave = leave
         self._grace_s = engine.settings.shutdown_grace.total_seconds()
         self._patches = ExitStack()
-        self._lease_renewer = LeaseRenewer(engine, partial(describe_worker, worker))
+        self._lease_renewer = LeaseRenewer(engine, partial(describe_worker, worker), waiting_messages)
         self._watchdog = Watchdog(self._lease_renewer, self.begin_shutdown, self._end_by_force)
         self._reconciler = Reconciler(engine, Monitor(engine, worker))
         self._early_ack = EarlyAck(worker)

@@ -15,6 +15,7 @@ import redis
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import RunError, UnknownRun
 from orchestrator.fault_points import fault_point
+from orchestrator.lazy import lazy
 from orchestrator.liveness.leases import end_claim
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.store.broken_runs import NODES_AT_ONCE, abandon_run, loss_of
@@ -44,6 +45,33 @@ class Lost(NamedTuple):
     nodes: list[str]
 
 
+class Underway:
+    """Messages that wait in a queue, or for a new process of a live worker, as far as one round of looks asks for them.
+
+    Args:
+        engine: The engine.
+        now: Redis's clock in ms.
+    """
+
+    def __init__(self, engine: Engine, now: int) -> None:
+        self._engine = engine
+        self._now = now
+        self._heads: dict[str, QueueHead] = {}
+
+    @lazy
+    def _received(self) -> frozenset[str]:
+        return self._engine.store.upkeep.received(self._now)
+
+    def may_have_lost(self, plan: Plan, run_id: str, ready: Seen) -> bool:
+        """Whether a ready node's message may be in neither any more, so that no long queue is multiplied."""
+        if not self._received.isdisjoint((f"{run_id}|{ready.node}", f"{run_id}|")):
+            return False
+        queue = plan.nodes[ready.node].queue
+        if queue not in self._heads:
+            self._heads[queue] = look_at_queue(self._engine.app, queue)
+        return self._heads[queue].may_have_lost(int(ready.detail), self._now)
+
+
 class RunLooks:
     """Looks at the runs that are due, for the leading reconciler."""
 
@@ -63,11 +91,11 @@ class RunLooks:
         is_full = True
         while is_full and time.monotonic() < until:
             is_full, runs = self.store.scripts.due_looks(count=RUNS_AT_ONCE)
-            heads: dict[str, QueueHead] = {}
+            underway = Underway(self.engine, now)
             asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash in runs]
             lost: list[Lost] = []
             for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(asked), strict=True):
-                step = partial(self._act, run_id, plan_hash, looked, heads, lost, now=now, may_end=may_end)
+                step = partial(self._act, run_id, plan_hash, looked, underway, lost, now=now, may_end=may_end)
                 self._parts.attempt("run", run_id, step)
             self._send_again(lost)
 
@@ -76,7 +104,7 @@ class RunLooks:
         run_id: str,
         plan_hash: str,
         looked: Look | redis.RedisError,
-        heads: dict[str, QueueHead],
+        underway: Underway,
         lost: list[Lost],
         *,
         now: int,
@@ -87,7 +115,7 @@ class RunLooks:
             raise looked
         look: Look | None = looked
         while look is not None:
-            self._act_on(run_id, plan_hash, look, heads, lost, now=now, may_end=may_end)
+            self._act_on(run_id, plan_hash, look, underway, lost, now=now, may_end=may_end)
             look = self.store.scripts.look_further(run_id, plan_hash, look, self._joined_ms(plan_hash))
 
     def _act_on(
@@ -95,7 +123,7 @@ class RunLooks:
         run_id: str,
         plan_hash: str,
         looked: Look,
-        heads: dict[str, QueueHead],
+        underway: Underway,
         lost: list[Lost],
         *,
         now: int,
@@ -116,7 +144,7 @@ class RunLooks:
                     self._end(run_id, seen.detail)
             elif seen.kind not in {"ready", MORE}:
                 self._mend(plan, run_id, looked.epoch, seen)
-        nodes = [seen.node for seen in ready if self._may_be_lost(plan, seen, heads, now)]
+        nodes = [seen.node for seen in ready if underway.may_have_lost(plan, run_id, seen)]
         if nodes:
             lost.append(Lost(run_id, plan, looked.epoch, nodes))
 
@@ -162,12 +190,6 @@ class RunLooks:
                 self.store.scripts.note_open_items(run_id, plan.hash, items[first : first + NODES_AT_ONCE])
         else:
             end_claim(self.engine, Claim(run_id, seen.node, seen.detail, 0), "its worker is gone", timed_out=False)
-
-    def _may_be_lost(self, plan: Plan, ready: Seen, heads: dict[str, QueueHead], now: int) -> bool:
-        """Whether a node's message cannot be in its queue any more, so that no long queue is multiplied."""
-        queue = plan.nodes[ready.node].queue
-        head = heads.get(queue) or heads.setdefault(queue, look_at_queue(self.engine.app, queue))
-        return head.may_have_lost(int(ready.detail), now)
 
     def _miss_plan(self, run_id: str, plan_hash: str, *, now: int, may_end: bool) -> None:
         plan = self.engine.known_plan(plan_hash)

@@ -49,6 +49,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | timers:wake | list of at most one: something that comes soon was stored | until a leader has read it |
 | holders | sorted set: pool processes by the end of their lease | entries until the process is gone |
 | holders:<id> | hash: run, node to token and deadline of an open claim | while it has one |
+| received | sorted set: run and node whose message waits in a worker that replaces processes, by until when | seconds |
 | workers | sorted set: workers by the end of their lease | entries until the worker is gone |
 | workers:<id> | string: queues and nodes of a worker (JSON) | one lease and ten minutes |
 | aside | hash: kind and name to what is wrong with a part that is set aside (JSON) | until it works or is gone |
@@ -271,6 +272,11 @@ class Keys:
     def holders(self) -> str:
         """Leases."""
         return self._named("holders")
+
+    @lazy
+    def received(self) -> str:
+        """Nodes whose message waits in a worker that replaces its processes."""
+        return self._named("received")
 
     @lazy
     def workers(self) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from orchestrator.store.keys import Keys
 
 LOSS_KEPT_MS = 86_400_000
+RECEIVED_MS = 1500
+"""Time for which a message that a worker has said to hold is not taken for lost; it says so again and again."""
 SENT_FIELD = "events"
 PAUSED = "|paused"
 """End of the field beside a schedule's slot that says why it is paused."""
@@ -66,6 +68,18 @@ class Upkeep:
     def count_live(self) -> int:
         """How many runs have not ended."""
         return int(self._client.zcard(self._keys.live))
+
+    def note_received(self, members: Collection[str], now: int) -> None:
+        """Note for a moment which nodes have a message that waits in a worker, each as run, | and node."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zadd(self._keys.received, dict.fromkeys(members, now + RECEIVED_MS))
+        pipe.zremrangebyscore(self._keys.received, "-inf", now)
+        pipe.pexpire(self._keys.received, RECEIVED_MS)
+        pipe.execute()
+
+    def received(self, now: int) -> frozenset[str]:
+        """Nodes that were noted so a moment ago."""
+        return frozenset(_texts(self._client.zrangebyscore(self._keys.received, now, "+inf")))
 
     def forget_timer(self, run_id: str, node: str) -> None:
         """Take away a timer of a run without a record."""

@@ -140,6 +140,7 @@ class RunNode(Shape):
     undoes: str
     first: datetime | None
     busy: float | None
+    waits: str | None
 
 
 class LogLine(Shape):
@@ -171,6 +172,7 @@ class RunShown(Shape):
     input_size: int
     verdict: str
     log: list[LogLine]
+    scheduled: datetime | None
     set_aside: list[Aside]
 
 

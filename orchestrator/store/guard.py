@@ -65,7 +65,7 @@ class Guard:
 
     def _remedy(self, error: redis.ResponseError) -> str:
         text = str(error)
-        if text.startswith("WRONGTYPE"):
+        if "WRONGTYPE" in text:  # of a pipeline the command stands before it
             return (
                 f"Another program keeps something else in a key that begins with {self.prefix}:; give "
                 "Settings(prefix=...) a value of its own, the same in every process"

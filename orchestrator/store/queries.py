@@ -30,7 +30,7 @@ CANDIDATES_A_REQUEST = 5000
 LARGEST_PAGE = 1000
 FIELDS = (
     *("flow", "status", "created", "finished", "tags", "key", "error", "epoch", "parent", "plan", "position"),
-    *("running", "verdict", "open", "map_count"),
+    *("running", "verdict", "open", "map_count", "held", "paused_for"),
 )
 CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
 OPEN = frozenset(str(status) for status in RunStatus if not status.is_final)
@@ -342,6 +342,8 @@ def _row(
 
 
 def _waits_for(plan: Plan, position: int, stored: Mapping[str, str], records: Mapping[str, dict[str, Any]]) -> str:
+    if stored.get("held"):
+        return "somebody to resume it" + (f": {stored['paused_for']}" if stored.get("paused_for") else "")
     if stored.get("verdict"):
         running = int(stored["running"])
         return f"{running} running nodes, then compensations" if running else "compensations"
@@ -354,10 +356,15 @@ def _waits_for(plan: Plan, position: int, stored: Mapping[str, str], records: Ma
 
 
 def _doing(record: Mapping[str, Any] | None) -> str:
-    if record is None or record["state"] not in {"ready", "running", "parked"}:
+    state = "" if record is None else str(record["state"])
+    if record is None or state not in {"ready", "running", "parked", "waiting", "paused"}:
         return ""
-    if record["state"] != "parked":
-        return str(record["state"])
+    if state == "waiting":
+        return str(record.get("waits", state))
+    if state == "paused":
+        return f"stands after attempt {record['attempt']}"
+    if state != "parked":
+        return state
     return f"limit {record['bucket']}" if record.get("bucket") else f"retry after attempt {record['attempt']}"
 
 

@@ -72,6 +72,7 @@ class NodeRow:
         undoes: Of a compensation: the node.
         first: When it first became ready, if it had more than one attempt.
         busy: Time in attempts, if it had more than one.
+        waits: Of one that is "waiting": what for, such as "approval", "signal", "callback" or "sleep".
     """
 
     name: str
@@ -100,6 +101,7 @@ class NodeRow:
     undoes: str
     first: datetime | None
     busy: timedelta | None
+    waits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class RunView:
         input_size: Bytes of its input; 0 if it has none.
         verdict: "failed" or "cancelled" once that is decided; else empty.
         log: Lines of `ctx.logger`, oldest first.
+        scheduled: The instant for which a schedule started it, or None.
     """
 
     run: RunRow
@@ -123,11 +126,13 @@ class RunView:
     input_size: int
     verdict: str
     log: tuple[LogLine, ...]
+    scheduled: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the view as JSON values; of the plan only its steps."""
         steps = [] if self.plan is None else [_step_json(step) for step in self.plan.steps]
-        rest = {name: json_value(getattr(self, name)) for name in ("nodes", "input", "input_size", "verdict", "log")}
+        names = ("nodes", "input", "input_size", "verdict", "log", "scheduled")
+        rest = {name: json_value(getattr(self, name)) for name in names}
         return {"run": self.run.to_json(), "steps": steps, **rest}
 
 
@@ -173,6 +178,7 @@ def show_run(store: Store, run_id: str) -> RunView:
         input_size=input_size,
         verdict=record.fields.get("verdict", ""),
         log=log,
+        scheduled=instant(record.fields.get("scheduled")),
     )
 
 
@@ -255,6 +261,7 @@ class _Reader:
             undoes=node.undoes,
             first=instant(record.get("first")),
             busy=None if busy is None else timedelta(milliseconds=busy),
+            waits=record.get("waits"),
         )
 
     def _is_at(self, node: NodePlan) -> bool:

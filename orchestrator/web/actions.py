@@ -19,7 +19,7 @@ from orchestrator.web.pages import FlowPage
 from orchestrator.web.schedule_page import plan_backfill
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestrator import RunRow
 
@@ -27,12 +27,13 @@ MOST_RUNS = 5000
 AT_ONCE = 500
 OPERATIONS = {
     "cancel": ("Cancel", "cancelled"),
+    "pause": ("Pause", "paused"),
     "resume": ("Resume", "resumed"),
 }
 
 
 class Act(FlowsHandler):
-    """Cancel or resume runs: one, a selection, or all that pass a filter."""
+    """Cancel, pause or resume runs: one, a selection, or all that pass a filter."""
 
     tab = "runs"
 
@@ -74,7 +75,7 @@ def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], fi
     Raises:
         PageProblem: A filter cannot be understood.
     """
-    wanted = (lambda row: not row.status.is_final) if operation == "cancel" else _is_resumable
+    wanted = WANTED[operation]
     if ids:
         rows = [orchestrator.get(run_id).show().run for run_id in ids[:AT_ONCE]]
         return [row for row in rows if wanted(row)]
@@ -92,18 +93,24 @@ def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], fi
     return found[:MOST_RUNS]
 
 
-def _is_resumable(row: RunRow) -> bool:
-    return row.status.is_final or row.status is RunStatus.PAUSED
+WANTED: dict[str, Callable[[RunRow], bool]] = {
+    "cancel": lambda row: not row.status.is_final,
+    "pause": lambda row: row.status in {RunStatus.PENDING, RunStatus.RUNNING},
+    "resume": lambda row: row.status.is_final or row.status is RunStatus.PAUSED,
+}
+"""The runs that an action would change."""
 
 
 def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
-    """Cancel or resume runs one after the other; returns the ids that were changed, and what was refused."""
+    """Cancel, pause or resume runs one after the other; returns the ids that were changed, and what was refused."""
     done, refused = [], []
     for run_id in ids[:MOST_RUNS]:
         try:
             run = orchestrator.get(run_id)
             if operation == "cancel":
                 run.cancel(reason)
+            elif operation == "pause":
+                run.pause(reason)
             else:
                 run.resume()
             done.append(run_id)

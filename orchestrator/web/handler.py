@@ -18,6 +18,7 @@ from orchestrator.engine import Engine
 from orchestrator.errors import ConfigurationError, StoreError, UnknownFlow, UnknownRun
 from orchestrator.web import rights, texts
 from orchestrator.web.marks import RUN_TONES, TONES
+from orchestrator.web.run_page import DamagedRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,15 +103,17 @@ class FlowsHandler(BaseHandler):
         """Call a function with the orchestrator in a thread, for Redis is never asked on the loop.
 
         Raises:
-            PageProblem: There is no such run or flow, or Redis did not answer.
+            PageProblem: There is no such run or flow, it cannot be shown, or Redis did not answer.
         """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(THREADS, lambda: function(self.orchestrator, *args, **kw))
         except (UnknownRun, UnknownFlow) as error:
             raise PageProblem(404, f"{str(error).partition(' [run')[0][:500]}.") from error
+        except DamagedRunError as error:
+            raise PageProblem(500, str(error)) from error
         except StoreError as error:
-            raise PageProblem(503, str(error)) from error
+            raise PageProblem(AWAY, str(error)) from error
         except ConfigurationError as error:
             raise PageProblem(500, str(error)) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tornado.web
 
@@ -12,7 +12,11 @@ from orchestrator.web import fleet_pages
 from orchestrator.web.handler import FlowsHandler, PageProblem
 from orchestrator.web.listing import PAGE, BadFilterError
 from orchestrator.web.pages import filters_of
+from orchestrator.web.run_page import naming_damage
 from orchestrator.web.schedule_page import read_schedules
+
+if TYPE_CHECKING:
+    from orchestrator import RunView
 
 READERS: dict[str, Any] = {
     "counts": Orchestrator.counts,
@@ -43,8 +47,14 @@ class Run(FlowsHandler):
     @tornado.web.authenticated
     async def get(self, run_id: str) -> None:
         """Send a run with its nodes."""
-        view = await self.ask(lambda orchestrator: orchestrator.get(run_id).show())
+        view = await self.ask(show, run_id)
         self.finish(view.to_json())
+
+
+def show(orchestrator: Orchestrator, run_id: str) -> RunView:
+    """Return a run; raises as `Orchestrator.get`, and DamagedRunError."""
+    with naming_damage(orchestrator, run_id):
+        return orchestrator.get(run_id).show()
 
 
 class Listing(FlowsHandler):

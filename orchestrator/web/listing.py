@@ -130,6 +130,8 @@ class Listing:
     by_flow: tuple[FlowCounts, ...]
     aside: frozenset[str]
     version: str
+    paused: int
+    """How many of the open ones are paused."""
 
     def is_aside(self, row: RunRow) -> bool:
         """Whether the reconciler has set a run or its plan aside."""
@@ -151,7 +153,9 @@ def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
     wanted = [row for row in by_flow if not filters.flow or row.flow == filters.flow]
     counts = {group: sum(getattr(row, group) for row in wanted) for group in GROUPS}
     aside = frozenset(part.name for part in orchestrator.set_aside() if part.kind in ("run", "plan"))
-    return Listing(filters, runs, counts, by_flow, aside, _version(runs, counts, aside))
+    paused = sum(row.paused for row in wanted)
+    version = _version(runs, counts | {"paused": paused}, aside)
+    return Listing(filters, runs, counts, by_flow, aside, version, paused)
 
 
 def _version(runs: Runs, counts: Mapping[str, int], aside: frozenset[str]) -> str:

@@ -39,6 +39,7 @@ RUN_TONES = {
 WORDS = {
     "ready": "queued",
     "parked": "waiting",
+    "paused": "stands until resumed",
     "unknown": "outcome unknown",
     "compensating": "being undone",
     "compensated": "undone",
@@ -46,6 +47,14 @@ WORDS = {
     "pending": "to come",
     "unreadable": "record unreadable",
 }
+
+WAITS = {
+    "approval": "waits for an approval",
+    "signal": "waits for a signal",
+    "callback": "waits for its callback",
+    "sleep": "sleeps",
+}
+"""What a node that waits for something outside waits for."""
 
 
 def marks_of(view: RunView) -> dict[str, Mark]:
@@ -69,6 +78,8 @@ def words_of(row: NodeRow) -> str:
         return ""
     if row.state == "parked":
         return f"in line for {row.limit.removeprefix('@')}" if row.limit else _next_attempt(row)
+    if row.state == "waiting":
+        return WAITS.get(row.waits or "", word)
     if row.state == "succeeded" and row.ended and row.started:
         word = lasted(row.ended - row.started)
     elif row.state == "running" and row.detail:

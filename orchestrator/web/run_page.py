@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
 from orchestrator.store.run_view import OPEN_STATES
+from orchestrator.store.wrong_types import is_wrong_type, wrong_keys
 from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
 from orchestrator.web.graph import draw_graph
-from orchestrator.web.marks import RUN_TONES, TONES, WORDS, marks_of
+from orchestrator.web.marks import RUN_TONES, TONES, WAITS, WORDS, marks_of, words_of
+from orchestrator.web.schedule_page import schedule_of
 from orchestrator.web.texts import error_text, lasted, short_type, visible
 from orchestrator.web.timeline import Timeline, read_timeline
 from orchestrator.web.why import Reason, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator import Event, NodeRow, Orchestrator, RunView
     from orchestrator.web.shapes import Box
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
 NARROW = 330
+
+
+class DamagedRunError(Exception):
+    """A run that cannot be shown, for something else was written to its keys; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +77,23 @@ class RunPage:
     is_folded: bool
     timeline: Timeline
     panel: Panel | None
+    schedule: tuple[str, str] | None
+    """Id and words of the schedule that started it."""
     history: list[Event] = field(default_factory=list)
     history_length: int = 0
 
     @property
     def outputs(self) -> list[NodeRow]:
         """The nodes that have stored an output; a map once."""
-        rows = [row for row in self.view.nodes if row.key and row.kind in ("node", "item") and "[" not in row.name]
+        others = ("branch", "expand", "compensation")
+        rows = [row for row in self.view.nodes if row.key and row.kind not in others and "[" not in row.name]
         return [row for row in rows if row.output_size or row.pages or (row.items and row.items.done)]
 
 
 def version_of(orchestrator: Orchestrator, run_id: str) -> str:
     """Return a text that changes whenever the page of a run would; one round trip."""
     store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
-    with store.guarded():
+    with naming_damage(orchestrator, run_id), store.guarded():
         values = store.client.hmget(
             store.keys.run(run_id), "status", "epoch", "position", "open", "won", "running", "seq", "map_next", "saga"
         )
@@ -105,8 +115,42 @@ def read_run(
 
     Raises:
         UnknownRun: There is none.
+        DamagedRunError: A key of it holds something else.
         StoreError: Redis.
     """
+    with naming_damage(orchestrator, run_id):
+        return _read_run(orchestrator, run_id, selected=selected, attempt=attempt, link=link, unfold=unfold)
+
+
+@contextmanager
+def naming_damage(orchestrator: Orchestrator, run_id: str) -> Iterator[None]:
+    """Say what is wrong with a run where one of its keys holds something else than it should.
+
+    Raises:
+        DamagedRunError: That is so.
+    """
+    try:
+        yield
+    except StoreError as error:
+        store = orchestrator._engine.store  # noqa: SLF001 - as above
+        if is_wrong_type(error) and (wrong := wrong_keys(store, run_id)):
+            raise DamagedRunError(_damage(run_id, wrong)) from error
+        raise
+
+
+def _damage(run_id: str, wrong: Sequence[tuple[str, str, str]]) -> str:
+    said = "; ".join(f"its key {key} holds a {found} and not a {wanted}" for key, found, wanted in wrong)
+    key, is_whole = wrong[0][0], any(key.endswith(run_id) for key, _, _ in wrong)
+    after = "the run is gone then" if is_whole else "the run ends then, with an error that says what it lost"
+    return (
+        f"Run {run_id} cannot be shown: {said}. Something else has written there; other runs go on without this one. "
+        f"Find out what it was, then delete the key, redis-cli DEL {key}: {after}."
+    )
+
+
+def _read_run(
+    orchestrator: Orchestrator, run_id: str, *, selected: str, attempt: str, link: Callable[[Box], str], unfold: bool
+) -> RunPage:
     store = orchestrator._engine.store  # noqa: SLF001 - as above
     run = orchestrator.get(run_id)
     version = version_of(orchestrator, run_id)
@@ -133,6 +177,7 @@ def read_run(
         is_folded='class="node' in graph and " fold" in graph,
         timeline=read_timeline(view, history, now),
         panel=_panel(view, chosen, attempt, history, names),
+        schedule=schedule_of(orchestrator, view),
         history=history[-HISTORY_SHOWN:][::-1],
         history_length=len(history),
     )
@@ -172,7 +217,7 @@ def _panel(
     return Panel(
         row=row,
         tone=TONES.get(row.state, "none"),
-        words=WORDS.get(row.state, row.state),
+        words=words_of(row) if row.state in ("waiting", "paused") else WORDS.get(row.state, row.state),
         attempts=attempts,
         chosen=choose_attempt(row, attempts, attempt, view.log, workers),
         failed_items=failed[:FAILED_ITEMS] if row.items else [],
@@ -194,6 +239,13 @@ def describe_event(event: Event) -> str:
         "throttled": f"was told to come back in {_delay(detail)}",
         "given-back": f"was left to code that fits: {detail}",
         "waiting": f"waits for a token of {detail}",
+        "waits": WAITS.get(detail, f"waits for {detail}"),
+        "approved": f"was approved by {detail}",
+        "signal-kept": f"signal {detail} came, and is kept until its node waits for it",
+        "signal-refused": f"signal {detail} came and did not fit",
+        "paused": "stands until the run is resumed"
+        if event.node
+        else f"the run was paused: {detail or 'no reason given'}",
         "lost": f"attempt {event.attempt} was lost with its worker" + (f"; {detail}" if detail else ""),
         "timed-out": f"attempt {event.attempt} took longer than its timeout" + (f"; {detail}" if detail else ""),
         "run-ending": f"the run is ending: {detail}",

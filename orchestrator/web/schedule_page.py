@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.schedule_control import find_schedule
-from orchestrator.schedules import GRACE, HORIZON, instants, instants_before, run_id_of
+from orchestrator.schedules import GRACE, HORIZON, instants, instants_before, run_id_of, slots_of
 from orchestrator.store.queries import json_value
 from orchestrator.store.run_store import instant as instant_of
 from orchestrator.web.cron_words import cron_words
@@ -17,7 +17,7 @@ from orchestrator.web.cron_words import cron_words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator import Orchestrator
+    from orchestrator import Orchestrator, RunView
     from orchestrator.schedule_control import ScheduleRow
 
 NEXT = 4
@@ -86,6 +86,18 @@ def read_schedules(orchestrator: Orchestrator) -> list[ScheduleShown]:
         first = next((place for place, each in enumerate(ticked) if each.status), len(ticked))
         shown.append(ScheduleShown(row, cron_words(row.cron), following, tuple(ticked[first:])))
     return shown
+
+
+def schedule_of(orchestrator: Orchestrator, view: RunView) -> tuple[str, str] | None:
+    """Return the id and the words of the schedule that started a run; None where that is not known here."""
+    engine = orchestrator._engine  # noqa: SLF001 - as above
+    entry = engine.registry.flows.get(view.run.flow)
+    slots = slots_of(entry) if entry is not None and view.scheduled is not None else {}
+    prefix = engine.settings.prefix
+    # The id of a run is made of its schedule and instant; that of one that somebody started now is not.
+    made = [slot for slot in slots if view.scheduled and run_id_of(prefix, slot, view.scheduled) == view.run.id]
+    found = made or (list(slots) if len(slots) == 1 else [])
+    return (found[0], cron_words(slots[found[0]].cron) or slots[found[0]].cron) if found else None
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.plan import node_of
 from orchestrator.web.marks import TONES, items_text, mark_of, words_of
+from orchestrator.web.marks import WAITS as WAITED_FOR
 from orchestrator.web.texts import lasted, visible
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from orchestrator import Event, NodeRow, RunView
 
+GATES = ("approval", "signal", "sleep")
+"""Kinds of nodes that wait from the instant at which they are ready, and are in no queue."""
 MOST_LANES = 30
 GAP_WIDTH = 7.0
 """Per cent of the width that a stretch without anything running takes."""
@@ -29,6 +32,7 @@ WAITS = {
     "retrying": "waits for the next attempt",
     "waiting": "in line for",
     "throttled": "told to come back later",
+    "waits": "waits",
     "paused": "stands until the run is resumed",
 }
 ENDS = {"succeeded": "ok", "failed": "bad", "unknown": "bad", "skipped": "skip"}
@@ -152,7 +156,7 @@ class _Segments:
         self.row = row
         self.done: list[Segment] = []
         self.open: Segment | None = None
-        if row.since is not None:
+        if row.since is not None and row.kind not in GATES:
             self.begin("queue", row.first or row.since, "queued")
 
     def begin(self, kind: str, at: datetime, title: str, attempt: int = 0) -> None:
@@ -184,6 +188,8 @@ class _Segments:
                 event.at, "bad" if is_bad else "", f"{number} {LOST.get(event.event, 'failed')}" if is_bad else ""
             )
             title = WAITS.get(event.event, WAITS["retrying"])
+            if event.event == "waits":
+                title = WAITED_FOR.get(event.detail, f"waits for {event.detail}")
             self.begin(
                 "wait", event.at, f"{title} {event.detail}" if event.event == "waiting" else title, event.attempt
             )

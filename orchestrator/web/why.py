@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
 """A class with its module, of which the class is enough."""
+HELD = re.compile(r"was paused at (.+? UTC) and waits for resume\(\)(?:: (.*))?", re.DOTALL)
 NAMED = re.compile(r"^its (run|plan) \S+ is set aside: ")
 ASIDE = (
     "Other runs go on without it. It is tried again every minute, and goes on once the cause is gone. "
@@ -70,15 +71,23 @@ def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
     if broken is not None:
         text = NAMED.sub(r"its \1: ", broken.reason).removeprefix("its run: ")
         return Reason("bad", "", "This run is set aside", visible(text), None, ASIDE)
+    return _why_open(view, waiting, names)
+
+
+def _why_open(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str]) -> Reason:
     begun = {row.name for row in view.nodes if row.items and row.items.count <= _begun(row.items)}
     open_ones = [each for each in waiting if each.state in ORDER and each.node not in begun]
-    open_ones.sort(key=lambda each: (ORDER.index(each.state), "[" in each.node))
+    open_ones.sort(key=lambda each: (each.node != "", ORDER.index(each.state), "[" in each.node))
     if not open_ones:
         return Reason("wait", "", "Nothing of this run is in progress", "the next step is about to be ready.")
     first = open_ones[0]
+    if not first.node and (held := HELD.fullmatch(first.reason)):
+        said = f"since {held[1]}; nothing of it starts until somebody resumes it" + (f": {held[2]}" if held[2] else "")
+        return Reason("wait", "", "This run is paused", visible(said), None, _meanwhile(open_ones[1:]))
     text = error_text(DOTTED.sub(r"\1", first.reason))
     for holder, name in names.items():
         text = text.replace(holder, name)
+    text = text.replace("waits for resume()", "stands until the run is resumed")
     tone = "run" if first.state == "running" else "wait"
     if tone == "wait" and first.until is not None:
         text = text.removeprefix("waits ") if text.startswith("waits ") else f"it {text}"
@@ -87,6 +96,11 @@ def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
 
 def _begun(items: MapCounts) -> int:
     return items.done + items.failed + items.running
+
+
+def _meanwhile(others: Sequence[Waiting]) -> str:
+    running = [each.node for each in others if each.state == "running"]
+    return f"Meanwhile {listed(running)} {'run' if len(running) > 1 else 'runs'} to the end." if running else ""
 
 
 def _rest(view: RunView, first: Waiting, others: Sequence[Waiting], waiting: Sequence[Waiting]) -> str:

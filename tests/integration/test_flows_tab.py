@@ -8,7 +8,7 @@ import tempfile
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import pytest
 import redis
@@ -176,6 +176,76 @@ def test_a_run_is_cancelled_and_resumed(flower, run):
     again = flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"})
     assert again.status == 409
     assert "only a paused, failed" in again.text
+
+
+def test_a_run_is_paused_and_resumed(flower, run):
+    page = flower.get(f"/flows/run/{run.id}").text
+    assert 'name="op" value="pause"' in page
+    answer = flower.post("/flows/act", {"op": "pause", "run": run.id, "confirm": "yes", "reason": "<b>closed"})
+    assert (answer.status, answer.headers["Location"]) == (303, f"/in/here/flows/run/{run.id}")
+    assert run.status == "paused"
+    page = flower.get(f"/flows/run/{run.id}").text
+    assert "This run is paused" in page
+    assert "until somebody resumes it: &lt;b&gt;closed" in page
+    assert 'name="op" value="pause"' not in page
+    listed = flower.get("/flows?status=paused").text
+    assert run.id in listed
+    assert "somebody to resume it: &lt;b&gt;closed" in listed
+    assert flower.post("/flows/act", {"op": "resume", "run": run.id, "confirm": "yes"}).status == 303
+    assert not run.status.is_final
+    assert run.status != "paused"
+    run.cancel()
+    refused = flower.post("/flows/act", {"op": "pause", "run": run.id, "confirm": "yes"})
+    assert (refused.status, "only a run that is neither ending nor ended" in refused.text) == (409, True)
+    assert "None of these runs can be paused" in flower.post("/flows/act", {"op": "pause", "run": run.id}).text
+
+
+def test_a_run_that_waits_for_a_person_says_so(flower, program):
+    run = program.orchestrator.start("trip")
+    for page in (flower.get(f"/flows/run/{run.id}").text, flower.get("/flows?flow=trip").text):
+        assert "approval" in page
+    assert "waits for an approval" in flower.get(f"/flows/run/{run.id}").text
+    assert "manager (approval)" in flower.get("/flows?flow=trip").text
+
+
+def test_a_run_names_the_schedule_that_started_it(flower, program, run):
+    scheduled = program.orchestrator.trigger_schedule("nightly-report")
+    (link,) = re.findall(
+        r'by its schedule <a href="([^"]+)">every day at 02:30', flower.get(f"/flows/run/{scheduled.id}").text
+    )
+    path, _, place = link.partition("#")
+    assert path == "/in/here/flows/schedules"
+    assert f'id="{unquote(place)}"' in flower.get("/flows/schedules").text
+    assert "schedule <a" not in flower.get(f"/flows/run/{run.id}").text
+    filled = program.orchestrator.backfill(
+        "nightly-report", datetime.now(UTC) - timedelta(days=2), datetime.now(UTC) - timedelta(days=1)
+    )
+    page = flower.get(f"/flows/run/{filled[0].run_id}").text
+    assert "by its schedule" in page
+    assert f'</a> for <time datetime="{filled[0].instant.isoformat(timespec="milliseconds")}"' in page
+    for each in filled:
+        program.orchestrator.get(each.run_id).cancel()
+        program.orchestrator.delete(each.run_id)
+
+
+@pytest.mark.parametrize("part", ["", ":nodes", ":told"])
+def test_a_run_with_something_else_in_its_keys_says_what_and_hides_no_other(flower, server, program, run, part):
+    damaged = program.orchestrator.start("order")
+    key = f"orchestrator:run:{damaged.id}{part}"
+    with redis.Redis.from_url(server.url) as client:
+        kept = client.dump(key)
+        client.set(key, "something else")
+        try:
+            told = [flower.get(f"/flows{api}/run/{damaged.id}") for api in ("", "/api")][: 1 if part == ":told" else 2]
+            for answer in told:
+                assert answer.status == 500
+                assert f"its key {key} holds a string and not a {'list' if part == ':told' else 'hash'}" in answer.text
+            listed = flower.get("/flows?flow=order")
+            assert (listed.status, run.id in listed.text) == (200, True)
+        finally:
+            client.restore(key, 0, kept, replace=True)
+    damaged.cancel()
+    assert flower.get(f"/flows/run/{damaged.id}").status == 200
 
 
 def test_acting_on_a_filter_asks_with_a_count_first(flower, program):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from celery import Celery
 
 from orchestrator import Adaptive, FlowBuilder, FlowState, Node, Orchestrator, SharedRateLimiter, manual, schedule
+from orchestrator.definition.gates import approval
 
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("tabbed", broker=URL, backend=URL)
@@ -48,6 +49,7 @@ for built in (
     flow("nightly-report").triggered_by(schedule("30 2 * * *")).then(Node("report", done)).build(),
     flow("sync-tickets").then(limited).build(),
     flow("sync-issues").then(paced).build(),
+    flow("trip").then(approval("manager")).then(Node("book", done)).build(),
     flow("nasty").then(Node("says-it", done)).build(),
 ):
     orchestrator.register(built)

@@ -102,7 +102,8 @@ while looked < candidates and found < wanted do
   if id ~= last then  -- two indexes may have it while it moves from one to the other
     last, looked = id, looked + 1
     local run = KEYS[1] .. ':' .. id
-    if passes(id, unpack(redis.call('HMGET', run, unpack(CHECKED)))) then
+    local checked = redis.pcall('HMGET', run, unpack(CHECKED))  -- a key of another type must not hide the other runs
+    if not checked.err and passes(id, unpack(checked)) then
       found = found + 1
       answer[#answer + 1] = id
       for _, value in ipairs(redis.call('HMGET', run, unpack(fields))) do

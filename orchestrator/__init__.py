@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.client import Orchestrator
     from orchestrator.definition.builder import FlowBuilder
+    from orchestrator.definition.children import RemoteFlow
     from orchestrator.definition.context import NodeContext
     from orchestrator.definition.flow import Flow
     from orchestrator.definition.gates import Approval, Vote, signal, sleep, sleep_until
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "orchestrator.client": ("Orchestrator",),
     "orchestrator.definition.builder": ("FlowBuilder",),
+    "orchestrator.definition.children": ("RemoteFlow",),
     "orchestrator.definition.context": ("NodeContext",),
     "orchestrator.definition.flow": ("Flow",),
     "orchestrator.definition.gates": ("Approval", "Vote", "signal", "sleep", "sleep_until"),
@@ -177,6 +179,7 @@ __all__ = [
     "RateLimited",
     "RegistrationError",
     "Rejected",
+    "RemoteFlow",
     "RepetitionError",
     "RetryLater",
     "RetryPolicy",

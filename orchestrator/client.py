@@ -455,6 +455,9 @@ def _register(engine: Engine, flow: Flow) -> None:
     names = [f"{flow.name}.{name}" for name in _node_names(flow)]
     if engine.registry.flows.get(flow.name) is None:
         tasks.refuse_taken_names(engine.app, names)
+    for node in flow.nodes():  # who has the code of a flow has that of the flows in it
+        if isinstance(node.child, Flow):
+            _register(engine, node.child)
     entry = engine.registry.add(flow)
     if entry is not None:
         tasks.register_nodes(engine.app, entry)

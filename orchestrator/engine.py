@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrator.definition.plan import FIRST_FORMAT
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import ConfigurationError, NodeFailure, StoreError, StoreRefused, UnknownRun
+from orchestrator.errors import ConfigurationError, NodeFailure, RunCancelled, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.messaging.publisher import Publisher
 from orchestrator.messaging.start_checks import StartChecks, refuse_old_workers, refused_eviction
@@ -21,10 +21,19 @@ from orchestrator.store.broken_runs import abandon_run
 from orchestrator.store.fleet import Fleet
 from orchestrator.store.idle_connections import close_deserted
 from orchestrator.store.refusals import was_refused
-from orchestrator.store.scripts.results import MORE, Moved, Started, Work
+from orchestrator.store.scripts.results import (
+    ELSEWHERE,
+    MORE,
+    RESUME_CHILD,
+    UNDO_CHILD,
+    WAKE_PARENT,
+    Moved,
+    Started,
+    Work,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from celery import Celery
 
@@ -33,11 +42,14 @@ if TYPE_CHECKING:
     from orchestrator.discovery import Discovery
     from orchestrator.settings import Settings
     from orchestrator.store.run_store import RunRecord, Store
+    from orchestrator.store.scripts.children import Spawned
 
 logger = logging.getLogger(__name__)
 STARTS: Final = {"started", "exists", "conflict"}
 """Answers that are the end of a start without a schedule."""
 DESERTED_EVERY_S = 10.0
+MOST_FOLLOWED = 100
+"""Steps in other runs that one process makes behind one transition."""
 
 
 @dataclass
@@ -90,13 +102,44 @@ class Engine:
             self.publisher.close_deserted()
 
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
-        """Do what is left of a transition in portions, then send what it left to publish."""
+        """Do what is left of a transition in portions, and of other runs, then send what that left to publish."""
         try:
-            work = self.complete(plan, run_id, work)
+            for each in self.resolve(plan, run_id, epoch, work):
+                self.publisher.publish(*each)
         except StoreError as error:
             logger.warning("flow %s run %s: a transition is left to the reconciler: %s", plan.flow, run_id, error)
-            return
-        self.publisher.publish(plan, run_id, epoch, work)
+
+    def resolve(self, plan: Plan, run_id: str, epoch: int, work: Work) -> Iterator[tuple[Plan, str, int, Work]]:
+        """Do what is left of a transition in portions, and what it asks of other runs of its tree, one after the other.
+
+        Yields:
+            Plan, run, epoch and work, where something is to be published.
+
+        Raises:
+            StoreError: As `complete`.
+        """
+        left = [(plan, run_id, epoch, self.complete(plan, run_id, work))]
+        followed = 0
+        while left:
+            plan, run_id, epoch, work = left.pop()
+            if work.kind not in ELSEWHERE:
+                yield plan, run_id, epoch, work
+            elif followed < MOST_FOLLOWED:  # behind that many the leader goes on, by the timers that the scripts wrote
+                followed += 1
+                left += self._move_other(work, run_id)
+
+    def _move_other(self, work: Work, run_id: str) -> list[tuple[Plan, str, int, Work]]:
+        """Do to another run what a run asks: wake a parent, undo or resume a child."""
+        other, node = work.names
+        pinned = self.pinned(other)
+        if pinned is None:
+            return []
+        record, plan = pinned
+        fault_point(f"before_{work.kind}", node)
+        with self.store.guarded():
+            moved, epoch = MOVES[work.kind](self.store, record, node, run_id)
+        fault_point(f"after_{work.kind}", node)
+        return [(plan, other, epoch, self.complete(plan, other, moved.work))]
 
     def complete(self, plan: Plan, run_id: str, work: Work) -> Work:
         """Do the portions that are left of a transition which touches more records than one script may.
@@ -155,6 +198,44 @@ class Engine:
             self.publisher.publish_first(plan, run_id, started.work)
         return started
 
+    def spawn(self, run_id: str, plan: Plan, node: str, token: str, child: Plan, **options: Any) -> Spawned:
+        """Start a run of another flow for a node that waits for it from then on, and send its first message.
+
+        Args:
+            run_id: The run of the node.
+            plan: The plan that it pins.
+            node: The node.
+            token: The token of its claim.
+            child: The plan of the other flow.
+            options: What spawn.lua takes besides, and `input_json`.
+
+        Raises:
+            ConfigurationError: The child would hang, as the app's settings or the store show; nothing was written.
+            StoreError: Redis; the same call again is safe.
+        """
+        self.refuse(child)
+        given = self._start_options(
+            child, "", options.pop("input_json"), tags=None, idempotency_key=None, traceparent=""
+        )
+        del given["message"]
+        options |= given | {"message_of": self.publisher.first_message, "number": 1}
+        while True:
+            with self.store.guarded():
+                spawned = self.store.scripts.children.spawn(run_id, plan.hash, node, token, child_plan=child, **options)
+            if spawned.outcome == "number":  # it has started some before
+                options["number"] = int(spawned.detail)
+            elif spawned.outcome == "no plan" and not options["send_plan"]:
+                child = self._as_announced(child)
+                options["send_plan"] = True
+            else:
+                break
+        if spawned.outcome == "evicts":
+            raise ConfigurationError(refused_eviction(child.flow, spawned.detail))
+        if spawned.started is not None:
+            fault_point("after_spawn", node)
+            self.publisher.publish_first(child, spawned.started.run_id, spawned.started.work)
+        return spawned
+
     def start_many(self, plan: Plan, given: Mapping[str, Mapping[str, Any]]) -> list[Started | None]:
         """Create runs in one round trip and send their first messages.
 
@@ -205,7 +286,7 @@ class Engine:
             "history_limit": self.settings.history_limit,
             "chords": self.publisher.has_chords,
             "idempotency_key": idempotency_key,
-            "message": self.publisher.first_message(plan, run_id),
+            "message": self.publisher.first_message(plan, run_id) if run_id else ("", ""),
             "indexed_tags": self.settings.indexed_tags,
             "traceparent": traceparent,
             "send_plan": False,
@@ -293,6 +374,26 @@ class Engine:
         if was_gone:
             logger.warning("flow %s: its plan %s was gone from Redis and is put back", plan.flow, plan.hash)
         return was_gone
+
+
+def _wake_parent(store: Store, parent: RunRecord, node: str, _child: str) -> tuple[Moved, int]:
+    return store.scripts.wake(parent.run_id, parent.plan, node), parent.epoch
+
+
+def _undo_child(store: Store, child: RunRecord, node: str, parent: str) -> tuple[Moved, int]:
+    failure = NodeFailure.of(RunCancelled("the run that started it is rolled back"), flow_name=child.flow)
+    token = f"{parent}/{node}/{child.epoch}"  # the same if it is asked again: it has happened then
+    moved = store.scripts.undo(child.run_id, child.plan, token=token, failure=failure.model_dump_json())
+    return moved, child.epoch + 1
+
+
+def _resume_child(store: Store, child: RunRecord, node: str, parent: str) -> tuple[Moved, int]:
+    moved = store.scripts.resume(child.run_id, child.plan, token=f"{parent}/{node}/{child.epoch}")
+    return moved, child.epoch + (moved.outcome == "resumed")
+
+
+MOVES: Final = {WAKE_PARENT: _wake_parent, UNDO_CHILD: _undo_child, RESUME_CHILD: _resume_child}
+"""What is done to another run, by the kind of the work; each answers also the epoch of what is to be published."""
 
 
 def engine_of(app: Celery) -> Engine:

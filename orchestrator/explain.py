@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.definition.fitting import NO_NODE
 from orchestrator.definition.plan import limit_title, node_of
 from orchestrator.definition.state import RunStatus
+from orchestrator.errors import UnknownRun
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.messaging.start_checks import undeclared_queues
 from orchestrator.store.fleet import Fleet
@@ -209,6 +210,10 @@ class _Explainer:
         bucket = record.get("bucket")
         if bucket is None and "begins" in self.run.fields and self.run.status is RunStatus.PENDING:
             return "waits for the instant at which its run begins", instant(record["due"])
+        if record.get("unannounced"):
+            return f"waits for a worker that announces flow {self.plan.nodes[node_of(name)].child}", instant(
+                record["due"]
+            )
         if bucket is None and not record["attempt"]:
             return "waits for its next iteration", instant(record["due"])
         if bucket is None:
@@ -234,11 +239,23 @@ class _Explainer:
         gate, waits = self.plan.nodes[node_of(name)].gate, record["waits"]
         # A kind that only newer workers know is named as it is.
         what = {"callback": "waits for its callback", "sleep": "sleeps"}.get(waits, f"waits for {waits}")
+        if "child" in record:
+            what = self._explain_child(self.plan.nodes[node_of(name)].child, record)
         if waits == "signal":
             what = f"waits for signal {gate['of']}"
         elif waits == "approval":
             what = f"waits for approval {name}{_voters(gate, record)}"
         return f"{what} since {since:%Y-%m-%d %H:%M:%S} UTC", until
+
+    def _explain_child(self, flow: str, record: dict[str, Any]) -> str:
+        child = f"run {record['child']} of flow {flow}"
+        try:
+            status = self.store.standing(record["child"]).status
+        except UnknownRun:
+            return f"waits for {child}, whose record is gone,"
+        if record["waits"] == "undo":
+            return f"waits until {child}, which is {status}, is undone,"
+        return f"waits for {child}, which is {status},"
 
     def _explain_compensating(self, name: str, _record: dict[str, Any]) -> tuple[str, datetime | None]:
         undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))

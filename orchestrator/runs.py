@@ -61,6 +61,25 @@ class Event:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class RunTree:
+    """A run and what is below it, read one after the other.
+
+    Attributes:
+        run: The run.
+        flow: Name of its flow.
+        node: Node of the parent that started it; None at the top.
+        status: The run's status.
+        children: The runs that its nodes have started, oldest first.
+    """
+
+    run: FlowRun
+    flow: str
+    node: str | None
+    status: RunStatus
+    children: tuple[RunTree, ...]
+
+
 class FlowRun:
     """One run of a flow, by its id. Holds no copy of its state.
 
@@ -112,6 +131,22 @@ class FlowRun:
     def finished_at(self) -> datetime | None:
         """When the run ended, or None while it has not."""
         return self._record().finished
+
+    @property
+    def parent(self) -> FlowRun | None:
+        """The run that started this one for a node of its flow; None of a run that stands at the top."""
+        found = self._record().fields.get("parent")
+        return FlowRun(self._engine, found) if found else None
+
+    def children(self) -> list[FlowRun]:
+        """Return the runs that nodes of this one have started, oldest first."""
+        return [FlowRun(self._engine, each) for each in self._engine.store.children(self.id)]
+
+    def tree(self) -> RunTree:
+        """Return this run with all runs below it."""
+        record = self._record()
+        below = tuple(child.tree() for child in self.children() if self._engine.store.has_run(child.id))
+        return RunTree(self, record.flow, record.fields.get("parent_node"), record.status, below)
 
     def wait(self, timeout: float | timedelta | None = None) -> RunStatus:
         """Wait until the run has ended, however it ended; under `task_always_eager` run the retries that are due.
@@ -282,6 +317,8 @@ class FlowRun:
             StoreUnavailable: Redis did not answer; the status says whether the run was resumed.
         """
         record, plan = self._record_and_plan()
+        if record.status is not RunStatus.PAUSED:
+            _refuse_child(record, "resumed")
         with self._engine.store.guarded():
             moved = self._engine.store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
         if moved.outcome not in {"resumed", "continued"}:
@@ -301,6 +338,7 @@ class FlowRun:
             StoreUnavailable: Redis did not answer; the status says whether the run is being undone.
         """
         record, plan = self._record_and_plan()
+        _refuse_child(record, "undone")
         failure = NodeFailure.of(RunCancelled(reason or "the run was undone"), flow_name=record.flow)
         with self._engine.store.guarded():
             moved = self._engine.store.scripts.undo(
@@ -435,6 +473,13 @@ def _seconds(span: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or math.isnan(seconds):
         raise InvalidInput(f"a timeout is a number of seconds, a timedelta, or None, not {span!r}")
     return seconds
+
+
+def _refuse_child(record: RunRecord, verb: str) -> None:
+    """Refuse what is done to a run through the one at the top of its tree."""
+    if parent := record.fields.get("parent"):
+        message = f"the run was started by run {parent}; it is {verb} with the run {record.fields['root']} at the top"
+        raise RunError(message, run_id=record.run_id, flow_name=record.flow)
 
 
 def _refuse_inside_node(run_id: str) -> None:

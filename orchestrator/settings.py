@@ -33,6 +33,7 @@ class Settings:
         lease: How long a worker process may be silent before it counts as dead. Default 30 s.
         reconcile_every: Time between two sweeps of the reconciler. Default 1 s; at most a quarter of the lease.
         retention: How long the record of a run is kept after its end. Default 7 days.
+        max_depth: How deep runs may start runs; a node that would start a deeper one fails. Default 16.
         max_payload_bytes: Largest input, output, page or item, in bytes of JSON. Default 1 MiB.
         prefix: What every Redis key begins with; 1 to 50 of letters, digits, `_`, `.`, `-`, and a part of it in `{}`
             for a server in cluster mode. Default "orchestrator".
@@ -61,6 +62,7 @@ class Settings:
     lease: timedelta = timedelta(seconds=30)
     reconcile_every: timedelta = timedelta(seconds=1)
     retention: timedelta = timedelta(days=7)
+    max_depth: int = 16
     max_payload_bytes: int = 1024 * 1024
     prefix: str = "orchestrator"
     history_limit: int = 1000

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from orchestrator.server import EmbeddedServer
 from tests.fake_server import InProcessServer, why_not
-from tests.harness import Ledger, lasting_keys, load_program, workers
+from tests.harness import Ledger, await_children, lasting_keys, load_program, workers
 from tests.rabbit import find_program
 from tests.scheduling import WorldScheduling
 
@@ -101,5 +101,6 @@ def _ended_runs_expire(request):
     if "server" not in request.fixturenames or request.config.getoption("fake_server"):
         return  # script tests look at the keys of their own prefix
     client = redis.Redis.from_url(request.getfixturevalue("server").url, decode_responses=True)
+    await_children(client)
     for key, status in lasting_keys(client, "orchestrator:run:*").items():
         assert status in {"pending", "running", "compensating"}, f"{key} of a run that is {status!r} has no TTL"

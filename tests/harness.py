@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
@@ -170,6 +170,18 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 end
 return lasting
 """
+
+
+def await_children(client: redis.Redis) -> None:
+    """Wait until the leader has given the children of ended runs their retention."""
+
+    def rows() -> list[str]:
+        members: Any = client.zrange("orchestrator:timers", 0, -1)
+        texts = [each if isinstance(each, str) else each.decode() for each in members]
+        return [each for each in texts if each.endswith("|:tree")]
+
+    if rows():
+        wait_until(lambda: not rows(), "children are kept as long as their root")
 
 
 def lasting_keys(client: redis.Redis, pattern: str = "*") -> dict[str, str]:

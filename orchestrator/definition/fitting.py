@@ -50,7 +50,7 @@ def _reasons(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
         return
     if not step.is_known:
         yield f"its library does not know steps of kind {step.kind!r}"
-    if (mine.kind, mine.paged, bool(mine.repeats)) != (theirs.kind, theirs.paged, bool(theirs.repeats)):
+    if _shape_of(mine) != _shape_of(theirs):
         yield f"there it is {_kind_of(mine)}, in the run's plan {_kind_of(theirs)}"
     for missing in sorted(set(theirs.keyed) - set(mine.keyed)):
         yield f"limiter {missing} has no key function there"
@@ -113,7 +113,13 @@ class Fits:
         self._known[own.hash, pinned.hash, name] = reason
 
 
+def _shape_of(node: NodePlan) -> tuple[str, bool, bool, str]:
+    return node.kind, node.paged, bool(node.repeats), node.child
+
+
 def _kind_of(node: NodePlan) -> str:
+    if node.child:
+        return f"a node that starts flow {node.child}"
     if node.repeats:
         return "a node that repeats"
     return "a paginated node" if node.paged else KINDS.get(node.kind, node.kind)

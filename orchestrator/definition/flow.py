@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from orchestrator.definition.children import ChildFlow
 from orchestrator.definition.codecs import Codec, codec_of
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.steps import When
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Flow:
+class Flow(ChildFlow[Any, Any]):
     """A flow as `FlowBuilder.build` made it; immutable, compared by identity.
 
     Attributes:
@@ -85,6 +86,22 @@ class Flow:
     def input_codec(self) -> Codec[Any] | None:
         """JSON in and out of the run's input; None when any JSON will do."""
         return None if self.input_type is MISSING else codec_of(self.input_type)
+
+    @property
+    def taken_type(self) -> Any:
+        """Annotation of the run's input, for a node that starts the flow."""
+        return self.input_type
+
+    @property
+    def given_type(self) -> Any:
+        """Annotation of the run's result; `Any` where more than one node may write it."""
+        key = self.result_key
+        steps = [step for step in self.all_steps() for node in step.own_nodes() if node.output_key == key]
+        if len(steps) != 1 or key is None:
+            return Any
+        (node,) = (node for node in steps[0].own_nodes() if node.output_key == key)
+        annotation = node.output_codec.annotation
+        return list.__class_getitem__(annotation) if steps[0].node_kind == "item" else annotation
 
     def canvas(self, run_id: str) -> Any:
         """Return what would be sent to Celery at the start of a run; sends nothing.

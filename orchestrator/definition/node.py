@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
+from orchestrator.definition.children import ChildFlow, contract_of
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
 from orchestrator.definition.repetition import Repeat
 from orchestrator.definition.signature import MISSING, BadFunction, Contract, read_contract
@@ -36,6 +37,7 @@ Limiters: typing.TypeAlias = "SharedLimit | Sequence[SharedLimit] | None"
 Classifier: typing.TypeAlias = "Callable[[Any], str]"
 Key: typing.TypeAlias = "Callable[[Any], str]"
 When: typing.TypeAlias = Literal["succeeded", "started"]
+ATTEMPT_TIMEOUT: Final = timedelta(minutes=5)
 
 
 class NodeOptions(TypedDict, total=False):
@@ -55,18 +57,18 @@ class NodeOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Node(Generic[In, Out]):
-    """One function of a flow; immutable: every `with_*`, `as_` and `on_error` returns a changed copy.
+    """One function of a flow, or another flow that is started; immutable: `with_*`, `as_` and `on_error` return copies.
 
     Bad values are kept as they are and reported by `build()`, all at once.
 
     Attributes:
         name: Name of the node, one per flow.
-        fn: The function.
+        fn: The function, or the flow.
         input: The constant input, MISSING without one.
         input_func: Computes the input from the state, None without one.
         wiring: Where each parameter comes from, None if `with_inputs` was not called last.
         key: The output key that was given, None for the node's name.
-        timeout: Limit of one attempt.
+        timeout: Limit of one attempt; of a flow, of its run, and None for none.
         retry: Whether and when a failed attempt is retried.
         rate_limit: Limit of this node in this flow.
         shared_rate_limits: Limits shared with other nodes; all of them hold.
@@ -95,6 +97,8 @@ class Node(Generic[In, Out]):
     error_classifier: Classifier | None
     repeat: Repeat | None
 
+    @overload
+    def __init__(self, name: str, fn: ChildFlow[In, Out], input: Any = ..., **options: Unpack[NodeOptions]) -> None: ...
     @overload
     def __init__(
         self,
@@ -135,7 +139,7 @@ class Node(Generic[In, Out]):
         *,
         input_func: Callable[[FlowState], Any] | None = None,
         output_key: str | None = None,
-        timeout: timedelta = timedelta(minutes=5),
+        timeout: timedelta = ATTEMPT_TIMEOUT,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
         rate_limit: RateLimit | None = None,
         shared_rate_limit: Limiters = None,
@@ -154,7 +158,8 @@ class Node(Generic[In, Out]):
             input_func=input_func,
             wiring=None,
             key=output_key,
-            timeout=timeout,
+            # A child has the time limit of its own flow.
+            timeout=None if timeout is ATTEMPT_TIMEOUT and issubclass(type(fn), ChildFlow) else timeout,
             retry=retry,
             rate_limit=rate_limit,
             shared_rate_limits=tuple(limiters) if type(limiters) in (list, tuple) else (limiters,),
@@ -189,6 +194,11 @@ class Node(Generic[In, Out]):
         """Every limit of its attempts: its own, those that it shares, and its slots."""
         limits = (self.rate_limit, *self.shared_rate_limits, self.concurrency)
         return tuple(limit for limit in limits if limit is not None)
+
+    @property
+    def child(self) -> ChildFlow[Any, Any] | None:
+        """The flow that it starts; None of a node with a function."""
+        return self.fn if issubclass(type(self.fn), ChildFlow) else None  # type: ignore[return-value]
 
     @property
     def output_codec(self) -> Codec[Out]:
@@ -301,7 +311,7 @@ class Node(Generic[In, Out]):
         return f"Node({reprlib.repr(self.name) if type(self.name) is str else type_name(type(self.name))})"
 
     def _read_contract(self) -> Contract:
-        return read_contract(self.fn)
+        return read_contract(self.fn) if self.child is None else contract_of(self.child)
 
     def _changed(self, **changes: Any) -> Node[In, Out]:
         changed = copy.copy(self)

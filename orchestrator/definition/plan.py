@@ -20,7 +20,7 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-LATER_FIELDS = ("repeats", "pauses", "gate")
+LATER_FIELDS = ("repeats", "pauses", "gate", "child")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 FIRST_FORMAT, FORMAT = 1, 2
 """The newest format of plans that this version knows."""
@@ -70,6 +70,7 @@ class NodePlan:
         max_pages: Most pages; 0 is no limit.
         source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
         pauses: Whether it stands, when its attempts are exhausted, until somebody resumes the run.
+        child: Name of the flow that it starts; of a compensation, of the one whose run it undoes. Empty for none.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
     """
 
@@ -92,6 +93,7 @@ class NodePlan:
     repeats: tuple[int, ...] = ()
     pauses: bool = False
     gate: Mapping[str, Any] = field(default_factory=dict)
+    child: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Plan:
         if self.needed_format > FIRST_FORMAT:
             raw["format"] = self.needed_format
         for step in raw["steps"]:
-            _drop_empty(step, "gates")
+            _drop_empty(step, "gates", "waits")
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @lazy
@@ -184,7 +186,8 @@ class Plan:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""
         compensated = {node for node, _, _ in self.sagas}
         stored = {
-            f"step:{position}": _dense(_drop_empty(asdict(step), "gates")) for position, step in enumerate(self.steps)
+            f"step:{position}": _dense(_drop_empty(asdict(step), "gates", "waits"))
+            for position, step in enumerate(self.steps)
         }
         for name, node in self.nodes.items():
             wanted = ("kind", "step", "key", "timeout_ms", "attempts", "limits", "undoes", "paged", "source")
@@ -196,12 +199,15 @@ class Plan:
                 "repeats": node.repeats,
                 "pauses": node.pauses,
                 "gate": node.gate,
+                "child": node.child,
             }
             policies |= {field: values for field, values in rare.items() if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
         if self.signals:
             stored["signals"] = _dense(list(self.signals))
             stored |= {f"signal:{name}": _dense(self._places_of(name)) for name in self.signals}
+        if self.children:
+            stored["children"] = _dense(list(self.children))
         return stored | {
             "maps": _dense(self.maps),
             "pages": _dense(self.pages),
@@ -219,6 +225,11 @@ class Plan:
             if node.kind == "signal":
                 found[node.gate["of"]] = (*found.get(node.gate["of"], ()), node.name)
         return found
+
+    @lazy
+    def children(self) -> tuple[str, ...]:
+        """The nodes that start runs of other flows."""
+        return tuple(node.name for node in self.nodes.values() if node.child and not node.undoes)
 
     @lazy
     def limit_texts(self) -> dict[str, str]:
@@ -392,9 +403,10 @@ class Siblings(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
-def _drop_empty(part: dict[str, Any], name: str) -> dict[str, Any]:
-    if not part[name]:
-        del part[name]
+def _drop_empty(part: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        if not part[name]:
+            del part[name]
     return part
 
 

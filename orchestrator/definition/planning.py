@@ -6,6 +6,7 @@ Pure: the same flow gives the same plan, and the same hash, in every process.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.gates import Gate
@@ -39,11 +40,8 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
     """
     queue = flow.queue or default_queue
     order = list(flow.all_steps())
-    position: dict[int, int] = {}
-    count = 0
-    for step in order:
-        position[id(step)] = count
-        count += step.positions
+    starts = accumulate((step.positions for step in order), initial=0)
+    position = {id(step): start for step, start in zip(order, starts, strict=False)}
     following = dict(_following(flow.steps, END, position))
     steps = tuple(each for step in order for each in _step_plans(step, following[id(step)], position))
     if not (fused := fused or flow.fused):
@@ -59,11 +57,14 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
             kind = node.waits if isinstance(node, Gate) and node.waits else step.node_kind
             nodes[node.name] = _node_plan(flow, node, index, queue, kind=kind)
             limits |= _numbers(flow, node)
-            if node.compensation is not None:
-                undo = node.compensation
+            if (undo := node.compensation) is not None:
                 nodes[undo.name] = _node_plan(flow, undo, index, queue, kind="compensation", undoes=node.name)
                 limits |= _numbers(flow, undo)
                 sagas.append((node.name, undo.name, node.compensation_when))
+            elif node.child is not None:
+                undone = _undo_of_child(nodes[node.name])
+                nodes[undone.name] = undone
+                sagas.append((node.name, undone.name, "succeeded"))
     return Plan(
         flow=flow.name,
         queue=queue,
@@ -120,8 +121,8 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         step=position,
         key="" if undoes else node.output_key,
         queue=node.queue or queue,
-        timeout_ms=in_milliseconds(node.timeout) if gate is None else gate.lasts_ms,
-        attempts=retry.maximum_attempts,
+        timeout_ms=_limit_of(node),
+        attempts=retry.maximum_attempts if node.child is None else BRANCH_ATTEMPTS,
         retry=(
             in_milliseconds(retry.initial_interval),
             retry.backoff_coefficient,
@@ -138,7 +139,21 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         pauses=retry.on_exhausted == "pause" and not undoes,
         repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
         gate={} if gate is None else gate.plan_fields(),
+        child="" if node.child is None else node.child.name,
     )
+
+
+def _undo_of_child(node: NodePlan) -> NodePlan:
+    """What stands in a saga for the run that a node has started: no message of it is sent, it waits for that run."""
+    undo = replace(node, name=f"{node.name}.undo", task=f"{node.task}.undo", kind="compensation", undoes=node.name)
+    return replace(undo, key="", reads=())
+
+
+def _limit_of(node: Node[Any, Any]) -> int:
+    if isinstance(node, Gate) and node.waits:
+        return node.lasts_ms
+    # Of a flow this is the time to start it; how long its run may take, the code says.
+    return BRANCH_TIMEOUT_MS if node.child is not None else in_milliseconds(node.timeout)
 
 
 def limits_of(node: Node[Any, Any], flow: str) -> dict[str, Limit]:

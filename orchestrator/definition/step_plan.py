@@ -135,6 +135,7 @@ class StepPlan:
         batch: Of a map: items that one message runs.
         local: Of a parallel step of a fused flow: whether one process runs all members.
         gates: Those of its nodes that only wait; no message is sent for them.
+        waits: Whether a node of it waits behind its attempt, so that no chord may join it.
     """
 
     name: str
@@ -149,6 +150,7 @@ class StepPlan:
     batch: int = 0
     local: bool = False
     gates: tuple[str, ...] = ()
+    waits: bool = False
 
     @lazy
     def rules(self) -> StepRules:

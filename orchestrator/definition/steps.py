@@ -203,6 +203,7 @@ class Parallel(Step):
             require=self.require or 0,
             local=bool(self.local),
             gates=_gates(self.members),
+            waits=any(node.child is not None for node in self.members),
         )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from orchestrator.definition.context import Deferred, RunningAttempt, running_attempt
 from orchestrator.errors import StoreError
+from orchestrator.execution.child_attempt import Spawn
 from orchestrator.execution.failures import NO_FURTHER, Failed, judge
 from orchestrator.execution.inputs import Inputs
 from orchestrator.execution.keyed_limits import admit
@@ -60,7 +61,7 @@ class Waits:
     moved: Moved
 
 
-Made: TypeAlias = Returned | Failed | Deferred | Waits | Outcome
+Made: TypeAlias = Returned | Failed | Deferred | Spawn | Waits | Outcome
 
 
 class Attempt:
@@ -249,7 +250,7 @@ class Attempt:
         """The claim that it asks for, with all outputs that it reads but those seen by then."""
         return Claim(self.name, self.token, self.prefetched.to_ask(seen))
 
-    def _call(self, entry: Registered) -> Returned | Deferred | Waits:
+    def _call(self, entry: Registered) -> Returned | Deferred | Spawn | Waits:
         self._inputs = inputs = Inputs(
             self.engine,
             self.plan,
@@ -268,7 +269,7 @@ class Attempt:
                 inputs.read_state()
             if self.claimed.outcome == "admit" and (moved := self._admit(inputs)) is not None:
                 return Waits(moved)
-            function: Callable[[], Returned | Deferred] = partial(self.kind.call, inputs)
+            function: Callable[[], Returned | Deferred | Spawn] = partial(self.kind.call, inputs)
         except BaseException as error:  # noqa: BLE001 - it is raised where middlewares see it
             function = partial(_raise, error)
         self.node_call = NodeCall(

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.definition.context import Deferred
 from orchestrator.execution.attempt import Waits
+from orchestrator.execution.child_attempt import Spawn
 from orchestrator.execution.commits import commit, let_wait, outcome_of, record_failure
 from orchestrator.execution.failed_frames import release, release_later
 from orchestrator.execution.failures import Failed
 from orchestrator.execution.local_fan_out import LocalFanOut
 from orchestrator.execution.node_kinds import Returned
+from orchestrator.execution.spawning import start_child
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.pool_memory import AT_ONCE
 from orchestrator.liveness.pool_processes import working_on
@@ -103,6 +105,9 @@ class Executor:
                 behind = self._leave(attempt, moved, error=error, note=note) or behind or next_item
             elif isinstance(made, Deferred):
                 self._leave(attempt, let_wait(attempt, made), note=note)
+            elif isinstance(made, Spawn):
+                moved, failure = start_child(attempt, made)
+                self._leave(attempt, moved, error=failure, note=note)
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
                 self._report_wait(attempt, made.moved.outcome)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.definition.policies import SLOTS
-from orchestrator.errors import NodeFailure, RunTimeout, StoreError, StoreRefused, UnknownRun
+from orchestrator.errors import NodeFailure, RunCancelled, RunTimeout, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
@@ -275,5 +275,10 @@ def end_late_run(engine: Engine, run_id: str) -> None:
         engine.store.upkeep.forget_timer(run_id, "")
         return
     # Checked again by the script: a resume meanwhile gives the run another deadline.
-    error = RunTimeout(f"the run did not end within {int(record.fields['timeout']) / 1000:g} s")
-    engine.end_run(run_id, verdict="failed", failure=NodeFailure.of(error, flow_name=record.flow), only_late=True)
+    error: RunTimeout | RunCancelled
+    if "parent_ends" in record.fields:
+        verdict, error = "cancelled", RunCancelled(f"run {record.fields['parent']}, which started it, is ending")
+    else:
+        verdict = "failed"
+        error = RunTimeout(f"the run did not end within {int(record.fields['timeout']) / 1000:g} s")
+    engine.end_run(run_id, verdict=verdict, failure=NodeFailure.of(error, flow_name=record.flow), only_late=True)

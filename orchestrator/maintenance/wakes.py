@@ -65,7 +65,7 @@ class Wakes:
     ) -> None:
         if isinstance(answer, RedisError):
             raise answer
-        made.append((plan, run_id, epoch, self.engine.complete(plan, run_id, answer.work)))
+        made += self.engine.resolve(plan, run_id, epoch, answer.work)
 
     def _miss(self, run_id: str, node: str, plan_hash: str) -> None:
         if plan_hash:

@@ -114,11 +114,11 @@ def _segment(plan: Plan, position: int) -> list[str]:
     names: list[str] = []
     while position != END and len(names) < SEGMENT:
         step = plan.steps[position]
-        if not step.rules.is_single:
+        if not step.rules.is_single or (names and plan.nodes[step.nodes[0]].child):
             break
         names.append(step.nodes[0])
-        # A chain behind it would run what the process has done already.
-        if plan.fused:  # its process continues by itself
+        # A chain behind it would run what the process has done already; one behind a node that waits is never run.
+        if plan.fused or plan.nodes[step.nodes[0]].child:
             break
         position = END if step.branches else step.next
     return names

@@ -16,6 +16,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:again | list: items of the present map to be repeated | as the run |
 | run:<id>:saga | list: compensations in order | as the run |
 | run:<id>:inbox | hash: what was sent for signals and not taken yet, see gates.lua | as the run |
+| run:<id>:children | hash: node to how many children it has started, and the last one, see children.lua | as the run |
 | run:<id>:order | sorted set: compensations by the order of completion of their nodes | until all are in order |
 | run:<id>:listed | list: what is in order so far | until it is the saga |
 | run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
@@ -89,6 +90,18 @@ def tag_indexes(tags: Mapping[str, str], indexed: Collection[str]) -> list[str]:
     """The ends of the names of the indexes of a run's tags; nothing of a value is in them but a hash."""
     found = [json.dumps([name, tags[name]]).encode() for name in indexed if name in tags]
     return [f"tag:{hashlib.sha256(each).hexdigest()[:32]}" for each in found]
+
+
+def child_id(parent: str, node: str, number: int) -> str:
+    """The id of a node's child by its number: a UUID of version 8, as no other run has."""
+    digest = hashlib.sha256(f"{parent}/{node}/{number}".encode()).hexdigest()
+    variant = "89ab"[int(digest[15], 16) % 4]
+    return f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-{variant}{digest[16:19]}-{digest[19:31]}"
+
+
+def is_child(run_id: str) -> bool:
+    """Whether a run's id is that of a child."""
+    return run_id[13:15] == "-8"
 
 
 def limit_of(bucket: str) -> str:

@@ -283,6 +283,11 @@ class Store:
         plan_hash = self.client.hget(self.keys.flows, flow)
         return self.plan(plan_hash.decode()) if plan_hash else None
 
+    def children(self, run_id: str) -> list[str]:
+        """Return the runs that nodes of a run have started, oldest first."""
+        with self.guarded():
+            return [each.decode() for each in self.client.zrange(self.keys.children(run_id), 0, -1)]
+
     def has_run(self, run_id: str) -> bool:
         """Return whether there is a record of a run."""
         with self.guarded():

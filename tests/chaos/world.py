@@ -19,7 +19,7 @@ from orchestrator import Orchestrator
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.server import EmbeddedServer
 from tests.chaos.proxy import Proxy
-from tests.harness import Ledger, WorkerProcess, environment_for, lasting_keys, wait_until
+from tests.harness import Ledger, WorkerProcess, await_children, environment_for, lasting_keys, wait_until
 from tests.invariants import check_run as check_run_in
 from tests.invariants import look_at
 from tests.servers import ServerWith
@@ -279,6 +279,7 @@ def check_run(run: Any, expected: str) -> dict[str, int]:
 def check_keys(client: redis.Redis) -> None:
     """I7: every key of an ended run has a TTL, and nothing of it is indexed as live."""
     wait_until(lambda: not client.zcard("orchestrator:live"), "no run is live")
+    await_children(client)
     assert lasting_keys(client, "orchestrator:run:*") == {}
     assert client.zcard("orchestrator:timers") == 0
     wait_until(lambda: not list(client.scan_iter("orchestrator:holders:*")), "no claims are left")

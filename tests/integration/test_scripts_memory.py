@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
 
-from orchestrator import Adaptive, SharedConcurrency, SharedRateLimiter
+from orchestrator import Adaptive, Node, RemoteFlow, SharedConcurrency, SharedRateLimiter
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.keys import bucket_of
 from orchestrator.store.scripts import Scripts
@@ -232,6 +233,22 @@ def fail_for_good(world):
     return lambda: run.fail("b", token)
 
 
+def start_of_a_child(world):
+    run = world.run(plan_of(flow().then(Node("ship", RemoteFlow("c")))))
+    token = run.hold("ship")
+    options: dict[str, Any] = {
+        "number": 1,
+        "most_depth": 16,
+        "most_bytes": 100,
+        "lasts_ms": 0,
+        "follows": False,
+        "send_plan": True,
+    }
+    options |= {"message_of": lambda *_: ("", ""), "input_json": b"1", "retention_ms": 1000, "history_limit": 10}
+    spawn = partial(world.scripts.children.spawn, run.id, run.plan.hash, "ship", token, chords=True, **options)
+    return partial(spawn, child_plan=line_plan("a"))
+
+
 def wake(world):
     run = world.run(line_plan("a"))
     run.break_off("a", delay_ms=0)
@@ -307,7 +324,8 @@ def publish_plan(world):
         token_for_a_call, claim_that_takes_a_slot, refusal_by_the_other_side,
         commit, commit_that_ends_the_run, commit_with_a_message, commits_that_are_sent_together,
         onward_to_the_next_node, onward_to_the_next_item, commit_of_a_decision, commit_of_a_compensation,
-        fail_with_another_attempt, fail_for_good, wake, release, report, announce, resume, look, republish, tick,
+        fail_with_another_attempt, fail_for_good, start_of_a_child, wake, release, report, announce, resume, look,
+        republish, tick,
         abandon, restore_plan, first_tick, publish_plan, turn, commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,

@@ -13,11 +13,12 @@ from orchestrator import errors
 
 API = {
     "Adaptive", "Approval", "Durations", "Event", "Flow", "FlowBuilder", "FlowCounts", "FlowDefinitionError",
-    "FlowDefinitionWarning", "FlowRun", "FlowState", "FlowStatistics", "HourEnds", "LimitRow", "LogLine", "MapCounts",
-    "Node", "NodeContext", "NodeFailure", "NodeRow", "Orchestrator", "Page", "Pages", "Problem", "RateLimit",
-    "RetryLater", "RetryPolicy", "RunPage", "RunRow", "RunStatus", "RunView", "Settings", "SharedConcurrency",
-    "SharedRateLimiter", "Terminal", "Vote", "Waiting", "WaitingRow", "Worker", "WorkerConfig", "WorkerRow", "const",
-    "manual", "map_item", "node", "paginate", "run_input", "schedule", "signal", "sleep", "sleep_until",
+    "FlowDefinitionWarning", "FlowRun", "FlowState", "FlowStatistics", "HourEnds", "LimitRow", "LogLine",
+    "MapCounts", "Node", "NodeContext", "NodeFailure", "NodeRow", "Orchestrator", "Page", "Pages", "Problem",
+    "RateLimit", "RemoteFlow", "RetryLater", "RetryPolicy", "RunPage", "RunRow", "RunStatus", "RunView", "Settings",
+    "SharedConcurrency", "SharedRateLimiter", "Terminal", "Vote", "Waiting", "WaitingRow", "Worker", "WorkerConfig",
+    "WorkerRow", "const", "manual", "map_item", "node", "paginate", "run_input", "schedule", "signal", "sleep",
+    "sleep_until",
 }  # fmt: skip
 
 

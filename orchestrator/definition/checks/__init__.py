@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.definition.checks import (
+    children,
     data_flow,
     functions,
     gates,
@@ -49,6 +50,8 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     gates.check_gates,
     gates.check_local_gates,
     gates.check_signals,
+    children.check_children,
+    children.check_child_steps,
     functions.check_functions,
     functions.check_callbacks,
     inputs.check_inputs,

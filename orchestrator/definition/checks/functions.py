@@ -98,7 +98,8 @@ def _input_fault(place: Place, contract: Contract) -> str | None:
             return "it has an input, but its function has no parameter for it; add one, or remove the input"
         return None
     # A compensation without an input of its own gets the output of its node.
-    if not has_constant and node.input_func is None and contract.needs_input and place.undoes is None:
+    has_own = has_constant or node.input_func is not None or node.child is not None  # a flow gets the run's input
+    if not has_own and contract.needs_input and place.undoes is None:
         names = ", ".join(parameter.name for parameter in contract.parameters)
         fault = f"its function takes {names}, but it has no input; give it one, with_input(...) or with_input_func(...)"
         return fault + contract.remedy

@@ -24,7 +24,7 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
     if flow.timeout is not None and (fault := duration_fault(flow.timeout, "timeout")):
         yield Problem(flow_place(flow), "bad-timeout", f"the run's {fault}")
     for place in find_places(flow):
-        if is_a(place.node, Gate):  # `gates` has its own rules
+        if is_a(place.node, Gate) or place.node.child is not None:  # `gates` and `children` have their own rules
             continue
         if fault := duration_fault(place.node.timeout, "timeout"):
             yield Problem(place.where, "bad-timeout", f"its {fault}")

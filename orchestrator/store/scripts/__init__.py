@@ -13,17 +13,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from orchestrator.store.keys import tag_indexes
+from orchestrator.store.keys import is_child
 from orchestrator.store.log_lines import BYTES, LINES
 from orchestrator.store.lost_writes import SweepMark
-from orchestrator.store.scripts.assembly import argument_names, in_order, script_text
+from orchestrator.store.scripts.assembly import script_text
+from orchestrator.store.scripts.children import Children
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire, ask_many
 from orchestrator.store.scripts.outside import Outside
-from orchestrator.store.scripts.results import Admitted, Look, Moved, Started, Tick, look_of, moved_of, text_of, work_of
+from orchestrator.store.scripts.results import (
+    Admitted,
+    Look,
+    Moved,
+    Started,
+    Tick,
+    look_of,
+    moved_of,
+    started_of,
+    text_of,
+    work_of,
+)
+from orchestrator.store.scripts.starting import Starting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis import Redis
 
@@ -34,8 +47,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 MARK_KEPT_MS = 86_400_000
-KEY_SHOWN = 200
-"""Characters of an idempotency key that are kept to be shown."""
 UNFINISHED = ("open",)  # groups of the index by status that hold runs which have not ended
 LONGEST_BACK_OFF_MS = 60_000
 """Longest time between two messages for a ready node that nobody claims."""
@@ -53,10 +64,11 @@ class Scripts:
         self.wire = Wire(client)
         self._keys = keys
         self.outside = Outside(self._on_run)
+        self._starting = Starting(keys)
+        self.children = Children(keys, self._call, self._starting.call)
         self._text_of = text_of
         self._shas: dict[str, str] = {}
         self._planned_calls = PlannedCalls()
-        self._starts: dict[tuple[str, int, int, bool], Packed] = {}
 
     def _sha(self, name: str) -> str:
         sha = self._shas.get(name)
@@ -76,81 +88,17 @@ class Scripts:
         return self._call(name, self._keys.of_run(run_id, plan), [run_id, *args])
 
     def start(self, run_id: str, plan: Plan, **options: Any) -> Started:
-        """Create a run: start.lua; options as of `_start_call`."""
-        return _started_of(self._call("start", *self._start_call(run_id, plan, **options)))
+        """Create a run: start.lua; options as of `Starting.call`."""
+        return started_of(self._call("start", *self._starting.call(run_id, plan, **options)))
 
     def start_many(self, plan: Plan, starts: Mapping[str, Mapping[str, Any]]) -> list[Started | ResponseError]:
         """Create runs in one round trip, each on its own, by id with the options of `start`.
 
         What the server refuses of one is its error in the list.
         """
-        calls = [self._start_call(run_id, plan, **options) for run_id, options in starts.items()]
+        calls = [self._starting.call(run_id, plan, **options) for run_id, options in starts.items()]
         answers = self.wire.ask_all("EVALSHA", self._sha("start"), calls)
-        return [each if isinstance(each, ResponseError) else _started_of(each) for each in answers]
-
-    def _start_call(
-        self,
-        run_id: str,
-        plan: Plan,
-        *,
-        send_plan: bool,
-        input_json: bytes,
-        tags: Mapping[str, str],
-        retention_ms: int,
-        history_limit: int,
-        chords: bool,
-        idempotency_key: str | None,
-        scheduled_ms: int | None = None,
-        schedule: str = "",
-        overlap: str = "allow",
-        message: tuple[str, str] = ("", ""),
-        indexed_tags: Collection[str] = (),
-        begins: str = "",
-        traceparent: str = "",
-    ) -> tuple[tuple[str, ...], list[Any], Packed]:
-        """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
-        keys = list(self._keys.of_start(run_id, plan.hash))
-        given: dict[str, Any] = {"run_id": run_id, "input": input_json, "tags": json.dumps(tags)}
-        given |= {"plan_fields": json.dumps(plan.fields()) if send_plan else "", "begins": begins}
-        given["traceparent"] = traceparent
-        if idempotency_key is not None:
-            keys.append(self._keys.idempotency(plan.flow, idempotency_key))
-            shown = idempotency_key[:KEY_SHOWN].encode("utf-8", "replace")
-            digest = hashlib.sha256(input_json).hexdigest()
-            given |= {"idempotency_key": len(keys), "digest": digest, "key": shown}
-        if scheduled_ms is not None:
-            given["scheduled"] = scheduled_ms
-        if schedule:
-            keys.append(self._keys.slots)
-            given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
-        if indexed := tag_indexes(tags, indexed_tags):
-            given["indexes"] = " ".join(indexed)
-        queue, text = message
-        if text:
-            keys.append(queue)
-            given |= {"queue_key": len(keys), "message": text}
-        fixed = self._fixed_of_start(plan, retention_ms, history_limit, chords=chords)
-        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.begun_with]
-        return tuple(keys), args, fixed
-
-    def _fixed_of_start(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
-        kind = (plan.hash, retention_ms, history_limit, chords)
-        if kind not in self._starts:
-            first = plan.steps[0]
-            given = {
-                "flow": plan.flow,
-                "plan_hash": plan.hash,
-                "retention": retention_ms,
-                "history_limit": history_limit,
-                "chords": int(chords),
-                "timeout": plan.timeout_ms,
-                "limits": json.dumps(plan.limit_texts),
-                "is_parallel": int(not first.rules.is_single),
-                "is_local": int(first.local or bool(first.gates)),
-                "undoes": int(bool(plan.sagas)),
-            }
-            self._starts[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
-        return self._starts[kind]
+        return [each if isinstance(each, ResponseError) else started_of(each) for each in answers]
 
     def commit_and_claim(
         self,
@@ -185,7 +133,7 @@ class Scripts:
         Returns:
             What became of each commit, and of each claim; no claims while other members of the position are left.
         """
-        call, fixed = self._planned_calls.find(plan, commits, claims, holder, lease_ms)
+        call, fixed = self._planned_calls.find(plan, commits, claims, holder, lease_ms, is_child=is_child(run_id))
         message_node, queue, text = message
         reads = reads_of(claims)
         args = [run_id, epoch, len(reads), "" if may_sleep else arrived, int(follows)]
@@ -494,7 +442,3 @@ class Scripts:
     def freeze_limit(self, bucket: str, until_us: int) -> bool:
         """Let a bucket grant nothing for a while: freeze_limit.lua. Returns whether it is frozen."""
         return bool(self._call("freeze_limit", [self._keys.limits], [bucket, until_us]))
-
-
-def _started_of(answer: Sequence[Any]) -> Started:
-    return Started(text_of(answer[0]), text_of(answer[1]), work_of(answer[2:]))

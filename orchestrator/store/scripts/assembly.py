@@ -2,8 +2,8 @@
 
 Redis gets one text for each script, so an include costs nothing when the script runs. Three comments are read here:
 
-- `-- include: <name>` on a line of its own is replaced by fragments/<name>.lua or library/<name>.lua; words behind the
-  name are fields that the fragment reads into locals of the same names;
+- `-- include: <name>` on a line of its own is replaced by fragments/<name>.lua, library/<name>.lua or the script
+  <name>.lua; words behind the name are fields that the fragment reads into locals of the same names;
 - `-- module: <name>` is replaced by library/<name>.lua as a module that is made when it is first used;
 - `-- needs: transition` in a script's header puts the library in front of it, with the run id as its
   first argument, and writes at its end what was changed.
@@ -61,8 +61,9 @@ def _filled(text: str) -> str:
 
 @cache
 def _part(kind: str, name: str, fields: tuple[str, ...]) -> str:
-    folder = "fragments" if files(__package__).joinpath("fragments", f"{name}.lua").is_file() else "library"
-    text = _read(folder, f"{name}.lua")
+    places = (("fragments",), ("library",), ())  # the last for a script that another one makes a function of
+    folder = next(each for each in places if files(__package__).joinpath(*each, f"{name}.lua").is_file())
+    text = _read(*folder, f"{name}.lua")
     text = text.replace("--[[, names]]", "".join(f", {field}" for field in fields))
     text = text.replace("--[[, fields]]", "".join(f", '{field}'" for field in fields))
     return f"on_demand({name}, function()\n{text}\nend)" if kind == "module" else text

@@ -75,7 +75,9 @@ class PlannedCall:
     followers: tuple[str, ...]
 
 
-def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be_fast: bool = True) -> PlannedCall:
+def planned_call(
+    plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be_fast: bool = True, is_child: bool = False
+) -> PlannedCall:
     """What the plan says of a call.
 
     Args:
@@ -83,6 +85,7 @@ def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be
         committed: The first node that is committed; empty for none.
         claimed: The nodes that are claimed.
         may_be_fast: Whether other nodes that are committed may take the fast path.
+        is_child: Whether the run has a parent, of which the fast path knows nothing.
     """
     node = plan.nodes[committed or node_of(claimed[0])]
     known = plan.fast_commits if committed else plan.fast_claims
@@ -97,7 +100,8 @@ def planned_call(plan: Plan, committed: str, claimed: tuple[str, ...], *, may_be
         if claimed:
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
-            behind = None if plan.maps or plan.pages or plan.signals else END
+            has_more = plan.maps or plan.pages or plan.signals or plan.children
+            behind = None if is_child or has_more else END
         elif following.rules.is_single:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left
@@ -115,7 +119,14 @@ class PlannedCalls:
         self._known: dict[tuple[Any, ...], tuple[PlannedCall, Packed]] = {}
 
     def find(
-        self, plan: Plan, commits: Sequence[Commit], claims: Sequence[Claim], holder: str, lease_ms: int
+        self,
+        plan: Plan,
+        commits: Sequence[Commit],
+        claims: Sequence[Claim],
+        holder: str,
+        lease_ms: int,
+        *,
+        is_child: bool = False,
     ) -> tuple[PlannedCall, Packed]:
         """What the plan says of a call, and its first arguments."""
         committed, details, may_be_fast = "", False, True
@@ -126,10 +137,10 @@ class PlannedCalls:
         if len(commits) > 1:  # a single one is plain or not whenever it is stored
             may_be_fast = plan.fast_commits.issuperset([each.node for each in commits])
         claimed = tuple([each.node for each in claims])
-        kind = (plan.hash, committed, len(commits), details, may_be_fast, claimed, holder, lease_ms)
+        kind = (plan.hash, committed, len(commits), details, may_be_fast, claimed, holder, lease_ms, is_child)
         found = self._known.get(kind)
         if found is None:
-            call = planned_call(plan, committed, claimed, may_be_fast=may_be_fast)
+            call = planned_call(plan, committed, claimed, may_be_fast=may_be_fast, is_child=is_child)
             arguments: list[str | int] = [holder, lease_ms, call.fast_path, call.position, call.size]
             arguments += ["" if call.behind is None else call.behind, len(commits), int(details), len(claims)]
             arguments.append(len(call.followers))

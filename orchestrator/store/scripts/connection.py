@@ -34,6 +34,13 @@ class Packed:
         self.count = len(arguments)
         self.text = packed(arguments)
 
+    def behind(self, arguments: Sequence[bytes | str | int]) -> Packed:
+        """The same with others in front."""
+        whole = Packed(arguments)
+        whole.count += self.count
+        whole.text += self.text
+        return whole
+
 
 NOTHING = Packed(())
 # redis-py before 5.3 asks for the name of a command; newer ones warn of it.

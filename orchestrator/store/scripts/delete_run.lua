@@ -21,6 +21,11 @@ end
 if run.idem ~= '' and redis.call('HGET', run.idem, 'run') == RUN_ID then
   redis.call('DEL', run.idem)
 end
+if plan_fact('children') then  -- what has not been given a lifetime yet is given one all the same
+  for _, id in ipairs(redis.call('ZRANGE', children.CHILDREN, 0, -1)) do
+    redis.call('ZADD', TIMERS, instant, id .. '|' .. children.TREE)
+  end
+end
 for _, key in ipairs(finish.own_keys()) do
   redis.call('UNLINK', key)  -- a record of 100,000 items is freed in the background
 end

@@ -19,7 +19,7 @@ class Work:
 
     Attributes:
         kind: "step" (a whole position), "nodes" (single messages), "saga" (compensations in order), "more" (none before
-            another portion of the transition is done, by go_on.lua), or "" for nothing.
+            another portion of the transition is done, by go_on.lua), "" for nothing, or one of `ELSEWHERE`.
         position: Position of the step; of a saga, the index of its first compensation.
         since: Instant in ms at which the nodes became publishable, on Redis's clock.
         joined_in_store: Whether the store joins the step, not a chord, so that single messages have to be sent.
@@ -35,6 +35,11 @@ class Work:
 
 MORE = "more"
 """Kind of the work that is left of a transition in portions."""
+
+
+WAKE_PARENT, UNDO_CHILD, RESUME_CHILD = "parent", "undo", "resume"
+ELSEWHERE = frozenset({WAKE_PARENT, UNDO_CHILD, RESUME_CHILD})
+"""Kinds of work on another run: the first of the names is the run, the second the node of the parent."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,11 @@ def work_of(parts: Sequence[Any]) -> Work:
 def moved_of(parts: Sequence[Any]) -> Moved:
     """The answer of most transitions."""
     return Moved(text_of(parts[0]), work_of(parts[1:]))
+
+
+def started_of(parts: Sequence[Any]) -> Started:
+    """The answer of a start."""
+    return Started(text_of(parts[0]), text_of(parts[1]), work_of(parts[2:]))
 
 
 def look_of(parts: Sequence[Any]) -> Look:

@@ -29,8 +29,8 @@ end
 finish.reopen(token)
 note('resumed')
 finish.emit('resumed', run.flow)
-redis.call('HDEL', RUN, 'saga')
-run.saga = false
+redis.call('HDEL', RUN, 'saga', 'owes')
+run.saga, run.owes = false, false
 if run.status == 'compensation_failed' then
   set_status('compensating')
   return reply('resumed', announced(portions.begin_saga('again')))

@@ -1,7 +1,7 @@
 -- A parked node may be tried again: its timer is due or the line let it go. Or the due instant of a node that waits has come.
 -- needs: transition
 -- KEYS    as transition.lua
--- ARGV    2 node
+-- ARGV    2 node, or ':tree' to keep the run's children as long as its root lives, see children.lua
 -- Returns {'ready', what to publish...}, {'ended', what to publish...} of a node that waited or of a gate, {'asleep'} with nothing to
 --         publish, or {'unknown'}.
 -- TTL     none. A second call answers 'asleep': the node is not parked any more, or waits no more. The row of a node that
@@ -11,7 +11,18 @@ if not load_run() then
   redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
   return {'unknown'}
 end
+if node == children.TREE then
+  return reply('asleep', children.tend())
+end
 local rec = record(node)
+local stands = rec and rec.state == 'compensating' and plan_fact('children') and children.undone_by(node)
+if stands then  -- its child has ended, and the compensation waits for it
+  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
+  node, rec = stands, record(stands)
+end
+if rec and rec.state == 'waiting' and waiting.kinds[rec.waits].looks then
+  return reply('ended', announced(waiting.expire(node, rec)))
+end
 if rec and rec.state == 'waiting' and rec.due then
   if run.verdict then  -- it does not go on, whether this has been noted of it or not
     return {'asleep'}

@@ -1,7 +1,16 @@
 -- How a run ends early: its verdict, what will not start any more, and the saga that undoes what succeeded.
 
 -- The next compensations of the saga.
-local function saga_names() return redis.call('LRANGE', SAGA, run.saga_at - 1, run.saga_at - 2 + SAGA_AHEAD) end
+-- They end in front of one that waits for a child: no message is sent for it.
+local function saga_names()
+  local names = redis.call('LRANGE', SAGA, run.saga_at - 1, run.saga_at - 2 + SAGA_AHEAD)
+  for number = 2, plan_fact('children') and #names or 0 do
+    if plan_node(names[number]).child then
+      return {unpack(names, 1, number - 1)}
+    end
+  end
+  return names
+end
 
 -- The rest of the saga, as far as one chain goes, if nobody has claimed its next compensation.
 local function saga_work()
@@ -21,8 +30,10 @@ local function next_compensation()
   if not undo and redis.call('LLEN', SAGA) ~= run.saga_at - 1 then
     return portions.begin_saga('list')  -- it was lost
   elseif not undo then
-    finish.finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
-    return nothing()
+    return finish.finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
+  end
+  if plan_fact('children') and plan_node(undo).child then
+    return children.begin_undo(undo, undone_by(undo))
   end
   local rec = record(undo)
   if not rec or rec.state ~= 'ready' and rec.state ~= 'running' and rec.state ~= 'parked' then
@@ -52,7 +63,10 @@ end
 -- A node of an ending run that has not begun its next attempt will not begin it.
 local function skip(name)
   local rec = record(name)
-  if rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused' or rec.state == 'waiting') then
+  if rec and rec.state == 'waiting' and rec.child then  -- its end decides, and the node waits on
+    flush()
+    children.cancel(rec.child)
+  elseif rec and (rec.state == 'ready' or rec.state == 'parked' or rec.state == 'paused' or rec.state == 'waiting') then
     local state = rec.state == 'waiting' and waiting.dismiss(name, rec)
     wait_queue.leave(name, rec)
     redis.call('SREM', OPEN, name)
@@ -69,6 +83,9 @@ local function begin_ending(verdict, failure)
     return
   end
   set_run({verdict = verdict, error = failure})
+  if run.status == 'pending' and children.is_child() then
+    set_run({unbegun = '1'})
+  end
   if (run.unfinished or '') ~= '' then
     set_run({unfinished = ''})
   end

@@ -58,7 +58,7 @@ if facts.kind == 'expand' and tonumber(choice) > 0 then
 end
 if facts.kind == 'compensation' then
   local work = announced(abort.leave_compensation(node, 'compensated'))  -- also where Celery publishes it
-  return reply('stored', continues and work.kind ~= 'more' and nothing() or work)
+  return reply('stored', continues and work.kind == 'saga' and nothing() or work)
 end
 if run.verdict then
   return reply('stored', announced(abort.when_quiet()))

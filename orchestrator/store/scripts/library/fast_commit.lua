@@ -104,6 +104,7 @@ repeat
     -- include: emit
     -- include: index
     -- include: end_run
+    -- include: retire
     return ''
   end
   if ready == 0 then

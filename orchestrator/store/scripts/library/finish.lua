@@ -6,6 +6,9 @@
 local function own_keys()
   local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN, RUN .. ':order', RUN .. ':listed',
     plan_fact('signals') and RUN .. ':inbox'}
+  if plan_fact('children') then
+    keys[#keys + 1], keys[#keys + 2] = children.LAST, children.CHILDREN
+  end
   for _, node in ipairs(plan_fact('maps') or {}) do
     keys[#keys + 1] = results_of(node)
     keys[#keys + 1] = RUN .. ':items:' .. node
@@ -16,25 +19,14 @@ local function own_keys()
   return keys
 end
 
-local function finish(after)
-  is_touched = false
-  set_run({finished = NOW})
-  if plan_fact('signals') then
-    waiting.close_inbox()
-  end
-  set_status(after)
-  if after == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
-    pages.move_cursors()
-  end
-  local own_keys, flow, created, retention, idempotency, deadline, indexes = own_keys(), run.flow, run.created, run.retention,
-    run.idem, run.deadline, run.indexes
-  -- include: end_run
+-- What is kept of the ended run is kept for its retention from now on.
+local function retire()
+  local own_keys, flow, retention, idempotency, indexes, after = own_keys(), run.flow, run.retention, run.idem, run.indexes, run.status
+  -- include: retire
 end
 
--- Take up an ended run in a new epoch: it lives again, and messages of the epoch before do nothing. The token says who did it.
-local function reopen(token)
-  run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
-  redis.call('HSET', RUN, 'epoch', run.epoch, 'resumed_by', token)
+-- It is kept for as long as it takes.
+local function keep()
   redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
   for suffix in string.gmatch(run.indexes or '', '%S+') do
     redis.call('ZREM', INDEX .. ':expiring_tags', suffix .. '|' .. RUN_ID)
@@ -47,8 +39,45 @@ local function reopen(token)
     redis.call('PERSIST', key)
   end
   redis.call('HINCRBY', PLAN, 'live', 1)
+end
+
+-- Answers what is to be done for another run.
+local function finish(after)
+  is_touched = false
+  set_run({finished = NOW})
+  if plan_fact('signals') then
+    waiting.close_inbox()
+  end
+  set_status(after)
+  if after == 'succeeded' and #(plan_fact('pages') or {}) > 0 then
+    pages.move_cursors()
+  end
+  local flow, created, deadline = run.flow, run.created, run.deadline
+  -- include: end_run
+  if children.is_child() then  -- it is kept as long as its root is, see children.lua
+    return children.tell_parent()
+  end
+  retire()
+  if plan_fact('children') and redis.call('EXISTS', children.CHILDREN) == 1 then
+    children.call_tree()
+  end
+  return nothing()
+end
+
+-- Take up an ended run in a new epoch: it lives again, and messages of the epoch before do nothing. The token says who did it.
+local function reopen(token)
+  run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
+  redis.call('HSET', RUN, 'epoch', run.epoch, 'resumed_by', token)
+  if children.is_child() then
+    children.reopen()
+  else
+    keep()
+    if plan_fact('children') then
+      children.call_tree()
+    end
+  end
   redis.call('HDEL', RUN, 'finished', 'held', 'paused_at', 'paused_for')  -- a hold ends with the run
   run.held = false
 end
 
-return {reopen = reopen, emit = emit, own_keys = own_keys, finish = finish, push = push}
+return {reopen = reopen, retire = retire, keep = keep, emit = emit, own_keys = own_keys, finish = finish, push = push}

@@ -20,7 +20,8 @@ local function next_item(facts, goes_on)
     return nothing()
   end
   local asked, step = run.map_asked or 0, plan_step(facts.step)
-  if math.ceil(left() / step.batch) <= asked or run.running >= step.width then
+  -- A message that finds the width used up is spent: those on their way count as what they will claim.
+  if math.ceil(left() / step.batch) <= asked or run.running + asked >= step.width then
     return nothing()
   end
   set_run({map_asked = asked + 1})

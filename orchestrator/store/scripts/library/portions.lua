@@ -65,7 +65,7 @@ local function is_wanted(why, node, rec, when)
     local is_lost = when == 'started' and (rec.state == 'failed' or rec.state == 'unknown')
     return rec.state == 'succeeded' or is_lost and abort.has_begun(node, rec)
   end
-  return why == 'again' and rec.state == 'compensation_failed'
+  return why == 'again' and (rec.state == 'compensation_failed' or rec.owes and rec.state == 'failed')
 end
 
 -- Nodes that one compensation belongs to, some from a place on: of a map the items.
@@ -134,7 +134,8 @@ local function put_in_order(why, at, place, count, listed)
     redis.call('RENAME', LISTED, SAGA)
     drop(ORDER, count)
   end
-  set_run({saga = '1', saga_at = 1, saga_failed = why == 'list' and run.saga_failed or '0', announced = END})
+  set_run({saga = '1', saga_at = 1, saga_failed = why == 'list' and run.saga_failed or why == 'undo' and run.owes or '0',
+    announced = END})
   return abort.next_compensation()
 end
 

@@ -7,6 +7,7 @@
 --   open               optional: the node waits from now on; may answer an output, with which it has succeeded at once
 --   counts             optional: it counts in run.running, as an attempt does that it follows; it is unknown if the run ends
 --   is_asked           optional: it stands in the index of what somebody outside is asked for
+--   looks              optional: wake.lua asks `expire` at any time; with `counts` the node outlasts the beginning of the end
 -- A node begins to wait by `enter`, in the script that makes its position ready, or by `wait`, behind an attempt.
 local INBOX = RUN .. ':inbox'
 local kinds = {}
@@ -112,6 +113,10 @@ local function dismiss(node, rec)
   if state == 'unknown' then
     redis.call('HSET', FAILURES, node, unknown_failure(node, rec))
   end
+  if rec.child then
+    flush()
+    children.cancel(rec.child)
+  end
   leave(node, rec)
   return state
 end
@@ -126,7 +131,9 @@ end
 
 -- Put back what the indexes have lost of a node that waits.
 local function mend(node, rec)
-  if rec.due then
+  if kinds[rec.waits].looks then
+    children.mend(node, rec)
+  elseif rec.due then
     redis.call('ZADD', TIMERS, 'NX', rec.due, member_of(node))
   end
   if kinds[rec.waits].is_asked then
@@ -146,6 +153,9 @@ end
 
 -- include: gates
 -- include: callbacks
+
+kinds.child = {counts = true, looks = true, expire = function(node, rec, facts) return children.look(node, rec, facts) end}
+kinds.undo = {looks = true, expire = function(node, rec) return children.look_undo(node, rec) end}
 
 return {kinds = kinds, wait = wait, enter = enter, dismiss = dismiss, mend = mend, expire = expire, succeed = succeed, fail = fail,
   fail_late = fail_late, deliver = deliver, close_inbox = close_inbox, unjudged = unjudged}

@@ -1,0 +1,51 @@
+"""Start the run of another flow that an attempt asks for, and let its node wait until that run has ended."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orchestrator.definition.plan import in_milliseconds
+from orchestrator.errors import ConfigurationError, RunError
+from orchestrator.execution.commits import record_failure
+from orchestrator.execution.failures import NO_FURTHER, Failed
+from orchestrator.execution.store_retries import retry_until_stored
+from orchestrator.fault_points import fault_point
+
+if TYPE_CHECKING:
+    from orchestrator.execution.attempt import Attempt
+    from orchestrator.execution.child_attempt import Spawn
+    from orchestrator.store.scripts.results import Moved
+
+LOOKS_AGAIN_MS = 5000
+"""Time between two looks for a flow that nobody has announced."""
+
+
+def start_child(attempt: Attempt, made: Spawn) -> tuple[Moved, BaseException | None]:
+    """Start it; returns how the attempt ended, and its error if it failed."""
+    fault_point("before_spawn", attempt.node_plan.name)
+    engine, node, follows = attempt.engine, attempt.inputs.node, attempt.celery_continues
+    if made.plan is None:
+        wait = partial(attempt.store.scripts.children.wait_for_flow, *attempt.key, attempt.token)
+        wait = partial(wait, delay_ms=LOOKS_AGAIN_MS, follows=follows)
+        return retry_until_stored(attempt.store, attempt.place, wait), None
+    start = partial(
+        engine.spawn,
+        *(attempt.run_id, attempt.plan, attempt.name, attempt.token, made.plan),
+        input_json=made.input_json,
+        most_depth=engine.settings.max_depth,
+        most_bytes=engine.settings.max_payload_bytes,
+        lasts_ms=0 if node.timeout is None else in_milliseconds(node.timeout),
+        follows=follows,
+    )
+    try:
+        spawned = retry_until_stored(attempt.store, attempt.place, start)
+    except ConfigurationError as error:  # another worker may do better
+        delay_ms = attempt.plan.delay_ms(attempt.name, attempt.claimed.attempt)
+        return record_failure(attempt, Failed(error, error, delay_ms), continues=False)
+    if spawned.outcome != "too deep":
+        return spawned, None
+    most = engine.settings.max_depth
+    message = f"it would start a run {spawned.detail} levels below the first one; max_depth is {most}"
+    too_deep = RunError(message, **attempt.inputs.where)
+    return record_failure(attempt, Failed(too_deep, too_deep, NO_FURTHER), continues=False)

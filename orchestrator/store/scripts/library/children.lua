@@ -1,0 +1,248 @@
+-- Children: runs of other flows that nodes of this run have started, each a run of its own in the same Redis. The node waits, in
+-- the kind 'child', until its child has ended; in a rollback its compensation waits, in the kind 'undo', until the child is undone.
+-- Only the run's own scripts move it: what one asks of another run is a row among the timers, and an answer that says what to
+-- call, for who ran it calls it at once. So a call that is lost costs a moment, and one that is made twice has no effect.
+-- run:<id>:children has of each node '<number> <generation> <id>': how many children it has started, and the last of them.
+local LAST, CHILDREN, AGAIN_MS, TREE, AT_ONCE = RUN .. ':children', INDEX .. ':children:' .. RUN_ID, 1000, ':tree', 500
+
+local function run_of(id) return string.sub(RUN, 1, -#RUN_ID - 1) .. id end
+local function row_of(node) return RUN_ID .. '|' .. node end
+local function is_child() return string.sub(RUN_ID, 14, 15) == '-8' and redis.call('HEXISTS', RUN, 'parent') == 1 end
+
+local function has_ended(status)
+  return status == 'succeeded' or status == 'failed' or status == 'cancelled' or status == 'compensation_failed'
+end
+
+-- How many children a node has started, the generation in which it started the last one, and its id.
+local function last(node)
+  local number, generation, id = string.match(redis.call('HGET', LAST, node) or '', '^(%d+) (%d+) (.*)$')
+  return tonumber(number or 0), tonumber(generation), id
+end
+
+-- Note the child that start.lua has made.
+local function adopt(node, rec, number, id)
+  local root, depth = unpack(redis.call('HMGET', RUN, 'root', 'depth'))
+  redis.call('HSET', run_of(id), 'parent', RUN_ID, 'parent_node', node, 'root', root or RUN_ID, 'depth',
+    string.format('%.0f', (depth or 0) + 1))
+  redis.call('ZADD', CHILDREN, instant, id)
+  redis.call('HSET', LAST, node, string.format('%.0f %.0f %s', number, rec.generation or 0, id))
+end
+
+-- Let a child end as soon as it can: it has no more time.
+local function cancel(id)
+  local status, verdict = unpack(redis.call('HMGET', run_of(id), 'status', 'verdict'))
+  if status and not has_ended(status) and not verdict then
+    redis.call('HSET', run_of(id), 'deadline', instant, 'parent_ends', '1')
+    redis.call('ZADD', TIMERS, instant, id .. '|')
+    redis.call('ZADD', LIVE, 'XX', instant, id)
+    wake_leader(NOW)
+  end
+end
+
+-- The parts of an output that is stored in parts, see output_parts.py; nothing if they are more than `most` bytes.
+local function joined(id, value, most)
+  local kind, node, count, rest = string.match(value, '^([@#])([^|]+)|(%d+)(.*)$')
+  local parts, bytes = {}, 0
+  for first = 0, tonumber(count) - 1, WRITE_AT_ONCE do
+    local numbers = {}
+    for number = first, math.min(first + WRITE_AT_ONCE, tonumber(count)) - 1 do
+      numbers[#numbers + 1] = string.format('%.0f', number)
+    end
+    for _, part in ipairs(redis.call('HMGET', run_of(id) .. ':results:' .. node, unpack(numbers))) do
+      part = kind == '#' and string.sub(part or '[]', 2, -2) or part or 'null'
+      if kind == '@' or part ~= '' then
+        parts[#parts + 1], bytes = part, bytes + #part + 1
+      end
+      if bytes > most then
+        return nil
+      end
+    end
+  end
+  local whole = '[' .. table.concat(parts, ',') .. ']'
+  if kind == '@' then
+    return whole
+  end
+  local total, cursor = string.match(rest, '^|(%d+)|(.*)$')
+  return '{"items":' .. whole .. ',"final_cursor":' .. cursor .. ',"page_count":' .. count .. ',"total_items":' .. total .. '}'
+end
+
+-- The result of a child that succeeded, as JSON; nothing if it has more than `most` bytes.
+local function result_of(id, plan, most)
+  local key = redis.call('HGET', string.match(PLAN, '^(.*:)[^:]*$') .. plan, 'result_key')
+  local value = key and key ~= '' and redis.call('HGET', run_of(id) .. ':outputs', key)
+  local first = value and string.sub(value, 1, 1)
+  if first == '@' or first == '#' then
+    value = joined(id, value, most)
+  end
+  return value == nil and nil or (value or 'null')
+end
+
+-- Ask the child for what it has not done yet, now and in a while again.
+local function ask(node, kind, id)
+  redis.call('ZADD', TIMERS, NOW + AGAIN_MS, row_of(node))
+  touch()
+  return {kind = kind, names = {id, node}}
+end
+
+local function failure_of(rec, node, status, error)
+  local message = string.format('child run %s ended %s', rec.child, status)
+  if error then
+    local first = cjson.decode(error)
+    message = message .. ': ' .. (first.node_name ~= cjson.null and 'node ' .. first.node_name .. ': ' or '') .. first.type .. ': '
+      .. first.message
+  end
+  return abort.failure_of('orchestrator.errors.RunFailed', message, node, rec.attempt)
+end
+
+-- Go on behind a child that has ended; answers what became ready.
+local function look(node, rec, facts)
+  local status, epoch, plan, error, unbegun = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch', 'plan', 'error',
+    'unbegun'))
+  if status and rec.asked == epoch then
+    return ask(node, 'resume', rec.child)
+  elseif status and not has_ended(status) then
+    if rec.due and rec.due <= NOW then
+      rec.late, rec.due = true, nil
+      save(node, rec)
+      flush()
+      cancel(rec.child)
+    end
+    if rec.due then
+      redis.call('ZADD', TIMERS, rec.due, row_of(node))
+    else
+      redis.call('ZREM', TIMERS, row_of(node))
+    end
+    return nothing()
+  end
+  local output = status == 'succeeded' and not rec.late and result_of(rec.child, plan, rec.most)
+  if output and #output <= rec.most then
+    return waiting.succeed(node, rec, facts, output)
+  end
+  local failure = nil
+  if rec.late then
+    failure = abort.failure_of('orchestrator.errors.NodeTimeout', string.format('child run %s took longer than its timeout of %g s',
+      rec.child, rec.lasts / 1000), node, rec.attempt)
+  elseif status == 'succeeded' then
+    failure = abort.failure_of('orchestrator.errors.PayloadTooLarge', string.format('the result of child run %s has more than %.0f bytes',
+      rec.child, rec.most), node, rec.attempt)
+  else
+    failure = failure_of(rec, node, status or 'without a trace: its record is gone', error)
+  end
+  if status == 'compensation_failed' then
+    rec.owes = true
+    set_run({owes = '1'})
+  end
+  return waiting.fail(node, rec, facts, failure, run.verdict and unbegun and 'skipped' or 'failed')
+end
+
+-- Undo the child of a node that succeeded, or what its own rollback lacks; `undo` is the compensation that stands for it.
+local function look_undo(undo, rec)
+  local status, epoch = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch'))
+  if status == 'succeeded' and epoch == rec.asked then
+    return ask(undo, 'undo', rec.child)
+  elseif status == 'compensation_failed' and epoch == rec.asked then
+    return ask(undo, 'resume', rec.child)
+  end
+  redis.call('ZREM', TIMERS, row_of(undo))
+  touch()
+  if status and not has_ended(status) then
+    return nothing()
+  end
+  local is_undone = status == 'cancelled' or status == 'failed'
+  rec.state, rec.waits, rec.seq, rec.ended = is_undone and 'succeeded' or 'failed', nil, next_seq(), NOW
+  save(undo, rec)
+  if not is_undone then
+    local what = status and 'ended ' .. status or 'is gone from Redis'
+    redis.call('HSET', FAILURES, undo, abort.failure_of('orchestrator.errors.RunFailed', string.format('child run %s %s', rec.child,
+      what), undo))
+  end
+  note(rec.state, undo, 0, rec.child)
+  return abort.leave_compensation(undo, is_undone and 'compensated' or 'compensation_failed')
+end
+
+-- The compensation that stands for the child of a node, if there is one.
+local function undone_by(node)
+  for _, entry in ipairs(plan_fact('sagas')) do
+    if entry[1] == base_of(node) then
+      return plan_node(entry[2]).child and entry[2] .. suffix_of(node)
+    end
+  end
+end
+
+-- Begin to undo the child of a node, unless that has begun.
+local function begin_undo(undo, node)
+  local rec = record(undo)
+  if not rec or rec.state ~= 'waiting' then
+    local _, _, id = last(node)
+    rec = {state = 'waiting', waits = 'undo', attempt = 0, since = NOW, generation = record(node).generation or 0, child = id or '',
+      asked = id and redis.call('HGET', run_of(id), 'epoch') or ''}
+    save(undo, rec)
+    note('waits', undo, 0, 'undo')
+  end
+  return look_undo(undo, rec)
+end
+
+-- Put back what the timers have lost of a node that waits for a child.
+local function mend(node, rec)
+  local status, epoch = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch'))
+  if not status or has_ended(status) or epoch == rec.asked then
+    redis.call('ZADD', TIMERS, 'NX', instant, row_of(node))
+    wake_leader(NOW)
+  end
+end
+
+-- This run, a child, has ended: its parent is due. Answers whom to wake.
+local function tell_parent()
+  local parent, node = unpack(redis.call('HMGET', RUN, 'parent', 'parent_node'))
+  redis.call('ZADD', TIMERS, instant, parent .. '|' .. node)
+  return {kind = 'parent', names = {parent, node}}
+end
+
+-- This run has ended for good or lives again: what is kept of its children follows, see `tend`.
+local function call_tree()
+  redis.call('HDEL', RUN, 'tended')
+  redis.call('ZADD', TIMERS, instant, row_of(TREE))
+  wake_leader(NOW)
+end
+
+-- This run, a child, lives again in a new epoch, and has time again.
+local function reopen()
+  if redis.call('HDEL', RUN, 'retired') == 1 then
+    finish.keep()
+  end
+  redis.call('HDEL', RUN, 'unbegun')
+  if redis.call('HDEL', RUN, 'parent_ends') == 1 then
+    redis.call('HDEL', RUN, 'deadline')
+    run.deadline = false
+  end
+end
+
+-- Keep this run, if it is a child, as long as its root says, and let its own children do the same: 500 in a step.
+local function tend()
+  if is_child() then
+    local status = redis.call('HGET', run_of(redis.call('HGET', RUN, 'root')), 'status')
+    local is_over = not status or has_ended(status)
+    if is_over and is_ended() and redis.call('HSETNX', RUN, 'retired', '1') == 1 then
+      finish.retire()
+    elseif not is_over and redis.call('HDEL', RUN, 'retired') == 1 then
+      finish.keep()
+    end
+  end
+  local first = tonumber(redis.call('HGET', RUN, 'tended') or 0)
+  local ids = redis.call('ZRANGE', CHILDREN, first, first + AT_ONCE - 1)
+  for _, id in ipairs(ids) do
+    redis.call('ZADD', TIMERS, instant, id .. '|' .. TREE)
+    wake_leader(NOW)
+  end
+  if #ids == AT_ONCE then
+    redis.call('HSET', RUN, 'tended', string.format('%.0f', first + AT_ONCE))
+  else
+    redis.call('HDEL', RUN, 'tended')
+    redis.call('ZREM', TIMERS, row_of(TREE))
+  end
+  return nothing()
+end
+
+return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last,
+  adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, undone_by = undone_by, mend = mend,
+  tell_parent = tell_parent, call_tree = call_tree, reopen = reopen, tend = tend}

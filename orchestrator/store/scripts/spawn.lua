@@ -1,0 +1,82 @@
+-- Start the child of a flow node and let the node wait for it, in one step; or, after a resume of the run, wait for the last child
+-- again, which is to be resumed if it has ended.
+-- needs: transition
+-- KEYS    as transition.lua, and behind them those of start.lua
+-- ARGV    2 node, 3 token, 4 number of the child, 5 its id, which is made from the number; or '' if nobody has announced its flow,
+--         6 how deep children may be nested, 7 most bytes of its result, 8 how long the node waits at most in ms, or 0, 9 ms to the
+--         next look for a flow that is not announced, 10 '1' if the caller asks for a map's next item itself, 11... as start.lua,
+--         without tags, which are the parent's
+-- Returns {outcome, what start.lua returned or nothing, what to publish...}: 'waiting'; 'parked' if the flow is not announced (the
+--         attempt is given back); 'ended' in a run that is ending, in which nothing is started; {'number', n}: call again with this
+--         number; {'too deep', depth}; {'no plan'} and {'evicts', reason} as start.lua; {'fenced'} or {'unknown'}.
+-- TTL     none while the run lives. An identical second call answers 'waiting' as long as the node waits, else 'fenced', and starts
+--         nothing.
+local node, token, number, id, most_depth, most_bytes, lasts, delay, follows = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5],
+  tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10] == '1'
+local START_KEYS_AT, START_AT, INDEXES, TAGS = 16, 10, 23, 25  -- places of arguments, the last two among those of start.lua
+
+local function start(KEYS, ARGV)
+  -- include: start
+end
+
+local function answer(outcome, started, work)
+  local parts = reply(outcome, work)
+  table.insert(parts, 2, started)
+  return parts
+end
+
+if not load_run() then
+  return {'unknown'}
+end
+local rec, facts = record(node), plan_node(node)
+if rec and rec.state == 'waiting' and rec.dropped == token then
+  return answer('waiting', {}, maps.next_item(facts, follows))
+end
+-- include: claimed_record
+if run.verdict then
+  end_claim(rec, node)
+  return answer('ended', {}, announced(abort.conclude(node, rec, facts, '', 'skipped')))
+end
+if id == '' then
+  end_claim(rec, node)
+  rec.state, rec.due, rec.attempt, rec.unannounced = 'parked', NOW + delay, rec.attempt - 1, true
+  save(node, rec)
+  flush()
+  redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
+  detach(facts)
+  touch()
+  return answer('parked', {}, maps.next_item(facts, follows))
+end
+
+local count, generation, before = children.last(node)
+local epoch, started = before and generation == (rec.generation or 0) and redis.call('HGET', children.run_of(before), 'epoch'), {}
+if not epoch then
+  if number ~= count + 1 then
+    return {'number', count + 1}
+  end
+  local depth = tonumber(redis.call('HGET', RUN, 'depth') or 0) + 1
+  if depth > most_depth then
+    return {'too deep', depth}
+  end
+  local keys, args = {unpack(KEYS, START_KEYS_AT + 1)}, {unpack(ARGV, START_AT + 1)}
+  local tags, indexes = unpack(redis.call('HMGET', RUN, 'tags', 'indexes'))
+  args[TAGS], args[INDEXES] = tags, indexes or ''
+  started = start(keys, args)
+  if started[1] ~= 'started' and started[1] ~= 'exists' then
+    return {started[1], started[2]}
+  end
+  children.adopt(node, rec, number, id)
+  note('child', node, rec.attempt, id)
+end
+end_claim(rec, node)
+detach(facts)
+rec.dropped, rec.outcome, rec.lost, rec.waits, rec.child, rec.most = token, 'waiting', nil, 'child', epoch and before or id, most_bytes
+rec.since, rec.lasts = NOW, lasts > 0 and lasts or nil
+waiting.wait(node, rec, lasts > 0 and NOW + lasts or nil)
+touch()
+if epoch then  -- one that lives still is only waited for
+  rec.asked = children.has_ended(redis.call('HGET', children.run_of(before), 'status')) and epoch or nil
+  save(node, rec)
+  return answer('waiting', {}, children.look(node, rec, facts))
+end
+return answer('waiting', started, maps.next_item(facts, follows))

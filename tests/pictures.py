@@ -39,9 +39,17 @@ def begin(program: Any) -> dict[str, FlowRun]:
         "map": start("import-catalogue", 10_000),
         "forty": start("nightly-report"),
         "hostile": start("nasty", {"x": program.HOSTILE}, tags={"evil": program.HOSTILE}),
+        "person": start("book-trip"),
+        "paused": start("book-trip", delay=timedelta(hours=1)),
     }
+    program.orchestrator.set_limit(
+        "jira", 12, per=timedelta(hours=1), burst=1
+    )  # the page of workers has a finding then
+    runs["paused"].pause("the agency is closed until noon")
+    (runs["scheduled"],) = program.orchestrator.runs(flow="sweep-carts", limit=1)
     for name in ("enrich-prs", "import-product", "transform-23"):
         program.LEDGER.wait_for("start", name, timeout=120)
+    wait_until(lambda: "waiting" in {each.state for each in runs["person"].explain()}, "the manager is asked")
     wait_until(lambda: runs["undone"].status.is_final, "the order is undone", timeout=60)
     wait_until(lambda: any(each.state == "parked" for each in runs["waits"].explain()), "enrich-jira waits")
     return runs

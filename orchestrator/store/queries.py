@@ -349,7 +349,7 @@ def _waits_for(plan: Plan, position: int, stored: Mapping[str, str], records: Ma
         return f"{running} running nodes, then compensations" if running else "compensations"
     step = plan.steps[position]
     if step.rules.is_map:
-        return f"{step.nodes[0]} ({stored['open']} of {stored['map_count']} items are open)"
+        return f"{step.nodes[0]} ({int(stored['open']):,} of {int(stored['map_count']):,} items are open)"
     told = [f"{name} ({doing})" for name in step.nodes[:LOOKED_AT] if (doing := _doing(records.get(name)))]
     left = int(stored["open"]) - min(len(told), SHOWN)
     return ", ".join(told[:SHOWN]) + (f" and {left} more" if left > 0 and told else "")

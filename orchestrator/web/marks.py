@@ -90,6 +90,8 @@ def words_of(row: NodeRow) -> str:
 
 
 def _next_attempt(row: NodeRow) -> str:
+    if not row.attempt:
+        return "waits for its next iteration" if row.pages else "begins later"
     return f"waits for attempt {row.attempt + 1} of {row.attempts}"
 
 

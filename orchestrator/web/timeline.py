@@ -123,7 +123,7 @@ def read_timeline(view: RunView, history: Sequence[Event], now: datetime) -> Tim
     is_over = view.run.finished is not None
     for row in _ordered(view):
         if row.state == "pending" and row.started is None:
-            to_come += 0 if is_over or row.kind not in ("node", "item") else 1
+            to_come += 0 if is_over or row.kind in ("branch", "expand", "compensation") else 1
             continue
         if row.kind == "branch" and row.state == "succeeded":
             continue  # it takes no time, and the graph shows what it chose

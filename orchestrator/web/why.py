@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.plan import node_of
@@ -12,14 +13,15 @@ from orchestrator.web.texts import error_text, listed, short_type, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from orchestrator import RunView, Waiting
     from orchestrator.store.run_view import MapCounts
 
 DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
 """A class with its module, of which the class is enough."""
-HELD = re.compile(r"was paused at (.+? UTC) and waits for resume\(\)(?:: (.*))?", re.DOTALL)
+HELD = re.compile(r"was paused at (.+?) UTC and waits for resume\(\)(?:: (.*))?", re.DOTALL)
+SINCE = re.compile(r" since [\d: -]{19} UTC$")
+"""Pages write instants in the reader's zone."""
 NAMED = re.compile(r"^its (run|plan) \S+ is set aside: ")
 ASIDE = (
     "Other runs go on without it. It is tried again every minute, and goes on once the cause is gone. "
@@ -39,6 +41,7 @@ class Reason:
         head: What is the case.
         text: Why.
         until: The instant that is waited for, if it is known.
+        since: Since when it is so, where that is of use.
         rest: What else there is to know.
         traceback: Of an error.
     """
@@ -50,6 +53,7 @@ class Reason:
     until: datetime | None = None
     rest: str = ""
     traceback: str = ""
+    since: datetime | None = None
 
 
 def reason_of(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str]) -> Reason | None:
@@ -82,16 +86,23 @@ def _why_open(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
         return Reason("wait", "", "Nothing of this run is in progress", "the next step is about to be ready.")
     first = open_ones[0]
     if not first.node and (held := HELD.fullmatch(first.reason)):
-        said = f"since {held[1]}; nothing of it starts until somebody resumes it" + (f": {held[2]}" if held[2] else "")
-        return Reason("wait", "", "This run is paused", visible(said), None, _meanwhile(open_ones[1:]))
+        said = "nothing of it starts until somebody resumes it" + (f": {held[2]}" if held[2] else "")
+        held_at = datetime.fromisoformat(held[1]).replace(tzinfo=UTC)
+        return Reason("wait", "", "This run is paused", visible(said), None, _meanwhile(open_ones[1:]), since=held_at)
     text = error_text(DOTTED.sub(r"\1", first.reason))
     for holder, name in names.items():
         text = text.replace(holder, name)
     text = text.replace("waits for resume()", "stands until the run is resumed")
+    since = None
+    if first.state == "waiting" and SINCE.search(text):
+        since = next((row.since for row in view.nodes if row.name == first.node), None)
+        text = SINCE.sub("", text).replace(f"approval {first.node} ", "approval ")
     tone = "run" if first.state == "running" else "wait"
     if tone == "wait" and first.until is not None:
         text = text.removeprefix("waits ") if text.startswith("waits ") else f"it {text}"
-    return Reason(tone, first.node, first.node, text, first.until, _rest(view, first, open_ones[1:], waiting))
+    return Reason(
+        tone, first.node, first.node, text, first.until, _rest(view, first, open_ones[1:], waiting), since=since
+    )
 
 
 def _begun(items: MapCounts) -> int:

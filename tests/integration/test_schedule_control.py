@@ -113,6 +113,10 @@ def test_a_backfill_starts_each_instant_once_and_leaves_the_slot(server):
     assert not any(each.is_new for each in clockwork.orchestrator.backfill("nightly", since, until))
     assert clockwork.orchestrator.get(filled[0].run_id).state().input() == {"region": "eu"}
     assert clockwork.slot() == BEGIN
+    ahead = clockwork.now() + timedelta(seconds=10)  # by a clock that is ahead of Redis's
+    ticks = clockwork.orchestrator.ticks("nightly", ahead - timedelta(hours=2), ahead)
+    assert ticks
+    assert ticks[-1] <= clockwork.now()
     for wrong in ((until, since), (since, datetime.now(UTC) + timedelta(hours=1))):
         with pytest.raises(ValueError, match="is about the past"):
             clockwork.orchestrator.backfill("nightly", *wrong)

@@ -21,6 +21,7 @@ from orchestrator import (
     node,
     schedule,
 )
+from orchestrator.definition.gates import approval, signal
 from tests.harness import Ledger, wait_until
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -191,6 +192,16 @@ def sweep() -> str:
 sweeper = FlowBuilder("sweep-carts").triggered_by(schedule(HOURLY)).then(Node("sweep", sweep)).build()
 
 
+trip = (
+    FlowBuilder("book-trip")
+    .triggered_by(manual("by hand"))
+    .then(Node("find-offers", done))
+    .then_parallel("agreed", approval("manager", quorum=2, approvers=("ada", "bert", "cleo")), signal("visa", str))
+    .then(Node("book", done))
+    .build()
+)
+
+
 def hostile() -> str:
     """Fail with a text that is meant to break a page."""
     raise Terminal(HOSTILE)
@@ -205,5 +216,5 @@ nasty = (
     .build()
 )
 
-for each in (enrich, order, catalogue, nightly, sync, sweeper, nasty):
+for each in (enrich, order, catalogue, nightly, sync, sweeper, trip, nasty):
     orchestrator.register(each)

@@ -51,6 +51,13 @@ class Browser:
     def resize(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
+    def hurry(self, times: int) -> None:
+        """Let the timers of every page that is opened from now on run out so many times sooner."""
+        faster = (
+            f"const later = window.setTimeout; window.setTimeout = (f, ms, ...more) => later(f, ms / {times}, ...more)"
+        )
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=faster)
+
     def call(self, command: str, **values: Any) -> Any:
         return self.driver.execute_cdp_cmd(command, values)
 

@@ -104,13 +104,19 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def flower_process(
-    module: str, url: str, folder: Path, *options: str, prefix: str = "", unix_socket: Path | None = None
+    module: str,
+    url: str,
+    folder: Path,
+    *options: str,
+    prefix: str = "",
+    unix_socket: Path | None = None,
+    config: str = CONFIG,
 ) -> Iterator[Flower]:
     """Run Flower with the tab until the block ends, on a port or on a unix socket."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, port = folder / "flowerconfig.py", free_port()
-    config.write_text(CONFIG)
-    arguments = ["-m", "celery", "-A", module, "flower", f"--port={port}", "--address=127.0.0.1", f"--conf={config}"]
+    file, port = folder / "flowerconfig.py", free_port()
+    file.write_text(config)
+    arguments = ["-m", "celery", "-A", module, "flower", f"--port={port}", "--address=127.0.0.1", f"--conf={file}"]
     if unix_socket:
         arguments.append(f"--unix-socket={unix_socket}")
     if prefix:

@@ -11,10 +11,12 @@ from selenium.webdriver.common.keys import Keys
 
 from orchestrator.server import EmbeddedServer
 from tests.browser import browser
-from tests.flower import flower_process
+from tests.flower import CONFIG, flower_process
 from tests.harness import load_program, wait_until, workers
 
 MODULE = "tests.programs.shown"
+SOON = "from orchestrator.web.pages import RunsPage\nRunsPage.fresh_s = 1\n"
+"""An open list is read anew each second, where others wait four."""
 pytestmark = pytest.mark.browser
 FOCUSED = """const e = document.activeElement;
 return e.dataset.node || e.parentElement.id || e.innerText || e.tagName"""
@@ -39,14 +41,15 @@ def world(folder, server):
     program = load_program("shown", server.url)
     parts = (
         workers(MODULE, server.url, folder, options=["-c", "2"]),
-        flower_process(MODULE, server.url, folder / "flower", prefix="/ops"),
+        flower_process(MODULE, server.url, folder / "flower", prefix="/ops", config=CONFIG + SOON),
         browser(folder / "profile"),
     )
     with ExitStack() as stack:
         with ThreadPoolExecutor(len(parts)) as threads:
-            _, flower, chromium = threads.map(stack.enter_context, parts)
+            (worker,), flower, chromium = threads.map(stack.enter_context, parts)
+        chromium.hurry(5)
         yield program, flower, chromium
-        program.LEDGER.client.set("go", 1)  # what still waits for it would hold the worker back from its end
+        worker.kill()  # it would wait for nodes that wait for the ledger
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +322,10 @@ def test_while_redis_does_not_answer_pages_say_so_and_come_back(page, flower, se
     try:
         page.wait_for("#fl-lost", "Redis does not answer")
         assert rows(page)  # what was read before stays
-        for path in ("", "/flows", "/flow/order", "/limits", "/schedules", "/workers"):
-            answer = flower.get(f"/flows{path}")
+        paths = ("", "/flows", "/flow/order", "/limits", "/schedules", "/workers")
+        with ThreadPoolExecutor(len(paths)) as threads:
+            answers = list(threads.map(lambda path: flower.get(f"/flows{path}"), paths))
+        for answer in answers:
             assert answer.status == 503
             assert "Redis does not answer" in answer.text
         assert "did not answer" in flower.get("/flows/api/counts").text

@@ -267,7 +267,8 @@ class _Subscription:
 
     def follow(self, changed: Mapping[str, bool]) -> None:
         """Be subscribed to the channels that are wanted, and no longer to the others."""
-        self._used = now = time.monotonic()
+        now = time.monotonic()
+        self._used = now if changed else self._used
         wanted = {channel for channel, is_wanted in changed.items() if is_wanted}
         new = {channel for channel in wanted if channel not in self._next_read}
         gone = {channel for channel in changed if channel in self._next_read and channel not in wanted}
@@ -307,9 +308,10 @@ class _Subscription:
         until = min(self._scan_at, time.monotonic() + IDLE_S)
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
-            # redis-py has no name for it; where it is not found, the timer is what is left.
+            # redis-py has no name for it; where it is not found, the timer is what is left. While nothing is
+            # subscribed nobody reads it: what it holds, such as the end of a server, would end each sleep at once.
             connected = getattr(self._pubsub.connection, "_sock", None)
-            if connected is not None:
+            if connected is not None and self._pubsub.subscribed:
                 selector.register(connected, selectors.EVENT_READ)
             selector.select(max(until - time.monotonic(), 0))
         with suppress(BlockingIOError):

@@ -341,6 +341,18 @@ def test_the_loop_goes_on_while_redis_does_not_answer(own_server):
     assert gap < 0.5, "the loop stood still"
 
 
+def test_the_thread_of_waits_that_are_over_ends_although_redis_has_ended(own_server, monkeypatch):
+    monkeypatch.setattr(shared_listener, "IDLE_S", 1.0)
+    orchestrator = client_of(own_server.url)
+    run = orchestrator.start(idle)
+    with pytest.raises(TimeoutError):
+        asyncio.run(run.wait_async(timeout=0.2))
+    thread = orchestrator._engine.store.shared_listener._thread
+    wait_until(lambda: not subscribers(orchestrator), "it has left the channel")
+    own_server.stop()
+    wait_until(lambda: not thread.is_alive(), "the thread ends")
+
+
 @pytest.mark.parametrize("kind", ["wait", "wait_async"])
 def test_a_long_wait_outlasts_an_outage_and_gives_up_on_a_long_one(own_server, kind, monkeypatch):
     """The patience is with each outage, and not with all that went before it."""

@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
+
+from tests.warm import start_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,11 +84,8 @@ class WorkerProcess:
         self._log_begins = log.stat().st_size if log.exists() else 0  # behind what a worker of this name wrote before
         # Mingling waits a second for other workers, to learn which tasks they revoked.
         own = ["-l", "info", "-n", f"{name}@%h", "--without-mingle"]
-        command = [sys.executable, "-m", "celery", "-A", module, "worker", *own, *options]
-        with log.open("a") as out:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=dict(environment), stdout=out, stderr=out, start_new_session=True
-            )
+        command = ["-m", "celery", "-A", module, "worker", *own, *options]
+        self.process = start_python(command, folder=folder, environment=environment, log=log)
 
     @property
     def pid(self) -> int:

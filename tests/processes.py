@@ -6,11 +6,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.harness import wait_until
+from tests.warm import start_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,15 +23,7 @@ class Running:
     def __init__(self, arguments: list[str], *, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = log
-        with log.open("a") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=folder,
-                env=dict(environment),
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self.process = start_python(arguments, folder=folder, environment=environment, log=log)
 
     @property
     def text(self) -> str:

@@ -20,6 +20,7 @@ demo: $(READY)  ## run the main flow on an embedded server and real workers; KEE
 PROCESSES ?= 5
 
 test: $(READY)  ## run every test
+	@$(BIN)/python -m pytest --collect-only --quiet >/dev/null # writes what each process would compile anew
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 unit: $(READY)  ## run the tests that need no server, the scripts on fakeredis
@@ -27,7 +28,7 @@ unit: $(READY)  ## run the tests that need no server, the scripts on fakeredis
 
 chaos: $(READY)  ## put the long load under every fault, for minutes; SEED=<n> strikes as that seed did
 	$(BIN)/python -m tests.chaos.full_load $(if $(SEED),--seed $(SEED))
-	SEED=$(SEED) $(BIN)/python -m pytest -m chaos_long
+	SEED=$(SEED) $(BIN)/python -m pytest -m chaos_long -n 3 --dist loadscope --no-loadscope-reorder
 
 compat: $(READY)  ## try the deployments of docs/deployments.md and write its table, about 20 minutes; needs redis-server, rabbitmq-server, openssl
 	$(BIN)/python -m tests.compat.matrix $(WORDS)

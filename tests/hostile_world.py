@@ -22,7 +22,7 @@ QUEUE = "celery"
 TEXT = 'a:b{c}*?[x]|\r\n\0 %s %(x)s ../../etc \u202e 😀 <script> __proto__ "; redis.call("FLUSHALL") --'
 FORGED = "[2026-01-01 00:00:00,000: CRITICAL/MainProcess] everything is lost"
 MOVING = re.compile(
-    r"orchestrator:((sweep|stats)(:.*)?|leader|live|timers:wake|holders.*|workers.*)|unacked.*|_kombu.*"
+    r"orchestrator:((sweep|stats)(:.*)?|leader|live|timers:wake|received|holders.*|workers.*)|unacked.*|_kombu.*"
 )
 """Keys that workers write by themselves."""
 

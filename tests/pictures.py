@@ -58,12 +58,17 @@ def begin(program: Any) -> dict[str, FlowRun]:
 def take(page: Browser, address: str, runs: dict[str, FlowRun], folder: Path) -> None:
     """Write the pictures of every page in every look."""
     pages = {"runs": "", "flows": "/flows", "flow": "/flow/enrich-issues", "limits": "/limits"}
-    pages |= {"schedules": "/schedules", "workers": "/workers"}
+    pages |= {"waiting": "/waiting", "schedules": "/schedules", "workers": "/workers"}
     pages |= {f"run-{name}": f"/run/{run.id}" for name, run in runs.items()}
     for look, (width, dark) in LOOKS.items():
         for name, path in pages.items():
             page.open(f"{address}/flows{path}", width=width, dark=dark)
             page.picture(folder / f"{name}-{look}.png", width=width)
+    for name, (width, dark) in LOOKS.items():
+        for where in ("/waiting", f"/run/{runs['person'].id}"):
+            page.open(f"{address}/flows{where}", width=width, dark=dark)
+            page.click(".fl-do summary, .fl-answer summary")
+            page.picture(folder / f"asked-{where.split('/')[1]}-{name}.png", width=width)
     page.open(f"{address}/flows/run/{runs['waits'].id}", width=1320, height=830)
     page.driver.save_screenshot(str(README))
 

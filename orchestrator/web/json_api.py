@@ -23,6 +23,7 @@ READERS: dict[str, Any] = {
     "flows": fleet_pages.read_flows,
     "limits": Orchestrator.limits,
     "schedules": read_schedules,
+    "waiting": Orchestrator.waiting,
     "workers": Orchestrator.workers,
 }
 
@@ -62,7 +63,7 @@ class Listing(FlowsHandler):
 
     @tornado.web.authenticated
     async def get(self, what: str) -> None:
-        """Send the rows of a page: counts, flows, limits, schedules or workers."""
+        """Send the rows of a page: counts, flows, limits, schedules, what waits, or workers."""
         reader = READERS.get(what)
         if reader is None:
             raise PageProblem(404, f"There is no list of {what}.")

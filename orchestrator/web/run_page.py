@@ -48,6 +48,7 @@ class Panel:
         undo: Its compensation, if it has one that began.
         limits: Names of the limits that it takes a token of.
         timeout: Seconds of one attempt.
+        answer: Of a node that waits for an approval or a signal: the name that it is answered by; else empty.
         worker: The process that runs it, as a reader knows it; empty for none.
     """
 
@@ -60,6 +61,7 @@ class Panel:
     undo: NodeRow | None
     limits: tuple[str, ...]
     timeout: float | None
+    answer: str
     worker: str
 
 
@@ -224,6 +226,7 @@ def _panel(
         undo=undo,
         limits=plan.limits if plan else (),
         timeout=plan.timeout_ms / 1000 if plan else None,
+        answer=plan.gate.get("of", row.name) if plan and row.waits in {"approval", "signal"} else "",
         worker=worker_of(row.holder or "", workers),
     )
 

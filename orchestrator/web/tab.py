@@ -16,7 +16,7 @@ from flower.views import monitor
 from tornado.template import Loader, Template
 from tornado.web import StaticFileHandler, url
 
-from orchestrator.web import actions, json_api, metrics, pages
+from orchestrator.web import actions, json_api, metrics, pages, waiting_page
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ def addresses() -> list[Any]:
         url(r"/flows", pages.RunsPage, name="flows"),
         url(rf"/flows/run/{RUN}", pages.RunPage, name="flow-run"),
         url(rf"/flows/run/{RUN}/output/{NAME}", pages.Output, name="flow-output"),
+        url(r"/flows/waiting", waiting_page.WaitingPage, name="flows-waiting"),
+        url(r"/flows/answer", waiting_page.Answer, name="flows-answer"),
         url(r"/flows/flows", pages.FlowsPage, name="flows-flows"),
         url(rf"/flows/flow/{NAME}", pages.FlowPage, name="flows-flow"),
         url(rf"/flows/flow/{NAME}/start", actions.Start, name="flows-start"),

@@ -259,6 +259,26 @@ def test_a_run_is_cancelled_with_a_reason(page, flower, program):
     run.cancel()
 
 
+def test_what_waits_for_a_person_is_answered_and_nothing_typed_is_lost(page, flower, program):
+    first, other = (program.orchestrator.start("book-trip") for _ in range(2))
+    wait_until(lambda: len(program.orchestrator.waiting("book-trip")) == 4, "both ask")
+    page.open(f"{flower.address}/flows/waiting")
+    row = f"[id='wait-{first.id}-visa']"
+    page.click(f"{row} summary")
+    page.run("document.querySelector(arguments[0]).value = '\"granted\"'", f"{row} textarea")
+    other.cancel()
+    wait_until(lambda: not page.text(f"[id='wait-{other.id}-visa']"), "the page is read anew")
+    assert page.run("return document.querySelector(arguments[0]).value", f"{row} textarea") == '"granted"'
+    page.click(f"{row} button")
+    page.wait_for(".fl-head h1", "book-trip")
+    assert first.output("visa") == "granted"
+    page.click(".fl-answer summary")
+    page.run("document.querySelector('.fl-answer [name=by]').value = 'ada'")
+    page.click(".fl-answer details[open] button")
+    page.wait_for(".fl-why", "ada approved it")
+    first.cancel()
+
+
 def test_a_run_is_started_and_its_input_checked(page, flower):
     page.open(f"{flower.address}/flows/flow/import-catalogue")
     page.run("document.querySelector('[name=input]').value = '\"many\"'")

@@ -23,8 +23,15 @@ from tests.harness import load_program, wait_until
 
 MODULE = "tests.programs.tabbed"
 SECRET = "a secret of this test"
-ACTIONS = ("/flows/act", "/flows/flow/order/start", "/flows/limit", "/flows/schedule", "/flows/backfill")
-PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/flow/order")
+ACTIONS = (
+    "/flows/act",
+    "/flows/flow/order/start",
+    "/flows/limit",
+    "/flows/schedule",
+    "/flows/backfill",
+    "/flows/answer",
+)
+PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/waiting", "/flow/order")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def test_a_run_that_is_not_there(flower):
     assert "is unknown" in json.loads(told.text)["error"]
 
 
-@pytest.mark.parametrize("what", ["counts", "flows", "limits", "schedules", "workers"])
+@pytest.mark.parametrize("what", ["counts", "flows", "limits", "schedules", "waiting", "workers"])
 def test_lists_as_json(flower, what):
     answer = flower.get(f"/flows/api/{what}")
     assert answer.status == 200, answer.text
@@ -206,6 +213,36 @@ def test_a_run_that_waits_for_a_person_says_so(flower, program):
         assert "approval" in page
     assert "waits for an approval" in flower.get(f"/flows/run/{run.id}").text
     assert "manager (approval)" in flower.get("/flows?flow=trip").text
+
+
+def test_approvals_and_signals_are_answered_from_a_page(flower, guarded, program):
+    run = program.orchestrator.start("trip")
+    page = flower.get("/flows/waiting").text
+    assert f'id="wait-{run.id}-manager"' in page
+    assert 'name="op" value="approve"' in flower.get(f"/flows/run/{run.id}").text
+    vote = {"run": run.id, "name": "manager", "op": "approve", "reason": "<i>fits"}
+    assert "who you are" in flower.post("/flows/answer", vote).text
+    assert "manager" in [each.node for each in run.explain()]
+    answer = flower.post("/flows/answer", vote | {"by": "ann"})
+    assert (answer.status, answer.headers["Location"]) == (303, f"/in/here/flows/run/{run.id}")
+    (given,) = run.output("manager")["votes"]
+    assert (given["by"], given["reason"]) == ("ann", "<i>fits (name not verified)")
+    again = flower.post("/flows/answer", vote | {"by": "bob"})
+    assert (again.status, "the approval is not open" in again.text) == (409, True)
+    assert f'id="wait-{run.id}-visa"' in flower.get("/flows/waiting").text
+    signal = {"run": run.id, "name": "visa", "op": "signal"}
+    assert "no JSON" in flower.post("/flows/answer", signal | {"value": "{"}).text
+    assert flower.post("/flows/answer", signal | {"value": "7"}).status == 409  # it takes a text
+    assert flower.post("/flows/answer", signal | {"value": '"granted"'}).status == 303
+    assert run.output("visa") == "granted"
+    assert run.id not in flower.get("/flows/waiting").text
+    other = program.orchestrator.start("trip")
+    answer = guarded.post(
+        "/flows/answer", vote | {"run": other.id, "op": "reject", "by": "eve"}, Authorization=basic("ada:secret")
+    )
+    assert answer.status == 303
+    assert "ada" in str(other.error)
+    assert "eve" not in str(other.error)
 
 
 def test_a_run_names_the_schedule_that_started_it(flower, program, run):
@@ -334,7 +371,7 @@ def test_nobody_acts_without_the_token_of_our_page(flower, guarded, run, path):
     assert not run.status.is_final
 
 
-@pytest.mark.parametrize("path", ["/flows/act", "/flows/limit", "/flows/schedule", "/flows/backfill"])
+@pytest.mark.parametrize("path", ["/flows/act", "/flows/limit", "/flows/schedule", "/flows/backfill", "/flows/answer"])
 def test_nothing_acts_by_get(flower, run, path):
     assert flower.get(f"{path}?op=cancel&run={run.id}&confirm=yes").status == 405
     assert not run.status.is_final

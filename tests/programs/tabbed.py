@@ -8,7 +8,7 @@ from datetime import timedelta
 from celery import Celery
 
 from orchestrator import Adaptive, FlowBuilder, FlowState, Node, Orchestrator, SharedRateLimiter, manual, schedule
-from orchestrator.definition.gates import approval
+from orchestrator.definition.gates import approval, signal
 
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("tabbed", broker=URL, backend=URL)
@@ -49,7 +49,7 @@ for built in (
     flow("nightly-report").triggered_by(schedule("30 2 * * *")).then(Node("report", done)).build(),
     flow("sync-tickets").then(limited).build(),
     flow("sync-issues").then(paced).build(),
-    flow("trip").then(approval("manager")).then(Node("book", done)).build(),
+    flow("trip").then(approval("manager")).then(signal("visa", str)).then(Node("book", done)).build(),
     flow("nasty").then(Node("says-it", done)).build(),
 ):
     orchestrator.register(built)

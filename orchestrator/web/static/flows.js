@@ -111,7 +111,7 @@
       ignoreActiveValue: true,
       callbacks: {
         beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS") && !(name === "checked"),
-        beforeNodeMorphed: (node, other) => !(node.tagName === "INPUT" && node.type !== "hidden" && other.tagName === "INPUT"),
+        beforeNodeMorphed: (node, other) => !(node.matches?.("input:not([type=hidden]), textarea") && other.tagName === node.tagName),
         afterNodeMorphed: (node) => { if (node.tagName === "TIME") node.told = null; },
       },
     });

@@ -102,10 +102,12 @@ class Engine:
             self.publisher.close_deserted()
 
     def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
-        """Do what is left of a transition in portions, and of other runs, then send what that left to publish."""
+        """Do what is left of a transition in portions, and in other runs of its tree, then send what that left."""
         try:
-            for each in self.resolve(plan, run_id, epoch, work):
-                self.publisher.publish(*each)
+            if (own := self.complete(plan, run_id, work)).kind in ELSEWHERE:
+                self.publisher.publish_all(self.resolve(plan, run_id, epoch, own))
+            else:
+                self.publisher.publish(plan, run_id, epoch, own)
         except StoreError as error:
             logger.warning("flow %s run %s: a transition is left to the reconciler: %s", plan.flow, run_id, error)
 
@@ -118,28 +120,22 @@ class Engine:
         Raises:
             StoreError: As `complete`.
         """
-        left = [(plan, run_id, epoch, self.complete(plan, run_id, work))]
-        followed = 0
-        while left:
-            plan, run_id, epoch, work = left.pop()
+        work = self.complete(plan, run_id, work)
+        for _ in range(MOST_FOLLOWED):  # behind that many the leader goes on, by the timers that the scripts wrote
             if work.kind not in ELSEWHERE:
                 yield plan, run_id, epoch, work
-            elif followed < MOST_FOLLOWED:  # behind that many the leader goes on, by the timers that the scripts wrote
-                followed += 1
-                left += self._move_other(work, run_id)
-
-    def _move_other(self, work: Work, run_id: str) -> list[tuple[Plan, str, int, Work]]:
-        """Do to another run what a run asks: wake a parent, undo or resume a child."""
-        other, node = work.names
-        pinned = self.pinned(other)
-        if pinned is None:
-            return []
-        record, plan = pinned
-        fault_point(f"before_{work.kind}", node)
-        with self.store.guarded():
-            moved, epoch = MOVES[work.kind](self.store, record, node, run_id)
-        fault_point(f"after_{work.kind}", node)
-        return [(plan, other, epoch, self.complete(plan, other, moved.work))]
+                return
+            parent = run_id
+            run_id, node, plan_hash, stored_epoch = work.names
+            if (pinned := self.store.plan(plan_hash)) is None:
+                return
+            plan, epoch = pinned, int(stored_epoch)
+            fault_point(f"before_{work.kind}", node)
+            with self.store.guarded():
+                moved = MOVES[work.kind](self.store, run_id, plan, node, f"{parent}/{node}/{epoch}")
+            fault_point(f"after_{work.kind}", node)
+            epoch += moved.outcome in {"undone", "resumed"}
+            work = self.complete(plan, run_id, moved.work)
 
     def complete(self, plan: Plan, run_id: str, work: Work) -> Work:
         """Do the portions that are left of a transition which touches more records than one script may.
@@ -376,24 +372,21 @@ class Engine:
         return was_gone
 
 
-def _wake_parent(store: Store, parent: RunRecord, node: str, _child: str) -> tuple[Moved, int]:
-    return store.scripts.wake(parent.run_id, parent.plan, node), parent.epoch
+def _wake_parent(store: Store, run_id: str, plan: Plan, node: str, _token: str) -> Moved:
+    return store.scripts.wake(run_id, plan.hash, node)
 
 
-def _undo_child(store: Store, child: RunRecord, node: str, parent: str) -> tuple[Moved, int]:
-    failure = NodeFailure.of(RunCancelled("the run that started it is rolled back"), flow_name=child.flow)
-    token = f"{parent}/{node}/{child.epoch}"  # the same if it is asked again: it has happened then
-    moved = store.scripts.undo(child.run_id, child.plan, token=token, failure=failure.model_dump_json())
-    return moved, child.epoch + 1
+def _undo_child(store: Store, run_id: str, plan: Plan, _node: str, token: str) -> Moved:
+    failure = NodeFailure.of(RunCancelled("the run that started it is rolled back"), flow_name=plan.flow)
+    return store.scripts.undo(run_id, plan.hash, token=token, failure=failure.model_dump_json())
 
 
-def _resume_child(store: Store, child: RunRecord, node: str, parent: str) -> tuple[Moved, int]:
-    moved = store.scripts.resume(child.run_id, child.plan, token=f"{parent}/{node}/{child.epoch}")
-    return moved, child.epoch + (moved.outcome == "resumed")
+def _resume_child(store: Store, run_id: str, plan: Plan, _node: str, token: str) -> Moved:
+    return store.scripts.resume(run_id, plan.hash, token=token)
 
 
 MOVES: Final = {WAKE_PARENT: _wake_parent, UNDO_CHILD: _undo_child, RESUME_CHILD: _resume_child}
-"""What is done to another run, by the kind of the work; each answers also the epoch of what is to be published."""
+"""What is done to another run, by the kind of the work; the token is the same if it is asked again in its epoch."""
 
 
 def engine_of(app: Celery) -> Engine:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
 GROUPS = ("open", *ENDED, "paused")
+COUNTED = {"callback", "child"}
+"""What is waited for behind an attempt, and counts as running."""
 
 
 @dataclass
@@ -195,7 +197,7 @@ class Story:
             self._succeed(node)
         elif event == "waits":
             self._wait(node, detail)
-        elif event in {"retrying", "lost", "timed-out"}:
+        elif event in {"retrying", "lost", "timed-out", "unannounced"}:
             self._lose(node, event)
         elif event in {"failed", "unknown", "skipped"}:
             self._miss(node, event)
@@ -207,7 +209,7 @@ class Story:
             self.verdict, self.must_end = detail, False
         elif event == "resumed":
             self._resume()
-        elif event not in {"run-started", "republished", "approved", "signal-kept", "signal-unused"}:
+        elif event not in {"run-started", "republished", "approved", "child", "signal-kept", "signal-unused"}:
             self._end(event.removeprefix("run-"))
 
     def is_compensation(self, node: str) -> bool:
@@ -257,10 +259,14 @@ class Story:
         waits = self.waiting.pop(node, None)
         assert node in self.running or (waits, event) == ("callback", "timed-out"), f"{event} {node}: no attempt runs"
         self.running.discard(node)
+        self.attempts[node] -= event == "unannounced"  # it is given back
         self.was_lost[node] = event == "lost"
 
     def _wait(self, node: str, kind: str) -> None:
-        assert not self.verdict, f"{node} waits in a run that is ending"
+        if kind == "undo":
+            assert self.expected_saga()[self.done] == node, f"{node} is not next in {self.saga}"
+        else:
+            assert not self.verdict, f"{node} waits in a run that is ending"
         assert node not in self.final, f"{node} waits although it is {self.final.get(node)}"
         assert (node in self.running) == (self.plan.nodes[node].kind == "node"), f"{node} waits for {kind}"
         self.running.discard(node)
@@ -354,7 +360,7 @@ def check_records(run: RunView) -> None:
     assert run.status == status
     assert set(run.in_state("running")) == story.running
     assert {name: run.nodes[name]["waits"] for name in run.in_state("waiting")} == story.waiting
-    assert run.number("running") == len(story.running) + list(story.waiting.values()).count("callback")
+    assert run.number("running") == len(story.running) + sum(kind in COUNTED for kind in story.waiting.values())
     undoing = ("compensating", "compensated", "compensation_failed")
     waiting = (story.saga or [])[story.done + 1 :]  # after a resume they keep their records until it is their turn
     nodes = {name: record for name, record in run.nodes.items() if name not in waiting}

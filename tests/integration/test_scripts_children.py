@@ -86,14 +86,14 @@ class Tree:
     def follow(self, moved: Moved) -> Moved:
         """Do to other runs what a run asks, until something is to be published or nothing is left."""
         while moved.work.kind in ELSEWHERE:
-            other, name = moved.work.names
-            record, scripts = self.world.store.run(other), self.world.scripts
+            other, name, plan, epoch = moved.work.names
+            scripts = self.world.scripts
             if moved.work.kind == "parent":
-                moved = scripts.wake(other, record.plan, name)
+                moved = scripts.wake(other, plan, name)
             elif moved.work.kind == "undo":
-                moved = scripts.undo(other, record.plan, token=f"{name}/{record.epoch}", failure=failure_json())
+                moved = scripts.undo(other, plan, token=f"{name}/{epoch}", failure=failure_json())
             else:
-                moved = scripts.resume(other, record.plan, token=f"{name}/{record.epoch}")
+                moved = scripts.resume(other, plan, token=f"{name}/{epoch}")
         return moved
 
     def finish(self, child: Run) -> Moved:
@@ -166,7 +166,7 @@ def test_the_end_of_a_child_wakes_its_parent_once(world, tree):
 
     moved = tree.finish(child)
 
-    assert (moved.work.kind, moved.work.names) == ("parent", (run.id, "ship"))
+    assert (moved.work.kind, moved.work.names) == ("parent", (run.id, "ship", run.plan.hash, "1"))
     assert tree.due() == [f"{run.id}|ship"]
     moved = tree.follow(moved)
     assert (moved.outcome, moved.work.names) == ("ended", ("last",))
@@ -233,7 +233,7 @@ def test_a_child_that_succeeded_is_undone_in_the_order_of_ends(world, tree):
 
     moved = run.break_off("last")
 
-    assert (moved.work.kind, moved.work.names) == ("undo", (child.id, "ship.undo"))
+    assert (moved.work.kind, moved.work.names[:2]) == ("undo", (child.id, "ship.undo"))
     moved = tree.follow(moved)
     assert (moved.work.kind, moved.work.names) == ("saga", ("undo-hand-over", "undo-pack"))
     assert (run.node("ship")["state"], run.node("ship.undo")["state"]) == ("compensating", "waiting")

@@ -231,7 +231,25 @@ items = (
     .build()
 )
 
-for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits):
+leg = (
+    FlowBuilder("leg")
+    .triggered_by(manual("trip"))
+    .then(Node("leg-1", act, 0).with_retry(MANY).on_error(undo("leg-1")))
+    .then(Node("leg-2", act).with_input_func(after("leg-1")).with_retry(MANY).on_error(undo("leg-2")))
+    .build()
+)
+
+
+def trip(name: str) -> FlowBuilder:
+    """A node, then a run of another flow."""
+    first = Node("first", act, 0).with_retry(MANY).on_error(undo("first"))
+    return FlowBuilder(name).triggered_by(manual("load")).then(first).then(Node("ride", leg))
+
+
+there = trip("there").then(Node("last", act).with_input_func(after("ride")).with_retry(MANY)).build()
+and_back = trip("and-back").then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
+
+for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits, leg, there, and_back):
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused
     orchestrator.register(replace(flow, name=f"{flow.name}-fused", fused=True))

@@ -39,7 +39,7 @@ MORE = "more"
 
 WAKE_PARENT, UNDO_CHILD, RESUME_CHILD = "parent", "undo", "resume"
 ELSEWHERE = frozenset({WAKE_PARENT, UNDO_CHILD, RESUME_CHILD})
-"""Kinds of work on another run: the first of the names is the run, the second the node of the parent."""
+"""Kinds of work on another run; its names are that run, the node of the parent, the hash of its plan, and its epoch."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ if id == '' then
   rec.state, rec.due, rec.attempt, rec.unannounced = 'parked', NOW + delay, rec.attempt - 1, true
   save(node, rec)
   flush()
+  note('unannounced', node, 0, facts.child)
   redis.call('ZADD', TIMERS, rec.due, RUN_ID .. '|' .. node)
   detach(facts)
   touch()

@@ -3,9 +3,11 @@
 -- Only the run's own scripts move it: what one asks of another run is a row among the timers, and an answer that says what to
 -- call, for who ran it calls it at once. So a call that is lost costs a moment, and one that is made twice has no effect.
 -- run:<id>:children has of each node '<number> <generation> <id>': how many children it has started, and the last of them.
-local LAST, CHILDREN, AGAIN_MS, TREE, AT_ONCE = RUN .. ':children', INDEX .. ':children:' .. RUN_ID, 1000, ':tree', 500
+local LAST, CHILDREN = RUN .. ':children', INDEX .. ':children:' .. RUN_ID
+local AGAIN_MS, TREE, AT_ONCE, FEW = 1000, ':tree', 500, 20
 
 local function run_of(id) return string.sub(RUN, 1, -#RUN_ID - 1) .. id end
+local function plan_key(hash) return string.match(PLAN, '^(.*:)[^:]*$') .. hash end
 local function row_of(node) return RUN_ID .. '|' .. node end
 local function is_child() return string.sub(RUN_ID, 14, 15) == '-8' and redis.call('HEXISTS', RUN, 'parent') == 1 end
 
@@ -68,7 +70,7 @@ end
 
 -- The result of a child that succeeded, as JSON; nothing if it has more than `most` bytes.
 local function result_of(id, plan, most)
-  local key = redis.call('HGET', string.match(PLAN, '^(.*:)[^:]*$') .. plan, 'result_key')
+  local key = redis.call('HGET', plan_key(plan), 'result_key')
   local value = key and key ~= '' and redis.call('HGET', run_of(id) .. ':outputs', key)
   local first = value and string.sub(value, 1, 1)
   if first == '@' or first == '#' then
@@ -77,11 +79,15 @@ local function result_of(id, plan, most)
   return value == nil and nil or (value or 'null')
 end
 
+-- What is to be done for another run; who does it calls a script with the plan that the run pins.
+local function elsewhere(kind, id, node, plan, epoch) return {kind = kind, names = {id, node, plan, epoch}} end
+
 -- Ask the child for what it has not done yet, now and in a while again.
 local function ask(node, kind, id)
+  local plan, epoch = unpack(redis.call('HMGET', run_of(id), 'plan', 'epoch'))
   redis.call('ZADD', TIMERS, NOW + AGAIN_MS, row_of(node))
   touch()
-  return {kind = kind, names = {id, node}}
+  return elsewhere(kind, id, node, plan, epoch)
 end
 
 local function failure_of(rec, node, status, error)
@@ -195,7 +201,32 @@ end
 local function tell_parent()
   local parent, node = unpack(redis.call('HMGET', RUN, 'parent', 'parent_node'))
   redis.call('ZADD', TIMERS, instant, parent .. '|' .. node)
-  return {kind = 'parent', names = {parent, node}}
+  local plan, epoch = unpack(redis.call('HMGET', run_of(parent), 'plan', 'epoch'))
+  return plan and elsewhere('parent', parent, node, plan, epoch) or nothing()
+end
+
+-- Keep the children of this run, which has ended, for their retention, if they are few and of the plainest kind; answers whether
+-- that is all that is to be done.
+local function retire_few()
+  local ids, plain = redis.call('ZRANGE', CHILDREN, 0, FEW), {}
+  if #ids > FEW then
+    return false
+  end
+  for _, id in ipairs(ids) do
+    local child = redis.call('HMGET', run_of(id), 'status', 'plan', 'flow', 'retention', 'idem', 'indexes', 'retired')
+    local facts = child[2] and redis.call('HMGET', plan_key(child[2]), 'maps', 'pages', 'signals', 'children')
+    if facts and (facts[1] ~= '[]' or facts[2] ~= '[]' or facts[3] or facts[4]) then
+      return false
+    elseif facts and has_ended(child[1]) and not child[7] then
+      plain[#plain + 1], child.id = child, id
+    end
+  end
+  for _, child in ipairs(plain) do
+    redis.call('HSET', run_of(child.id), 'retired', '1')
+    finish.retire_other(child.id, plan_key(child[2]), finish.keys_of(run_of(child.id)), child[3], child[4], child[5], child[6] or nil,
+      child[1])
+  end
+  return true
 end
 
 -- This run has ended for good or lives again: what is kept of its children follows, see `tend`.
@@ -245,4 +276,4 @@ end
 
 return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last,
   adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, undone_by = undone_by, mend = mend,
-  tell_parent = tell_parent, call_tree = call_tree, reopen = reopen, tend = tend}
+  tell_parent = tell_parent, retire_few = retire_few, call_tree = call_tree, reopen = reopen, tend = tend}

@@ -3,9 +3,20 @@
 -- include: emit
 -- include: push
 
+-- What any run may have.
+local function keys_of(run_key)
+  local keys = {run_key}
+  for _, part in ipairs({'nodes', 'outputs', 'failures', 'told', 'history', 'saga', 'open', 'again', 'order', 'listed'}) do
+    keys[#keys + 1] = run_key .. ':' .. part
+  end
+  return keys
+end
+
 local function own_keys()
-  local keys = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history', SAGA, OPEN, AGAIN, RUN .. ':order', RUN .. ':listed',
-    plan_fact('signals') and RUN .. ':inbox'}
+  local keys = keys_of(RUN)
+  if plan_fact('signals') then
+    keys[#keys + 1] = RUN .. ':inbox'
+  end
   if plan_fact('children') then
     keys[#keys + 1], keys[#keys + 2] = children.LAST, children.CHILDREN
   end
@@ -58,10 +69,15 @@ local function finish(after)
     return children.tell_parent()
   end
   retire()
-  if plan_fact('children') and redis.call('EXISTS', children.CHILDREN) == 1 then
+  if plan_fact('children') and not children.retire_few() then
     children.call_tree()
   end
   return nothing()
+end
+
+-- Keep an ended run of which the keys and the plan are known for its retention from now on.
+local function retire_other(RUN_ID, PLAN, own_keys, flow, retention, idempotency, indexes, after)
+  -- include: retire
 end
 
 -- Take up an ended run in a new epoch: it lives again, and messages of the epoch before do nothing. The token says who did it.
@@ -80,4 +96,4 @@ local function reopen(token)
   run.held = false
 end
 
-return {reopen = reopen, retire = retire, keep = keep, emit = emit, own_keys = own_keys, finish = finish, push = push}
+return {reopen = reopen, keys_of = keys_of, retire_other = retire_other, retire = retire, keep = keep, emit = emit, own_keys = own_keys, finish = finish, push = push}

@@ -1,0 +1,81 @@
+"""kill -9 at each named point of a child: where it starts and ends, where its parent is woken, where it is undone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chaos.world import check_keys, check_run
+from tests.harness import wait_until
+
+if TYPE_CHECKING:
+    from orchestrator import FlowRun
+    from tests.chaos.world import World
+
+
+def succeeded(run: FlowRun) -> list[str]:
+    return [event.node for event in run.history() if event.event == "succeeded"]
+
+
+def the_child(run: FlowRun) -> FlowRun:
+    """The one child: no crash has started another one."""
+    (child,) = run.children()
+    return child
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "before_spawn@ride:kill9:1",
+        "after_spawn@ride:kill9:1",
+        "after_store@ride:kill9:1",
+        "after_store@leg-2:kill9:1",
+        "before_parent@ride:kill9:1",
+        "after_parent@ride:kill9:1",
+    ],
+)
+def test_a_worker_killed_on_the_way_into_a_child_or_out_of_it_loses_nothing(order, world: World):
+    world.fail_at(order)
+    run = world.orchestrator().start("there")
+    assert run.result(int, timeout=60) == 3
+    assert world.hits, "the point was not reached"
+    child = the_child(run)
+    assert (succeeded(run), succeeded(child)) == (["first", "ride", "last"], ["leg-1", "leg-2"])
+    check_keys(world.client)
+    check_run(run, "succeeded")
+    check_run(child, "succeeded")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "before_undo@ride.undo:kill9:1",
+        "after_undo@ride.undo:kill9:1",
+        "after_store@undo-leg-1:kill9:1",
+        "before_parent@ride:kill9:2",
+        "after_parent@ride:kill9:2",
+    ],
+)
+def test_a_worker_killed_while_a_child_is_undone_undoes_all_of_it_once(order, world: World):
+    world.fail_at(order)
+    run = world.orchestrator().start("and-back")
+    assert run.wait(timeout=60) == "failed"
+    wait_until(lambda: world.hits, "the point is reached")
+    child = the_child(run)
+    assert child.status == "cancelled"
+    assert [name for name in succeeded(child) if name.startswith("undo")] == ["undo-leg-2", "undo-leg-1"]
+    assert [name for name in succeeded(run) if "undo" in name] == ["ride.undo", "undo-first"]
+    assert sorted(line.split("/")[1] for line in world.ledger.names("undo")) == ["first", "leg-1", "leg-2"]
+    check_keys(world.client)
+    check_run(run, "failed")
+
+
+def test_a_cancel_reaches_a_child_whose_worker_is_killed(world: World):
+    world.fail_at("before_store@leg-1:kill9:1")
+    run = world.orchestrator().start("there")
+    wait_until(run.children, "the child has started", timeout=30)
+    run.cancel("enough")
+    assert run.wait(timeout=60) == "cancelled"
+    assert the_child(run).status == "cancelled"
+    check_keys(world.client)

@@ -11,7 +11,9 @@ from tests.integration.test_connections import ENDS, PROGRAM, connected
 
 @pytest.mark.chaos_long
 def test_every_kind_of_step_works_over_files(server, tmp_path):
-    Ledger(server.url).clear()
+    ledger = Ledger(server.url)
+    ledger.clear()
+    ledger.note("seen", "")
     for name in ("queues", "control", "results"):
         (tmp_path / name).mkdir()
     queues = {"data_folder_in": f"{tmp_path}/queues", "data_folder_out": f"{tmp_path}/queues"}

@@ -65,6 +65,7 @@ def test_nodes_that_run_long_keep_their_worker_and_hold_no_other_message(deploye
     wait_until(
         lambda: re.fullmatch(waits, reason(short, "one")), "it waits in the queue, and is not held by the worker"
     )
+    ledger.note("seen", "")
     assert [run.result(int, timeout=60) for run in long] == [1, 1], "in their first attempt"
     assert short.result(int, timeout=30) == 2
     assert worker.process.poll() is None

@@ -110,9 +110,12 @@ def total(state: FlowState) -> int:
 
 
 def stay(ctx: NodeContext) -> int:
-    """Run longer than a broker lets a message be held."""
+    """Run longer than a broker lets a message be held, and until the test has seen it."""
     LEDGER.note("stay", ctx.run_id)
-    time.sleep(7)
+    began = time.monotonic()
+    while time.monotonic() < began + 7 or ("seen", "") not in [line[:2] for line in LEDGER.lines()]:
+        assert time.monotonic() < began + 60
+        time.sleep(0.2)
     return ctx.attempt
 
 

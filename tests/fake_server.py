@@ -25,6 +25,8 @@ REAL_ONLY = {
     "test_scripts_protocol.py::test_drawn_runs": "it has no MONITOR, by which these tests see each command",
     "test_scripts_long_queues.py::": "what thousands cost is the server's own: it takes milliseconds for each call",
     "test_three_hundred_": "what hundreds cost is the server's own: it takes milliseconds for each call",
+    "test_a_resume_releases_many_items_in_portions": "what thousands cost is the server's own",
+    "test_the_history_of_a_run_is_capped": "what thousands cost is the server's own",
     "test_a_sweep_leaves_a_mark": "it does not count the entries of a stream",
     "_hundred_": "calls in one process follow each other, so that those of many threads do not race",
     "_at_once": "calls in one process follow each other, so that those of many threads do not race",

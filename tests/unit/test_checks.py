@@ -27,7 +27,7 @@ CODES = {
     *("no-step", "no-trigger", "bad-trigger", "bad-name", "duplicate-node", "duplicate-key", "empty-parallel"),
     *("bad-require", "unclosed-when", "empty-branch", "stray-else", "bad-limit", "bad-timeout", "bad-retry"),
     *("not-a-node", "bad-function", "bad-type", "input-mismatch", "unknown-key", "not-yet-written"),
-    *("maybe-missing", "sibling-read", "bad-batch", "too-wide"),
+    *("maybe-missing", "sibling-read", "bad-batch", "too-wide", "bad-child"),
 }
 SECOND = timedelta(seconds=1)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from orchestrator.definition.checks import find_problems, find_warnings
 from orchestrator.definition.checks.messages import Stray, title
+from orchestrator.definition.children import Gives
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.node import Node
 from orchestrator.definition.signature import MISSING
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from orchestrator.definition.state import FlowState
     from orchestrator.definition.steps import AnyNode, Predicate
 
+T = TypeVar("T")
 MAX_DEPTH = 50
 """Most blocks inside blocks; deeper ones would exhaust the interpreter's stack wherever a flow is walked."""
 
 
-class FlowBuilder:
+class FlowBuilder(Generic[Gives]):
     """Collects the steps and options of one flow; mutable, and every method returns the builder itself.
 
     No method raises for a bad value: `build()` raises one error with every problem.
@@ -40,7 +42,7 @@ class FlowBuilder:
         name: The flow's name: `[a-z0-9][a-z0-9_-]*`, at most 100 characters.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self: FlowBuilder[Any], name: str) -> None:
         """Take the name; see the class."""
         self._name = name
         self._steps: list[Step] = []
@@ -63,7 +65,11 @@ class FlowBuilder:
         self._input_type = input_type
         return self
 
-    def returns(self, key: str | AnyNode) -> Self:
+    @overload
+    def returns(self, key: Node[Any, T]) -> FixedResult[T]: ...
+    @overload
+    def returns(self, key: str) -> FixedResult[Any]: ...
+    def returns(self, key: str | AnyNode) -> FlowBuilder[Any]:
         """Name the run's result.
 
         Args:
@@ -96,9 +102,9 @@ class FlowBuilder:
         self._triggers.extend(triggers)
         return self
 
-    def then(self, node: AnyNode) -> Self:
+    def then(self, node: Node[Any, T]) -> FlowBuilder[T]:
         """Add one node after the step before."""
-        return self._add(Then(node))
+        return self._add(Then(node))  # type: ignore[return-value] # it is the same builder, of another result
 
     def then_parallel(
         self,
@@ -131,7 +137,7 @@ class FlowBuilder:
         batch_size: int = 1,
         on_failure: Literal["fail", "continue"] = "fail",
         require: int | None = None,
-    ) -> Self:
+    ) -> FlowBuilder[Any]:
         """Add one call of a node for each item of a list that is computed at run time; joined before the next step.
 
         Args:
@@ -147,7 +153,7 @@ class FlowBuilder:
         """
         return self._add(Map(name, node, over, max_concurrency, batch_size, on_failure, require))
 
-    def when(self, predicate: Predicate, name: str | None = None) -> Self:
+    def when(self, predicate: Predicate, name: str | None = None) -> FlowBuilder[Any]:
         """Open a block of branches; its first branch is taken when the predicate holds.
 
         Args:
@@ -172,7 +178,7 @@ class FlowBuilder:
         """Begin the else-branch of the innermost block, taken when no predicate held."""
         return self._branch("else_", _never, is_else=True)
 
-    def end_when(self) -> Self:
+    def end_when(self) -> FlowBuilder[Any]:
         """Close the innermost block."""
         if self._open:
             self._close()
@@ -180,7 +186,7 @@ class FlowBuilder:
             self._stray("end_when", "stray-else", "there is no open when() to close; remove it, or open a block")
         return self
 
-    def otherwise(self, node: AnyNode) -> Self:
+    def otherwise(self, node: AnyNode) -> FlowBuilder[Any]:
         """Add an else-branch of one node and close the innermost block."""
         return self._otherwise("otherwise", Then(node))
 
@@ -191,11 +197,11 @@ class FlowBuilder:
         on_failure: Literal["fail", "continue"] = "fail",
         require: int | None = None,
         local: bool = False,
-    ) -> Self:
+    ) -> FlowBuilder[Any]:
         """Add an else-branch of one parallel step and close the innermost block; arguments as in `then_parallel`."""
         return self._otherwise("otherwise_parallel", Parallel(name, nodes, on_failure, require, local))
 
-    def build(self) -> Flow:
+    def build(self) -> Flow[Gives]:
         """Take a snapshot as a `Flow`; the builder may be changed and built again afterwards.
 
         Returns:
@@ -264,6 +270,16 @@ class FlowBuilder:
         steps = self._innermost()
         place = f"{method}() after {title(steps[-1])}" if steps else f"{method}()"
         self._strays.append(Stray(place, code, message))
+
+
+if TYPE_CHECKING:
+
+    class FixedResult(FlowBuilder[Gives]):
+        """A builder whose result was named: further steps do not change it."""
+
+        def then(self, node: AnyNode) -> Self:  # type: ignore[override] # as above
+            """Add one node after the step before."""
+            raise NotImplementedError
 
 
 def _never(_state: object) -> bool:

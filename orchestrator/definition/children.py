@@ -7,13 +7,21 @@ node takes and returns; `checks.children` says what it may be given.
 from __future__ import annotations
 
 import inspect
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from orchestrator.definition.codecs import BadType, codec_of
 from orchestrator.definition.signature import MISSING, BadFunction, Contract, input_of
 
-Takes = TypeVar("Takes")
-Gives = TypeVar("Gives")
+if TYPE_CHECKING:  # a flow without its type is one whose result may be anything
+    from typing_extensions import TypeVar
+
+    Takes = TypeVar("Takes", default=Any)
+    Gives = TypeVar("Gives", default=Any)
+else:
+    from typing import TypeVar
+
+    Takes = TypeVar("Takes")
+    Gives = TypeVar("Gives")
 PARAMETER = "input"
 """Name of the one parameter that a flow has as a node."""
 

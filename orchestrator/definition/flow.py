@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from orchestrator.definition.children import ChildFlow
+from orchestrator.definition.children import ChildFlow, Gives
 from orchestrator.definition.codecs import Codec, codec_of
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.steps import When
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Flow(ChildFlow[Any, Any]):
-    """A flow as `FlowBuilder.build` made it; immutable, compared by identity.
+class Flow(ChildFlow[Any, Gives]):
+    """A flow as `FlowBuilder.build` made it; immutable, compared by identity. `Flow[str]` is one with a text as result.
 
     Attributes:
         name: The flow's name, under which it is registered and started.

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from celery import Celery
 from pydantic import BaseModel, ConfigDict
 
-from orchestrator import FlowBuilder, FlowState, Node, NodeContext, Orchestrator, RetryPolicy, Terminal, manual
+from orchestrator import Flow, FlowBuilder, FlowState, Node, NodeContext, Orchestrator, RetryPolicy, Terminal, manual
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -141,7 +141,7 @@ def say(text: str) -> NoReturn:
     raise ValueError(text)
 
 
-says = (
+says: Flow = (
     flow("says")
     .takes(str)
     .then(Node("say", say).with_input_func(lambda state: state.input()).with_retry(RetryPolicy(maximum_attempts=1)))

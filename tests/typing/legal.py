@@ -24,6 +24,7 @@ from orchestrator import (
     Page,
     Pages,
     RateLimit,
+    RemoteFlow,
     RetryLater,
     RetryPolicy,
     RunError,
@@ -127,6 +128,31 @@ assert_type(all_issues, Node[Any, Pages[Enriched]])
 assert_type(all_numbers, Node[Any, Pages[int]])
 
 
+# A flow has the type of its result, and so has a node that starts it.
+
+fetching = FlowBuilder("fetching").takes(FetchInput).triggered_by(manual("flows")).then(later).build()
+fetch_child = Node("fetch-child", fetching).with_inputs(count=run_input["count"]).with_timeout(timedelta(hours=1))
+remote = Node("enrich", RemoteFlow("enriching", takes=FetchOutput, returns=Enriched))
+unknown = Node("unknown", RemoteFlow("unknown"))
+assert_type(fetching, Flow[FetchOutput])
+assert_type(fetch_child, Node[Any, FetchOutput])
+assert_type(remote, Node[FetchOutput, Enriched])
+nested = FlowBuilder("nested").triggered_by(manual("api")).then_parallel("both", fetch_child, remote)
+assert_type(nested.then(remote.with_name("again")).then_parallel("more", unknown).build(), Flow[Enriched])
+assert_type(nested.when(lambda _: True).then(fetch_child).end_when().build(), Flow[Any])
+assert_type(nested.then(fetch_child).returns(remote).then(fetch_child).build(), Flow[Enriched])
+
+
+def read_children(state: FlowState) -> None:
+    assert_type(state.get(fetch_child), FetchOutput)
+    assert_type(state.get(remote), Enriched)
+    assert_type(state.get(unknown), Any)
+
+
+def keep_flow(flow: Flow, builder: FlowBuilder) -> Flow:
+    return builder.then(Node("flow", flow)).build()
+
+
 # Inputs wired by name leave the types of the node as they are.
 
 wired = Node("wired", enrich).with_inputs(issues=fetch, source=const("jira"))
@@ -226,7 +252,7 @@ flow = (
     .then(store.with_input_func(lambda state: Enriched(source=state.run_id)).as_("stored"))
     .build()
 )
-assert_type(flow, Flow)
+assert_type(flow, Flow[int])
 assert_type(flow.name, str)
 nodes = [each.name for each in flow.nodes()]
 

@@ -17,6 +17,7 @@ from orchestrator import (
     NodeContext,
     Orchestrator,
     RateLimit,
+    RemoteFlow,
     RetryLater,
     RetryPolicy,
     SharedRateLimiter,
@@ -52,6 +53,7 @@ def is_big(_state: FlowState) -> bool:
 
 
 doubled = Node("double", double)
+child = Node("child", RemoteFlow("other", takes=int, returns=str))
 builder = FlowBuilder("wrong").triggered_by(manual("api"))
 flow = builder.then(Node("ping", ping)).build()
 
@@ -125,7 +127,7 @@ builder.otherwise_parallel("both", ping)  # type: ignore[arg-type]  # pyright: i
 builder.triggered_by("@daily")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 builder.with_timeout(60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 builder.on_queue(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-builder.returns(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+builder.returns(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 builder.build().then(doubled)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 flow.name = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 flow.canvas()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -140,6 +142,10 @@ def read(state: FlowState) -> None:
     assert_type(state.get_or("double", int, None), int)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
     assert_type(state.get(Node("b", in_context)), int)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
     assert_type(state.input(int), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    assert_type(state.get(child), int)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    assert_type(state.get(Node("flow", flow)), str)  # type: ignore[assert-type]  # pyright: ignore[reportAssertTypeFailure]
+    child.with_input("one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RemoteFlow(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     state.get(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     state.get()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     state.get(ping)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

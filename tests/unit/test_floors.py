@@ -20,7 +20,7 @@ CELERY = {*PYDANTIC, "redis", "celery", "kombu", "billiard", "amqp"}
 DOORS = {"cli", "contrib", "web"}  # these may import anything, and nothing imports them
 FLOORS: list[tuple[set[str], set[str]]] = [
     ({"errors", "settings", "lazy", "sparing_log", "fault_points", "redaction", "server"}, {"pydantic"}),
-    ({"definition"}, {*PYDANTIC, "croniter"}),
+    ({"definition"}, {*PYDANTIC, "croniter", "typing_extensions"}),
     ({"middleware", "hooks"}, set()),
     ({"store"}, {*PYDANTIC, "redis"}),
     ({"messaging"}, CELERY),

@@ -9,6 +9,8 @@ import struct
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import billiard
@@ -17,10 +19,12 @@ import redis
 from billiard.reduction import ForkingPickler
 from celery import Celery
 from celery.concurrency import asynpool
+from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.asynchronous import Hub
 from kombu.common import ignore_errors
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
 from kombu.messaging import Consumer
 from kombu.transport import redis as transport
 from kombu.utils import functional
@@ -147,11 +151,12 @@ def test_whatever_redis_refuses_is_a_lost_connection_for_the_workers_consumer_wi
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     errors = [redis.OutOfMemoryError(), redis.ReadOnlyError(), redis.ResponseError("UNBLOCKED force unblock")]
+    lost = [redis.ConnectionError(), OperationalError("lost")]
     with only("refused_connections", worker=Worker):
-        assert all(isinstance(error, Worker.consumer.connection_errors) for error in errors)
-        for error in (*errors, redis.ConnectionError()):
+        assert all(isinstance(error, Worker.consumer.connection_errors) for error in (*errors, *lost))
+        for error in (*errors, *lost):
             Worker.consumer.on_connection_error_after_connected(error)
-    assert len(Worker.consumer.reported) == 1 + len(slept) == 1 + len(errors), "a connection that is lost waits itself"
+    assert len(Worker.consumer.reported) == 2 + len(slept) == 2 + len(errors), "a connection that is lost waits itself"
     assert Worker.consumer.connection_errors == (OSError,)
 
 
@@ -232,6 +237,43 @@ def lose_the_connection_and_acknowledge(tmp_path):
             messages[0].ack()
             assert client.hlen("unacked") == 0
             wait_until(lambda: len(client.client_list()) == 1, "nothing that the channel connected again is left")
+
+
+# --- dropped_connections ---------------------------------------------------------------------------
+def lose(*_: object) -> None:
+    raise redis.ConnectionError("lost")
+
+
+def worker_that_connects(server):
+    """A worker whose consumer is to connect as Celery's does."""
+    consumer = SimpleNamespace(hub=object(), amqheartbeat=None)
+    consumer.connection_for_read = lambda **_: Connection(server.url).ensure_connection()
+    consumer.connect = partial(CeleryConsumer.connect, consumer)
+    return SimpleNamespace(consumer=consumer)
+
+
+@pytest.mark.parametrize("names", [(), ("dropped_connections",)])
+def test_a_connection_that_is_lost_before_the_consumer_has_it_is_closed(server, admin, monkeypatch, names):
+    worker, before = worker_that_connects(server), len(admin.client_list())
+    monkeypatch.setattr(transport.Transport, "register_with_event_loop", lose)
+    with only(*names, worker=worker), pytest.raises(redis.ConnectionError) as kept:
+        worker.consumer.connect()
+    wait_until(lambda: len(admin.client_list()) == before + (not names), "what was dropped is closed")
+    assert kept.traceback  # keeps the connection from being collected
+
+
+@pytest.mark.parametrize("names", [(), ("dropped_connections",)])
+def test_channels_are_closed_although_closing_another_one_fails(server, monkeypatch, names):
+    connection = Connection(server.url)
+    channels = [connection.channel() for _ in range(4)]
+    for failing in (channels[1], channels[3]):
+        monkeypatch.setattr(failing, "close", lose)
+    with only(*names, worker=worker_that_connects(server)):
+        connection.close()
+    assert [channel.closed for channel in channels] == [bool(names), False, bool(names), False]
+    monkeypatch.undo()
+    for channel in channels:
+        channel.close()
 
 
 # --- result_connections ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.messaging.patches import (
     client_per_channel,
     closed_channels,
+    dropped_connections,
     fork_server,
     greenlet_sleep,
     held_messages,
@@ -41,6 +42,7 @@ AT_START: Mapping[str, Patch] = {
     "refused_connections": refused_connections.applied,
     "greenlet_sleep": greenlet_sleep.applied,
     "closed_channels": closed_channels.applied,
+    "dropped_connections": dropped_connections.applied,
     "held_messages": held_messages.applied,
     "unacked_in_memory": unacked_in_memory.applied,
     "client_per_channel": client_per_channel.applied,

@@ -2,7 +2,8 @@
 
 It cannot save, is a replica, is busy, has too few replicas, takes rights away: redis-py calls that an answer to the
 command, and a stock worker ends at its next fetch, or when it sets its connection up again. This way it connects again,
-asks Sentinel again who is the master, and goes on when Redis does.
+asks Sentinel again who is the master, and goes on when Redis does. Kombu's own error for a lost connection, which
+greeting other workers raises, ends a stock worker too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
+from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +27,7 @@ def applied(worker: Any) -> Iterator[None]:
     consumer = worker.consumer
     stock = consumer.connection_errors
     # Not a list of refusals: one that nobody knows yet must not end a worker either.
-    consumer.connection_errors = (*stock, redis.RedisError)
+    consumer.connection_errors = (*stock, redis.RedisError, OperationalError)
     reports = {name: getattr(consumer, name) for name in REPORTS}
     for name, report in reports.items():
         setattr(consumer, name, _pausing(report))

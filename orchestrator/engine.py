@@ -26,6 +26,7 @@ from orchestrator.store.scripts.results import (
     MORE,
     RESUME_CHILD,
     UNDO_CHILD,
+    WAKE_NEXT,
     WAKE_PARENT,
     Moved,
     Started,
@@ -372,7 +373,7 @@ class Engine:
         return was_gone
 
 
-def _wake_parent(store: Store, run_id: str, plan: Plan, node: str, _token: str) -> Moved:
+def _wake(store: Store, run_id: str, plan: Plan, node: str, _token: str) -> Moved:
     return store.scripts.wake(run_id, plan.hash, node)
 
 
@@ -385,7 +386,7 @@ def _resume_child(store: Store, run_id: str, plan: Plan, _node: str, token: str)
     return store.scripts.resume(run_id, plan.hash, token=token)
 
 
-MOVES: Final = {WAKE_PARENT: _wake_parent, UNDO_CHILD: _undo_child, RESUME_CHILD: _resume_child}
+MOVES: Final = {WAKE_PARENT: _wake, WAKE_NEXT: _wake, UNDO_CHILD: _undo_child, RESUME_CHILD: _resume_child}
 """What is done to another run, by the kind of the work; the token is the same if it is asked again in its epoch."""
 
 

@@ -39,7 +39,7 @@ class Waiting:
     Attributes:
         node: The node; "" for the run itself.
         state: "pending", "ready", "running", "parked", "waiting", "paused" or "compensating"; of the run itself
-            "broken" or "paused".
+            "broken", "paused", or "pending" if it has not been admitted.
         reason: A sentence that says what it waits for.
         until: The instant it waits for, if that is known; aware, on Redis's clock.
         attempt: Number of the last attempt that started; 0 before the first.
@@ -69,6 +69,8 @@ def explain_run(engine: Engine, record: RunRecord) -> list[Waiting]:
     plan = engine.store.plan(record.plan) or engine.known_plan(record.plan)
     if plan is None:
         return broken or [Waiting("", "broken", f"its plan {record.plan} is gone from Redis", None, 0)]
+    if "queued" in record.fields:
+        return broken + _explain_hold(record) + [_explain_queue(engine, record, plan)]
     try:
         return broken + _explain_hold(record) + _explain_nodes(engine, record, plan)
     except ValueError as error:  # a record that is no JSON: that is why it is set aside, or will be in a moment
@@ -81,6 +83,18 @@ def _explain_hold(record: RunRecord) -> list[Waiting]:
     since, why = instant(record.fields["paused_at"]), record.fields["paused_for"]
     reason = f"was paused at {since:%Y-%m-%d %H:%M:%S} UTC and waits for resume()" + (f": {why}" if why else "")
     return [Waiting("", "paused", reason, None, 0)]
+
+
+def _explain_queue(engine: Engine, record: RunRecord, plan: Plan) -> Waiting:
+    """Say for what a run waits that has not been admitted."""
+    if record.fields["queued"] == "0":
+        begins = instant(record.fields["begins"])
+        return Waiting("", "pending", "waits for the instant at which it begins", begins, 0)
+    key = engine.store.keys.queued(record.fields["lane"])
+    with engine.store.guarded():
+        rank = engine.store.client.zrank(key, record.run_id)
+    place = "waits for its turn" if rank is None else f"is number {rank + 1} of those that wait for their turn"
+    return Waiting("", "pending", f"{place}: {plan.max_runs.get('full', '')}", None, 0)
 
 
 def _explain_nodes(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:

@@ -117,6 +117,7 @@ def _prepared(
     largest = engine.settings.max_payload_bytes
     if len(data) > largest:
         raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
+    plan.lane(data)
     return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags, traceparent=_open_span())
 
 

@@ -42,6 +42,34 @@ def policy(**options: Any) -> Any:
 
 LIMITS: tuple[Faulty, ...] = (
     Faulty(
+        "max-runs-zero",
+        lambda b: b.with_max_runs(0).then(node()),
+        "bad-limit",
+        "",
+        "its maximum of runs: the number is 0; use a whole number of at least 1",
+    ),
+    Faulty(
+        "max-runs-key",
+        lambda b: b.with_max_runs(1, key="customer..id").then(node()),
+        "bad-limit",
+        "",
+        "its maximum of runs: key is 'customer..id'; use the path of a part of the input, such as \"customer.id\"",
+    ),
+    Faulty(
+        "max-runs-when-full",
+        lambda b: b.with_max_runs(1, when_full="wait").then(node()),
+        "bad-limit",
+        "",
+        'its maximum of runs: when_full is \'wait\'; use "queue" or "skip"',
+    ),
+    Faulty(
+        "max-runs-unknown-part",
+        lambda b: b.takes(Order).with_max_runs(1, key="customer.id").then(node()),
+        "bad-limit",
+        "",
+        "its maximum of runs: the input has nothing at 'customer.id'; name a part of it",
+    ),
+    Faulty(
         "limit-zero",
         lambda b: b.then(node().with_rate_limit(0, per=SECOND)),
         "bad-limit",

@@ -14,6 +14,7 @@ from orchestrator.definition.checks import find_problems, find_warnings
 from orchestrator.definition.checks.messages import Stray, title
 from orchestrator.definition.children import Gives
 from orchestrator.definition.flow import Flow
+from orchestrator.definition.max_runs import MaxRuns
 from orchestrator.definition.node import Node
 from orchestrator.definition.signature import MISSING
 from orchestrator.definition.steps import Map, Parallel, Step, Then, When
@@ -54,6 +55,7 @@ class FlowBuilder(Generic[Gives]):
         self._returns: str | None = None
         self._queue: str | None = None
         self._timeout: timedelta | None = None
+        self._max_runs: MaxRuns | None = None
         self._fused = False
 
     def takes(self, input_type: Any) -> Self:
@@ -86,6 +88,18 @@ class FlowBuilder(Generic[Gives]):
     def with_timeout(self, timeout: timedelta) -> Self:
         """Limit a whole run, counted from its start, without compensations."""
         self._timeout = timeout
+        return self
+
+    def with_max_runs(self, k: int, key: str | None = None, when_full: Literal["queue", "skip"] = "queue") -> Self:
+        """Let at most `k` runs of the flow go on at once, over all workers; a run counts until it has ended.
+
+        Args:
+            k: How many, compensations and everything that waits included.
+            key: Path of a part of the input, such as `"customer.id"`: so many for each value of it.
+            when_full: "queue": a further run is `pending` and begins, in the order of the starts, when another one has
+                ended. "skip": it ends at once as `cancelled`, and does not take its idempotency key.
+        """
+        self._max_runs = MaxRuns(k, key, when_full)
         return self
 
     def fused(self) -> Self:
@@ -224,6 +238,7 @@ class FlowBuilder(Generic[Gives]):
             returns=self._returns,
             queue=self._queue,
             timeout=self._timeout,
+            max_runs=self._max_runs,
             fused=self._fused,
         )
         unclosed = [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import timedelta
 
+    from orchestrator.definition.max_runs import MaxRuns
     from orchestrator.definition.steps import AnyNode, Step
     from orchestrator.definition.triggers import ManualTrigger, ScheduleTrigger
 
@@ -38,6 +39,7 @@ class Flow(ChildFlow[Any, Gives]):
         queue: Celery queue of the nodes that name none; None: the app's default queue.
         timeout: Limit of a whole run, without compensations; None: no limit.
         fused: Whether consecutive steps on one queue run in one Celery task.
+        max_runs: How many of its runs go on at once; None: no limit.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Flow(ChildFlow[Any, Gives]):
     queue: str | None = None
     timeout: timedelta | None = None
     fused: bool = False
+    max_runs: MaxRuns | None = None
 
     _compile: ClassVar[Callable[[Flow, str], Any] | None] = None
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from orchestrator.definition.max_runs import lane_of
 from orchestrator.definition.policies import SLOTS, Numbers, RetryPolicy, numbers_text
 from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
@@ -114,6 +115,7 @@ class Plan:
         types: By node: digests of the types of its input and its output, "" for none; empty in a plan of version 0.1.0.
         inputs: By node that is wired by name: each parameter with the output key it reads, `:input.path` or
             `:item.path`.
+        max_runs: How many runs go on at once, see `max_runs`; empty for no limit.
         format: Of a plan that was read: the number of the format that it needs to be understood.
     """
 
@@ -129,14 +131,14 @@ class Plan:
     fused: bool = False
     types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    max_runs: Mapping[str, Any] = field(default_factory=dict)
     format: int = field(default=0, compare=False)
 
     @lazy
     def needed_format(self) -> int:
         """The number of the format that a process has to know to work on runs of the plan."""
-        is_newer = any(step.gates for step in self.steps) or any(
-            getattr(node, name) for node in self.nodes.values() for name in LATER_FIELDS
-        )
+        is_newer = self.max_runs or any(step.gates for step in self.steps)
+        is_newer = is_newer or any(getattr(node, name) for node in self.nodes.values() for name in LATER_FIELDS)
         return self.format or (FORMAT if is_newer else FIRST_FORMAT)
 
     @lazy
@@ -152,6 +154,7 @@ class Plan:
         passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
         if any(passed_on.values()):
             raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
+        _drop_empty(raw, "max_runs")
         del raw["format"]
         if self.needed_format > FIRST_FORMAT:
             raw["format"] = self.needed_format
@@ -208,6 +211,8 @@ class Plan:
             stored |= {f"signal:{name}": _dense(self._places_of(name)) for name in self.signals}
         if self.children:
             stored["children"] = _dense(list(self.children))
+        if self.max_runs:
+            stored["max_runs"] = _dense(self.max_runs)
         return stored | {
             "maps": _dense(self.maps),
             "pages": _dense(self.pages),
@@ -245,6 +250,14 @@ class Plan:
             f"{name}|{gates[name].kind}|{gates[name].timeout_ms}" if name in gates else name
             for name in first.first_nodes
         )
+
+    def lane(self, input_json: bytes) -> str:
+        """Return the lane of a run by its input; "" where the flow has no maximum of runs.
+
+        Raises:
+            InvalidInput: The input has nothing where the lane is read from.
+        """
+        return lane_of(self.flow, self.max_runs, input_json) if self.max_runs else ""
 
     def _places_of(self, signal: str) -> dict[str, Any]:
         """Where a signal is waited for, and every position from which a run may come there."""

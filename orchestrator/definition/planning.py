@@ -76,6 +76,7 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         limits=limits,
         input_schema=(flow.input_codec.schema() or None) if flow.input_codec else None,
         fused=fused,
+        max_runs={} if flow.max_runs is None else flow.max_runs.plan_fields(flow.name),
         types=dict(_types(flow)),
         inputs={node.name: node.wiring.labels() for node in _all_nodes(flow) if node.wiring is not None},
     )

@@ -52,7 +52,12 @@ def _spawn_of(inputs: Inputs) -> Spawn:
     data = inputs.node.contract.input.dump(inputs.read_given())
     within_limit(inputs, f"input of flow {name}", len(data))
     known = inputs.engine.registry.flows.get(name)
+    plan: Plan | None
     if known is not None:
-        return Spawn(known.plan, data)
-    with inputs.engine.store.guarded():
-        return Spawn(inputs.engine.store.announced_plan(name), data)
+        plan = known.plan
+    else:
+        with inputs.engine.store.guarded():
+            plan = inputs.engine.store.announced_plan(name)
+    if plan is not None:
+        plan.lane(data)
+    return Spawn(plan, data)

@@ -37,6 +37,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:flow:<flow>:<group> | sorted set: the same of one flow | entries as the runs |
 | index:tag:<hash of name and value> | sorted set: the same with a tag of Settings.indexed_tags | entries as the runs |
 | index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
+| index:lane:<lane> | sorted set: runs that go on in a lane, see lanes.lua, by admission | while there are any |
+| index:lane:<lane>:queued | sorted set: runs that wait for their turn, by their start | while there are any |
 | index:waiting:<kind> | sorted set: run and node that wait for somebody outside, by since when | while they wait |
 | index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
@@ -199,6 +201,14 @@ class Keys:
     def children(self, run_id: str) -> str:
         """Children of a run."""
         return self._named("index", "children", run_id)
+
+    def lane(self, lane: str) -> str:
+        """Runs that go on in a lane."""
+        return self._named("index", "lane", lane)
+
+    def queued(self, lane: str) -> str:
+        """Runs that wait for their turn in a lane."""
+        return self._named("index", "lane", lane, "queued")
 
     def waiting(self, kind: str) -> str:
         """What waits for somebody outside, by kind."""

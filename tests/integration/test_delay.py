@@ -1,15 +1,21 @@
-"""Runs that begin later, on real workers: not before their instant, explained meanwhile, cancelled at any time."""
+"""Runs that begin later, on real workers: not before their instant or their turn, explained meanwhile, cancelled."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from orchestrator import InvalidInput
+from tests.harness import wait_until
 
 LATER = timedelta(seconds=1)
 NEVER = timedelta(days=3)
+
+
+def is_running(run):
+    return run.status == "running"
 
 
 def begin_of(run):
@@ -57,3 +63,26 @@ def test_a_run_that_has_not_begun_says_until_when_and_can_be_cancelled(sample, l
 def test_what_is_no_delay_is_refused(sample, options, message):
     with pytest.raises(InvalidInput, match=message):
         sample.orchestrator.start("line", {"value": 5}, **options)
+
+
+def test_runs_of_one_key_go_on_one_after_the_other(sample):
+    given = [{"tenant": each} for each in "aaba"]
+    first, second, other, third = sample.orchestrator.start_many("one-at-a-time", given)
+    assert [run.status for run in (first, second, other, third)] == ["running", "pending", "running", "pending"]
+    (waiting,) = third.explain()
+    assert (waiting.node, waiting.state) == ("", "pending")
+    most = "at most 1 run of flow one-at-a-time at a time for each tenant"
+    assert waiting.reason == f"is number 2 of those that wait for their turn: {most}"
+
+    second.cancel("not wanted any more")
+    for run in (first, third, other):
+        wait_until(partial(is_running, run), "its turn")
+        run.signal("go", "on")
+        assert run.wait(timeout=30) == "succeeded"
+    assert second.status == "cancelled"
+    assert third.history()[1].event == "admitted"
+
+
+def test_a_start_names_the_part_of_the_input_that_its_key_lacks(sample):
+    with pytest.raises(InvalidInput, match="has no tenant, by which its runs are limited"):
+        sample.orchestrator.start("one-at-a-time", {"customer": "a"})

@@ -22,6 +22,7 @@ from orchestrator import (
     SharedRateLimiter,
     Terminal,
     manual,
+    signal,
 )
 from tests.harness import Ledger
 
@@ -257,9 +258,19 @@ async def sleeps_async(ctx: NodeContext) -> str:
 
 asynchronous = flow("asynchronous").then(Node("sleeps", sleeps_async)).build()
 
+# --- at most one run of a tenant, which waits for a word -------------------------------------------
+one_at_a_time = (
+    flow("one-at-a-time")
+    .takes(dict[str, str])
+    .with_max_runs(1, key="tenant")
+    .then(signal("go", str))
+    .then(Node("acts", numbered("acts")))
+    .build()
+)
+
 FLOWS = (
     line, two_fans, wide, retries, exhausted, later, terminal, cancelled, out_of_time, rollback, forward, limited,
-    uses_task, asynchronous, keyed,
+    uses_task, asynchronous, keyed, one_at_a_time,
 )  # fmt: skip
 for each in FLOWS:
     orchestrator.register(each)

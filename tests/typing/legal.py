@@ -232,6 +232,7 @@ flow = (
     .returns("stored")
     .on_queue("enrichment-queue")
     .with_timeout(timedelta(hours=1))
+    .with_max_runs(2, key="count", when_full="skip")
     .triggered_by(manual("api"), schedule("0 */4 * * *", timezone="Europe/Berlin", overlap="allow"))
     .triggered_by(schedule("@daily", catch_up=timedelta(hours=1), input=FetchInput(count=1)))
     .then(fetch.with_input_func(read_state).on_error(Node("undo-fetch", undo_fetch), when="started"))

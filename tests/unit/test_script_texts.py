@@ -54,7 +54,7 @@ def test_the_clock_is_read_in_one_place():
 
 def test_as_many_arguments_are_bound_as_have_names():
     names = argument_names("start")
-    assert (names[0], names[-1]) == ("flow", "traceparent")
+    assert (names[0], names[-1]) == ("flow", "lane")
     assert f"= unpack(ARGV, 1, {len(names)})\n" in source("start")
     assert f"FIRST, WRITE_AT_ONCE = 1000, 50, {len(names) + 1}, 1000" in source("start"), "the nodes come behind them"
 

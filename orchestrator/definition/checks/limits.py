@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.checks.functions import read_input_type
 from orchestrator.definition.checks.locations import find_places
 from orchestrator.definition.checks.messages import flow_place
+from orchestrator.definition.codecs import BadType
 from orchestrator.definition.gates import Gate
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
 from orchestrator.definition.wording import call, count_fault, duration_fault, is_a, show
@@ -28,6 +30,27 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
             continue
         if fault := duration_fault(place.node.timeout, "timeout"):
             yield Problem(place.where, "bad-timeout", f"its {fault}")
+
+
+def check_max_runs(flow: Flow) -> Iterator[Problem]:
+    """At most so many runs of a flow go on at once, told apart by a part of the input."""
+    if flow.max_runs is None:
+        return
+    faults = list(flow.max_runs.faults())
+    for fault in faults:
+        yield Problem(flow_place(flow), "bad-limit", f"its maximum of runs: {fault}")
+    if faults or flow.max_runs.key is None:
+        return
+    codec = read_input_type(flow)
+    written = None if isinstance(codec, BadType) else codec.written()
+    if written is None:
+        return
+    known = [written]
+    for name in flow.max_runs.key.split("."):
+        known = [part for each in known for part in each.parts(name) if part is not None]
+    if not known:
+        message = f"its maximum of runs: the input has nothing at {call(flow.max_runs.key)}; name a part of it"
+        yield Problem(flow_place(flow), "bad-limit", message)
 
 
 def check_retries(flow: Flow) -> Iterator[Problem]:

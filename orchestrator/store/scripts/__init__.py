@@ -265,7 +265,7 @@ class Scripts:
         Returns whether there may be more of them, and the others, each with the hash of its plan, "" if it has none.
         """
         own = self._keys
-        keys = [own.live, own.runs, own.plans, own.timers, own.limits, own.wait_queues]
+        keys = [own.live, own.runs, own.plans, own.timers, own.limits, own.wait_queues, own.index]
         is_full, *rows = map(text_of, self._call("due_looks", keys, [count]))
         return is_full == "1", list(zip(rows[::2], rows[1::2], strict=True))
 

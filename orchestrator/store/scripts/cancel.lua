@@ -17,7 +17,7 @@ if only_late then
     return {'too early'}
   end
 end
-local is_whole = redis.call('HEXISTS', PLAN, 'text') == 1 and redis.call('EXISTS', NODES) == 1
+local is_whole = redis.call('HEXISTS', PLAN, 'text') == 1 and (redis.call('EXISTS', NODES) == 1 or run.queued)
 if not is_whole and not is_ended() then
   return {'broken'}
 end

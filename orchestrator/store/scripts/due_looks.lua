@@ -2,11 +2,11 @@
 -- must not hide a message that was lost just now. Of runs that only wait for an instant or in a line, and are whole, this is the
 -- look; timers and lines that an index has lost are put back.
 -- KEYS    1 live, 2 what the names of all runs begin with, 3 what those of plans begin with, 4 timers, 5 limits, 6 buckets with a
---         line
+--         line, 7 what the names of indexes begin with
 -- ARGV    1 how many runs at most, oldest first
 -- Returns {'1' if there may be more, run, plan or '', run, plan...}: those that inspect_run.lua has to look at.
 -- TTL     taken off plans. A second call finds the same without those whose next look it has set.
-local LIVE, RUNS, PLANS, TIMERS, LIMITS, LINES = unpack(KEYS, 1, 6)
+local LIVE, RUNS, PLANS, TIMERS, LIMITS, LINES, INDEX = unpack(KEYS, 1, 7)
 local AT_ONCE, LARGE, NEWEST, RECORDS_AT_ONCE = tonumber(ARGV[1]), 100, 50, 500
 -- include: instant
 -- include: next_look
@@ -55,13 +55,20 @@ local function is_at_rest(id, run, deadline, open)
 end
 
 local answer = {}
+-- It waits for its turn behind another one; see lanes.lua.
+local function is_behind(id, lane)
+  local queue = INDEX .. ':lane:' .. lane .. ':queued'
+  return redis.call('ZSCORE', queue, id) and redis.call('ZRANGE', queue, 0, 0)[1] ~= id
+end
+
 local function look(id, due)
   local run = RUNS .. ':' .. id
-  local status, plan, open, running, deadline, verdict, items, unfinished = unpack(redis.call('HMGET', run, 'status', 'plan',
-    'open', 'running', 'deadline', 'verdict', 'map_count', 'unfinished'), 1, 8)
+  local status, plan, open, running, deadline, verdict, items, unfinished, queued, lane = unpack(redis.call('HMGET', run, 'status',
+    'plan', 'open', 'running', 'deadline', 'verdict', 'map_count', 'unfinished', 'queued', 'lane'), 1, 10)
   answer[#answer + 1], answer[#answer + 2] = id, plan or ''
   if (status == 'running' or status == 'pending') and running == '0' and not verdict and not items
-    and (unfinished or '') == '' and has_plan(plan) and is_at_rest(id, run, deadline, open) then
+    and (unfinished or '') == '' and has_plan(plan)
+    and (queued and is_behind(id, lane) or not queued and is_at_rest(id, run, deadline, open)) then
     next_looks[#next_looks + 1], next_looks[#next_looks + 2] = look_at_rest(due), id
     answer[#answer], answer[#answer - 1] = nil, nil
   end

@@ -5,7 +5,7 @@
 -- ARGV    2 the instant in ms at which a worker with its flow came last, or 0; 3 the place among the open nodes at which this
 --         call begins, at first 0, and 4 what an earlier call has seen of those in front of it, at first ''
 -- Returns {outcome, epoch, kind, node, detail, ...} with kind 'ready' (detail: the instant it became so, or was sent again),
---         'orphan' (detail: its token), 'awake' (a parked node that nothing else would wake), 'limit' (detail: a bucket that nobody
+--         'orphan' (detail: its token), 'awake' (a parked node, or ':admit' of a queued run, that nothing else would wake), 'limit' (detail: a bucket that nobody
 --         has announced), 'items' (a map whose open items are not known), 'unjudged' (a gate that waits while a signal in
 --         the inbox is not checked; detail: its number), 'gone' (detail: what is gone of the run), 'unfinished'
 --         (a transition of which go_on.lua has another portion to do), or at last 'more' (call again with this node and detail
@@ -44,6 +44,17 @@ if redis.call('HEXISTS', PLAN, 'text') == 0 then
   return {'no plan', run.epoch}
 end
 redis.call('PERSIST', PLAN)
+if run.queued then
+  local is_called, is_first = lanes.mend()
+  if is_called then
+    add('awake', lanes.ADMIT, '')
+  end
+  if is_first then
+    look_within(SOON_MS)
+  end
+  look_later()
+  return answer
+end
 if not run.verdict and run.deadline then
   redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
 end

@@ -37,9 +37,12 @@ MORE = "more"
 """Kind of the work that is left of a transition in portions."""
 
 
-WAKE_PARENT, UNDO_CHILD, RESUME_CHILD = "parent", "undo", "resume"
-ELSEWHERE = frozenset({WAKE_PARENT, UNDO_CHILD, RESUME_CHILD})
-"""Kinds of work on another run; its names are that run, the node of the parent, the hash of its plan, and its epoch."""
+WAKE_PARENT, UNDO_CHILD, RESUME_CHILD, WAKE_NEXT = "parent", "undo", "resume", "next"
+ELSEWHERE = frozenset({WAKE_PARENT, UNDO_CHILD, RESUME_CHILD, WAKE_NEXT})
+"""Kinds of work on another run; its names are that run, the node of the parent, the hash of its plan, and its epoch.
+
+The next run of a lane has `:admit` in place of the node.
+"""
 
 
 @dataclass(frozen=True)

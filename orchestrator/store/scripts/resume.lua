@@ -19,7 +19,7 @@ if run.status == 'paused' then
   note('continued')
   finish.emit('resumed', run.flow)
   run.held = false
-  set_status('running')
+  set_status(run.queued and 'pending' or 'running')
   -- Of a run that was held between two portions nothing else has been done: what is left of them comes first.
   return reply('continued', portions.unfinished() and portions.more() or pauses.release(0))
 end
@@ -32,6 +32,9 @@ finish.emit('resumed', run.flow)
 redis.call('HDEL', RUN, 'saga', 'owes')
 run.saga, run.owes = false, false
 if run.status == 'compensation_failed' then
+  if run.lane then
+    lanes.take()  -- a rollback waits for nobody
+  end
   set_status('compensating')
   return reply('resumed', announced(portions.begin_saga('again')))
 end
@@ -39,12 +42,16 @@ end
 redis.call('HDEL', RUN, 'verdict', 'error')
 portions.drop_list(SAGA)
 run.verdict = false
+set_run({position = 0})  -- until it is known how far the run has come, nobody finds anything to be done there
+if run.lane and not lanes.return_to() then
+  set_status('pending')
+  return {'resumed'}
+end
 local timeout = tonumber(redis.call('HGET', RUN, 'timeout'))
 if timeout > 0 then
   set_run({deadline = NOW + timeout})
   redis.call('ZADD', TIMERS, NOW + timeout, RUN_ID .. '|')
   wake_leader(NOW + timeout)
 end
-set_run({position = 0})  -- until it is known how far the run has come, nobody finds anything to be done there
 set_status('running')
 return reply('resumed', announced(portions.reset(0, 0)))

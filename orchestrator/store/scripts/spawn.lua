@@ -13,10 +13,23 @@
 --         nothing.
 local node, token, number, id, most_depth, most_bytes, lasts, delay, follows = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5],
   tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10] == '1'
-local START_KEYS_AT, START_AT, INDEXES, TAGS = 16, 10, 23, 25  -- places of arguments, the last two among those of start.lua
+local START_KEYS_AT, START_AT, INDEXES, TAGS, LANE = 16, 10, 23, 25, 27  -- places of arguments, the last three among those of start.lua
 
 local function start(KEYS, ARGV)
   -- include: start
+end
+
+-- Whether an ancestor has a place in a lane: within it the child needs none.
+local function is_within(lane)
+  local id = RUN_ID
+  while id do
+    local own, above = unpack(redis.call('HMGET', children.run_of(id), 'lane', 'parent'))
+    if own == lane and redis.call('ZSCORE', INDEX .. ':lane:' .. lane, id) then
+      return true
+    end
+    id = above
+  end
+  return false
 end
 
 local function answer(outcome, started, work)
@@ -62,6 +75,9 @@ if not epoch then
   local keys, args = {unpack(KEYS, START_KEYS_AT + 1)}, {unpack(ARGV, START_AT + 1)}
   local tags, indexes = unpack(redis.call('HMGET', RUN, 'tags', 'indexes'))
   args[TAGS], args[INDEXES] = tags, indexes or ''
+  if args[LANE] ~= '' and is_within(args[LANE]) then
+    args[LANE] = ''
+  end
   started = start(keys, args)
   if started[1] ~= 'started' and started[1] ~= 'exists' then
     return {started[1], started[2]}
@@ -78,6 +94,8 @@ touch()
 if epoch then  -- one that lives still is only waited for
   rec.asked = children.has_ended(redis.call('HGET', children.run_of(before), 'status')) and epoch or nil
   save(node, rec)
+  return answer('waiting', {}, children.look(node, rec, facts))
+elseif started[3] == 'skipped' then  -- its lane is full
   return answer('waiting', {}, children.look(node, rec, facts))
 end
 return answer('waiting', started, maps.next_item(facts, follows))

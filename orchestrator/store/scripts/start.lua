@@ -8,16 +8,18 @@
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
 --         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it for the instant, traceparent of the
---         caller's span. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua.
+--         caller's span, lane in which a place is taken. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
+--         {'started', run id} is of a run that begins later: see lanes.lua; with 'skipped' behind it, of one that has ended, as
+--         its lane is full.
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
 local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
   plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
-  begins, tags, traceparent = unpack(ARGV, 1, 26)
+  begins, tags, traceparent, lane = unpack(ARGV, 1, 27)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
-local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 27, 1000  -- the first and the last as in transition.lua
+local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 28, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -81,7 +83,20 @@ local announced = is_parallel == '1' and '-1' or '0'
 local due = begins ~= '' and (string.sub(begins, 1, 1) == '+' and NOW + begins or tonumber(begins)) or 0
 local is_delayed = due > NOW
 local detached = is_parallel == '1' and (chords ~= '1' or open > LARGE_STEP or is_local == '1' or is_delayed) and '1' or '0'
-local deadline = tonumber(timeout) > 0 and not is_delayed and string.format('%.0f', NOW + timeout)
+local queued, is_skipped, full, place = false, false, '', ''
+if lane ~= '' then
+  -- include: lane
+  local max_runs = cjson.decode(redis.call('HGET', PLAN, 'max_runs'))
+  if is_delayed then
+    queued = '0'
+  elseif redis.call('EXISTS', queue_of(lane)) == 1 or not has_place(lane, max_runs.most) then
+    is_skipped, full = max_runs.when_full == 'skip', max_runs.full
+    queued = not is_skipped and string.format('%.0f', clock[1] * 1000000 + clock[2])
+  end
+  place = queued and queue_of(lane) or going_on(lane)
+end
+local begins_now = not is_delayed and not queued and not is_skipped
+local deadline = tonumber(timeout) > 0 and begins_now and string.format('%.0f', NOW + timeout)
 local more = deadline and {'deadline', deadline} or {}
 if key ~= '' then
   more[#more + 1], more[#more + 2] = 'key', key
@@ -95,6 +110,12 @@ end
 if undoes == '1' then
   more[#more + 1], more[#more + 2] = 'undoes', '1'
 end
+if lane ~= '' then
+  more[#more + 1], more[#more + 2] = 'lane', lane
+end
+if queued then
+  more[#more + 1], more[#more + 2] = 'queued', queued
+end
 if is_delayed then
   -- Parked, as any worker knows it: the timer of each node wakes it, and wake.lua begins the time of the run.
   begins = string.format('%.0f', due)
@@ -103,14 +124,14 @@ if is_delayed then
 end
 redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'epoch', '1', 'position', '0', 'open', open,
   'won', '0', 'running', '0', 'seq', '0', 'tags', tags, 'retention', retention, 'history_limit', history_limit, 'chords', chords,
-  'created', instant, 'timeout', timeout, 'scheduled', scheduled, 'idem', idempotency or '',
+  'created', instant, 'timeout', timeout, 'scheduled', scheduled, 'idem', not is_skipped and idempotency or '',
   'announced', announced, 'detached', detached, unpack(more))
 redis.call('HINCRBY', PLAN, 'live', '1')
 redis.call('PERSIST', PLAN)
 redis.call('HSET', OUTPUTS, ':input', input)
 note('run-started')
 local rows, names = {}, {}
-for at = FIRST, #ARGV do
+for at = FIRST, (queued or is_skipped) and 0 or #ARGV do
   local gate, waits, lasts = string.match(ARGV[at], '^([^|]+)|(%a+)|(%d+)$')
   if gate and not is_delayed then
     rows[#rows + 1], rows[#rows + 2] = gate, begin_waiting(gate, waits, tonumber(lasts))
@@ -123,10 +144,10 @@ for at = FIRST, #ARGV do
     rows = {}
   end
 end
-if #names < open then
+if #names < open and not queued and not is_skipped then
   redis.call('HSET', RUN, 'status', 'running')
 end
-if idempotency then
+if idempotency and not is_skipped then
   redis.call('HSET', idempotency, 'run', RUN_ID, 'digest', digest)
 end
 if limits ~= '{}' then
@@ -145,12 +166,30 @@ end
 if deadline then
   set_timer('', tonumber(timeout))
 end
+if queued == '0' then
+  set_timer(':admit', due - NOW)
+elseif queued then
+  redis.call('ZADD', place, queued, RUN_ID)
+elseif lane ~= '' and not is_skipped then
+  redis.call('ZADD', place, NOW, RUN_ID)
+end
 if schedules then
   redis.call('HSET', schedules, schedule, scheduled, schedule .. '|run', RUN_ID)
 end
 emit('started', flow)
 redis.call('ZADD', LIVE, NOW + LOOK_AFTER_MS, RUN_ID)
-if is_delayed then
+if is_skipped then  -- it has ended as soon as it was created
+  redis.call('HSET', RUN, 'status', 'cancelled', 'verdict', 'cancelled', 'finished', instant, 'error', cjson.encode({flow_name = flow,
+    node_name = cjson.null, attempt = 0, type = 'orchestrator.errors.RunCancelled', message = full, traceback = ''}))
+  local after, before, created, DONE = 'cancelled', 'open', NOW, string.match(EVENTS, '^.*:') .. 'done:' .. RUN_ID
+  -- include: index
+  -- include: end_run
+  if string.sub(RUN_ID, 14, 15) ~= '-8' then  -- a child is kept as long as its root, see children.lua
+    local own_keys, idempotency, EXPIRING = {RUN, NODES, OUTPUTS, HISTORY}, nil, INDEX .. ':expiring'
+    -- include: retire
+  end
+  return {'started', RUN_ID, 'skipped'}
+elseif not begins_now then
   return {'started', RUN_ID}
 end
 if message ~= '' then

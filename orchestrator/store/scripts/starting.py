@@ -62,6 +62,8 @@ class Starting:
         if schedule:
             keys.append(self._keys.slots)
             given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
+        if lane := plan.lane(input_json):
+            given["lane"] = lane
         if indexed := tag_indexes(tags, indexed_tags):
             given["indexes"] = " ".join(indexed)
         queue, text = message

@@ -16,6 +16,9 @@ if run.status ~= 'succeeded' then
   return {'not succeeded', run.status}
 end
 finish.reopen(token)
+if run.lane then
+  lanes.take()  -- a rollback waits for nobody
+end
 set_run({verdict = 'cancelled', error = failure})
 note('run-ending', '', 0, 'cancelled')
 set_status('compensating')

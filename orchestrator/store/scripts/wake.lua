@@ -1,7 +1,8 @@
 -- A parked node may be tried again: its timer is due or the line let it go. Or the due instant of a node that waits has come.
 -- needs: transition
 -- KEYS    as transition.lua
--- ARGV    2 node, or ':tree' to keep the run's children as long as its root lives, see children.lua
+-- ARGV    2 node, or ':tree' to keep the run's children as long as its root lives, see children.lua, or ':admit' to let a queued
+--         run begin, see lanes.lua
 -- Returns {'ready', what to publish...}, {'ended', what to publish...} of a node that waited or of a gate, {'asleep'} with nothing to
 --         publish, or {'unknown'}.
 -- TTL     none. A second call answers 'asleep': the node is not parked any more, or waits no more. The row of a node that
@@ -13,6 +14,8 @@ if not load_run() then
 end
 if node == children.TREE then
   return reply('asleep', children.tend())
+elseif node == lanes.ADMIT then
+  return lanes.admit()
 end
 local rec = record(node)
 local stands = rec and rec.state == 'compensating' and plan_fact('children') and children.undone_by(node)

@@ -83,7 +83,7 @@ local function begin_ending(verdict, failure)
     return
   end
   set_run({verdict = verdict, error = failure})
-  if run.status == 'pending' and children.is_child() then
+  if run.status == 'pending' and run.seq == 0 and children.is_child() then
     set_run({unbegun = '1'})
   end
   if (run.unfinished or '') ~= '' then
@@ -92,7 +92,11 @@ local function begin_ending(verdict, failure)
   set_status('compensating')
   note('run-ending', '', 0, verdict)
   portions.drop_list(AGAIN)
-  portions.skip(0)
+  if run.queued then  -- nothing of it waits; if it was taken up again, its rollback counts
+    lanes.take()
+  else
+    portions.skip(0)
+  end
 end
 
 -- A compensation has ended for good: its node is compensated or not, and the saga goes on.

@@ -65,6 +65,7 @@ local function finish(after)
   end
   local flow, created, deadline = run.flow, run.created, run.deadline
   -- include: end_run
+  local work = run.lane and lanes.leave() or nothing()
   if children.is_child() then  -- it is kept as long as its root is, see children.lua
     return children.tell_parent()
   end
@@ -72,7 +73,7 @@ local function finish(after)
   if plan_fact('children') and not children.retire_few() then
     children.call_tree()
   end
-  return nothing()
+  return work
 end
 
 -- Keep an ended run of which the keys and the plan are known for its retention from now on.

@@ -20,7 +20,7 @@ local function read_more(_, field)
   local of_map = string.sub(field, 1, 4) == 'map_'
   local names = of_map and {'map_count', 'map_next', 'map_pulled', 'map_again', 'map_looks', 'map_asked', 'map_sent'}
     or {'created', 'retention', 'saga_at', 'flow', 'idem', 'chords', 'saga', 'saga_failed', 'deadline', 'indexes',
-      'unfinished', 'held', 'owes'}
+      'unfinished', 'held', 'owes', 'lane', 'queued'}
   local values = redis.call('HMGET', RUN, unpack(names))
   for index, name in ipairs(names) do
     if rawget(run, name) == nil then
@@ -192,7 +192,8 @@ local function set_status(after)
 end
 
 -- What the caller has to publish, if anything: kind 'step' (a whole position), 'nodes' (singles) or 'saga'; or 'more': it calls
--- go_on.lua first; or what it does for another run: 'parent' (wakes it), 'undo' or 'resume' (a child), see children.lua.
+-- go_on.lua first; or what it does for another run: 'parent' (wakes it), 'undo' or 'resume' (a child), see children.lua,
+-- or 'next' (wakes it), see lanes.lua.
 local function nothing() return {kind = '', names = {}} end
 
 local function reply(outcome, work)
@@ -237,8 +238,8 @@ local function add_busy(rec)
 end
 
 -- Modules of the library that few operations need.
-local step_kinds, maps, pages, limits, wait_queue, waiting, children, unpublished, portions, pauses, abort, finish =
-  {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+local step_kinds, maps, pages, limits, wait_queue, waiting, children, lanes, unpublished, portions, pauses, abort, finish =
+  {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
 -- include: steps
 -- module: step_kinds
 -- module: maps
@@ -247,6 +248,7 @@ local step_kinds, maps, pages, limits, wait_queue, waiting, children, unpublishe
 -- module: wait_queue
 -- module: waiting
 -- module: children
+-- module: lanes
 -- module: unpublished
 -- module: portions
 -- module: pauses

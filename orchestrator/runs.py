@@ -403,13 +403,15 @@ class FlowRun:
         """Delete the record of a run that has ended: outputs, history, idempotency key, and its place in every list.
 
         Raises:
-            RunError: The run has not ended; cancel it first.
+            RunError: The run has not ended; cancel it first. Or the run at the top of its tree has not.
             UnknownRun: There is no such run.
             StoreUnavailable: Redis did not answer; it is safe to try again.
         """
         record, store = self._record(), self._engine.store
         with store.guarded():
             outcome = store.scripts.delete_run(self.id, record.plan)
+        if outcome == "kept":
+            _refuse_child(record, "deleted")
         if outcome == "not ended":
             message = f"the run is {record.status}; only a run that has ended can be deleted, so cancel it first"
             raise RunError(message, run_id=self.id, flow_name=record.flow)

@@ -42,6 +42,9 @@ def fire_due(engine: Engine, run_id: str) -> float:
         return 0
     nap_s = LONGEST_NAP_S
     for node, known in engine.store.nodes(run_id).items():
+        if known["state"] == "waiting" and "child" in known:
+            nap_s = min(nap_s, fire_due(engine, known["child"]))
+            engine.wake(plan, run_id, record.epoch, node)
         if known["state"] != "parked":
             continue
         if (bucket := known.get("bucket")) is not None:

@@ -386,6 +386,7 @@ def test_children_are_kept_as_long_as_their_root(world, tree):
     tree.tend()
     assert world.client.pttl(world.keys.run(child.id)) == -1
     assert world.plan_ttl(child.plan) == -1
+    assert world.scripts.delete_run(child.id, child.plan.hash) == "kept"
     tree.follow(middle.do("last"))
 
     assert run.status == "succeeded"
@@ -477,3 +478,54 @@ def test_a_map_of_children_keeps_its_width(world, tree):
     tree.follow(run.break_off("last", delay_ms=-1))
     assert [child.status for child in children] == ["cancelled"] * 3
     assert run.status == "failed"
+
+
+def test_a_child_is_held_as_long_as_its_parent(world, tree):
+    run = world.run(plan_of(flow("top").then(starts("order", "f"))))
+    _, middle = tree.spawn(run, "order", parent_plan())
+    _, child = tree.spawn(middle, "ship", shipping(undone=False))
+
+    assert world.scripts.pause(run.id, run.plan.hash, reason="wait") == "paused"
+    tree.tend()
+
+    assert [each.status for each in (run, middle, child)] == ["paused"] * 3
+    assert child.claim("pack").outcome == "paused"
+    run.resume()
+    tree.tend()
+    assert [each.status for each in (run, middle, child)] == ["running"] * 3
+    assert child.node("pack")["state"] == "ready"
+    tree.follow(tree.finish(child))
+    tree.follow(middle.do("last"))
+    assert run.status == "succeeded"
+
+
+def test_a_child_that_is_started_while_its_parent_is_held_is_held_too(world, tree):
+    run = world.run(parent_plan(behind=False))
+    token = run.hold("ship")
+    world.scripts.pause(run.id, run.plan.hash, reason="wait")
+
+    _, child = tree.spawn(run, "ship", shipping(undone=False), token)
+    tree.tend()
+
+    assert (child.status, child.claim("pack").outcome) == ("paused", "paused")
+    child.resume()
+    tree.follow(tree.finish(child))
+    assert (child.status, run.status) == ("succeeded", "succeeded"), "it may be resumed by itself"
+
+
+def test_a_child_of_a_run_that_was_abandoned_is_not_kept_for_ever(world, tree):
+    run = world.run(parent_plan())
+    _, child = tree.spawn(run, "ship", shipping(undone=False))
+    options = {"verdict": "failed", "failure": failure_json()}
+    world.scripts.abandon(run.id, run.plan.hash, ["ship"], is_last=False, **options)
+    world.scripts.abandon(run.id, run.plan.hash, [], is_last=True, **options)
+    assert (run.status, run.node("ship")["state"]) == ("failed", "unknown")
+    tree.tend()
+
+    assert f"{child.id}|" in tree.due()
+    tree.follow(child.cancel(only_late=True))
+    tree.tend()
+
+    assert child.status == "cancelled"
+    assert run.wake("ship").outcome == "asleep"
+    assert world.client.pttl(world.keys.run(child.id)) > 0

@@ -241,7 +241,7 @@ class Scripts:
         return moved_of(self._on_run("go_on", run_id, plan))
 
     def delete_run(self, run_id: str, plan: str) -> str:
-        """Forget an ended run: delete_run.lua. Returns "deleted", "not ended" or "unknown"."""
+        """Forget an ended run: delete_run.lua. Returns "deleted", "not ended", "kept" or "unknown"."""
         return text_of(self._on_run("delete_run", run_id, plan)[0])
 
     def keep_log(self, run_id: str, lines: str) -> bool:

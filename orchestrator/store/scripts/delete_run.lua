@@ -2,13 +2,16 @@
 -- needs: transition
 -- KEYS    as transition.lua
 -- ARGV    none but the run id
--- Returns {'deleted'}, {'not ended', status} or {'unknown'}.
+-- Returns {'deleted'}, {'not ended', status}, {'kept'} of a child whose root has not ended, or {'unknown'}.
 -- TTL     none. A second call is 'unknown'. Begins with ZREM: it passes in a full Redis.
 if not load_run() then
   return {'unknown'}
 end
 if not is_ended() then
   return {'not ended', run.status}
+end
+if children.is_child() and not children.is_root_over() then
+  return {'kept'}
 end
 redis.call('ZREM', INDEX .. ':status:' .. run.status, RUN_ID)
 redis.call('ZREM', INDEX .. ':flow:' .. run.flow .. ':' .. run.status, RUN_ID)

@@ -58,6 +58,9 @@ end
 if not run.verdict and run.deadline then
   redis.call('ZADD', TIMERS, 'NX', run.deadline, RUN_ID .. '|')
 end
+if run.status == 'paused' and redis.call('HEXISTS', RUN, 'held_by_parent') == 1 then
+  redis.call('ZADD', TIMERS, 'NX', instant, RUN_ID .. '|' .. children.TREE)
+end
 local step = run.position ~= END and plan_step(run.position)
 local has_records = redis.call('EXISTS', NODES) == 1
 if run.saga and has_records and not portions.unfinished() and not redis.call('LINDEX', SAGA, run.saga_at - 1) then

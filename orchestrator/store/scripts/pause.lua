@@ -14,12 +14,5 @@ end
 if is_held() then
   return {'paused'}
 end
-redis.call('HSET', RUN, 'held', '1', 'paused_at', instant, 'paused_for', reason)
-set_run({held = '1'})
--- Its members will find the run held and leave without being counted, so that no chord may join them.
-if step_kinds[plan_step(run.position).kind].has_chord then
-  set_run({detached = '1'})
-end
-note('paused', '', 0, reason)
-set_status('paused')
+pauses.hold(reason)
 return {'paused'}

@@ -15,13 +15,7 @@ if redis.call('HGET', RUN, 'resumed_by') == token then
 end
 if run.status == 'paused' then
   redis.call('HSET', RUN, 'resumed_by', token)
-  redis.call('HDEL', RUN, 'held', 'paused_at', 'paused_for')
-  note('continued')
-  finish.emit('resumed', run.flow)
-  run.held = false
-  set_status(run.queued and 'pending' or 'running')
-  -- Of a run that was held between two portions nothing else has been done: what is left of them comes first.
-  return reply('continued', portions.unfinished() and portions.more() or pauses.release(0))
+  return reply('continued', pauses.go_on())
 end
 if run.status ~= 'failed' and run.status ~= 'cancelled' and run.status ~= 'compensation_failed' then
   return {'not ended', run.status}

@@ -84,6 +84,9 @@ if not epoch then
   end
   children.adopt(node, rec, number, id)
   note('child', node, rec.attempt, id)
+  if is_held() then
+    children.call_tree()
+  end
 end
 end_claim(rec, node)
 detach(facts)

@@ -197,8 +197,23 @@ local function mend(node, rec)
   end
 end
 
+-- This run has ended for good, lives again, was paused or goes on: its children follow, see `tend`.
+local function call_tree()
+  redis.call('HDEL', RUN, 'tended')
+  redis.call('ZADD', TIMERS, instant, row_of(TREE))
+  wake_leader(NOW)
+end
+
+local function is_root_over()
+  local status = redis.call('HGET', run_of(redis.call('HGET', RUN, 'root')), 'status')
+  return not status or has_ended(status)
+end
+
 -- This run, a child, has ended: its parent is due. Answers whom to wake.
 local function tell_parent()
+  if is_root_over() then  -- it was abandoned, and has waited for nobody
+    call_tree()
+  end
   local parent, node = unpack(redis.call('HMGET', RUN, 'parent', 'parent_node'))
   redis.call('ZADD', TIMERS, instant, parent .. '|' .. node)
   local plan, epoch = unpack(redis.call('HMGET', run_of(parent), 'plan', 'epoch'))
@@ -229,13 +244,6 @@ local function retire_few()
   return true
 end
 
--- This run has ended for good or lives again: what is kept of its children follows, see `tend`.
-local function call_tree()
-  redis.call('HDEL', RUN, 'tended')
-  redis.call('ZADD', TIMERS, instant, row_of(TREE))
-  wake_leader(NOW)
-end
-
 -- This run, a child, lives again in a new epoch, and has time again.
 local function reopen()
   if redis.call('HDEL', RUN, 'retired') == 1 then
@@ -248,15 +256,32 @@ local function reopen()
   end
 end
 
--- Keep this run, if it is a child, as long as its root says, and let its own children do the same: 500 in a step.
+-- Hold this run, a child, while its parent is held, and no longer. Answers what is to be published.
+local function follow_parent()
+  local held, status = unpack(redis.call('HMGET', run_of(redis.call('HGET', RUN, 'parent')), 'held', 'status'))
+  local is_wanted, is_followed = held == '1' and status == 'paused', redis.call('HEXISTS', RUN, 'held_by_parent') == 1
+  if is_wanted and not is_held() then
+    redis.call('HSET', RUN, 'held_by_parent', '1')
+    pauses.hold('the run that started it is paused')
+  elseif not is_wanted and is_followed and is_held() then
+    return pauses.go_on()
+  end
+  return nothing()
+end
+
+-- Keep this run, if it is a child, as long as its root lives, hold it as long as its parent is held, and let its own children do
+-- the same: 500 in a step. Answers what is to be published.
 local function tend()
+  local work = nothing()
   if is_child() then
-    local status = redis.call('HGET', run_of(redis.call('HGET', RUN, 'root')), 'status')
-    local is_over = not status or has_ended(status)
+    local is_over = is_root_over()
     if is_over and is_ended() and redis.call('HSETNX', RUN, 'retired', '1') == 1 then
       finish.retire()
     elseif not is_over and redis.call('HDEL', RUN, 'retired') == 1 then
       finish.keep()
+    end
+    if not is_ended() and not run.verdict then
+      work = follow_parent()
     end
   end
   local first = tonumber(redis.call('HGET', RUN, 'tended') or 0)
@@ -271,9 +296,9 @@ local function tend()
     redis.call('HDEL', RUN, 'tended')
     redis.call('ZREM', TIMERS, row_of(TREE))
   end
-  return nothing()
+  return work
 end
 
 return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last,
   adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, undone_by = undone_by, mend = mend,
-  tell_parent = tell_parent, retire_few = retire_few, call_tree = call_tree, reopen = reopen, tend = tend}
+  is_root_over = is_root_over, tell_parent = tell_parent, retire_few = retire_few, call_tree = call_tree, reopen = reopen, tend = tend}

@@ -44,4 +44,33 @@ local function release(place)
   return kind.ready(step, 'nodes')
 end
 
-return {has_to_stand = has_to_stand, stand = stand, release = release}
+-- Hold the run, and its open children.
+local function hold(reason)
+  redis.call('HSET', RUN, 'held', '1', 'paused_at', instant, 'paused_for', reason)
+  set_run({held = '1'})
+  -- Its members will find the run held and leave without being counted, so that no chord may join them.
+  if step_kinds[plan_step(run.position).kind].has_chord then
+    set_run({detached = '1'})
+  end
+  note('paused', '', 0, reason)
+  set_status('paused')
+  if plan_fact('children') then
+    children.call_tree()
+  end
+end
+
+-- Take up the paused run again, in its epoch, and the children that were held with it.
+local function go_on()
+  redis.call('HDEL', RUN, 'held', 'held_by_parent', 'paused_at', 'paused_for')
+  note('continued')
+  finish.emit('resumed', run.flow)
+  run.held = false
+  set_status(run.queued and 'pending' or 'running')
+  if plan_fact('children') then
+    children.call_tree()
+  end
+  -- Of a run that was held between two portions nothing else has been done: what is left of them comes first.
+  return portions.unfinished() and portions.more() or release(0)
+end
+
+return {hold = hold, go_on = go_on, has_to_stand = has_to_stand, stand = stand, release = release}

@@ -137,6 +137,8 @@ class _Explainer:
         node_plan = self.plan.nodes[node_of(name)]
         if node_plan.paged and (done := self._parts_done(name)):
             reason = f"has {done} {'iterations' if node_plan.repeats else 'pages'}; {reason}"
+        if "ends" in record and state in {"ready", "parked"}:
+            reason += f"; has to be done by {instant(record['ends']):%Y-%m-%d %H:%M:%S} UTC"
         return Waiting(name, state, reason, until, attempt)
 
     def _parts_done(self, name: str) -> int:

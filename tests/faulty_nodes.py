@@ -42,6 +42,20 @@ def policy(**options: Any) -> Any:
 
 LIMITS: tuple[Faulty, ...] = (
     Faulty(
+        "deadline-number",
+        lambda b: b.then(node().with_deadline(5)),
+        "bad-timeout",
+        "node a",
+        "its deadline is 5; use a timedelta, such as timedelta(seconds=30)",
+    ),
+    Faulty(
+        "deadline-of-a-compensation",
+        lambda b: b.then(node().on_error(node("undo-a").with_deadline(SECOND))),
+        "bad-timeout",
+        "node undo-a",
+        "a compensation is tried until its attempts are used up: give it a retry policy and a timeout, and no deadline",
+    ),
+    Faulty(
         "max-runs-zero",
         lambda b: b.with_max_runs(0).then(node()),
         "bad-limit",

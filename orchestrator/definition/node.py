@@ -78,6 +78,7 @@ class Node(Generic[In, Out]):
         compensation_when: `succeeded`, or `started`: also after a failed or unknown outcome.
         error_classifier: Decides whether an exception is worth another attempt.
         repeat: Whether and how long it is called again with its own output.
+        deadline: Limit of the node with all its attempts; None for none.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Node(Generic[In, Out]):
     compensation_when: When
     error_classifier: Classifier | None
     repeat: Repeat | None
+    deadline: timedelta | None
 
     @overload
     def __init__(self, name: str, fn: ChildFlow[In, Out], input: Any = ..., **options: Unpack[NodeOptions]) -> None: ...
@@ -169,6 +171,7 @@ class Node(Generic[In, Out]):
             compensation_when="succeeded",
             error_classifier=error_classifier,
             repeat=None,
+            deadline=None,
         )
 
     @property
@@ -236,6 +239,14 @@ class Node(Generic[In, Out]):
     def with_timeout(self, timeout: timedelta) -> Node[In, Out]:
         """Return a copy whose attempts may each take this long; reaching the limit is a failed attempt."""
         return self._changed(timeout=timeout)
+
+    def with_deadline(self, deadline: timedelta) -> Node[In, Out]:
+        """Return a copy that has to be done this long after it is ready, with all its attempts and what it waits for.
+
+        An attempt may take what is left of it, if that is less than the node's timeout. Past it the node fails with
+        NodeTimeout, and no attempt follows.
+        """
+        return self._changed(deadline=deadline)
 
     def with_retry(self, policy: RetryPolicy) -> Node[In, Out]:
         """Return a copy with another retry policy."""

@@ -21,7 +21,7 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-LATER_FIELDS = ("repeats", "pauses", "gate", "child")
+LATER_FIELDS = ("repeats", "pauses", "gate", "child", "deadline_ms")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 FIRST_FORMAT, FORMAT = 1, 2
 """The newest format of plans that this version knows."""
@@ -73,6 +73,7 @@ class NodePlan:
         pauses: Whether it stands, when its attempts are exhausted, until somebody resumes the run.
         child: Name of the flow that it starts; of a compensation, of the one whose run it undoes. Empty for none.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
+        deadline_ms: Limit of the node, from the instant at which it is ready to the end of its last attempt; 0 is none.
     """
 
     name: str
@@ -95,6 +96,7 @@ class NodePlan:
     pauses: bool = False
     gate: Mapping[str, Any] = field(default_factory=dict)
     child: str = ""
+    deadline_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Plan:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""
         compensated = {node for node, _, _ in self.sagas}
         stored = {
-            f"step:{position}": _dense(_drop_empty(asdict(step), "gates", "waits"))
+            f"step:{position}": _dense(_drop_empty(asdict(step), "gates", "waits") | self._deadlines(step))
             for position, step in enumerate(self.steps)
         }
         for name, node in self.nodes.items():
@@ -203,6 +205,7 @@ class Plan:
                 "pauses": node.pauses,
                 "gate": node.gate,
                 "child": node.child,
+                "deadline_ms": node.deadline_ms,
             }
             policies |= {field: values for field, values in rare.items() if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
@@ -245,11 +248,13 @@ class Plan:
     def begun_with(self) -> tuple[str, ...]:
         """The nodes that a run begins with, as start.lua takes them: of a gate also its kind and how long it waits."""
         first = self.steps[0]
-        gates = {name: self.nodes[name] for name in first.gates}
-        return tuple(
-            f"{name}|{gates[name].kind}|{gates[name].timeout_ms}" if name in gates else name
-            for name in first.first_nodes
-        )
+        more = {name: f"|{self.nodes[name].kind}|{self.nodes[name].timeout_ms}" for name in first.gates}
+        more |= {name: f"|deadline|{lasts}" for name, lasts in self._deadlines(first).get("deadlines", {}).items()}
+        return tuple(name + more.get(name, "") for name in first.first_nodes)
+
+    def _deadlines(self, step: StepPlan) -> dict[str, dict[str, int]]:
+        found = {name: self.nodes[name].deadline_ms for name in step.nodes if self.nodes[name].deadline_ms}
+        return {"deadlines": found} if found else {}
 
     def lane(self, input_json: bytes) -> str:
         """Return the lane of a run by its input; "" where the flow has no maximum of runs.
@@ -292,7 +297,9 @@ class Plan:
 
     def _plain_nodes(self) -> Iterator[tuple[str, NodePlan]]:
         nodes = self.nodes.items()
-        return ((name, node) for name, node in nodes if not (node.limits or node.paged or node.undoes))
+        return (
+            (name, node) for name, node in nodes if not (node.limits or node.paged or node.undoes or node.deadline_ms)
+        )
 
     @lazy
     def pages(self) -> tuple[tuple[str, str], ...]:

@@ -141,6 +141,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
         gate={} if gate is None else gate.plan_fields(),
         child="" if node.child is None else node.child.name,
+        deadline_ms=0 if node.deadline is None else in_milliseconds(node.deadline),
     )
 
 

@@ -307,7 +307,7 @@ class Attempt:
     def _will_retry(self, error: BaseException) -> bool:
         verdict = self._judge(error)
         has_more = verdict.gives_back or self.claimed.attempt < self.node_plan.attempts
-        return verdict.delay_ms != NO_FURTHER and has_more
+        return verdict.delay_ms != NO_FURTHER and has_more and not self.inputs.is_too_late(verdict.delay_ms)
 
 
 def _raise(error: BaseException) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -83,7 +84,8 @@ class Inputs:
         self.entry = entry
         # Any: of the engine's own nodes, a decision and the computation of a map's items, there is none.
         self.node: Any = entry.nodes.get(self.node_plan.name)
-        self.timeout_s = self.node_plan.timeout_ms / 1000
+        self.timeout_s = (claimed.lasts_ms or node_plan.timeout_ms) / 1000
+        self._began = time.monotonic()
         self.is_pure = False
         self.lines: list[LogLine] = []
         self._store = engine.store
@@ -107,8 +109,20 @@ class Inputs:
             "attempt": self.claimed.attempt,
         }
 
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the node's deadline leaves the attempt less than its timeout."""
+        return self.timeout_s < self.node_plan.timeout_ms / 1000
+
+    def is_too_late(self, delay_ms: int) -> bool:
+        """Whether an attempt after this delay could not begin before the node's deadline, as far as is known here."""
+        return self._is_cut and time.monotonic() + delay_ms / 1000 >= self._began + self.timeout_s
+
     def expired(self) -> NodeTimeout:
         """The error of an attempt that reaches its limit."""
+        if self._is_cut:
+            deadline_s = self.node_plan.deadline_ms / 1000
+            return NodeTimeout(f"it was not done within its deadline of {deadline_s:g} s", **self.where)
         return NodeTimeout(f"the attempt took longer than its timeout of {self.timeout_s:g} s", **self.where)
 
     def read_state(self) -> None:

@@ -33,8 +33,9 @@ from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import concerns_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
     from orchestrator.store.run_store import Claim
     from orchestrator.store.scripts.results import Moved
@@ -109,13 +110,13 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         raise RunError("its plan is gone", run_id=claim.run_id, node_name=claim.node)
     record, plan = pinned
     attempts = plan.nodes[node_of(claim.node)].attempts
-    attempt = engine.store.node(claim.run_id, claim.node).get("attempt", 0)
+    node = engine.store.node(claim.run_id, claim.node)
+    attempt = node.get("attempt", 0)
     where: dict[str, Any] = {"flow_name": plan.flow, "node_name": claim.node, "attempt": attempt}
     error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
     delay = 0
     if timed_out:
-        limit = plan.nodes[node_of(claim.node)].timeout_ms / 1000
-        error = NodeTimeout(f"the attempt was past its timeout of {limit:g} s: {why}")
+        error = NodeTimeout(f"the attempt was past its timeout of {_limit_s(plan, claim.node, node):g} s: {why}")
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
     fault_point("before_lose", claim.node)
@@ -148,6 +149,14 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
     engine.publish(plan, claim.run_id, record.epoch, moved.work)
     if moved.outcome in {"fenced", "unknown"}:
         drop_claim(engine, claim, "its run knows nothing of it")
+
+
+def _limit_s(plan: Plan, node: str, record: Mapping[str, Any]) -> float:
+    """The time limit that an attempt had: its node's deadline may leave it less than the timeout."""
+    limit_ms = plan.nodes[node_of(node)].timeout_ms
+    if "ends" in record and "deadline" in record:
+        limit_ms = min(limit_ms, record["deadline"] - record["started"])
+    return limit_ms / 1000
 
 
 def drop_claim(engine: Engine, claim: Claim, why: str) -> None:

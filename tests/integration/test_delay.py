@@ -86,3 +86,12 @@ def test_runs_of_one_key_go_on_one_after_the_other(sample):
 def test_a_start_names_the_part_of_the_input_that_its_key_lacks(sample):
     with pytest.raises(InvalidInput, match="has no tenant, by which its runs are limited"):
         sample.orchestrator.start("one-at-a-time", {"customer": "a"})
+
+
+def test_a_deadline_ends_an_attempt_and_none_follows(sample, ledger):
+    run = sample.orchestrator.start("overdue")
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.type == "orchestrator.errors.NodeTimeout"
+    assert run.error.message.startswith("it was not done within its deadline of 1 s")
+    assert run.finished_at - run.created_at < timedelta(seconds=10)
+    assert [event.event for event in run.history()].count("started") == 1

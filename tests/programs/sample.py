@@ -268,9 +268,19 @@ one_at_a_time = (
     .build()
 )
 
+
+# --- a deadline, in the middle of an attempt ------------------------------------------------------------
+def is_late() -> None:
+    """Take far longer than the node's deadline, which is shorter than its timeout."""
+    LEDGER.note("start", "is-late")
+    time.sleep(60)
+
+
+overdue = flow("overdue").then(Node("is-late", is_late).with_deadline(timedelta(seconds=1))).build()
+
 FLOWS = (
     line, two_fans, wide, retries, exhausted, later, terminal, cancelled, out_of_time, rollback, forward, limited,
-    uses_task, asynchronous, keyed, one_at_a_time,
+    uses_task, asynchronous, keyed, one_at_a_time, overdue,
 )  # fmt: skip
 for each in FLOWS:
     orchestrator.register(each)

@@ -42,6 +42,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     names.check_unique_names,
     names.check_unique_keys,
     limits.check_timeouts,
+    limits.check_deadlines,
     limits.check_max_runs,
     limits.check_retries,
     limits.check_limits,

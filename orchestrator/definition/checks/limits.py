@@ -17,6 +17,7 @@ from orchestrator.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.definition.checks.locations import Place
     from orchestrator.definition.flow import Flow
     from orchestrator.definition.steps import AnyNode
 
@@ -30,6 +31,27 @@ def check_timeouts(flow: Flow) -> Iterator[Problem]:
             continue
         if fault := duration_fault(place.node.timeout, "timeout"):
             yield Problem(place.where, "bad-timeout", f"its {fault}")
+
+
+def check_deadlines(flow: Flow) -> Iterator[Problem]:
+    """A deadline is a duration, and belongs to a function that is called in a step of its own."""
+    for place in find_places(flow):
+        if place.node.deadline is None:
+            continue
+        if fault := duration_fault(place.node.deadline, "deadline"):
+            yield Problem(place.where, "bad-timeout", f"its {fault}")
+        elif what := _without_deadline(place):
+            yield Problem(place.where, "bad-timeout", f"{what}, and no deadline")
+
+
+def _without_deadline(place: Place) -> str:
+    if is_a(place.node, Gate):
+        return "a gate waits no longer than its timeout: give it with_timeout(...)"
+    if place.node.child is not None:
+        return "a node that starts a flow has the timeout of its run: give it with_timeout(...)"
+    if place.undoes is not None:
+        return "a compensation is tried until its attempts are used up: give it a retry policy and a timeout"
+    return "the node of a map has a timeout for each attempt" if place.is_mapped else ""
 
 
 def check_max_runs(flow: Flow) -> Iterator[Problem]:

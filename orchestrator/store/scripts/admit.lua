@@ -53,7 +53,7 @@ if asked.wait > 0 then
   wait_queue.join(node, rec, asked, tonumber(rec.arrived))
 else
   rec.admits, rec.lost = nil, nil
-  rec.started, rec.deadline = NOW, NOW + facts.timeout_ms
+  rec.started, rec.deadline = NOW, math.min(NOW + facts.timeout_ms, rec.ends or math.huge)
   save(node, rec)
   wait_queue.take_tokens(asked, member, token, before or not may_sleep)
   note_claim(rec.holder, node, token .. '|' .. string.format('%.0f', rec.deadline))

@@ -102,7 +102,7 @@ def planned_call(
         elif following is None:
             has_more = plan.maps or plan.pages or plan.signals or plan.children or plan.max_runs
             behind = None if is_child or has_more else END
-        elif following.rules.is_single:
+        elif following.rules.is_single and not plan.nodes[following.nodes[0]].deadline_ms:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left
             fast_path = ""
@@ -227,7 +227,7 @@ def _claimed_of(answer: Sequence[Any], claim: Claim, values: dict[str, bytes | N
         return Claimed(outcome, sleep=int(answer[1]), arrived=int(answer[2]))
     if outcome not in {"run", "admit"}:
         return Claimed(outcome, bucket=text_of(answer[1]) if outcome == "no limit" else "")
-    attempt, generation, scheduled, index = answer[1].split(b" ")
+    attempt, generation, scheduled, index, *lasts = answer[1].split(b" ")
     return Claimed(
         outcome,
         int(attempt),
@@ -236,4 +236,5 @@ def _claimed_of(answer: Sequence[Any], claim: Claim, values: dict[str, bytes | N
         tuple(values.get(key) for key in claim.reads),
         index=number_of(index),
         item=answer[2],
+        lasts_ms=max(1, int(lasts[0])) if lasts else 0,
     )

@@ -43,8 +43,8 @@ local function is_at_rest(id, run, deadline, open)
       waiting = waiting + 1
       if rec.bucket and not is_in_line(rec.bucket, member) then
         return false
-      elseif not rec.bucket then
-        redis.call('ZADD', TIMERS, 'NX', rec.due, member)
+      elseif not rec.bucket or rec.ends then
+        redis.call('ZADD', TIMERS, 'NX', math.min(rec.bucket and math.huge or rec.due, rec.ends or math.huge), member)
       end
     end
   end

@@ -17,7 +17,8 @@ end_claim(rec, node)
 add_busy(rec)
 rec.lost = not timed_out and true or nil
 count_attempt(timed_out and 'timed_out' or 'lost')
-local is_tried_again = rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation')
+local is_in_time = not rec.ends or NOW + delay < rec.ends
+local is_tried_again = is_in_time and rec.attempt < facts.attempts and (not run.verdict or facts.kind == 'compensation')
 local following = pauses.has_to_stand(facts) and 'it stands until the run is resumed' or 'no attempt follows'
 if is_tried_again then
   following = string.format('attempt %d of %d follows', rec.attempt + 1, facts.attempts)

@@ -54,7 +54,8 @@ end
 if most and (rec.throttled or 0) + delay > most then
   return {'exhausted'}
 end
-local waits = delay >= 0 and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
+local is_in_time = not rec.ends or NOW + delay < rec.ends
+local waits = delay >= 0 and is_in_time and (most or rec.attempt < facts.attempts) and (not run.verdict or facts.kind == 'compensation')
 redis.call('HSET', FAILURES, node, failure)
 local holder = rec.holder
 end_claim(rec, node)

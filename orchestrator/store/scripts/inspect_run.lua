@@ -111,6 +111,9 @@ for _, name in ipairs(names) do
     local is_over = is_map and (behind or place > 0)  -- among all items that have begun
     is_missing = is_missing or not is_over and (not run.verdict or run.saga)
   elseif rec.state == 'ready' and not is_held() then
+    if rec.ends then
+      redis.call('ZADD', TIMERS, 'NX', rec.ends, member)
+    end
     if plan_node(name).kind == 'item' then
       if NOW - rec.since >= LOOK_AFTER_MS and not is_long and not repeated[name] then
         redis.call('RPUSH', AGAIN, name)
@@ -138,8 +141,11 @@ for _, name in ipairs(names) do
       look_within(SOON_MS)
     end
   elseif rec.state == 'parked' and not rec.bucket then
-    redis.call('ZADD', TIMERS, 'NX', rec.due, member)
+    redis.call('ZADD', TIMERS, 'NX', math.min(rec.due, rec.ends or math.huge), member)
   elseif rec.state == 'parked' then
+    if rec.ends then
+      redis.call('ZADD', TIMERS, 'NX', rec.ends, member)
+    end
     if redis.call('HEXISTS', LIMITS, string.match(rec.bucket, '^[^#]+')) == 0 then
       add('limit', name, rec.bucket)
     end

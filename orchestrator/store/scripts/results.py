@@ -76,6 +76,7 @@ class Claimed(NamedTuple):
         bucket: With "no limit": the bucket that nobody announced.
         index: Of an item of a map: its index; of a page: its number, from 0.
         item: Of an item of a map: its JSON; of a page: its cursor as JSON.
+        lasts_ms: Of a node with a deadline: how long the attempt may take, in ms.
     """
 
     outcome: str
@@ -88,6 +89,7 @@ class Claimed(NamedTuple):
     bucket: str = ""
     index: int | None = None  # type: ignore[assignment]  # instead of the method of tuples, which nobody needs
     item: bytes = b""
+    lasts_ms: int = 0
 
     @property
     def is_held(self) -> bool:

@@ -8,7 +8,8 @@
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
 --         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it for the instant, traceparent of the
---         caller's span, lane in which a place is taken. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua.
+--         caller's span, lane in which a place is taken. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua;
+--         a node with a deadline '<node>|deadline|<ms>'.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
 --         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
@@ -133,7 +134,11 @@ note('run-started')
 local rows, names = {}, {}
 for at = FIRST, (queued or is_skipped) and 0 or #ARGV do
   local gate, waits, lasts = string.match(ARGV[at], '^([^|]+)|(%a+)|(%d+)$')
-  if gate and not is_delayed then
+  if waits == 'deadline' and not is_delayed then
+    names[#names + 1] = gate
+    rows[#rows + 1], rows[#rows + 2] = gate, cjson.encode({state = 'ready', attempt = 0, since = NOW, generation = 0, ends = NOW + lasts})
+    set_timer(gate, tonumber(lasts))
+  elseif gate and not is_delayed then
     rows[#rows + 1], rows[#rows + 2] = gate, begin_waiting(gate, waits, tonumber(lasts))
   else
     names[#names + 1] = gate or ARGV[at]

@@ -35,6 +35,12 @@ if rec and rec.state == 'waiting' and rec.due then
   end
   return reply('ended', announced(waiting.expire(node, rec)))
 end
+if rec and rec.ends and (rec.state == 'ready' or rec.state == 'parked') and not run.verdict and rec.ends <= NOW then
+  return reply('ended', announced(abort.miss_deadline(node, rec, plan_node(node))))
+elseif rec and rec.ends and rec.state == 'ready' then
+  redis.call('ZADD', TIMERS, rec.ends, RUN_ID .. '|' .. node)
+  return {'asleep'}
+end
 if not rec or rec.state ~= 'parked' then
   redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
   return {'asleep'}
@@ -48,8 +54,13 @@ elseif rec.due > NOW then
 end
 rec.state, rec.since, rec.due, rec.bucket = 'ready', NOW, nil, nil
 rec.again, rec.looks = nil, nil  -- a message of its own is about to leave
+local facts = plan_node(node)
+local step = plan_step(facts.step)
+-- Of a run that was started with a delay, all time begins with the first of its nodes that wakes.
+if step.deadlines and not rec.ends and rec.attempt == 0 then
+  rec.ends = step.deadlines[node] and NOW + step.deadlines[node]
+end
 save(node, rec)
--- The time of a run that was started with a delay begins with the first of its nodes that wakes.
 local timeout = run.status == 'pending' and not run.deadline and redis.call('HMGET', RUN, 'timeout', 'begins')
 local begins_time = timeout and timeout[2] and tonumber(timeout[1]) > 0
 if begins_time then
@@ -60,10 +71,10 @@ if begins_time then
   redis.call('ZADD', TIMERS, run.deadline, RUN_ID .. '|')
   wake_leader(run.deadline)
 end
-redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
+if not rec.ends then
+  redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
+end
 touch()
-local facts = plan_node(node)
-local step = plan_step(facts.step)
 if step.gates and waiting.kinds[facts.kind] then  -- of a run that was started with a delay
   if run.status == 'pending' then
     set_status('running')

@@ -139,5 +139,21 @@ local function conclude(node, rec, facts, failure, state, detail)
   return when_quiet()
 end
 
+-- The deadline of a node has come while it waits for an attempt.
+local function miss_deadline(node, rec, facts)
+  local message = string.format('it was not done within its deadline of %g s', facts.deadline_ms / 1000)
+  local failure = failure_of('orchestrator.errors.NodeTimeout', message, node, rec.attempt)
+  redis.call('HSET', FAILURES, node, failure)
+  wait_queue.leave(node, rec)
+  rec.bucket = nil
+  detach(facts)
+  if pauses.has_to_stand(facts) then
+    pauses.stand(node, rec, facts)
+    return nothing()
+  end
+  return conclude(node, rec, facts, failure, 'failed')
+end
+
 return {saga_work = saga_work, next_compensation = next_compensation, has_begun = has_begun, skip = skip, begin = begin_ending,
-  when_quiet = when_quiet, leave_compensation = leave_compensation, failure_of = failure_of, conclude = conclude}
+  when_quiet = when_quiet, leave_compensation = leave_compensation, failure_of = failure_of, conclude = conclude,
+  miss_deadline = miss_deadline}

@@ -2,7 +2,8 @@
 -- body: node (of a map: any item of it that is to be done) and token; epoch, holder, lease and arrived are the same for all
 -- claims of a call.
 -- Returns {'run', 'attempt generation scheduled index', item} (the item of a map, with its index; the number of the page to
--- be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or ''), the same with
+-- be fetched, with its cursor as JSON; else ''; the instant of the tick that started the run in ms, or '', and with a
+-- deadline how long the attempt may take in ms), the same with
 -- 'admit' where admit.lua has to let it start, {'sleep', us, first arrival} (of a map 0 us: more items are to be looked at), or
 -- {outcome}: 'unknown', 'old', 'done', 'held', 'full', 'not ready', 'ending', 'parked', 'no limit' and the bucket.
 -- An identical second call (same token) answers 'run' again and takes no token.
@@ -19,6 +20,9 @@ local function granted()
     index, item = pages.next_page(node, facts)
   end
   local numbers = {rec.attempt, rec.generation or 0, run.scheduled or '', index or ''}
+  if rec.ends then
+    numbers[5] = string.format('%.0f', rec.deadline - NOW)
+  end
   return {rec.admits and 'admit' or 'run', table.concat(numbers, ' '), item or ''}
 end
 
@@ -75,7 +79,7 @@ end
 if run.verdict and facts.kind ~= 'compensation' then
   return {'ending'}
 end
-if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) then
+if rec.state == 'parked' and (not rec.bucket and rec.due > NOW) or rec.ends and rec.ends <= NOW then
   return {'not ready'}
 end
 
@@ -106,9 +110,9 @@ end
 local was_parked = rec.state == 'parked'
 local before = rec
 rec = cjson.decode(string.format(RUNNING, rec.attempt + 1, rec.generation or 0, string.format('%.0f', rec.since or NOW), instant,
-  string.format('%.0f', NOW + facts.timeout_ms), token, cjson.encode(holder)))
+  string.format('%.0f', math.min(NOW + facts.timeout_ms, before.ends or math.huge)), token, cjson.encode(holder)))
 rec.throttled, rec.buckets, rec.admits, rec.lost = before.throttled, before.buckets, admits, admits and before.lost
-rec.first, rec.busy, rec.secret, rec.kept = before.first, before.busy, before.secret, before.kept
+rec.first, rec.busy, rec.secret, rec.kept, rec.ends = before.first, before.busy, before.secret, before.kept, before.ends
 rec.arrived = #facts.limits > 0 and string.format('%.0f', first) or nil
 save(node, rec)
 note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))

@@ -24,9 +24,9 @@ if run.verdict then
 end
 save_ready(node, rec.generation)
 local due = pages.next_due(node, facts)
-if rec.throttled or due then
+if rec.throttled or due or rec.ends then
   local ready = record(node)
-  ready.throttled = rec.throttled
+  ready.throttled, ready.ends = rec.throttled, rec.ends
   if due then
     ready.state, ready.due = 'parked', due
     redis.call('ZADD', TIMERS, due, RUN_ID .. '|' .. node)

@@ -28,7 +28,7 @@ local function release(place)
       local rec = record(name)
       if rec and rec.state == 'paused' then
         redis.call('HDEL', FAILURES, name)
-        save_ready(name, rec.generation)
+        save_ready(name, rec.generation, step.deadlines and step.deadlines[name])
         if rec.secret then  -- somebody may have its callback
           record(name).secret = rec.secret
           save(name, record(name))

@@ -21,7 +21,7 @@ local function enter_members(position, step)
       open = open + 1
       if not is_gate[name] then
         names[#names + 1] = name
-        save_ready(name, rec and rec.generation)
+        save_ready(name, rec and rec.generation, step.deadlines and step.deadlines[name])
       end
     end
   end

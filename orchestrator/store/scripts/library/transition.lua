@@ -114,7 +114,14 @@ end
 
 local function save(node, rec) records[node], saved[node], texts[node] = rec, true, nil end
 local function save_text(node, text) records[node], saved[node], texts[node] = nil, nil, text end
-local function save_ready(node, generation) save_text(node, string.format(READY, instant, generation or 0)) end
+-- With a deadline, in ms from now, the record has its instant, `ends`, from here to the end of its last attempt.
+local function save_ready(node, generation, deadline)
+  if deadline then
+    save(node, {state = 'ready', attempt = 0, since = NOW, generation = generation or 0, ends = NOW + deadline})
+  else
+    save_text(node, string.format(READY, instant, generation or 0))
+  end
+end
 
 local function erase(node)
   records[node], saved[node], texts[node] = false, nil, nil
@@ -130,6 +137,18 @@ local function wake_leader(due)
   end
 end
 
+-- A node that has to end by an instant is woken then, unless an attempt of it runs: that one has a time limit.
+local function watch(node, rec)
+  local member = RUN_ID .. '|' .. node
+  if rec.state == 'ready' or rec.state == 'parked' then
+    local due = rec.state == 'parked' and not rec.bucket and math.min(rec.due, rec.ends) or rec.ends
+    redis.call('ZADD', TIMERS, due, member)
+    wake_leader(due)
+  elseif rec.state ~= 'waiting' then
+    redis.call('ZREM', TIMERS, member)
+  end
+end
+
 -- HSET with any number of fields and values in turn.
 local function write(key, flat)
   for first = 1, #flat, WRITE_AT_ONCE do
@@ -140,18 +159,22 @@ end
 -- Write what was changed so far. It is done once, at the end of every operation, and also in front of what a full Redis
 -- would let pass, so that the operation is refused whole.
 local function flush()
-  local fields, rows = {}, {}
+  local fields, rows, watched = {}, {}, {}
   for field, value in pairs(changed) do
     fields[#fields + 1], fields[#fields + 2] = field, value
   end
   for node in pairs(saved) do
     rows[#rows + 1], rows[#rows + 2] = node, cjson.encode(records[node])
+    watched[node] = records[node].ends and records[node] or nil
   end
   for node, text in pairs(texts) do
     rows[#rows + 1], rows[#rows + 2] = node, text
   end
   write(RUN, fields)
   write(NODES, rows)
+  for node, rec in pairs(watched) do
+    watch(node, rec)
+  end
   for _, claim in pairs(noted) do
     if claim.text then
       redis.call('HSET', claim.key, claim.member, claim.text)

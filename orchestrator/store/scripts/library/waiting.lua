@@ -18,6 +18,9 @@ local function index_of_kind(waits) return INDEX .. ':waiting:' .. waits end
 -- Let a node wait, until an instant in ms or for as long as it takes. A claim that it had has ended.
 local function wait(node, rec, due)
   local kind = kinds[rec.waits]
+  if rec.ends then
+    due = math.min(due or rec.ends, rec.ends)
+  end
   rec.state, rec.due = 'waiting', due
   save(node, rec)
   if due then

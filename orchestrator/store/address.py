@@ -177,6 +177,8 @@ def _asking(kind: Any) -> Any:
             return super()._connect()
 
         def send_packed_command(self, *args: Any, **options: Any) -> None:
+            # Another connection of the pool has heard of a new master; without a socket redis-py asks and connects
+            # before it sends.
             if self._sock is not None and master[0] != (self.host, self.port):
                 self.disconnect()
             super().send_packed_command(*args, **options)

@@ -47,11 +47,13 @@ class Guard:
     def meaning(self, error: redis.RedisError) -> StoreError | None:
         """The store's error for one of Redis; None for a mistake of the caller, such as an argument of a wrong type."""
         where, text = f"Redis at {self.place}", str(error).rstrip(".")
+        # redis-py takes it for a lost connection, and what is away is asked again without an end.
         if isinstance(error, AWAY) and NO_TLS.search(text):
             return StoreRefused(
                 f"{where} and this client do not agree on TLS: {text}. Correct the scheme or the ssl_ options of "
                 f"{self.setting}"
             )
+        # Before AWAY is asked for: redis-py's errors for LOADING, NOAUTH and too many clients are ConnectionErrors.
         if refusal := refusal_of(error):
             remedy = refusal.remedy.format(setting=self.setting, prefix=self.prefix)
             return refusal.raised(f"{where} {refusal.means}: {text}. {remedy}")

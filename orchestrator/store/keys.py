@@ -85,11 +85,14 @@ if TYPE_CHECKING:
 
 def bucket_of(limit: str, key: str) -> str:
     """The bucket that a limit has for a key; nothing of the key is in its name but a hash."""
+    # surrogatepass: half of a surrogate pair, which is a legal text in Python and JSON, cannot be encoded and would
+    # raise.
     return f"{limit}#{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def tag_indexes(tags: Mapping[str, str], indexed: Collection[str]) -> list[str]:
     """The ends of the names of the indexes of a run's tags; nothing of a value is in them but a hash."""
+    # As a list, not joined: two pairs that read alike when they are put together must not share an index.
     found = [json.dumps([name, tags[name]]).encode() for name in indexed if name in tags]
     return [f"tag:{hashlib.sha256(each).hexdigest()[:32]}" for each in found]
 

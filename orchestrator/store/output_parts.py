@@ -49,6 +49,7 @@ class OutputParts:
         for first in range(0, int(count), ITEMS_AT_ONCE):
             indexes = range(first, min(first + ITEMS_AT_ONCE, int(count)))
             parts += self._client.hmget(self._keys.results(run_id, node), list(map(str, indexes)))
+        # Nothing at all is there: either every item has failed, then the first one too, or the hash of them is gone.
         if parts and not any(parts) and not self._client.hexists(self._keys.failures(run_id), f"{node}[0]"):
             raise MissingOutputError(f"the outputs of the items of {node} are gone", run_id=run_id, node_name=node)
         return b"[" + b",".join(b"null" if part is None else part for part in parts) + b"]"

@@ -108,6 +108,7 @@ class RunRow:
     @property
     def duration(self) -> timedelta:
         """From its start to its end, or to now while it has not ended."""
+        # Two clocks: this process's may be behind Redis's, which `created` is from.
         return max((self.finished or datetime.now(UTC)) - self.created, timedelta(0))
 
     def to_json(self) -> dict[str, Any]:

@@ -184,6 +184,7 @@ class Store:
     def define_limits(self, plan: Plan) -> None:
         """Write the numbers of a plan's buckets if they are missing."""
         for name, numbers in plan.limits.items():
+            # NX: an old run's plan must not undo an operator's numbers, or those of newer code.
             self.client.hsetnx(self.keys.limits, name, numbers_text(numbers))
 
     def is_ending(self, run_id: str) -> bool:
@@ -202,6 +203,7 @@ class Store:
 
     def put_back(self, queue: str, message: bytes) -> None:
         """Put a message back at the old end of a queue."""
+        # kombu pushes on the left and pops on the right: here it is the next one to be received.
         self.client.rpush(queue, message)
 
     def now_ms(self) -> int:
@@ -236,6 +238,7 @@ class Store:
             now = self.now_ms()
             names = self.client.zrangebyscore(self.keys.workers, now, "+inf")
             texts = self.client.mget([self.keys.worker(name.decode()) for name in names]) if names else []
+        # One that has withdrawn between the two reads has no text any more.
         return [json.loads(text) for text in texts if text]
 
     def lease_end(self, holder: str) -> int | None:
@@ -356,6 +359,7 @@ class Store:
     def node_names(self, run_id: str) -> list[str]:
         """Return the names of all nodes with a record, also of a record that cannot be read."""
         with self.guarded():
+            # A set: HSCAN may return a field twice while the hash grows.
             names = {name.decode() for name, _ in self.client.hscan_iter(self.keys.nodes(run_id), count=ITEMS_AT_ONCE)}
         return sorted(names)
 
@@ -405,6 +409,7 @@ class Store:
     def item_failures(self, run_id: str, node: str) -> dict[int, bytes]:
         """Return NodeFailure JSON of the failed items of a map, by index."""
         with self.guarded():
+            # `[[]` is a bracket as it stands: alone it would begin a class of characters.
             found = dict(self.client.hscan_iter(self.keys.failures(run_id), match=f"{node}[[]*", count=ITEMS_AT_ONCE))
         return {int(name.decode().partition("[")[2].rstrip("]")): text for name, text in found.items()}
 
@@ -451,11 +456,13 @@ class Store:
         with self.guarded():
             pipe = self.client.pipeline(transaction=False)
             pipe.llen(self.keys.history(run_id))
+            # The list is capped: from then on its length stays, and only its last entry tells that it has grown.
             pipe.lindex(self.keys.history(run_id), -1)
             length, last = pipe.execute()
         return f"{length}-{(last or b'').decode('utf-8', 'replace')}"
 
 
+# Weak, for what is registered below stays as long as the process: it must not keep every store that there ever was.
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 

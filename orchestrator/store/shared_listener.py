@@ -66,6 +66,7 @@ class Waiter:
             StoreUnavailable: Redis did not answer by then, or for as long as the waiter is patient.
         """
         limit = None if seconds is None else max(seconds, FIRST_READ_S)
+        # Not wait_for: at its limit it cancels the future, and a cancelled one counts as done.
         await asyncio.wait([self._first], timeout=limit)
         left = None if seconds is None else max(self.since + seconds - time.monotonic(), 0)
         await asyncio.wait([self._answer], timeout=left)
@@ -99,6 +100,7 @@ class Waiter:
         return self._loop.is_closed()
 
     def _resolve(self, answer: Standing | Exception | None) -> None:
+        # A second call may be on its way to the loop already, and a future that is set twice raises.
         if not self._first.done():
             self._first.set_result(None)
         if answer is not None and not self._answer.done():
@@ -176,6 +178,7 @@ class SharedListener:
         if self._thread is None:
             ear, self._wake = socket.socketpair()
             for end in (ear, self._wake):
+                # It is written to on event loops, under the lock: a full buffer must not block them.
                 end.settimeout(0)
             thread = threading.Thread(target=self._work, args=(ear, self._wake), name="orchestrator-waits", daemon=True)
             thread.start()
@@ -207,6 +210,8 @@ class SharedListener:
 
     def _may_leave(self, subscription: _Subscription) -> bool:
         with self._lock:
+            # Decided under the lock in which waits begin: one that begins now finds this thread at work, or none and
+            # starts another.
             if self._waiting or not subscription.was_idle(IDLE_S):
                 return False
             self._thread = self._wake = None

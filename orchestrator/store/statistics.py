@@ -221,6 +221,8 @@ class Measurer:
                     yield RunEnd(int(entry.split(b"-")[0]) // 1000, flow, event, float(row[b"detail"] or 0), run_id)
             if entries:
                 last = entries[-1][0]
+                # Before any of them is added: a crash in between loses some of a sample, and none is ever counted
+                # twice.
                 store.client.hset(store.keys.sweep, PLACE, last)
             if len(entries) < EVENTS_AT_ONCE:  # at rest, one read is all
                 return
@@ -250,6 +252,7 @@ class Measurer:
         pipe = client.pipeline(transaction=False)
         for (key, counted), size in zip(counts.items(), sizes, strict=True):
             for name, count in counted.items():
+                # The size was read before: two leaders may add a few fields more, which does no harm.
                 if size < FIELDS_AT_MOST or name.startswith(":run") or "|" not in name or "|run|" in name:
                     pipe.hincrby(key, name, count)
             pipe.pexpire(key, KEPT_S * 1000)

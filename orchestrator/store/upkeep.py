@@ -237,4 +237,6 @@ class Upkeep:
 
 
 def _texts(rows: list[bytes]) -> list[str]:
+    # One row that is no text, as a stranger may have written it, must be refused alone: raised here it would end the
+    # sweep.
     return [row.decode(errors="replace") for row in rows]

@@ -88,6 +88,8 @@ def _rows_of(store: Store, kind: str, flow: str | None, limit: int) -> Iterator[
         for member, flow_name, plan_hash, record in _records(store, members):
             if record.get("state") != "waiting":
                 store.client.zrem(key, member)
+                # Those behind it have moved up by one: without this the next read would pass over as many as were taken
+                # away.
                 first -= 1
             elif flow in {None, flow_name} and left > 0:
                 left -= 1

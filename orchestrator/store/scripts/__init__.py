@@ -140,6 +140,8 @@ class Scripts:
         args.append(f"{message_node} {text}" if text else "")
         args += arguments_of(plan, commits, claims, reads)
         answer = None
+        # With the seven keys that a fast path needs, for each key costs the server time; no answer means that nothing
+        # was done and that what is unusual of the run needs all of them.
         if call.fast_path and commits and claims:
             answer = self._call("commit_and_claim", self._keys.of_fast_path(run_id, plan.hash), args, fixed)
         if answer is None:

@@ -29,6 +29,8 @@ def script_text(name: str) -> str:
     if "\n-- needs: transition\n" not in text:
         return text
     library = "-- include: keys\nlocal RUN_ID = ARGV[1]\n-- include: transition"
+    # A function around the script: a `return` in the middle of it must not leave before flush() has written what
+    # changed.
     return _filled(f"{library}\nlocal answer = (function()\n{text}\nend)()\nflush()\nreturn answer")
 
 

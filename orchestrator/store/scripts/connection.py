@@ -118,6 +118,8 @@ class Wire:
         def exchange(connection: Any) -> list[Any]:
             connection.send_packed_command(messages)
             answers: list[Any] = []
+            # Each is read, also behind a refusal: an answer that is left on the connection would be taken for the next
+            # call's.
             for _ in messages:
                 try:
                     answers.append(connection.read_response())

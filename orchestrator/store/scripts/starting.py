@@ -54,6 +54,7 @@ class Starting:
         given["traceparent"] = traceparent
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))
+            # To be shown, so that what cannot be encoded may be replaced; what tells keys apart is a hash of the whole.
             shown = idempotency_key[:KEY_SHOWN].encode("utf-8", "replace")
             digest = hashlib.sha256(input_json).hexdigest()
             given |= {"idempotency_key": len(keys), "digest": digest, "key": shown}

@@ -83,7 +83,9 @@ Started: TypeAlias = "subprocess.Popen[bytes] | WarmProcess"
 def start_python(arguments: list[str], *, folder: Path, environment: Mapping[str, str], log: Path) -> Started:
     """Start `python <arguments>` in a session of its own; warm, if it is Celery as this project has it."""
     if _can_be_warm(arguments, environment):
-        return _template().start(arguments[2:], folder, environment, log)
+        with MAKING:
+            template = _template()
+        return template.start(arguments[2:], folder, environment, log)
     with log.open("a") as out:
         return subprocess.Popen(
             [sys.executable, *arguments],
@@ -108,6 +110,10 @@ def _can_be_warm(arguments: list[str], environment: Mapping[str, str]) -> bool:
 def _environment_of_python() -> dict[str, str]:
     theirs = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "COV"))}
     return theirs | {"PYTHONPATH": ROOT, "PYTHONWARNINGS": "default"}
+
+
+MAKING = threading.Lock()
+"""Two threads that start their first process at once would make two templates, and forget one that runs."""
 
 
 @cache

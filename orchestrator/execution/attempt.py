@@ -169,6 +169,8 @@ class Attempt:
         try:
             made = self._call(entry)
         except BaseException as error:  # noqa: BLE001 - whatever a node function raises is the node's failure
+            # Only what is left is a failure: a process that was told to end has lost the attempt, and a failure
+            # recorded for it would cost the node its last one and keep the process alive.
             raise_interruption(error)
             return self._judge(error)
         finally:
@@ -194,6 +196,8 @@ class Attempt:
         try:
             passes = passed_on.may_pass(self.run_id, self.name) and self.engine.has_other_code(self.plan, self.name)
         except StoreError:
+            # Redis is away: whether somebody else could take the message is not known, and the reconciler sends another
+            # one.
             passes = False
         warn_sparingly(
             logger, "flow %s: the code of this worker does not fit runs of another version: node %s: %s",
@@ -292,6 +296,8 @@ class Attempt:
 
     def _admit(self, inputs: Inputs) -> Moved | None:
         """Take tokens of the buckets that depend on the input; returns what to publish if it has to wait for one."""
+        # Key functions are a user's and may hang, so the limit holds for them; asking Redis below may take as long as
+        # it is away.
         buckets = call_within(inputs.timeout_s, inputs.expired, inputs.read_buckets)
         claim = (*self.key, self.token)
         ask = partial(admit, self.store, self.plan, claim, buckets=buckets, follows=self.celery_continues)

@@ -59,5 +59,7 @@ def _spawn_of(inputs: Inputs) -> Spawn:
         with inputs.engine.store.guarded():
             plan = inputs.engine.store.announced_plan(name)
     if plan is not None:
+        # For what it raises: here an input without a value for the lane is the node's failure; raised by the start it
+        # would leave the claim without an end.
         plan.lane(data)
     return Spawn(plan, data)

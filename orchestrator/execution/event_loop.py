@@ -49,6 +49,7 @@ def run_on_loop(awaitable: Awaitable[Result], *, timeout_s: float, expired: Call
         RuntimeError: Called on the loop itself, where waiting would block it for ever.
         BaseException: What the awaitable raised.
     """
+    # setdefault is atomic: of two threads that come first, both get one loop; the other has not started its thread.
     loop = _loops.get(NODES) or _loops.setdefault(NODES, NodeLoop())
     return loop.run(Call(awaitable, timeout_s, expired))  # type: ignore[no-any-return]
 
@@ -90,6 +91,7 @@ class NodeLoop:
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._is_started.acquire(blocking=False):
+            # Daemon: Python joins other threads before it calls atexit, where this one is told to end.
             threading.Thread(target=self._serve, name="orchestrator-async-nodes", daemon=True).start()
         self._is_ready.wait()
         assert self._loop is not None  # noqa: S101 - it is ready
@@ -117,6 +119,7 @@ class NodeLoop:
         loop = self._loop
         if loop is None:  # nothing ran on it
             return
+        # Before `stop`: the thread lets its loop begin anew as long as this is not set.
         self._is_closing = True
         loop.call_soon_threadsafe(loop.stop)
         self._has_ended.wait(CLOSE_S)
@@ -140,6 +143,7 @@ class Call:
 
     def begin(self) -> None:
         """Start it; called by the loop."""
+        # Kept: a loop refers to its tasks weakly, and one that nobody else has may be collected while it waits.
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._end)
 
@@ -171,6 +175,7 @@ class Call:
         try:
             async with limit:
                 self._result = await self._awaitable
+        # A TimeoutError may be the function's own, of a socket say: only the limit itself knows whether it struck.
         except TimeoutError as error:
             self._error = self._expired() if limit.expired() else error
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it; SystemExit would end the loop

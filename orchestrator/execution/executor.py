@@ -75,6 +75,8 @@ class Executor:
         # A member that somebody else holds is not waited for: the last commit joins the step, wherever it is made.
         held = [member for member in members if member.may_run]
         behind: Batch = ()
+        # No more at once than have a place in the pool's memory: a claim without one would be taken for forgotten and
+        # ended.
         for first in range(0, len(held), AT_ONCE):
             group = held[first : first + AT_ONCE]
             # The same successors for all of a group: a lost answer may have given their tokens their claims.
@@ -93,6 +95,7 @@ class Executor:
         returned = [(attempt, made) for attempt, made in arrived if isinstance(made, Returned)]
         if returned:
             committed = commit(returned, successors)
+            # Not strict: while other members of the position are left, nothing was claimed.
             for successor, claimed in zip(successors, committed.claims, strict=False):
                 successor.hold(claimed, committed.seen)
             behind = successors if committed.claims else ()

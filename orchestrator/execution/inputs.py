@@ -229,6 +229,7 @@ class Inputs:
             given = to_jsonable_python(self._given, serialize_unknown=True)
         known = known.knowing(stored, given)
         if self._given is not _NOT_READ:
+            # Not kept before the input is read: by then it does not know all the values that must be hidden.
             self._redaction = known
         return known
 

@@ -69,6 +69,8 @@ class Stepwise:
         step: Callable[[], Any] = partial(next, steps)
         while True:
             try:
+                # Around each step, not around all: between two of them the loop's thread runs other attempts, which
+                # have their own.
                 with requested(self._task, self._request):
                     awaited = step()
             except StopIteration as end:

@@ -224,6 +224,7 @@ def _entry_of(task: Any) -> Callable[..., Any]:
 def _prepared(fn: Any) -> Any:
     """A task that is a node's function: `retry` and `replace` send no message while it runs as one."""
     task = fn._get_current_object() if hasattr(fn, "_get_current_object") else fn  # noqa: SLF001 - Celery's proxies
+    # Once: a function that is several nodes, or is looked up again, would be wrapped in its own wrapper.
     if not isinstance(vars(task).get("retry"), partial):
         task.retry = partial(_retry, task, task.retry)
         task.replace = partial(_replace, task, task.replace)

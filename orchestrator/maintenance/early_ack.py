@@ -34,6 +34,7 @@ class EarlyAck:
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
+        # Weak: a request that has ended is forgotten by itself, and Celery says nowhere that one has.
         self._seen: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._consumer: Any = None
         self._long = 0

@@ -148,6 +148,7 @@ class FlowWorker:
         self._lease_renewer.end()
         self._reconciler.stop()
         for thread in threads:
+            # The watchdog's thread gets here when it ends the worker by force, and cannot wait for itself.
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(JOIN_S)
         end_threads(JOIN_S)

@@ -64,6 +64,7 @@ class Underway:
 
     def may_have_lost(self, plan: Plan, run_id: str, ready: Seen) -> bool:
         """Whether a ready node's message may be in neither any more, so that no long queue is multiplied."""
+        # Without a node: the message of a whole step, of which this node may be a member.
         if not self._received.isdisjoint((f"{run_id}|{ready.node}", f"{run_id}|")):
             return False
         queue = plan.nodes[ready.node].queue
@@ -91,6 +92,7 @@ class RunLooks:
         is_full = True
         while is_full and time.monotonic() < until:
             is_full, runs = self.store.scripts.due_looks(count=RUNS_AT_ONCE)
+            # Anew for each portion: what it has read of a queue is out of date once messages were sent again.
             underway = Underway(self.engine, now)
             asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash in runs]
             lost: list[Lost] = []

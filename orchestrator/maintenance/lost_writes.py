@@ -48,6 +48,7 @@ class SweepMemory:
 
     def _compare(self, stored: SweepMark | None) -> None:
         known = self._known
+        # More than it knows of is no loss: the answer to a sweep was lost, and its mark was left.
         if known is None or (stored is not None and stored.number >= known.number):
             return
         lost = LostWrites(

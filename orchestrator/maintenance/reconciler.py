@@ -75,6 +75,8 @@ class Reconciler:
         self._wakes = Wakes(engine, self._timed_parts)
         self._slots_at: dict[str, float] = {}
         self._can_wait = True
+        # The pop answers only after that long: nearer to the socket's own limit it would be taken for a server that is
+        # away.
         self._longest_wait_s = min(1.0, engine.settings.socket_timeout.total_seconds() / 2)
         self._last_event, self._events_until, self._events_at = "", 0.0, 0.0
         self._leads_until = 0.0
@@ -113,6 +115,8 @@ class Reconciler:
                 # Guarded as every part is: an error would end the thread in silence, and with it all recovery by this
                 # worker.
                 self._guarded(partial(self.evictions.look, leads=time.monotonic() < self._leads_until))
+                # Half a period less: this loop wakes once a period, and would miss its turn by a hair and wait for one
+                # more.
                 tries_at = began if self._leads_until else began + (FOLLOWER_PERIODS - 0.5) * self._period_s
             self._stopped.wait(max(began + self._period_s - time.monotonic(), SHORTEST_NAP_S))
 
@@ -159,6 +163,7 @@ class Reconciler:
             # A part that failed under the leader before is not logged as news by this one.
             self._parts.begin()
             self._timed_parts.begin()
+        # Counted from the answer, so that it ends a moment behind the lock: two leaders are harmless.
         self._leads_until = time.monotonic() + lock_ms / 1000
         self.sweep()
 
@@ -262,6 +267,8 @@ class Reconciler:
     def _free_slots(self, bucket: str) -> None:
         """Free slots whose claim has ended, or whose run is gone: nothing else would."""
         for run_id, node, token in self.store.upkeep.holders_of_slots(bucket, count=SLOTS_AT_ONCE):
+            # Read behind the list: what is claimed meanwhile is not in it, so that no slot of a claim that lives is
+            # freed.
             if self.store.node(run_id, node).get("token") != token:
                 self.store.upkeep.free_slot(bucket, run_id, node, token)
                 logger.warning("%s: a slot that run %s node %s held is free again", bucket, run_id, node)

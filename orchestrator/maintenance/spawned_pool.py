@@ -36,6 +36,7 @@ def prepare_spawning(engine: Engine) -> None:
 
 def _globals() -> Iterator[tuple[str, Any]]:
     """Yield apps and orchestrators among the globals of all modules, with the module's name."""
+    # Copies: another thread may import meanwhile, and a dict that grows ends the loop with an error.
     for name, module in list(sys.modules.items()):
         for value in list(vars(module).values()) if hasattr(module, "__dict__") else ():
             # Not isinstance: it would wake proxies, of Django's settings for example.

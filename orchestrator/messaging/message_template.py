@@ -27,6 +27,7 @@ SINCE: Final = 1_111_111_111_111
 """Stands for the instant in ms at which the node became publishable."""
 SINCE_MARK: Final = "@since@"
 """Mark that the script replaces by that instant."""
+# Random: no text of a user's in a message may be taken for a mark and replaced.
 RUN, TASK, BODY = (f"@{uuid.uuid4()}@" for _ in range(3))
 OWN: Final = frozenset({"task", "id", "root_id", "eta", "expires"})
 """Headers of a message of Celery's protocol 2, where the body does not have them."""

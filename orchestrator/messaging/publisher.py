@@ -68,6 +68,7 @@ class Publisher:
 
     def publish_all(self, works: Iterable[tuple[Plan, str, int, Work]]) -> None:
         """Send what many runs have left to publish, of each its plan, id, epoch and work, in few round trips."""
+        # By the store's connections: only lists in its own Redis are pushed to here, see `take_envelope`.
         pipe = self.store.client.pipeline(transaction=False)
         for plan, run_id, epoch, work in works:
             messages = self._single_messages(plan, run_id, epoch, work)
@@ -148,6 +149,8 @@ class Publisher:
         try:
             signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
             with self.producer() as producer:
+                # None is kept too: what a script may not push for its broker or headers stays so, and asking costs a
+                # round trip.
                 self._envelopes[kind] = take_envelope(signature, producer, self.store)
         except Exception as error:  # noqa: BLE001 - of the broker or of routes; sending the message will report it
             self._learns_after = time.monotonic() + LEARN_AGAIN_S

@@ -41,6 +41,7 @@ def applied(_worker: Any) -> Iterator[None]:
         yield
     finally:
         Untyped._disconnect_pools, Untyped.close = stock  # noqa: SLF001 - as above
+        # Deleted, not put back: they are the base class's, and a copy here would hide what another patch does there.
         del Untyped.basic_ack, Untyped.basic_reject
 
 

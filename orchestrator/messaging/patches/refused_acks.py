@@ -53,6 +53,7 @@ def applied(_worker: Any) -> Iterator[None]:
 
         def append(self, message: Any, delivery_tag: str) -> None:
             """Note a message as delivered."""
+            # With its arguments, for a bare super() finds no `self` in a lambda.
             outlast_refusals(lambda: super(PatientQoS, self).append(message, delivery_tag))
 
         def ack(self, delivery_tag: str) -> None:

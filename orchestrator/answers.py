@@ -63,6 +63,7 @@ def send_signal(engine: Engine, run_id: str, name: str, value: Any, *, key: str 
         raise SignalRefused(f"signal {name}: {REFUSED_SIGNALS[moved.outcome]}", plan.flow, run_id)
     _publish(engine, record, plan, moved)
     if moved.outcome == "kept" and codec is None:
+        # If this message is lost, the reconciler finds the entry unchecked and sends another.
         engine.publisher.ask_judge(plan, run_id, record.epoch, name)
 
 

@@ -435,6 +435,7 @@ class Orchestrator:
 
 def _add_engine(app: Celery, store: Store, settings: Settings) -> Engine:
     engine = Engine(app, settings, Registry(app.conf.task_default_queue, fused=settings.fused), store)
+    # Outermost first. Within the time limit is only what users wrote, so that no report of a node counts against it.
     engine.middlewares = Middlewares(
         (SENTRY, DJANGO, TaskEvents(app), CelerySignals(app), OPEN_TELEMETRY, HookCalls(), TimeLimit(), TaskCalls(app)),
     )

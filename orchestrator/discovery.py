@@ -39,6 +39,7 @@ class Discovery:
         self.register = register
         self._waiting: list[tuple[tuple[str, ...], str]] = []
         self._searched: set[str] = set()
+        # Reentrant: a module that is imported under it may start a flow, which catches up in its turn.
         self._lock = RLock()
 
     def search(self, packages: Iterable[str], related_name: str) -> None:

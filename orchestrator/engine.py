@@ -135,6 +135,7 @@ class Engine:
             with self.store.guarded():
                 moved = MOVES[work.kind](self.store, run_id, plan, node, f"{parent}/{node}/{epoch}")
             fault_point(f"after_{work.kind}", node)
+            # Both begin a new epoch, and messages of the one before would do nothing.
             epoch += moved.outcome in {"undone", "resumed"}
             work = self.complete(plan, run_id, moved.work)
 
@@ -177,6 +178,7 @@ class Engine:
         """
         self.refuse(plan)
         fault_point("before_start")
+        # The plan goes along only where the store says that it lacks it: it is larger than the rest of a start.
         for send_plan in (False, True):
             options = self._start_options(
                 plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key, traceparent=traceparent
@@ -214,6 +216,7 @@ class Engine:
         given = self._start_options(
             child, "", options.pop("input_json"), tags=None, idempotency_key=None, traceparent=""
         )
+        # It names the child, whose id is not known before the store has said its number: `message_of` makes it then.
         del given["message"]
         options |= given | {"message_of": self.publisher.first_message, "number": 1}
         while True:

@@ -55,6 +55,7 @@ class Hook:
         The hook holds it, and the object of a method, until `disconnect`; Celery's signals hold them weakly.
         """
         if receiver not in self._receivers:
+            # A new tuple: another thread may be walking over the old one in `send`.
             self._receivers = (*self._receivers, receiver)
         return receiver
 

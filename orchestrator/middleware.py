@@ -200,6 +200,8 @@ class Middlewares:
         proceed = function
         for middleware, is_idle, wraps in self._inwards:
             if is_idle is not None and is_idle():
+                # Noted and not asked again behind the node: who came meanwhile would hear of an end without its
+                # beginning.
                 call.idle.append(middleware)
             elif wraps:
                 proceed = partial(middleware.around, call, proceed)

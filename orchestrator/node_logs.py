@@ -39,4 +39,6 @@ def add_to_workers() -> None:
 
 def _add_to_handlers(logger: Any = None, **_: Any) -> None:
     for handler in getattr(logger, "handlers", ()):
+        # Of handlers, not of the logger: Python asks a logger's filter only of records that were made by that very
+        # logger.
         handler.addFilter(FILTER)

@@ -122,6 +122,7 @@ class Redaction:
             return value
         if isinstance(value, str):
             return self._json_argument(value) if value[:1] in {"{", "["} else value
+        # These two alone: a named tuple, which is one too, cannot be made of one list.
         if type(value) in {list, tuple}:
             items = [self.argument(each) for each in value]
             return type(value)(items) if any(map(_differ, items, value)) else value

@@ -182,6 +182,7 @@ class FlowRun:
     def _end(self, deadline: float | None, timeout: float | timedelta | None) -> Standing:
         store = self._engine.store
         with store.guarded(), store.listener.subscribed(store.keys.done(self.id), patience=READ_AGAIN_S) as hear:
+            # Read behind the subscription: an end before it would have been published to nobody.
             while not (standing := store.standing(self.id)).status.is_final:
                 left = READ_AGAIN_S if deadline is None else deadline - time.monotonic()
                 if left <= 0:
@@ -320,6 +321,7 @@ class FlowRun:
         if record.status is not RunStatus.PAUSED:
             _refuse_child(record, "resumed")
         with self._engine.store.guarded():
+            # The token knows a call that the connection repeats after a lost answer: it must not resume once more.
             moved = self._engine.store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
         if moved.outcome not in {"resumed", "continued"}:
             resumable = "only a paused, failed, cancelled or compensation_failed run can be resumed"

@@ -279,6 +279,7 @@ def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
 
 def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[datetime]:
     store = engine.store
+    # Redis's clock, as every worker sees it: one whose own is ahead would start what is not due.
     now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
     last = store.upkeep.last_slot(slot)
     # Without a slot nothing is known of the past, so there is nothing to catch up with.

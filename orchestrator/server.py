@@ -249,6 +249,7 @@ def _spawn(command: list[str], log: BinaryIO) -> "subprocess.Popen[bytes]":
 
 def _answers(process: "subprocess.Popen[bytes]", port: int, deadline: float) -> bool:
     """Return whether this very process answers before the deadline; another server on the port does not count."""
+    # Without redis-py's own tries and pauses: between two of ours the process is asked whether it has ended.
     once = Retry(NoBackoff(), 0)
     with redis.Redis(HOST, port, socket_timeout=1, socket_connect_timeout=1, retry=once) as client:
         while process.poll() is None and time.monotonic() < deadline:

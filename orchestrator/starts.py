@@ -117,7 +117,9 @@ def _prepared(
     largest = engine.settings.max_payload_bytes
     if len(data) > largest:
         raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
+    # For what it raises: nothing is written yet.
     plan.lane(data)
+    # The id is made here, once: a start that is repeated after a lost answer is known by it.
     return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags, traceparent=_open_span())
 
 
@@ -196,6 +198,7 @@ def _send_batch(
         for start, started in zip(starts, answers, strict=True):
             try:
                 found.append(send(engine, start) if started is None else _id_of(start, started))
+            # Not the error of one run: those behind it would each wait for a Redis that is away.
             except StoreUnavailable:
                 raise
             except OrchestratorError as error:

@@ -75,6 +75,7 @@ class Worker:
     def arguments(self) -> list[str]:
         """Return the command line of the Celery worker that `run` becomes."""
         config = self._config
+        # Named by the process: two workers of one name on a host are one to remote control and to monitors.
         arguments = ["worker", "--loglevel", config.log_level, "--hostname", f"orchestrator-{os.getpid()}@%h"]
         arguments += ["--queues", ",".join(self.queues())]
         if config.concurrency is not None:

@@ -137,6 +137,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
     try:
         moved = expire()
     except StoreRefused:
+        # The script fails where the plan is gone from Redis; this process has kept it.
         if not engine.put_back(plan):
             raise
         moved = expire()
@@ -377,6 +378,7 @@ class LeaseRenewer(threading.Thread):
 
     def stop_children(self, why: str) -> None:
         """Kill the children that still run, then give their claims back, and this process's own."""
+        # Also those whose birth no beat has read yet: they would go on beside the attempts that take their place.
         running = [pid for pid in {**self.known, **new_processes()} if is_running(pid)]
         # Killed before their claims are given back: another worker may start those attempts at once.
         for pid in running:

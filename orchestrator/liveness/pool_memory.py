@@ -98,6 +98,7 @@ class PoolMemory:
         """Report to the main process that a pool process began."""
         if self._births is not None:
             with suppress(BlockingIOError):  # thousands are unread: then a lease ends this process's claims
+                # At most PIPE_BUF bytes are written whole: reports of processes that begin together never mix.
                 os.write(self._births[1], BORN.pack(pid, place))
 
     def births(self) -> dict[int, int]:

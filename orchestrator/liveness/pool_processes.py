@@ -116,6 +116,8 @@ class NodesPerChild(int):
 
     def __gt__(self, messages: object) -> bool:
         """Return whether the process goes on."""
+        # Also asked by billiard's `completed < maxtasks`: of two operands Python asks the one of the derived class
+        # first.
         return isinstance(messages, int) and int(self) > max(messages, _attempts)
 
     def __eq__(self, messages: object) -> bool:

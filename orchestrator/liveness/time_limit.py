@@ -35,6 +35,7 @@ def _can_be_interrupted() -> bool:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # A loop and no index: the call may have ended between the signal and this line, and left nothing to raise.
     for make_error in _errors:
         raise make_error()
 

@@ -199,6 +199,7 @@ class RunFailed(RunError):
         """Take the failure, as an object or as its JSON, and the run's id."""
         self.error = error if isinstance(error, NodeFailure) else NodeFailure.model_validate(error)
         super().__init__(str(self.error), self.error.flow_name, run_id, self.error.node_name, self.error.attempt)
+        # What pickle calls our own constructor with: the root's one has set the arguments of another.
         self.args = (self.error.model_dump(mode="json"), run_id)
 
     def __str__(self) -> str:

@@ -67,5 +67,6 @@ def lane_of(flow: str, max_runs: Mapping[str, Any], input_json: bytes) -> str:
         if not isinstance(value, dict) or name not in value:
             raise InvalidInput(f"the input of flow {flow} has no {path}, by which its runs are limited", flow_name=flow)
         value = value[name]
+    # Sorted: clients that write the keys of an object in another order must find the same lane.
     text = json.dumps(value, sort_keys=True).encode()
     return f"{flow}#{hashlib.sha256(text).hexdigest()[:32]}"

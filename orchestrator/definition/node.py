@@ -325,6 +325,8 @@ class Node(Generic[In, Out]):
         return read_contract(self.fn) if self.child is None else contract_of(self.child)
 
     def _changed(self, **changes: Any) -> Node[In, Out]:
+        # A contract that was read already is copied along: no change touches the function, and to read it again costs
+        # most.
         changed = copy.copy(self)
         changed.__dict__.update(changes)
         return changed

@@ -298,6 +298,7 @@ class FlowState:
             self._note_refused(key)
             return None
         if key not in self._loaded and not self._is_complete:
+            # None first: what is absent is asked for once, and does not appear later in a snapshot that had none.
             self._loaded.update({key: None, **self._load((key,))})
         return self._loaded.get(key)
 

@@ -6,6 +6,7 @@ import http.client
 import re
 import socket
 import time
+from base64 import b64encode
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+PAGES = ("", "/flows", "/limits", "/schedules", "/workers", "/waiting", "/flow/order")
+"""Behind `/flows`; `order` is a flow of the program `tabbed`."""
 CONFIG = "from orchestrator.web import install\ninstall()\n"
+
+
+def basic(credentials: str) -> str:
+    """The header of `name:password`."""
+    return "Basic " + b64encode(credentials.encode()).decode()
 
 
 class Answer:

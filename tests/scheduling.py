@@ -16,6 +16,7 @@ TOGETHER = {
     "tests/chaos/test_lost_replies.py": "network world",
     "tests/chaos/test_network.py": "network world",
     "tests/integration/bad_input/": "bad input",
+    "tests/integration/flows_tab/": "flows tab",
     "tests/guide/": "guide",
 }
 

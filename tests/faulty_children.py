@@ -48,10 +48,10 @@ CHILDREN: tuple[Faulty, ...] = (
     ),
     Faulty(
         "child-repeat",
-        lambda b: b.then(ship().with_repeat(until=bool)),
-        "bad-child",
+        lambda b: b.then(ship(takes=Order, returns=int).with_input(Order(id=1)).with_repeat(until=bool)),
+        "input-mismatch",
         "node ship",
-        of_its_nodes("repetition"),
+        "it repeats with its own output, int, but takes tests.faulty.Order, which does not fit",
     ),
     Faulty(
         "child-timeout",

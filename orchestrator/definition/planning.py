@@ -148,7 +148,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
 def _undo_of_child(node: NodePlan) -> NodePlan:
     """What stands in a saga for the run that a node has started: no message of it is sent, it waits for that run."""
     undo = replace(node, name=f"{node.name}.undo", task=f"{node.task}.undo", kind="compensation", undoes=node.name)
-    return replace(undo, key="", reads=())
+    return replace(undo, key="", reads=(), paged=False)
 
 
 def _limit_of(node: Node[Any, Any]) -> int:

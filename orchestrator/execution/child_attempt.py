@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.signature import MISSING
-from orchestrator.execution.node_kinds import ItemKind, NodeKind, within_limit
+from orchestrator.execution.iteration_attempt import IterationKind
+from orchestrator.execution.node_kinds import ItemKind, NodeKind, Returned, within_limit
+from orchestrator.store.scripts.results import PageEnd
 
 if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.execution.inputs import Inputs
+
+
+UNJUDGED = b"!"
+"""Prefix of what a claim gives an iteration whose child has succeeded; no JSON begins with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +45,33 @@ class ChildKind(NodeKind):
         return _spawn_of(inputs)
 
 
+class ChildIterationKind(IterationKind):
+    """One iteration of a flow node: an attempt that starts its child, and one behind it that asks `until`."""
+
+    def given(self, inputs: Inputs) -> Any:
+        """The result of the child before; of the first one what the flow gives the node."""
+        return super().given(inputs) if inputs.claimed.index else CHILD.given(inputs)
+
+    def call(self, inputs: Inputs) -> Returned | Spawn:  # type: ignore[override] # as above
+        """Return what is to be started, or what the child has returned and whether there is to be another one."""
+        number = inputs.claimed.index or 0
+        if not inputs.claimed.item.startswith(UNJUDGED):
+            self.refuse_more(inputs, number)
+            return _spawn_of(inputs)
+        output = inputs.claimed.item.removeprefix(UNJUDGED)
+        is_last = inputs.call_pure(inputs.node.repeat.until, inputs.node.contract.output.load(output))
+        return Returned(output, page=PageEnd(1, ""), has_more=not is_last)
+
+
 class ChildItemKind(ItemKind):
     """A flow that a map starts for each item."""
 
     def call(self, inputs: Inputs) -> Spawn:  # type: ignore[override] # as above
         """Return what is to be started."""
         return _spawn_of(inputs)
+
+
+CHILD = ChildKind()
 
 
 def _spawn_of(inputs: Inputs) -> Spawn:

@@ -39,12 +39,21 @@ class IterationKind(NodeKind):
             return super().given(inputs)
         return MISSING if contract.style == "none" else contract.load(inputs.claimed.item)
 
-    def call(self, inputs: Inputs) -> Returned:
-        """Return the output, and whether there is to be another iteration."""
-        number, (_, most) = inputs.claimed.index or 0, inputs.node_plan.repeats
+    def refuse_more(self, inputs: Inputs, number: int) -> None:
+        """Refuse an iteration too many.
+
+        Raises:
+            RepetitionError: It is one.
+        """
+        _, most = inputs.node_plan.repeats
         if number >= most:
             message = f"its until asked for more than max_iterations={most}"
             raise RepetitionError(message, **inputs.where)
+
+    def call(self, inputs: Inputs) -> Returned:
+        """Return the output, and whether there is to be another iteration."""
+        number = inputs.claimed.index or 0
+        self.refuse_more(inputs, number)
         codec = inputs.node.contract.output
         output = codec.dump(invoke(inputs, iteration=number, idempotency_key=f"{inputs.idempotency_key}/{number}"))
         within_limit(inputs, f"iteration {number} of node {inputs.name}", len(output))

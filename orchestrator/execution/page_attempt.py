@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.pagination import PagedNode
 from orchestrator.errors import PaginationError
-from orchestrator.execution.child_attempt import ChildItemKind, ChildKind
+from orchestrator.execution.child_attempt import CHILD, ChildItemKind, ChildIterationKind
 from orchestrator.execution.iteration_attempt import IterationKind
 from orchestrator.execution.node_kinds import KINDS, NodeKind, Returned, invoke, within_limit
 from orchestrator.store.scripts.results import PageEnd
@@ -57,13 +57,15 @@ class PageKind(NodeKind):
 
 _PAGE = PageKind()
 _ITERATION = IterationKind()
-_CHILD, _CHILD_ITEM = ChildKind(), ChildItemKind()
+_CHILD_ITEM, _CHILD_ITERATION = ChildItemKind(), ChildIterationKind()
 
 
 def kind_of(node_plan: NodePlan) -> NodeKind:
     """What is called for a node."""
+    if node_plan.child and node_plan.repeats:
+        return _CHILD_ITERATION
     if node_plan.child:
-        return _CHILD_ITEM if node_plan.kind == "item" else _CHILD
+        return _CHILD_ITEM if node_plan.kind == "item" else CHILD
     if node_plan.repeats:
         return _ITERATION
     return _PAGE if node_plan.paged else KINDS[node_plan.kind]

@@ -133,6 +133,23 @@ def test_what_a_child_cannot_undo_is_repeated_by_the_root(nested):
     assert nested.LEDGER.names("recall").count("label of box of stubborn piano") == 2
 
 
+def test_a_flow_is_repeated_with_its_own_result_and_all_of_it_is_undone(nested):
+    nested.LEDGER.clear()
+    run = start(nested, "mountain", 0)
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.node_name == "jump"
+    assert statuses(run) == ["cancelled"] * 3
+    assert nested.LEDGER.names("climb") == ["0", "1", "2"]
+    assert nested.LEDGER.names("descend") == ["3", "2", "1"]
+    nested.LEDGER.client.set("helped", "1")
+    run.resume()
+    assert run.result(int, timeout=30) == 3
+    endless = start(nested, "endless", 0)
+    assert endless.wait(timeout=30) == "failed"
+    assert endless.error.type == "orchestrator.errors.RepetitionError"
+    assert statuses(endless) == ["cancelled"] * 2
+
+
 def test_a_flow_that_nobody_has_announced_is_waited_for(nested):
     run = start(nested, "unannounced")
     reason = wait_until(lambda: [each.reason for each in run.explain() if each.state == "parked"], "the node is parked")

@@ -95,6 +95,29 @@ def shipped_all(state: FlowState) -> Any:
     return ",".join(state.get("ship-one"))
 
 
+def climb(height: int) -> int:
+    LEDGER.note("climb", str(height))
+    return height + 1
+
+
+def descend(height: int) -> None:
+    LEDGER.note("descend", str(height))
+
+
+def never(_height: int) -> bool:
+    return False
+
+
+def is_high(height: int) -> bool:
+    return height >= 3
+
+
+def refuse_to_jump(height: int) -> int:
+    if not LEDGER.client.get("helped"):
+        raise Terminal("too high")
+    return height
+
+
 def weigh(weight: int) -> int:
     return weight * 2
 
@@ -115,6 +138,12 @@ shipping = (
     .build()
 )
 weighing = flow("weighing").takes(Parcel).then(Node("weigh", weigh).with_inputs(weight=run_input["weight"])).build()
+climbing = (
+    flow("climbing")
+    .takes(int)
+    .then(Node("climb", climb).with_input_func(lambda state: state.input(int)).on_error(Node("descend", descend)))
+    .build()
+)
 ship = Node("ship", shipping)
 last = Node("finish", finish).with_input_func(shipped)
 order = flow("order").takes(str).then(ship).then(last).build()
@@ -172,6 +201,13 @@ FLOWS = (
     .then(Node("list", RemoteFlow("listed", takes=list[str], returns=list[str])))
     .then(Node("count", count_all).with_inputs(labels="list"))
     .build(),
+    climbing,
+    flow("mountain")
+    .takes(int)
+    .then(Node("step", climbing).with_repeat(is_high))
+    .then(Node("jump", refuse_to_jump).with_inputs(height="step"))
+    .build(),
+    flow("endless").takes(int).then(Node("step", climbing).with_repeat(until=never, max_iterations=2)).build(),
     flow("impatient").takes(str).then(ship.with_timeout(timedelta(milliseconds=100))).build(),
 )
 for built in FLOWS:

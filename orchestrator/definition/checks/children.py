@@ -55,7 +55,6 @@ def _faults(node: AnyNode) -> Iterator[str]:
         "limit": bool(node.limits()),
         "queue": node.queue is not None,
         "error classifier": node.error_classifier is not None,
-        "repetition": node.repeat is not None,
     }
     for what, was_given in given.items():
         if was_given:

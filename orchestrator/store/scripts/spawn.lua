@@ -62,8 +62,8 @@ if id == '' then
   return answer('parked', {}, maps.next_item(facts, follows))
 end
 
-local count, generation, before = children.last(node)
-local epoch, started = before and generation == (rec.generation or 0) and redis.call('HGET', children.run_of(before), 'epoch'), {}
+local count, before = children.last(node), children.present(node, rec, facts)
+local epoch, started = before and redis.call('HGET', children.run_of(before), 'epoch'), {}
 if not epoch then
   if number ~= count + 1 then
     return {'number', count + 1}
@@ -82,7 +82,7 @@ if not epoch then
   if started[1] ~= 'started' and started[1] ~= 'exists' then
     return {started[1], started[2]}
   end
-  children.adopt(node, rec, number, id)
+  children.adopt(node, rec, facts, number, id)
   note('child', node, rec.attempt, id)
   if is_held() then
     children.call_tree()

@@ -2,7 +2,9 @@
 -- the kind 'child', until its child has ended; in a rollback its compensation waits, in the kind 'undo', until the child is undone.
 -- Only the run's own scripts move it: what one asks of another run is a row among the timers, and an answer that says what to
 -- call, for who ran it calls it at once. So a call that is lost costs a moment, and one that is made twice has no effect.
--- run:<id>:children has of each node '<number> <generation> <id>': how many children it has started, and the last of them.
+-- run:<id>:children has of each node '<number> <generation> <iteration> <id>': how many children it has started, and the last of
+-- them; of a node that repeats also '<node>|<number>': each of them, and '<node>|' while its `until` is to be asked of the output
+-- of the last one, which stands there.
 local LAST, CHILDREN = RUN .. ':children', INDEX .. ':children:' .. RUN_ID
 local AGAIN_MS, TREE, AT_ONCE, FEW = 1000, ':tree', 500, 20
 
@@ -15,19 +17,35 @@ local function has_ended(status)
   return status == 'succeeded' or status == 'failed' or status == 'cancelled' or status == 'compensation_failed'
 end
 
--- How many children a node has started, the generation in which it started the last one, and its id.
+-- How many children a node has started, the id of the last one, and the generation and iteration in which it started that.
 local function last(node)
-  local number, generation, id = string.match(redis.call('HGET', LAST, node) or '', '^(%d+) (%d+) (.*)$')
-  return tonumber(number or 0), tonumber(generation), id
+  local number, generation, iteration, id = string.match(redis.call('HGET', LAST, node) or '', '^(%d+) (%d+) (%d+) (.*)$')
+  return tonumber(number or 0), id, tonumber(generation), tonumber(iteration)
+end
+
+-- The output of an iteration of which `until` is to be asked.
+local function unjudged(node) return redis.call('HGET', LAST, node .. '|') end
+
+local function iteration_of(node, facts)
+  return facts.repeats and tonumber(redis.call('HGET', results_of(node), ':page') or 0) or 0
+end
+
+-- The last child, if it is this iteration's: a resume takes it up.
+local function present(node, rec, facts)
+  local _, id, generation, iteration = last(node)
+  return id and generation == (rec.generation or 0) and iteration == iteration_of(node, facts) and id
 end
 
 -- Note the child that start.lua has made.
-local function adopt(node, rec, number, id)
+local function adopt(node, rec, facts, number, id)
   local root, depth = unpack(redis.call('HMGET', RUN, 'root', 'depth'))
   redis.call('HSET', run_of(id), 'parent', RUN_ID, 'parent_node', node, 'root', root or RUN_ID, 'depth',
     string.format('%.0f', (depth or 0) + 1))
   redis.call('ZADD', CHILDREN, instant, id)
-  redis.call('HSET', LAST, node, string.format('%.0f %.0f %s', number, rec.generation or 0, id))
+  redis.call('HSET', LAST, node, string.format('%.0f %.0f %.0f %s', number, rec.generation or 0, iteration_of(node, facts), id))
+  if facts.repeats then
+    redis.call('HSET', LAST, node .. '|' .. string.format('%.0f', number), id)
+  end
 end
 
 -- Let a child end as soon as it can: it has no more time.
@@ -100,6 +118,15 @@ local function failure_of(rec, node, status, error)
   return abort.failure_of('orchestrator.errors.RunFailed', message, node, rec.attempt)
 end
 
+-- The child of an iteration has succeeded: an attempt says whether it is the last.
+local function ask_until(node, rec, output)
+  waiting.leave(node, rec)
+  redis.call('HSET', LAST, node .. '|', output)
+  save_ready(node, rec.generation)
+  touch()
+  return {kind = 'nodes', position = run.position, names = {node}}
+end
+
 -- Go on behind a child that has ended; answers what became ready.
 local function look(node, rec, facts)
   local status, epoch, plan, error, unbegun = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch', 'plan', 'error',
@@ -121,11 +148,15 @@ local function look(node, rec, facts)
     return nothing()
   end
   local output = status == 'succeeded' and not rec.late and result_of(rec.child, plan, rec.most)
-  if output and #output <= rec.most then
+  if output and #output <= rec.most and not facts.repeats then
     return waiting.succeed(node, rec, facts, output)
+  elseif output and #output <= rec.most and not run.verdict then
+    return ask_until(node, rec, output)
   end
   local failure = nil
-  if rec.late then
+  if output and #output <= rec.most then
+    failure = abort.failure_of('orchestrator.errors.RunError', 'the run ended before the next iteration', node, rec.attempt)
+  elseif rec.late then
     failure = abort.failure_of('orchestrator.errors.NodeTimeout', string.format('child run %s took longer than its timeout of %g s',
       rec.child, rec.lasts / 1000), node, rec.attempt)
   elseif status == 'succeeded' then
@@ -141,8 +172,35 @@ local function look(node, rec, facts)
   return waiting.fail(node, rec, facts, failure, run.verdict and unbegun and 'skipped' or 'failed')
 end
 
--- Undo the child of a node that succeeded, or what its own rollback lacks; `undo` is the compensation that stands for it.
-local function look_undo(undo, rec)
+-- The child that is to be undone next, from a number on, and its epoch; of a node that does not repeat the last child.
+local function to_be_undone(node, number)
+  local count, id = last(node)
+  if not plan_node(node).repeats then
+    return id or '', id and redis.call('HGET', run_of(id), 'epoch') or '', 1
+  end
+  for each = math.min(number or count, count), 1, -1 do
+    id = redis.call('HGET', LAST, node .. '|' .. string.format('%.0f', each))
+    local status, epoch = unpack(redis.call('HMGET', run_of(id or ''), 'status', 'epoch'))
+    -- What a child could not undo is repeated by a resume, and not by this rollback.
+    if status == 'succeeded' or status == 'compensation_failed' and run.owes ~= '1' then
+      return id, epoch, each
+    end
+  end
+end
+
+-- Whether a node that did not succeed has a child that did: its result was too large, it came too late, or more were to follow.
+local function has_left(node)
+  if plan_node(node).repeats then
+    return to_be_undone(node) ~= nil
+  end
+  local _, id = last(node)
+  return id and redis.call('HGET', run_of(id), 'status') == 'succeeded'
+end
+
+-- Undo the child of a node that succeeded, or what its own rollback lacks; `undo` is the compensation that stands for it. Of a
+-- node that repeats all children, last first.
+local look_undo
+function look_undo(undo, rec)
   local status, epoch = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch'))
   if status == 'succeeded' and epoch == rec.asked then
     return ask(undo, 'undo', rec.child)
@@ -154,7 +212,17 @@ local function look_undo(undo, rec)
   if status and not has_ended(status) then
     return nothing()
   end
-  local is_undone = status == 'cancelled' or status == 'failed'
+  local is_undone = status == 'cancelled' or status == 'failed' or rec.child == '' and plan_node(undo).repeats
+  rec.is_missed = rec.is_missed or not is_undone or nil
+  if rec.number and rec.number > 1 then
+    local id, epoch, number = to_be_undone(plan_node(undo).undoes, rec.number - 1)
+    if id then
+      rec.child, rec.asked, rec.number = id, epoch, number
+      save(undo, rec)
+      return look_undo(undo, rec)
+    end
+  end
+  is_undone = not rec.is_missed
   rec.state, rec.waits, rec.seq, rec.ended = is_undone and 'succeeded' or 'failed', nil, next_seq(), NOW
   save(undo, rec)
   if not is_undone then
@@ -179,9 +247,9 @@ end
 local function begin_undo(undo, node)
   local rec = record(undo)
   if not rec or rec.state ~= 'waiting' then
-    local _, _, id = last(node)
+    local id, epoch, number = to_be_undone(node)
     rec = {state = 'waiting', waits = 'undo', attempt = 0, since = NOW, generation = record(node).generation or 0, child = id or '',
-      asked = id and redis.call('HGET', run_of(id), 'epoch') or ''}
+      asked = epoch or '', number = number}
     save(undo, rec)
     note('waits', undo, 0, 'undo')
   end
@@ -299,6 +367,6 @@ local function tend()
   return work
 end
 
-return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last,
-  adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, undone_by = undone_by, mend = mend,
+return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last, present = present, unjudged = unjudged,
+  adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, has_left = has_left, undone_by = undone_by, mend = mend,
   is_root_over = is_root_over, tell_parent = tell_parent, retire_few = retire_few, call_tree = call_tree, reopen = reopen, tend = tend}

@@ -2,7 +2,8 @@
 -- run:<id>:results:<node> has the items of each page by its number and: ':page' number of the next page, ':cursor' its
 -- cursor (JSON), after the last page the last one there was, ':base' version of the source's cursor at the first page,
 -- ':total' items so far, ':turned' token that stored the last page. Of a node that repeats the pages are its iterations: an
--- output each, which is the next one's input, so that there is no cursor.
+-- output each, which is the next one's input, so that there is no cursor; of flow nodes it is the output of which `until` is to be
+-- asked, behind a '!'.
 
 -- Version and cursor (JSON) at which the last successful run of the flow left a source.
 local function cursor_of(source)
@@ -40,7 +41,8 @@ local function next_page(node, facts)
   elseif facts.repeats and page ~= '0' then
     cursor = redis.call('HGET', results_of(node), string.format('%.0f', page - 1))
   end
-  return page, cursor
+  local output = facts.child and children.unjudged(node)
+  return page, output and '!' .. output or cursor
 end
 
 local function store_page(node, items, count, cursor, token)
@@ -49,6 +51,9 @@ local function store_page(node, items, count, cursor, token)
   redis.call('HSET', key, page, items, ':page', string.format('%.0f', page + 1), ':turned', token,
     ':cursor', cursor == 'null' and before or cursor, ':total', string.format('%.0f', (total or 0) + count))
   redis.call('HDEL', FAILURES, node)
+  if plan_node(node).child then
+    redis.call('HDEL', children.LAST, node .. '|')
+  end
   note(plan_node(node).repeats and 'iteration' or 'page', node, record(node).attempt, page)
 end
 

@@ -64,6 +64,8 @@ local function is_wanted(why, node, rec, when)
   if why == 'undo' then
     local is_lost = when == 'started' and (rec.state == 'failed' or rec.state == 'unknown')
     return rec.state == 'succeeded' or is_lost and abort.has_begun(node, rec)
+      or plan_fact('children') and (rec.state == 'failed' or rec.state == 'unknown' or rec.state == 'skipped')
+        and children.undone_by(node) and children.has_left(node)
   end
   return why == 'again' and (rec.state == 'compensation_failed' or rec.owes and rec.state == 'failed')
 end
@@ -161,6 +163,9 @@ local function reset_node(node, undo)
   end
   if facts.paged and rec.state == 'compensated' then
     redis.call('DEL', results_of(node))  -- from its first page again; else the pages that are there stay
+    if facts.child then
+      redis.call('HDEL', children.LAST, node .. '|')
+    end
   end
   if facts.kind == 'item' then
     redis.call('HDEL', results_of(node), index_of(node))

@@ -160,5 +160,5 @@ end
 kinds.child = {counts = true, looks = true, expire = function(node, rec, facts) return children.look(node, rec, facts) end}
 kinds.undo = {looks = true, expire = function(node, rec) return children.look_undo(node, rec) end}
 
-return {kinds = kinds, wait = wait, enter = enter, dismiss = dismiss, mend = mend, expire = expire, succeed = succeed, fail = fail,
+return {kinds = kinds, leave = leave, wait = wait, enter = enter, dismiss = dismiss, mend = mend, expire = expire, succeed = succeed, fail = fail,
   fail_late = fail_late, deliver = deliver, close_inbox = close_inbox, unjudged = unjudged}

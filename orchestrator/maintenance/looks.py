@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from orchestrator.store.scripts.results import Look, Moved, Seen
 
 RUNS_AT_ONCE = 500
+UNKNOWN_MS = 2**53
+"""Where nobody has asked when a worker came last: it may have come just now."""
 MIXED_BACK_OFF_MS = 2000
 """Longest time between two messages for a ready node, where some workers have code that fits and others have not."""
 
@@ -80,6 +82,7 @@ class RunLooks:
         self.engine = engine
         self.store = engine.store
         self._parts = parts
+        self._found_some = False
 
     def look(self, now: int, *, until: float, may_end: bool) -> None:
         """Look at every run that is due, oldest first.
@@ -91,12 +94,17 @@ class RunLooks:
         """
         is_full = True
         while is_full and time.monotonic() < until:
-            is_full, runs = self.store.scripts.due_looks(count=RUNS_AT_ONCE)
+            # Not asked for at rest: the first run that was sent again gets a full look in any case.
+            joined_ms = self.engine.fleet.joined_ms() if self._found_some else UNKNOWN_MS
+            is_full, due = self.store.scripts.due_looks(count=RUNS_AT_ONCE, joined_ms=joined_ms)
+            self._found_some = bool(due)
             # Anew for each portion: what it has read of a queue is out of date once messages were sent again.
             underway = Underway(self.engine, now)
-            asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash in runs]
+            asked = [(run_id, plan_hash, self._joined_ms(plan_hash)) for run_id, plan_hash, look in due if look is None]
+            inspected = iter(self.store.scripts.inspect_runs(asked))
             lost: list[Lost] = []
-            for (run_id, plan_hash), looked in zip(runs, self.store.scripts.inspect_runs(asked), strict=True):
+            for run_id, plan_hash, look in due:
+                looked = next(inspected) if look is None else look
                 step = partial(self._act, run_id, plan_hash, looked, underway, lost, now=now, may_end=may_end)
                 self._parts.attempt("run", run_id, step)
             self._send_again(lost)

@@ -214,7 +214,7 @@ def test_a_look_puts_back_what_the_indexes_have_lost_and_comes_soon_for_the_firs
     now = world.store.now_ms()
     assert world.client.zscore(world.keys.live, runs[1].id) - now < 5100
     world.client.zadd(world.keys.live, {run.id: 1 for run in runs[1:]})
-    assert [run_id for run_id, _ in world.scripts.due_looks(count=10)[1]] == [runs[1].id], "the others wait behind it"
+    assert [each.run_id for each in world.scripts.due_looks(count=10)[1]] == [runs[1].id], "the others wait behind it"
 
 
 @pytest.mark.parametrize("when_full", ["queue", "skip"])

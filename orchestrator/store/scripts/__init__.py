@@ -27,6 +27,7 @@ from orchestrator.store.scripts.results import (
     Moved,
     Started,
     Tick,
+    due_of,
     look_of,
     moved_of,
     started_of,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.store.keys import Keys
     from orchestrator.store.scripts.commit_and_claim import Claim, Commit
-    from orchestrator.store.scripts.results import Claimed
+    from orchestrator.store.scripts.results import Claimed, Due
 
 Answer = TypeVar("Answer")
 MARK_KEPT_MS = 86_400_000
@@ -261,15 +262,17 @@ class Scripts:
             return None
         return look_of(self._on_run("inspect_run", run_id, plan, joined_ms, more.node, more.detail))
 
-    def due_looks(self, *, count: int) -> tuple[bool, list[tuple[str, str]]]:
-        """Look at runs that are due, those that only wait: due_looks.lua.
+    def due_looks(self, *, count: int, joined_ms: int = 0) -> tuple[bool, list[Due]]:
+        """Look at runs that are due: due_looks.lua. Returns whether there may be more, and those that need more.
 
-        Returns whether there may be more of them, and the others, each with the hash of its plan, "" if it has none.
+        Args:
+            count: How many at most, oldest first.
+            joined_ms: The instant at which a worker came last.
         """
         own = self._keys
         keys = [own.live, own.runs, own.plans, own.timers, own.limits, own.wait_queues, own.index]
-        is_full, *rows = map(text_of, self._call("due_looks", keys, [count]))
-        return is_full == "1", list(zip(rows[::2], rows[1::2], strict=True))
+        is_full, *rows = self._call("due_looks", keys, [count, joined_ms])
+        return text_of(is_full) == "1", [due_of(*row) for row in rows]
 
     def inspect_runs(self, runs: Sequence[tuple[str, str, int]]) -> list[Look | RedisError]:
         """Look at many runs in one round trip; an error is that run's alone.

@@ -1,13 +1,16 @@
 -- Find runs that are due for a look, oldest first, with some of the newest where they are too many at once: a multitude that waits
--- must not hide a message that was lost just now. Of runs that only wait for an instant or in a line, and are whole, this is the
--- look; timers and lines that an index has lost are put back.
+-- must not hide a message that was lost just now. Of runs that are whole and only wait for an instant, in a line, or for somebody
+-- to claim what is ready, this is the look; timers and lines that an index has lost are put back. It costs an eighth of the other
+-- one, and a long queue has a multitude of such runs.
 -- KEYS    1 live, 2 what the names of all runs begin with, 3 what those of plans begin with, 4 timers, 5 limits, 6 buckets with a
 --         line, 7 what the names of indexes begin with
--- ARGV    1 how many runs at most, oldest first
--- Returns {'1' if there may be more, run, plan or '', run, plan...}: those that inspect_run.lua has to look at.
+-- ARGV    1 how many runs at most, oldest first, 2 the instant in ms at which a worker came last
+-- Returns {'1' if there may be more, {run, plan or ''}...}: those that inspect_run.lua has to look at, or {run, plan, epoch, 'ready',
+--         node, instant...}: what it would answer.
 -- TTL     taken off plans. A second call finds the same without those whose next look it has set.
 local LIVE, RUNS, PLANS, TIMERS, LIMITS, LINES, INDEX = unpack(KEYS, 1, 7)
 local AT_ONCE, LARGE, NEWEST, RECORDS_AT_ONCE = tonumber(ARGV[1]), 100, 50, 500
+local JOINED, LOOK_AFTER_MS, SOON_MS = tonumber(ARGV[2]), 1000, 5000  -- the last two as in inspect_run.lua
 -- include: instant
 -- include: next_look
 
@@ -29,29 +32,47 @@ local function is_in_line(bucket, member)
   return true
 end
 
--- Every open member of the run's position waits, and what is needed to go on is there.
-local function is_at_rest(id, run, deadline, open)
+-- Where every open member of the run's position waits or is ready, and what is needed to go on is there: which of them are ready
+-- and may be lost, with their instants, and milliseconds to the next look if any is ready.
+local function waiting_members(id, run, deadline, open)
   if redis.call('HLEN', run .. ':nodes') > LARGE or redis.call('HEXISTS', run .. ':outputs', ':input') == 0 then
-    return false
+    return nil
   end
-  local rows, waiting = redis.call('HGETALL', run .. ':nodes'), 0
+  local rows, waiting, ready, next_ms = redis.call('HGETALL', run .. ':nodes'), 0, {}, nil
   records = records + #rows / 2
   for at = 2, #rows, 2 do
-    local rec = string.find(rows[at], '"parked"', 1, true) and cjson.decode(rows[at]) or {}
+    local is_asked = string.find(rows[at], '"parked"', 1, true) or string.find(rows[at], '"ready"', 1, true)
+    local rec = is_asked and cjson.decode(rows[at]) or {}
     local member = id .. '|' .. rows[at - 1]
     if rec.state == 'parked' then
       waiting = waiting + 1
       if rec.bucket and not is_in_line(rec.bucket, member) then
-        return false
+        return nil
       elseif not rec.bucket or rec.ends then
         redis.call('ZADD', TIMERS, 'NX', math.min(rec.bucket and math.huge or rec.due, rec.ends or math.huge), member)
+      end
+    elseif rec.state == 'ready' then
+      if rec.again and JOINED > rec.sent then  -- if that worker has its flow, the back-off is over
+        return nil
+      end
+      waiting = waiting + 1
+      if rec.ends then
+        redis.call('ZADD', TIMERS, 'NX', rec.ends, member)
+      end
+      next_ms = math.min(next_ms or SOON_MS, math.max(LOOK_AFTER_MS, (NOW - rec.since) / 2))
+      if NOW >= (rec.again or rec.since + LOOK_AFTER_MS) then
+        ready[#ready + 1], ready[#ready + 2], ready[#ready + 3] = 'ready', rows[at - 1], string.format('%.0f', rec.sent or rec.since)
+      elseif rec.again then
+        next_ms = math.min(next_ms, rec.again - NOW)
       end
     end
   end
   if deadline then
     redis.call('ZADD', TIMERS, 'NX', deadline, id .. '|')
   end
-  return waiting > 0 and waiting == tonumber(open)
+  if waiting > 0 and waiting == tonumber(open) then
+    return ready, next_ms
+  end
 end
 
 local answer = {}
@@ -63,14 +84,22 @@ end
 
 local function look(id, due)
   local run = RUNS .. ':' .. id
-  local status, plan, open, running, deadline, verdict, items, unfinished, queued, lane = unpack(redis.call('HMGET', run, 'status',
-    'plan', 'open', 'running', 'deadline', 'verdict', 'map_count', 'unfinished', 'queued', 'lane'), 1, 10)
-  answer[#answer + 1], answer[#answer + 2] = id, plan or ''
+  local status, plan, open, running, deadline, verdict, items, unfinished, epoch, queued, lane = unpack(redis.call('HMGET', run,
+    'status', 'plan', 'open', 'running', 'deadline', 'verdict', 'map_count', 'unfinished', 'epoch', 'queued', 'lane'), 1, 11)
+  answer[#answer + 1] = {id, plan or ''}
   if (status == 'running' or status == 'pending') and running == '0' and not verdict and not items
-    and (unfinished or '') == '' and has_plan(plan)
-    and (queued and is_behind(id, lane) or not queued and is_at_rest(id, run, deadline, open)) then
-    next_looks[#next_looks + 1], next_looks[#next_looks + 2] = look_at_rest(due), id
-    answer[#answer], answer[#answer - 1] = nil, nil
+    and (unfinished or '') == '' and has_plan(plan) then
+    local ready, next_ms = nil, nil
+    if not queued then
+      ready, next_ms = waiting_members(id, run, deadline, open)
+    elseif is_behind(id, lane) then
+      ready = {}
+    end
+    if ready then
+      next_looks[#next_looks + 1] = next_ms and look_after(next_ms, 0.5) or look_at_rest(due)
+      next_looks[#next_looks + 1] = id
+      answer[#answer] = #ready > 0 and {id, plan, epoch, unpack(ready)} or nil
+    end
   end
 end
 
@@ -91,7 +120,7 @@ for at = 1, #asked, 2 do
   local before = #answer
   local is_read = pcall(look, asked[at], asked[at + 1])
   if not is_read and #answer == before then  -- its key is of another type
-    answer[#answer + 1], answer[#answer + 2] = asked[at], ''
+    answer[#answer + 1] = {asked[at], ''}
   end
 end
 if #next_looks > 0 then

@@ -143,6 +143,20 @@ class Look:
         return self.findings[-1] if self.findings and self.findings[-1].kind == MORE else None
 
 
+class Due(NamedTuple):
+    """A run that is due for a look.
+
+    Attributes:
+        run_id: The run.
+        plan: The hash of its plan, "" if it has none.
+        look: What a look finds; None where it was not made.
+    """
+
+    run_id: str
+    plan: str
+    look: Look | None
+
+
 @dataclass(frozen=True)
 class Tick:
     """The answer of a sweep's tick.
@@ -209,3 +223,8 @@ def look_of(parts: Sequence[Any]) -> Look:
     outcome, *found = map(text_of, parts)
     seen = tuple(Seen(*found[index : index + 3]) for index in range(1, len(found), 3))
     return Look(outcome, int(found[0]), seen) if found else Look(outcome)
+
+
+def due_of(run_id: bytes, plan: bytes, *found: bytes) -> Due:
+    """A run that is due, with what was found where it was looked at."""
+    return Due(text_of(run_id), text_of(plan), look_of((b"looked", *found)) if found else None)

@@ -114,6 +114,7 @@ class Attempt:
         self.is_first = is_first
         self.is_own = is_own
         self.message = message
+        # With the attempt: a claim that is repeated after a lost answer is known by it, and granted again.
         self.token = f"{_tokens.getrandbits(128):032x}"
         self.claimed = NOT_CLAIMED
         self.prefetched = PrefetchedOutputs(plan, node_plan)
@@ -232,6 +233,8 @@ class Attempt:
             claimed = retry_for(self.store, patience, partial(self._ask, **options))
             if claimed.outcome == "sleep":  # up to 250 ms without a token: shorter than the way through the broker
                 time.sleep(claimed.sleep / 1_000_000)
+                # With its first arrival it keeps its place in the line; it naps once, and then waits there without a
+                # process.
                 options = {"arrived": claimed.arrived, "may_sleep": False}
             elif claimed.outcome == "no limit":
                 # The bucket's numbers are gone (a flushed key): the run's plan still has them.

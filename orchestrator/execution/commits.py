@@ -96,6 +96,7 @@ def _commit(returned: Sequence[tuple[Attempt, Returned]], successors: Sequence[A
     for attempt, other in returned:
         if other.output and other.page is None and attempt.kind.has_key:
             seen[attempt.node_plan.key] = other.output
+    # Celery or this process goes on: if the script handed out what is behind as well, it would be sent twice.
     follows = first.celery_continues or bool(successors)
     pushed, message = "", ("", "")
     if not successors and made.page is None:

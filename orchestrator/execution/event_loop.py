@@ -90,6 +90,7 @@ class NodeLoop:
         call.drop()
 
     def _start(self) -> asyncio.AbstractEventLoop:
+        # Never released: of all threads that come here one gets it, and starts the loop's.
         if self._is_started.acquire(blocking=False):
             # Daemon: Python joins other threads before it calls atexit, where this one is told to end.
             threading.Thread(target=self._serve, name="orchestrator-async-nodes", daemon=True).start()

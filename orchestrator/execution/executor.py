@@ -135,6 +135,7 @@ class Executor:
         """Publish what the end of an attempt made ready, unless it is done here; returns the latter."""
         outcome = outcome_of(attempt, moved, error)
         behind: Batch = ()
+        # Only who was accepted publishes: of a doubled message both would, and the copies would double at every hop.
         if outcome.end is not End.SKIPPED:
             fault_point("after_store", attempt.node_plan.name)
             behind = self.source.take(attempt, moved.work)

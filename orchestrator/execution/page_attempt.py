@@ -43,6 +43,7 @@ class PageKind(NodeKind):
         result = invoke(inputs, cursor, page_size=size, idempotency_key=f"{inputs.idempotency_key}/{number}")
         codec = node.contract.page
         assert codec is not None  # noqa: S101 - `Registry.entry_for` looks for it
+        # As its JSON has it: a mapping may stand for a Page, and this is the cursor that the next fetch gets.
         page = codec.load(codec.dump(result))
         if page.has_more and page.next_cursor in {None, cursor}:
             what = "no cursor" if page.next_cursor is None else "the cursor that it was fetched with"

@@ -83,7 +83,7 @@ class TaskEvents(Middleware):
             trace.LOG_FAILURE,
             context,
             exc_info=(type(error), error, error.__traceback__),
-            extra={"data": context},
+            extra={"data": context},  # by it `QuotedErrors` knows the record of a node
         )
 
 

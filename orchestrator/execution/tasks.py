@@ -106,8 +106,8 @@ class NodeTask(EngineTask):
             # an ETA message in a worker's memory, which Redis delivers again and again (kombu#337).
             raise Parked(f"{type(error).__name__}({text_of(error)[:SHOWN]!r})")
         if outcome.end is End.REQUEUE:
-            # It goes back to the head of its queue at once: only `PassedOn` keeps it from going round. Without
-            # `requeue` Celery 5.7 takes a Reject for a failure and calls the error callback (celery#10369).
+            # It is delivered again at once: only `PassedOn` keeps it from going round. Without `requeue` Celery 5.7 takes
+            # a Reject for a failure and calls the error callback (celery#10369).
             raise Reject("left to another worker", requeue=True)
         # A repeated message of a chord member repeats a count that a crash may have lost; Celery counts a member once.
         if outcome.end in {End.STORED, End.TOLERATED} or (outcome.end is End.DONE and in_chord):
@@ -119,6 +119,7 @@ class NodeTask(EngineTask):
             with engine.store.guarded():
                 plan = engine.store.plan(plan_hash)
         except StoreError as error:
+            # Not as it is: Celery would call the error callback and show a failed task, and nothing has failed.
             raise Ignore(str(error)) from error
         if plan is None or self.node not in plan.nodes:
             raise Ignore("the run is gone, or its plan does not have this node")

@@ -213,6 +213,7 @@ class Reconciler:
 
     def _end_leases(self) -> None:
         first, looked = 0, HOLDERS_AT_ONCE
+        # Ended behind the walk: a holder that is forgotten would shift the ranks that it goes by.
         due: list[tuple[str, bool]] = []
         while looked == HOLDERS_AT_ONCE:
             looked, found = self.store.scripts.due_holders(

@@ -81,8 +81,8 @@ class EngineTask(Task):
     acks_on_failure_or_timeout = True
     acks_on_failure = True
     acks_on_timeout = True
-    # Celery puts such a message back at the head of its queue at once, without counting: a node that kills its process
-    # would go round for ever. Neither this nor `retry_on_worker_lost` (celery#10843) is needed: the lease renewer ends
+    # Celery puts such a message back into its queue at once, without counting: a node that kills its process would go
+    # round for ever. Neither this nor `retry_on_worker_lost` (celery#10843) is needed: the lease renewer ends
     # the claim of a dead child within a second.
     reject_on_worker_lost = False
     retry_on_worker_lost = False

@@ -39,6 +39,7 @@ class AsyncConnections(Middleware):
         finally:
             if self._are_open and not getattr(call.message, "is_eager", False):
                 self._are_open = False
+                # Behind the mark: what is opened from there on sets it again, and is at worst closed twice.
                 _executor.submit(self._close)
 
     def _note(self, **_: Any) -> None:

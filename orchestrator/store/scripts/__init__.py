@@ -98,6 +98,7 @@ class Scripts:
         What the server refuses of one is its error in the list.
         """
         calls = [self._starting.call(run_id, plan, **options) for run_id, options in starts.items()]
+        # A script that the server lacks is each one's error here; each is started alone then, with the text.
         answers = self.wire.ask_all("EVALSHA", self._sha("start"), calls)
         return [each if isinstance(each, ResponseError) else started_of(each) for each in answers]
 

@@ -100,6 +100,7 @@ def planned_call(
         if claimed:
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
+            # The end of such a run touches keys that the fast path is not given.
             has_more = plan.maps or plan.pages or plan.signals or plan.children or plan.max_runs
             behind = None if is_child or has_more else END
         elif following.rules.is_single and not plan.nodes[following.nodes[0]].deadline_ms:

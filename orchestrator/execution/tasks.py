@@ -106,8 +106,8 @@ class NodeTask(EngineTask):
             # an ETA message in a worker's memory, which Redis delivers again and again (kombu#337).
             raise Parked(f"{type(error).__name__}({text_of(error)[:SHOWN]!r})")
         if outcome.end is End.REQUEUE:
-            # It is delivered again at once: only `PassedOn` keeps it from going round. Without `requeue` Celery 5.7 takes
-            # a Reject for a failure and calls the error callback (celery#10369).
+            # It is delivered again at once: only `PassedOn` keeps it from going round. Without `requeue` Celery 5.7
+            # takes a Reject for a failure and calls the error callback (celery#10369).
             raise Reject("left to another worker", requeue=True)
         # A repeated message of a chord member repeats a count that a crash may have lost; Celery counts a member once.
         if outcome.end in {End.STORED, End.TOLERATED} or (outcome.end is End.DONE and in_chord):

@@ -42,6 +42,20 @@ def policy(**options: Any) -> Any:
 
 LIMITS: tuple[Faulty, ...] = (
     Faulty(
+        "heartbeat-number",
+        lambda b: b.then(node().with_heartbeat_timeout(5)),
+        "bad-timeout",
+        "node a",
+        "its heartbeat timeout is 5; use a timedelta, such as timedelta(seconds=30)",
+    ),
+    Faulty(
+        "heartbeat-without-context",
+        lambda b: b.then(node().with_heartbeat_timeout(SECOND)),
+        "bad-timeout",
+        "node a",
+        "it has a heartbeat timeout, but nothing in it can report: take a NodeContext as first parameter",
+    ),
+    Faulty(
         "deadline-number",
         lambda b: b.then(node().with_deadline(5)),
         "bad-timeout",

@@ -54,6 +54,10 @@ def _ignore(_detail: object) -> None:
     return None
 
 
+def _nothing() -> None:
+    return None
+
+
 def _no_callback() -> str:
     raise Terminal("this function's node cannot wait for a callback")
 
@@ -130,6 +134,7 @@ class NodeContext:
         report: What `heartbeat` calls.
         take: What `limit` calls.
         ask_callback: How `callback` finds out.
+        ask_told: How `last_heartbeat` finds out.
     """
 
     run_id: str
@@ -145,6 +150,7 @@ class NodeContext:
     report: Callable[[object], None] = field(default=_ignore, repr=False)
     take: Callable[[str, str | None], None] = field(default=_ignore_limit, repr=False)
     ask_callback: Callable[[], str] = field(default=_no_callback, repr=False)
+    ask_told: Callable[[], Any] = field(default=_nothing, repr=False)
 
     @property
     def callback(self) -> str:
@@ -175,8 +181,19 @@ class NodeContext:
         return self.ask_cancelled()
 
     def heartbeat(self, detail: object = None) -> None:
-        """Report how far this attempt is, for `run.explain()`; `detail` is any JSON value."""
+        """Report how far this attempt is, for `run.explain()` and the next attempt; `detail` is any JSON value.
+
+        Where the node has a heartbeat timeout, it begins anew with each report.
+        """
         self.report(detail)
+
+    @property
+    def last_heartbeat(self) -> Any:
+        """What the attempt before this one has reported last, so that it need not begin anew; None if there is nothing.
+
+        Of a node that repeats or fetches pages, what was reported in this iteration or page.
+        """
+        return self.ask_told()
 
     def limit(self, name: str, key: str | None = None) -> None:
         """Wait until a shared limiter grants a token, once for each call that a node makes in a loop.

@@ -79,6 +79,7 @@ class Node(Generic[In, Out]):
         error_classifier: Decides whether an exception is worth another attempt.
         repeat: Whether and how long it is called again with its own output.
         deadline: Limit of the node with all its attempts; None for none.
+        heartbeat_timeout: Longest time between two heartbeats of an attempt; None for none.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Node(Generic[In, Out]):
     error_classifier: Classifier | None
     repeat: Repeat | None
     deadline: timedelta | None
+    heartbeat_timeout: timedelta | None
 
     @overload
     def __init__(self, name: str, fn: ChildFlow[In, Out], input: Any = ..., **options: Unpack[NodeOptions]) -> None: ...
@@ -172,6 +174,7 @@ class Node(Generic[In, Out]):
             error_classifier=error_classifier,
             repeat=None,
             deadline=None,
+            heartbeat_timeout=None,
         )
 
     @property
@@ -247,6 +250,13 @@ class Node(Generic[In, Out]):
         NodeTimeout, and no attempt follows.
         """
         return self._changed(deadline=deadline)
+
+    def with_heartbeat_timeout(self, timeout: timedelta) -> Node[In, Out]:
+        """Return a copy whose attempts call `ctx.heartbeat` at least this often, counted from their start.
+
+        One that does not is ended as at its timeout, and the next one finds in `ctx.last_heartbeat` how far it came.
+        """
+        return self._changed(heartbeat_timeout=timeout)
 
     def with_retry(self, policy: RetryPolicy) -> Node[In, Out]:
         """Return a copy with another retry policy."""

@@ -21,7 +21,7 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-LATER_FIELDS = ("repeats", "pauses", "gate", "child", "deadline_ms")
+LATER_FIELDS = ("repeats", "pauses", "gate", "child", "deadline_ms", "heartbeat_ms")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 FIRST_FORMAT, FORMAT = 1, 2
 """The newest format of plans that this version knows."""
@@ -74,6 +74,7 @@ class NodePlan:
         child: Name of the flow that it starts; of a compensation, of the one whose run it undoes. Empty for none.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
         deadline_ms: Limit of the node, from the instant at which it is ready to the end of its last attempt; 0 is none.
+        heartbeat_ms: Longest time between two heartbeats of an attempt; 0 is none.
     """
 
     name: str
@@ -97,6 +98,7 @@ class NodePlan:
     gate: Mapping[str, Any] = field(default_factory=dict)
     child: str = ""
     deadline_ms: int = 0
+    heartbeat_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Plan:
                 "gate": node.gate,
                 "child": node.child,
                 "deadline_ms": node.deadline_ms,
+                "heartbeat_ms": node.heartbeat_ms,
             }
             policies |= {field: values for field, values in rare.items() if values}
             stored[f"node:{name}"] = _dense(policies | {"undone": name in compensated})
@@ -296,10 +299,9 @@ class Plan:
         return frozenset(name for name, node in self._plain_nodes() if self.steps[node.step].rules.claims_fast)
 
     def _plain_nodes(self) -> Iterator[tuple[str, NodePlan]]:
-        nodes = self.nodes.items()
-        return (
-            (name, node) for name, node in nodes if not (node.limits or node.paged or node.undoes or node.deadline_ms)
-        )
+        for name, node in self.nodes.items():
+            if not (node.limits or node.paged or node.undoes or node.deadline_ms or node.heartbeat_ms):
+                yield name, node
 
     @lazy
     def pages(self) -> tuple[tuple[str, str], ...]:

@@ -142,6 +142,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         gate={} if gate is None else gate.plan_fields(),
         child="" if node.child is None else node.child.name,
         deadline_ms=0 if node.deadline is None else in_milliseconds(node.deadline),
+        heartbeat_ms=0 if node.heartbeat_timeout is None else in_milliseconds(node.heartbeat_timeout),
     )
 
 

@@ -285,7 +285,7 @@ class Attempt:
             self.name,
             self.claimed.attempt,
             self.node_plan.task,
-            inputs.timeout_s,
+            inputs.first_limit_s,
             self.message,
             self.is_first,
             self.is_own,

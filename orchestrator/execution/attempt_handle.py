@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.definition.plan import Plan
+    from orchestrator.execution.heartbeat import Heartbeat
     from orchestrator.store.run_store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class AttemptHandle:
         own: Buckets that depend on its input.
         undoes: Whether it is a compensation's, which goes on in a run that is ending.
         generation: The node's generation.
+        heartbeat: Of a node with a heartbeat timeout: what keeps the attempt alive.
     """
 
     store: Store
@@ -55,6 +57,7 @@ class AttemptHandle:
     own: Sequence[str] = ()
     undoes: bool = False
     generation: int = 0
+    heartbeat: Heartbeat | None = None
 
     def is_cancelled(self) -> bool:
         """Whether the run is ending; not while Redis is away: then it is not known, and no failure of the node."""
@@ -69,13 +72,22 @@ class AttemptHandle:
     def report(self, detail: object) -> None:
         """Store what the attempt says of its progress; lost while Redis is away."""
         told = json.dumps(detail, allow_nan=False)
+        moved_ms = 0 if self.heartbeat is None else self.heartbeat.beat()
         try:
             with self.store.guarded():
-                self.store.scripts.report(self.run_id, self.plan.hash, self.node, self.token, told)
+                self.store.scripts.report(self.run_id, self.plan.hash, self.node, self.token, told, ends_in_ms=moved_ms)
         except StoreError as error:
+            if self.heartbeat is not None:
+                self.heartbeat.lose()
             logger.warning(
                 "flow %s run %s node %s: its heartbeat is lost: %s", self.plan.flow, self.run_id, self.node, error
             )
+
+    def last_told(self) -> object:
+        """What the attempts before this one have told last; see `NodeContext.last_heartbeat`."""
+        read = partial(self.store.node, self.run_id, self.node)
+        record = retry_until_stored(self.store, (self.plan.flow, self.run_id, self.node), read)
+        return json.loads(record["told"]) if "told" in record else None
 
     def take(self, name: str, key: str | None) -> None:
         """Sleep until a token is there; see `NodeContext.limit`."""

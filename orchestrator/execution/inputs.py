@@ -23,6 +23,7 @@ from orchestrator.definition.signature import MISSING
 from orchestrator.definition.state import FlowState
 from orchestrator.errors import InvalidInput, MissingOutputError, NodeTimeout
 from orchestrator.execution.attempt_handle import AttemptHandle
+from orchestrator.execution.heartbeat import Heartbeat
 from orchestrator.execution.keyed_limits import buckets_of
 from orchestrator.execution.store_retries import retry_until_stored
 from orchestrator.store.log_lines import LogLine
@@ -118,8 +119,16 @@ class Inputs:
         """Whether an attempt after this delay could not begin before the node's deadline, as far as is known here."""
         return self._is_cut and time.monotonic() + delay_ms / 1000 >= self._began + self.timeout_s
 
+    @property
+    def first_limit_s(self) -> float:
+        """After how many seconds the attempt is interrupted if it reports nothing."""
+        return min(self.timeout_s, self.node_plan.heartbeat_ms / 1000 or self.timeout_s)
+
     def expired(self) -> NodeTimeout:
         """The error of an attempt that reaches its limit."""
+        if self.first_limit_s < self.timeout_s and time.monotonic() < self._began + self.timeout_s:
+            within_s = self.node_plan.heartbeat_ms / 1000
+            return NodeTimeout(f"the attempt has reported no heartbeat for {within_s:g} s", **self.where)
         if self._is_cut:
             deadline_s = self.node_plan.deadline_ms / 1000
             return NodeTimeout(f"it was not done within its deadline of {deadline_s:g} s", **self.where)
@@ -246,6 +255,7 @@ class Inputs:
             self._buckets,
             undoes=undoes,
             generation=self.claimed.generation,
+            heartbeat=Heartbeat(within_ms, self.timeout_s) if (within_ms := self.node_plan.heartbeat_ms) else None,
         )
         fields: dict[str, Any] = {
             **self.where,
@@ -262,6 +272,7 @@ class Inputs:
             "report": lambda detail: handle.report(self.redaction.value(detail)),
             "take": handle.take,
             "ask_callback": handle.callback,
+            "ask_told": handle.last_told,
         }
         return NodeContext(**fields | changes)
 

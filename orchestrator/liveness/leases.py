@@ -116,7 +116,7 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
     error: OutcomeUnknown | NodeTimeout = OutcomeUnknown(f"{why}; whether its effects happened is not known")
     delay = 0
     if timed_out:
-        error = NodeTimeout(f"the attempt was past its timeout of {_limit_s(plan, claim.node, node):g} s: {why}")
+        error = NodeTimeout(f"the attempt {_overrun(plan, claim, node)}: {why}")
         delay = plan.delay_ms(claim.node, max(attempt, 1))
     failure = NodeFailure.of(error, **where)
     fault_point("before_lose", claim.node)
@@ -152,12 +152,14 @@ def end_claim(engine: Engine, claim: Claim, why: str, *, timed_out: bool) -> Non
         drop_claim(engine, claim, "its run knows nothing of it")
 
 
-def _limit_s(plan: Plan, node: str, record: Mapping[str, Any]) -> float:
-    """The time limit that an attempt had: its node's deadline may leave it less than the timeout."""
-    limit_ms = plan.nodes[node_of(node)].timeout_ms
-    if "ends" in record and "deadline" in record:
-        limit_ms = min(limit_ms, record["deadline"] - record["started"])
-    return limit_ms / 1000
+def _overrun(plan: Plan, claim: Claim, record: Mapping[str, Any]) -> str:
+    """Say which limit an attempt is past; its node's deadline may leave it less than the timeout."""
+    node = plan.nodes[node_of(claim.node)]
+    ends = record.get("deadline", 0)
+    if node.heartbeat_ms and claim.deadline < ends:
+        return f"has reported no heartbeat for {node.heartbeat_ms / 1000:g} s"
+    limit_ms = min(node.timeout_ms, ends - record["started"]) if "ends" in record and ends else node.timeout_ms
+    return f"was past its timeout of {limit_ms / 1000:g} s"
 
 
 def drop_claim(engine: Engine, claim: Claim, why: str) -> None:

@@ -33,7 +33,7 @@ from orchestrator.liveness.pool_memory import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 MISSING = (
@@ -176,6 +176,17 @@ def set_limit(instant: float) -> None:
     """Have this process killed at an instant (monotonic clock), unless this thread sets another limit; 0: none."""
     if _place is not None and _memory is not None:
         LIMIT.pack_into(_memory.bytes, start_of(_place, LIMIT) + _thread.index * LIMIT.size, instant)
+
+
+def limit_setter() -> Callable[[float], None]:
+    """Return what sets the limit of this thread as `set_limit` does, for other threads to call."""
+    index = getattr(_thread, "index", None)
+
+    def set_it(instant: float) -> None:
+        if _place is not None and _memory is not None and index is not None:
+            LIMIT.pack_into(_memory.bytes, start_of(_place, LIMIT) + index * LIMIT.size, instant)
+
+    return set_it
 
 
 def is_overdue(place: int) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from orchestrator.liveness.pool_processes import set_limit
+from orchestrator.liveness.pool_processes import limit_setter, set_limit
 from orchestrator.middleware import Middleware
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ HAS_TIMER = hasattr(signal, "setitimer")
 # signal.getsignal() wraps its result in an enum, which costs more than everything else here.
 getsignal: Callable[[int], object] = import_module("_signal").getsignal
 _errors: list[Callable[[], BaseException]] = []  # of the call that the main thread is in now
+_calls: dict[int, Callable[[], BaseException]] = {}  # the call that each thread is in
 
 
 def _can_be_interrupted() -> bool:
@@ -70,6 +71,7 @@ def call_within(seconds: float, expired: Callable[[], BaseException], function: 
     """
     # The kill is armed before the timer: it also ends a function that holds the interpreter, where no handler runs.
     set_limit(time.monotonic() + seconds + HARD_AFTER_S)
+    _calls[threading.get_ident()] = expired
     try:
         if not _can_be_interrupted():
             return function()
@@ -83,7 +85,25 @@ def call_within(seconds: float, expired: Callable[[], BaseException], function: 
             _errors.clear()  # first, so that the timer finds nothing to raise from here on
             _take_back()
     finally:  # the limit may strike in any line above, and its kill must be disarmed all the same
+        _calls.pop(threading.get_ident(), None)
         set_limit(0)
+
+
+class MovableLimit:
+    """The limit of the call that this thread is in: any thread may let it come later, as long as the call goes on."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._call = _calls.get(self._thread)
+        self._arm_kill = limit_setter()
+
+    def move(self, seconds: float) -> None:
+        """Let it come so many seconds from now."""
+        if self._call is None or _calls.get(self._thread) is not self._call:
+            return
+        self._arm_kill(time.monotonic() + seconds + HARD_AFTER_S)
+        if HAS_TIMER and _errors[:1] == [self._call] and self._thread == threading.main_thread().ident:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 class TimeLimit(Middleware):

@@ -95,3 +95,11 @@ def test_a_deadline_ends_an_attempt_and_none_follows(sample, ledger):
     assert run.error.message.startswith("it was not done within its deadline of 1 s")
     assert run.finished_at - run.created_at < timedelta(seconds=10)
     assert [event.event for event in run.history()].count("started") == 1
+
+
+def test_an_attempt_lives_as_long_as_it_reports_and_the_next_one_has_the_last_report(sample):
+    run = sample.orchestrator.start("beating")
+    assert run.result(timeout=30) == {"done": 7}
+    began, failed = (next(each for each in run.history() if each.event == event) for event in ("started", "retrying"))
+    assert failed.at - began.at > timedelta(seconds=2), "each report gives it a second"
+    assert "reported no heartbeat for 1 s" in failed.error

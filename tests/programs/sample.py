@@ -278,9 +278,24 @@ def is_late() -> None:
 
 overdue = flow("overdue").then(Node("is-late", is_late).with_deadline(timedelta(seconds=1))).build()
 
+
+# --- an attempt that reports for longer than its heartbeat timeout, and then no more ------------------
+def beats(ctx: NodeContext) -> object:
+    """Return what the attempt before this one has reported last."""
+    if ctx.last_heartbeat is not None:
+        return ctx.last_heartbeat
+    for number in range(8):
+        ctx.heartbeat({"done": number})
+        time.sleep(0.25)
+    time.sleep(60)
+    return None
+
+
+beating = flow("beating").then(Node("beats", beats, retry=SOON).with_heartbeat_timeout(timedelta(seconds=1))).build()
+
 FLOWS = (
     line, two_fans, wide, retries, exhausted, later, terminal, cancelled, out_of_time, rollback, forward, limited,
-    uses_task, asynchronous, keyed, one_at_a_time, overdue,
+    uses_task, asynchronous, keyed, one_at_a_time, overdue, beating,
 )  # fmt: skip
 for each in FLOWS:
     orchestrator.register(each)

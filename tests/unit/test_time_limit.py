@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from orchestrator.liveness.time_limit import call_within, interruptible
+from orchestrator.liveness.time_limit import MovableLimit, call_within, interruptible
 from tests.harness import wait_until
 
 SHORT_S, LONG_S = 0.05, 30.0
@@ -88,3 +88,21 @@ def test_another_thread_is_not_interrupted():
     thread.start()
     thread.join(30)
     assert ended == [1]
+
+
+def test_a_limit_is_moved_from_any_thread_while_its_call_goes_on():
+    limits = []
+
+    def go_on():
+        limits.append(MovableLimit())
+        mover = threading.Thread(target=limits[0].move, args=(LONG_S,))
+        mover.start()
+        mover.join()
+        return signal.getitimer(signal.ITIMER_REAL)[0]
+
+    with interruptible():
+        assert LONG_S / 2 < call_within(LONG_S / 3, Expired, go_on) <= LONG_S
+        limits[0].move(LONG_S)
+        assert call_within(SHORT_S, type("Other", (Expired,), {}), lambda: limits[0].move(LONG_S)) is None
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= SHORT_S
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -43,6 +43,7 @@ CHECKS: Final[tuple[Callable[[Flow], Iterator[Problem]], ...]] = (
     names.check_unique_keys,
     limits.check_timeouts,
     limits.check_deadlines,
+    limits.check_heartbeats,
     limits.check_max_runs,
     limits.check_retries,
     limits.check_limits,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.checks.functions import read_input_type
+from orchestrator.definition.checks.functions import read_contract, read_input_type
 from orchestrator.definition.checks.locations import find_places
 from orchestrator.definition.checks.messages import flow_place
 from orchestrator.definition.codecs import BadType
 from orchestrator.definition.gates import Gate
 from orchestrator.definition.policies import Limit, RateLimit, RetryPolicy, SharedConcurrency, SharedLimit
+from orchestrator.definition.signature import Contract
 from orchestrator.definition.wording import call, count_fault, duration_fault, is_a, show
 from orchestrator.errors import Problem
 
@@ -42,6 +43,19 @@ def check_deadlines(flow: Flow) -> Iterator[Problem]:
             yield Problem(place.where, "bad-timeout", f"its {fault}")
         elif what := _without_deadline(place):
             yield Problem(place.where, "bad-timeout", f"{what}, and no deadline")
+
+
+def check_heartbeats(flow: Flow) -> Iterator[Problem]:
+    """A heartbeat timeout is a duration, and belongs to a function that can report."""
+    for place in find_places(flow):
+        if place.node.heartbeat_timeout is None:
+            continue
+        contract = None if is_a(place.node, Gate) or place.node.child is not None else read_contract(place.node)
+        if fault := duration_fault(place.node.heartbeat_timeout, "heartbeat timeout"):
+            yield Problem(place.where, "bad-timeout", f"its {fault}")
+        elif contract is None or (isinstance(contract, Contract) and not contract.takes_context):
+            message = "it has a heartbeat timeout, but nothing in it can report: take a NodeContext as first parameter"
+            yield Problem(place.where, "bad-timeout", message)
 
 
 def _without_deadline(place: Place) -> str:

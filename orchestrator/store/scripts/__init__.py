@@ -212,9 +212,9 @@ class Scripts:
         """End a claim that nobody will finish: expire_claim.lua."""
         return moved_of(self._on_run("expire_claim", run_id, plan, node, token, failure, int(timed_out), delay_ms))
 
-    def report(self, run_id: str, plan: str, node: str, token: str, detail: str) -> Moved:
-        """Store what a running attempt says of its progress: report.lua."""
-        return moved_of(self._on_run("report", run_id, plan, node, token, detail))
+    def report(self, run_id: str, plan: str, node: str, token: str, detail: str, *, ends_in_ms: int = 0) -> Moved:
+        """Store what a running attempt says of its progress, and when its claim ends if it says no more: report.lua."""
+        return moved_of(self._on_run("report", run_id, plan, node, token, detail, ends_in_ms))
 
     def wake(self, run_id: str, plan: str, node: str) -> Moved:
         """Let a parked node be tried again: wake.lua."""

@@ -56,7 +56,8 @@ else
   rec.started, rec.deadline = NOW, math.min(NOW + facts.timeout_ms, rec.ends or math.huge)
   save(node, rec)
   wait_queue.take_tokens(asked, member, token, before or not may_sleep)
-  note_claim(rec.holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
+  local ends = math.min(rec.deadline, NOW + (facts.heartbeat_ms or math.huge))
+  note_claim(rec.holder, node, token .. '|' .. string.format('%.0f', ends))
 end
 touch()
 if rec.state == 'running' then

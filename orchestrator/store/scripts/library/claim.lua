@@ -114,8 +114,10 @@ rec = cjson.decode(string.format(RUNNING, rec.attempt + 1, rec.generation or 0, 
 rec.throttled, rec.buckets, rec.admits, rec.lost = before.throttled, before.buckets, admits, admits and before.lost
 rec.first, rec.busy, rec.secret, rec.kept, rec.ends = before.first, before.busy, before.secret, before.kept, before.ends
 rec.arrived = #facts.limits > 0 and string.format('%.0f', first) or nil
+rec.told = before.detail or before.told  -- for the attempt to go on from
 save(node, rec)
-note_claim(holder, node, token .. '|' .. string.format('%.0f', rec.deadline))
+-- Where heartbeats are asked for it ends earlier than the attempt, unless they move its end.
+note_claim(holder, node, token .. '|' .. string.format('%.0f', math.min(rec.deadline, NOW + (facts.heartbeat_ms or math.huge))))
 redis.call('ZADD', HOLDERS, 'NX', NOW + lease, holder)
 if not admits and (is_limited or rec.buckets) then
   wait_queue.forget_marks(rec.buckets, member)

@@ -321,7 +321,7 @@ class FlowRun:
         if record.status is not RunStatus.PAUSED:
             _refuse_child(record, "resumed")
         with self._engine.store.guarded():
-            # The token knows a call that the connection repeats after a lost answer: it must not resume once more.
+            # By its token a call that is repeated after a lost answer is known; else it would be refused as done.
             moved = self._engine.store.scripts.resume(self.id, record.plan, token=secrets.token_hex(16))
         if moved.outcome not in {"resumed", "continued"}:
             resumable = "only a paused, failed, cancelled or compensation_failed run can be resumed"

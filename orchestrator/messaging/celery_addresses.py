@@ -91,6 +91,7 @@ def list_name(channel: Any, queue: str, priority: int) -> str:
 
 
 def _backend_of(app: Celery) -> Any:
+    # As Celery itself chooses: what was given to Celery(backend=...) beats the configuration.
     return getattr(app, "backend_cls", None) or app.conf.result_backend
 
 

@@ -123,6 +123,7 @@ class Store:
 
     def begin_in_fork(self) -> None:
         """Take new connections: a lock of the parent's pool may be held by a thread that the child does not have."""
+        # In place: the scripts, the upkeep and the listeners hold this very client.
         self.client.connection_pool = self.address.new_pool(self.settings)
         self.scripts.wire.begin()
         self.listener.begin()

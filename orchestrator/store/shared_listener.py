@@ -137,6 +137,7 @@ class SharedListener:
 
     def begin(self) -> None:
         """Have no waits and no thread, as a process that was just forked."""
+        # New, too: at the fork another thread may have held the old one, and in the child nobody would release it.
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Waiter]] = {}  # by channel
         self._changed: set[str] = set()  # channels that the thread has to look at

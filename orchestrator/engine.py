@@ -194,6 +194,7 @@ class Engine:
         if started.outcome == "evicts":
             raise ConfigurationError(refused_eviction(plan.flow, started.run_id))
         if started.outcome == "started":
+            # The run is stored: what is lost from here on, its message as well, the reconciler does.
             self.publisher.publish_first(plan, run_id, started.work)
         return started
 

@@ -143,6 +143,7 @@ class NodeTask(EngineTask):
             except SoftTimeLimitExceeded:
                 raise
             except Exception:
+                # Its message is gone from the queue with it: the reconciler sends another.
                 logger.exception("flow %s: the message of run %r cannot be worked on", plan.flow, run_id)
                 return
             if outcome.end is End.REQUEUE:

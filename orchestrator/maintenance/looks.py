@@ -177,6 +177,7 @@ class RunLooks:
         for each, moved in zip(lost, self.store.scripts.republish_runs(asked), strict=True):
             self._parts.attempt("run", each.run_id, partial(keep, each, moved))
         if works:
+            # Noted as sent by now: if this process dies here, the next message of each comes when its back-off is over.
             fault_point("after_republish")
             self.engine.publisher.publish_all(works)
 

@@ -58,6 +58,7 @@ class Wakes:
             fault_point("after_wake", node)
             # Also where it went well: a timer that failed before is named no longer.
             self._parts.attempt("timer", member, partial(self._take, answer, plan, run_id, epoch, made))
+        # Ready by now, and without a message: after a crash here the looks at their runs send one.
         self.engine.publisher.publish_all(made)
 
     def _take(

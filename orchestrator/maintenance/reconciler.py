@@ -125,8 +125,10 @@ class Reconciler:
             if time.monotonic() >= self._leads_until:
                 self._stopped.wait(FOLLOWS_MS / 1000)
                 continue
-            nap_ms = self._guarded(self.fire_due) or 0
-            if nap_ms <= SHORTEST_WAIT_MS:
+            nap_ms = self._guarded(self.fire_due)
+            if nap_ms is None:  # a Redis that refuses everything is asked less often
+                self._stopped.wait(LONGEST_UNWAKED_MS / 1000)
+            elif nap_ms <= SHORTEST_WAIT_MS:
                 self._stopped.wait(SHORTEST_WAIT_MS / 1000)  # what is due and fails stays due, which must not spin
             elif not self._guarded(partial(self._await_wake, nap_ms / 1000)):
                 self._stopped.wait(min(nap_ms, LONGEST_UNWAKED_MS) / 1000)

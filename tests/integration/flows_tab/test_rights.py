@@ -1,4 +1,4 @@
-"""Who may read and do what in the Flows tab, and from where, in a Flower as it is started."""
+"""Rights in the Flows tab: who may read and do what, and from where, in a Flower as it is started."""
 
 from __future__ import annotations
 

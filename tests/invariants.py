@@ -27,6 +27,8 @@ ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
 GROUPS = ("open", *ENDED, "paused")
 COUNTED = {"callback", "child"}
 """What is waited for behind an attempt, and counts as running."""
+SAYS_NOTHING = {"run-started", "admitted", "republished", "approved", "child", "signal-kept", "signal-unused"}
+"""Events that change nothing of what has to hold."""
 
 
 @dataclass
@@ -209,7 +211,7 @@ class Story:
             self.verdict, self.must_end = detail, False
         elif event == "resumed":
             self._resume()
-        elif event not in {"run-started", "republished", "approved", "child", "signal-kept", "signal-unused"}:
+        elif event not in SAYS_NOTHING:
             self._end(event.removeprefix("run-"))
 
     def is_compensation(self, node: str) -> bool:

@@ -254,6 +254,7 @@ def describe_event(event: Event) -> str:
         "run-ending": f"the run is ending: {detail}",
         "resumed": "the run was resumed",
         "continued": "the run was resumed",
+        "admitted": "it was the run's turn",
         "republished": f"its message was sent again: {detail}",
         "page": f"page {detail} is stored",
         "iteration": f"iteration {detail} is stored",

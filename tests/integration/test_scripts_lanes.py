@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
+import redis
 
 from orchestrator import InvalidInput, Node, RemoteFlow, sleep
 from orchestrator.engine import MOVES
@@ -297,3 +298,44 @@ def spawn(world, parent, plan, name="again"):
         chords=True,
     )
     return Run(world, plan, world.store.children(parent.id)[-1], spawned.started)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_wide_first_step_is_entered_at_once(world, is_resumed):
+    members = [node(f"m-{number}") for number in range(300)]
+    plan = plan_of(flow().with_max_runs(1).then_parallel("fan", *members))
+    first, second = world.run(plan), world.run(plan)
+    if is_resumed:
+        second.cancel()
+        second.resume()
+    first.complete(first.cancel())
+    assert len(second.wake(ADMIT).work.names) == 300
+
+
+def test_a_run_whose_plan_is_gone_leaves_its_place_all_the_same(world):
+    plan = lane_plan()
+    first, second = world.run(plan), world.run(plan)
+    world.client.delete(world.keys.plan(plan.hash))
+    world.scripts.abandon(first.id, plan.hash, ["a"], verdict="failed", failure=FAILURE, is_last=False)
+    assert world.scripts.abandon(first.id, plan.hash, [], verdict="failed", failure=FAILURE, is_last=True) == "ended"
+    world.scripts.restore_plan(plan)
+    assert [seen.node for seen in second.look()] == [ADMIT]
+    assert second.wake(ADMIT).work.names == ("a",)
+    follow(world, second.cancel())
+    world.client.hset(world.keys.plan(plan.hash), "live", 0)
+    world.client.pexpire(world.keys.plan(plan.hash), 600_000)
+
+
+def test_a_full_server_admits_nothing_and_does_so_later(world):
+    plan = lane_plan()
+    first, second = world.run(plan), world.run(plan)
+    first.do("a")
+    first.do("b")
+    refused = world.client.config_get("maxmemory")["maxmemory"]
+    world.client.config_set("maxmemory", 1)
+    try:
+        with world.unchanged(), pytest.raises(redis.RedisError, match="maxmemory"):
+            second.wake(ADMIT)
+    finally:
+        world.client.config_set("maxmemory", refused)
+    assert second.wake(ADMIT).work.names == ("a",)

@@ -249,7 +249,19 @@ def trip(name: str) -> FlowBuilder:
 there = trip("there").then(Node("last", act).with_input_func(after("ride")).with_retry(MANY)).build()
 and_back = trip("and-back").then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
 
-for flow in (chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits, leg, there, and_back):
+in_turn = (
+    FlowBuilder("in-turn")
+    .triggered_by(manual("turn"))
+    .with_max_runs(1)
+    .then(Node("mine", act, 0).with_retry(MANY))
+    .then(Node("yours", act).with_input_func(after("mine")).with_retry(MANY))
+    .build()
+)
+
+for flow in (
+    *(chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits, leg, there, and_back),
+    in_turn,
+):
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused
     orchestrator.register(replace(flow, name=f"{flow.name}-fused", fused=True))

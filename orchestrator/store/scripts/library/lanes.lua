@@ -6,7 +6,10 @@
 local ADMIT, AGAIN_MS, GONE_AT_ONCE = ':admit', 1000, 100
 -- include: lane
 local function row_of(id) return id .. '|' .. ADMIT end
-local function is_free() return has_place(run.lane, plan_fact('max_runs').most) end
+local function is_free()
+  local max_runs = plan_fact('max_runs')  -- nothing if the plan is gone: then the next look at the first of the queue admits it
+  return max_runs and has_place(run.lane, max_runs.most)
+end
 
 -- The first of the queue; forget runs that are gone.
 local function first()

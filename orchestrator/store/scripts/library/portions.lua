@@ -184,6 +184,9 @@ end
 -- Along the way that the run went, begin anew what has not succeeded, then enter its first position; from a place among the
 -- members of a position on.
 local function reset(position, place)
+  if redis.call('EXISTS', NODES) == 0 then  -- it never began
+    return enter(0)
+  end
   local undos = {}
   for _, entry in ipairs(plan_fact('sagas')) do
     undos[entry[1]] = entry[2]

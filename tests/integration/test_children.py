@@ -150,6 +150,18 @@ def test_a_flow_is_repeated_with_its_own_result_and_all_of_it_is_undone(nested):
     assert statuses(endless) == ["cancelled"] * 2
 
 
+def test_a_tree_is_only_so_deep(nested):
+    run = start(nested, "deep", 0)
+    assert run.wait(timeout=30) == "failed"
+    depth, tree = 0, run.tree()
+    while tree.children:
+        assert tree.status == "failed"
+        (tree,) = tree.children
+        depth += 1
+    assert depth == nested.orchestrator._engine.settings.max_depth
+    assert "max_depth is 16" in tree.run.error.message
+
+
 def test_a_flow_that_nobody_has_announced_is_waited_for(nested):
     run = start(nested, "unannounced")
     reason = wait_until(lambda: [each.reason for each in run.explain() if each.state == "parked"], "the node is parked")

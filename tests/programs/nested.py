@@ -170,6 +170,7 @@ FLOWS = (
     .then(Node("weigh-it", weighing).with_inputs(item=run_input["item"], weight=7))
     .build(),
     flow("remote").then(Node("ship", RemoteFlow("shipping", takes=str, returns=str)).with_input("far")).build(),
+    flow("deep").takes(int).then(Node("deeper", RemoteFlow("deep", takes=int))).build(),
     flow("unannounced").then(Node("ship", RemoteFlow("nowhere"))).build(),
     flow("order-both")
     .takes(str)

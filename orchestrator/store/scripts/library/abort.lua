@@ -1,11 +1,13 @@
 -- How a run ends early: its verdict, what will not start any more, and the saga that undoes what succeeded.
 
--- The next compensations of the saga.
--- They end in front of one that waits for a child: no message is sent for it.
+-- What stands for a child is named by planning.py, with a dot, which no user's name has.
+local function is_of_child(undo) return string.find(undo, '.undo', 1, true) end
+
+-- The next compensations of the saga. They end in front of one that waits for a child: no message is sent for it.
 local function saga_names()
   local names = redis.call('LRANGE', SAGA, run.saga_at - 1, run.saga_at - 2 + SAGA_AHEAD)
-  for number = 2, plan_fact('children') and #names or 0 do
-    if plan_node(names[number]).child then
+  for number = 2, #names do
+    if is_of_child(names[number]) then
       return {unpack(names, 1, number - 1)}
     end
   end
@@ -32,7 +34,7 @@ local function next_compensation()
   elseif not undo then
     return finish.finish(run.saga_failed == '1' and 'compensation_failed' or run.verdict)
   end
-  if plan_fact('children') and plan_node(undo).child then
+  if is_of_child(undo) then
     return children.begin_undo(undo, undone_by(undo))
   end
   local rec = record(undo)
@@ -83,7 +85,7 @@ local function begin_ending(verdict, failure)
     return
   end
   set_run({verdict = verdict, error = failure})
-  if run.status == 'pending' and run.seq == 0 and children.is_child() then
+  if run.status == 'pending' and run.seq == 0 and MAY_BE_CHILD and children.is_child() then
     set_run({unbegun = '1'})
   end
   if (run.unfinished or '') ~= '' then

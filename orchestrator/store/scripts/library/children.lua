@@ -11,7 +11,7 @@ local AGAIN_MS, TREE, AT_ONCE, FEW = 1000, ':tree', 500, 20
 local function run_of(id) return string.sub(RUN, 1, -#RUN_ID - 1) .. id end
 local function plan_key(hash) return string.match(PLAN, '^(.*:)[^:]*$') .. hash end
 local function row_of(node) return RUN_ID .. '|' .. node end
-local function is_child() return string.sub(RUN_ID, 14, 15) == '-8' and redis.call('HEXISTS', RUN, 'parent') == 1 end
+local function is_child() return MAY_BE_CHILD and redis.call('HEXISTS', RUN, 'parent') == 1 end
 
 local function has_ended(status)
   return status == 'succeeded' or status == 'failed' or status == 'cancelled' or status == 'compensation_failed'

@@ -66,7 +66,7 @@ local function finish(after)
   local flow, created, deadline = run.flow, run.created, run.deadline
   -- include: end_run
   local work = run.lane and lanes.leave() or nothing()
-  if children.is_child() then  -- it is kept as long as its root is, see children.lua
+  if MAY_BE_CHILD and children.is_child() then  -- it is kept as long as its root is, see children.lua
     return children.tell_parent()
   end
   retire()
@@ -85,7 +85,7 @@ end
 local function reopen(token)
   run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
   redis.call('HSET', RUN, 'epoch', run.epoch, 'resumed_by', token)
-  if children.is_child() then
+  if MAY_BE_CHILD and children.is_child() then
     children.reopen()
   else
     keep()

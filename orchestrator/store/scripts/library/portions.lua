@@ -64,7 +64,7 @@ local function is_wanted(why, node, rec, when)
   if why == 'undo' then
     local is_lost = when == 'started' and (rec.state == 'failed' or rec.state == 'unknown')
     return rec.state == 'succeeded' or is_lost and abort.has_begun(node, rec)
-      or plan_fact('children') and (rec.state == 'failed' or rec.state == 'unknown' or rec.state == 'skipped')
+      or (rec.state == 'failed' or rec.state == 'unknown' or rec.state == 'skipped') and plan_fact('children')
         and children.undone_by(node) and children.has_left(node)
   end
   return why == 'again' and (rec.state == 'compensation_failed' or rec.owes and rec.state == 'failed')

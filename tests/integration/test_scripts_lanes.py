@@ -339,3 +339,23 @@ def test_a_full_server_admits_nothing_and_does_so_later(world):
     finally:
         world.client.config_set("maxmemory", refused)
     assert second.wake(ADMIT).work.names == ("a",)
+
+
+def test_a_run_at_the_head_of_the_queue_that_is_gone_holds_up_nobody(world):
+    plan = lane_plan()
+    first, gone, behind = (world.run(plan) for _ in range(3))
+    world.client.delete(*[name for name in world.names() if gone.id in name])
+    world.client.zrem(world.keys.live, gone.id)
+    world.client.zrem(world.keys.lane("f"), first.id)
+    world.client.zadd(world.keys.live, {behind.id: 1})
+    assert [each[0] for each in world.scripts.due_looks(count=10)[1]] == [behind.id]
+    assert [seen.node for seen in behind.look()] == [ADMIT]
+    assert behind.wake(ADMIT).work.names == ("a",)
+
+
+def test_who_comes_first_by_a_cancel_is_looked_at_soon(world):
+    plan = lane_plan()
+    _, second, third = (world.run(plan) for _ in range(3))
+    world.client.zadd(world.keys.live, {third.id: world.store.now_ms() + 600_000})
+    second.cancel()
+    assert world.client.zscore(world.keys.live, third.id) - world.store.now_ms() <= 1000

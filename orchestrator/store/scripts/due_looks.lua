@@ -76,10 +76,11 @@ local function waiting_members(id, run, deadline, open)
 end
 
 local answer = {}
--- It waits for its turn behind another one; see lanes.lua.
+-- It waits for its turn behind another one that is there; see lanes.lua.
 local function is_behind(id, lane)
   local queue = INDEX .. ':lane:' .. lane .. ':queued'
-  return redis.call('ZSCORE', queue, id) and redis.call('ZRANGE', queue, 0, 0)[1] ~= id
+  local first = redis.call('ZSCORE', queue, id) and redis.call('ZRANGE', queue, 0, 0)[1]
+  return first and first ~= id and redis.call('HEXISTS', RUNS .. ':' .. first, 'queued') == 1
 end
 
 local function look(id, due)

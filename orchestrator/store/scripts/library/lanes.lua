@@ -25,11 +25,13 @@ end
 
 local function call_first()
   local id = first()
+  if id then  -- it is looked at often from now on, so that a place whose run is gone is seen to be free
+    redis.call('ZADD', LIVE, 'XX', NOW + AGAIN_MS, id)
+  end
   if not id or not is_free() then
     return nothing()
   end
   redis.call('ZADD', TIMERS, instant, row_of(id))
-  redis.call('ZADD', LIVE, 'XX', NOW + AGAIN_MS, id)
   wake_leader(NOW)
   return {kind = 'next', names = {id, ADMIT, unpack(redis.call('HMGET', run_of(id), 'plan', 'epoch'))}}
 end

@@ -7,11 +7,13 @@ process can read it even while a function holds the interpreter.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import billiard
@@ -62,6 +64,17 @@ def close_memory(memory: PoolMemory) -> None:
     if _memory is memory:
         _memory = None
     memory.close()
+
+
+def prepare_forks() -> None:
+    """Import in a worker's main process what billiard would import in each process that is forked from it.
+
+    With cffi installed it asks the kernel by that to end the process with its parent, and cffi first loads a parser of
+    C, which takes longer than all else that a new process does.
+    """
+    if "cffi" in sys.modules:
+        with suppress(ImportError):
+            importlib.import_module("cffi.cparser")
 
 
 @worker_process_init.connect

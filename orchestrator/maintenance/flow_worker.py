@@ -17,7 +17,7 @@ from orchestrator.errors import StoreError
 from orchestrator.execution.event_loop import close_loop
 from orchestrator.execution.local_fan_out import end_threads
 from orchestrator.liveness.leases import LeaseRenewer
-from orchestrator.liveness.pool_processes import note_taking_flows, start_draining
+from orchestrator.liveness.pool_processes import note_taking_flows, prepare_forks, start_draining
 from orchestrator.liveness.watchdog import Watchdog
 from orchestrator.maintenance.early_ack import EarlyAck
 from orchestrator.maintenance.preflight import warn_of_problems
@@ -69,6 +69,7 @@ class FlowWorker:
     def prepare(self) -> None:
         """Set up what the pool, the consumer and their connections have to find when they are made."""
         note_taking_flows()
+        prepare_forks()
         self._patches.enter_context(patched(BEFORE_POOL, self._worker, self._engine.settings))
         # Before any connection is made: kombu reads its transport options when it opens one, and never again.
         limit_sockets(self._engine.app)

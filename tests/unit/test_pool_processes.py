@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,6 +27,17 @@ def test_a_process_is_replaced_after_as_many_nodes_or_messages(monkeypatch, mess
     assert json.dumps(most) == "3"
     monkeypatch.setattr(pool_processes, "_most", most)
     assert pool_processes.is_worn_out() == (nodes >= 3)
+
+
+def test_what_each_forked_process_would_import_is_imported_before(monkeypatch):
+    imported: list[str] = []
+    monkeypatch.setattr(importlib, "import_module", imported.append)
+    monkeypatch.delitem(sys.modules, "cffi", raising=False)
+    pool_processes.prepare_forks()
+    assert imported == [], "billiard does without it"
+    monkeypatch.setitem(sys.modules, "cffi", ModuleType("cffi"))
+    pool_processes.prepare_forks()
+    assert imported == ["cffi.cparser"]
 
 
 def test_a_process_without_a_limit_is_never_worn_out(monkeypatch):

@@ -71,6 +71,25 @@ def test_a_worker_killed_while_a_child_is_undone_undoes_all_of_it_once(order, wo
     check_run(run, "failed")
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        "before_spawn@lap-by-lap:kill9:2",
+        "after_spawn@lap-by-lap:kill9:2",
+        "after_parent@lap-by-lap:kill9:2",
+        "before_store@lap-by-lap:kill9:2",
+        "after_store@lap-by-lap:kill9:4",
+    ],
+)
+def test_a_worker_killed_between_iterations_starts_each_child_once(order, world: World):
+    world.fail_at(order)
+    run = world.orchestrator().start("laps", 0)
+    assert run.result(int, timeout=60) == 3
+    assert world.hits, "the point was not reached"
+    assert [child.result(int, timeout=1) for child in run.children()] == [1, 2, 3]
+    check_keys(world.client)
+
+
 def test_a_cancel_reaches_a_child_whose_worker_is_killed(world: World):
     world.fail_at("before_store@leg-1:kill9:1")
     run = world.orchestrator().start("there")

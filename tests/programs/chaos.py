@@ -246,6 +246,21 @@ def trip(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("load")).then(first).then(Node("ride", leg))
 
 
+lap = (
+    FlowBuilder("lap")
+    .takes(int)
+    .triggered_by(manual("trip"))
+    .then(Node("run-lap", act).with_input_func(lambda state: state.input(int)).with_retry(MANY))
+    .build()
+)
+laps = (
+    FlowBuilder("laps")
+    .takes(int)
+    .triggered_by(manual("load"))
+    .then(Node("lap-by-lap", lap).with_repeat(lambda n: n >= 3))
+    .build()
+)
+
 there = trip("there").then(Node("last", act).with_input_func(after("ride")).with_retry(MANY)).build()
 and_back = trip("and-back").then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
 
@@ -259,7 +274,26 @@ in_turn = (
 )
 
 for flow in (
-    *(chain, ten, fan, local, saga, pick, again, slow, once, pages, rounds, items, waits, leg, there, and_back),
+    *(
+        chain,
+        ten,
+        fan,
+        local,
+        saga,
+        pick,
+        again,
+        slow,
+        once,
+        pages,
+        rounds,
+        items,
+        waits,
+        leg,
+        lap,
+        laps,
+        there,
+        and_back,
+    ),
     in_turn,
 ):
     orchestrator.register(flow)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli.session import Session, command
-from orchestrator.cli.text import as_json_line, at, clean, cut, state
+from orchestrator.cli.text import as_json_line, at, clean, cut, span, state
 
 if TYPE_CHECKING:
     from orchestrator.runs import Event
@@ -33,7 +34,10 @@ def event_line(event: Event) -> str:
     """Return one entry of a history as a line."""
     instant = event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
     attempt = f"attempt {event.attempt}" if event.attempt else ""
-    parts = [instant, clean(event.event), clean(event.node), attempt, cut(event.detail), cut(event.error)]
+    detail = event.detail
+    if event.event in {"retrying", "throttled"} and detail.isdecimal():
+        detail = f"again in {span(timedelta(milliseconds=int(detail)))}"
+    parts = [instant, clean(event.event), clean(event.node), attempt, cut(detail), cut(event.error)]
     return "  ".join(part for part in parts if part)
 
 

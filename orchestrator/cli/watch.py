@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from orchestrator.cli.text import as_json_line, is_terminal, state
 from orchestrator.definition.state import RunStatus
 
 if TYPE_CHECKING:
-    from orchestrator.runs import FlowRun
+    from orchestrator.runs import Event, FlowRun
 
 LOOK_EVERY_S = 0.5
 FAILED = 1
@@ -37,18 +36,29 @@ def watch(session: Session, run_id: str) -> None:
 
 
 def _follow(run: FlowRun, *, is_json: bool) -> RunStatus:
-    seen = 0
+    seen: list[Event] = []
     while True:
         status = run.status  # before the history, which then holds all that led to it
         events = run.history()
-        for event in itertools.islice(events, seen, None):
+        new = _behind(seen, events)
+        if seen and len(new) == len(events):
+            click.echo("events were dropped unseen: more came at once than Settings.history_limit keeps", err=True)
+        for event in new:
             click.echo(as_json_line(event_json(event)) if is_json else event_line(event))
-        seen = len(events)
+        seen = events
         if status.is_final:
             if not is_json:
                 click.echo(state(str(status)))
             return status
         time.sleep(LOOK_EVERY_S)
+
+
+def _behind(seen: list[Event], events: list[Event]) -> list[Event]:
+    """Return what came behind the events that were seen; a long history loses its oldest entries meanwhile."""
+    for dropped in range(len(seen)):
+        if events[: len(seen) - dropped] == seen[dropped:]:
+            return events[len(seen) - dropped :]
+    return events
 
 
 def _repaint(run: FlowRun) -> RunStatus:

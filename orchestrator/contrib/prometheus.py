@@ -19,7 +19,7 @@ from orchestrator.engine import engine_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.schedules import instants
-from orchestrator.sparing_log import warn_sparingly
+from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.totals import Histogram, read_totals
 from orchestrator.store.waiting_rows import KINDS, count_waiting
 
@@ -144,8 +144,11 @@ class Collector:
         """Take a snapshot; a failure is one too, which keeps the values of the one before."""
         try:
             samples = take(self._orchestrator)
-        except OrchestratorError as error:
-            warn_sparingly(logger, "metrics: %s", error)
+        except Exception as error:  # noqa: BLE001 - the thread would end, and its last values would look fresh for good
+            if isinstance(error, OrchestratorError):
+                warn_sparingly(logger, "metrics: %s", error)
+            else:
+                log_error_sparingly(logger, error, "metrics: no snapshot could be taken")
             self._last = Snapshot(self._last.at, is_up=False, samples=self._last.samples)
             return
         self._last = Snapshot(datetime.now(UTC), is_up=True, samples=samples)

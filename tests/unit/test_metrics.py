@@ -1,0 +1,40 @@
+"""Collector of metrics: a snapshot that cannot be taken, whatever the reason, is said and not the end of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from orchestrator.contrib import prometheus
+from orchestrator.errors import StoreUnavailable
+
+
+def value_of(collector: prometheus.Collector, name: str) -> float:
+    (family,) = [each for each in collector.collect() if each.name == name]
+    value: float = family.samples[0].value
+    return value
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("Redis is away"), KeyError("a number that is none"), OSError()])
+def test_any_error_of_a_snapshot_means_down_until_the_next_one(error, monkeypatch, caplog):
+    orchestrator: Any = None
+    collector = prometheus.Collector(orchestrator)
+
+    def fail(_: object) -> prometheus.Samples:
+        raise error
+
+    monkeypatch.setattr(prometheus, "take", lambda _: {"orchestrator_timers": {(): 7.0}})
+    collector.refresh()
+    assert value_of(collector, "orchestrator_up") == 1
+    monkeypatch.setattr(prometheus, "take", fail)
+    with caplog.at_level(logging.WARNING):
+        collector.refresh()
+        collector.refresh()
+    assert value_of(collector, "orchestrator_up") == 0
+    assert value_of(collector, "orchestrator_timers") == 7
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(prometheus, "take", lambda _: {})
+    collector.refresh()
+    assert value_of(collector, "orchestrator_up") == 1

@@ -9,6 +9,7 @@ import click
 from celery.app.utils import find_app
 
 from orchestrator.cli.live import GOES_ON, Group, judge_live
+from orchestrator.cli.problems import broken_import, broken_place
 from orchestrator.cli.session import orchestrator_of
 from orchestrator.cli.text import as_json, clean
 from orchestrator.engine import engine_of
@@ -82,6 +83,14 @@ def findings(context: click.Context) -> Iterator[Problem]:
         except OrchestratorError as error:
             yield Problem(_named(context), "refused", str(error))
             return
+        except click.ClickException:
+            raise
+        except Exception as error:
+            place = broken_place(error)
+            if place is None:
+                raise click.UsageError(f"-A {clean(_named(context))} {clean(broken_import(error))}") from error
+            yield Problem(place, "import", broken_import(error))
+            return
     soft = [each for each in warned if issubclass(each.category, FlowDefinitionWarning)]
     yield from (Problem(_named(context), "warning", str(each.message)) for each in soft)
     yield from _of_app(orchestrator)
@@ -92,10 +101,7 @@ def _load(context: click.Context) -> Orchestrator:
     if context.obj is None or isinstance(name, str):
         if not isinstance(name, str):
             raise click.UsageError("name the app: orchestrator -A proj check")
-        try:
-            context.obj = _App(find_app(name))
-        except (ImportError, AttributeError) as error:
-            raise click.UsageError(f"-A {clean(name)} cannot be imported: {clean(str(error))}") from error
+        context.obj = _App(find_app(name))
     return orchestrator_of(context)
 
 

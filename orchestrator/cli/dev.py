@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli import dev_state
-from orchestrator.cli.problems import Refusal
+from orchestrator.cli.problems import Refusal, broken_import, broken_place
 from orchestrator.cli.text import clean
 from orchestrator.engine import engine_of
+from orchestrator.errors import OrchestratorError
 from orchestrator.maintenance.flow_worker import flow_queues
 from orchestrator.server import HOST, EmbeddedServer
 
@@ -71,7 +72,7 @@ def dev(context: click.Context, module: str | None, concurrency: int) -> None:
     with EmbeddedServer(dev_state.FOLDER / "data") as server:
         os.environ.update(dev_state.environment(server.url, modules))
         os.environ.setdefault("ORCHESTRATOR_SHUTDOWN_GRACE", f"{GRACE_S:g}")
-        app = load_app()
+        app = load_app(modules)
         dev_state.remember(server.url, modules)
         try:
             code = Processes(app, concurrency).run(server.url)
@@ -97,17 +98,22 @@ def modules_here() -> list[str]:
     return names
 
 
-def load_app() -> Celery:
-    """Import the modules with the flows.
+def load_app(modules: list[str]) -> Celery:
+    """Import the modules with the flows, whose names are in the environment.
 
     Raises:
         Refusal: One cannot be imported, or there are no flows in them.
     """
     sys.path.insert(0, str(Path.cwd()))
-    app: Celery = import_module(dev_state.APP).app
-    app.loader.import_default_modules()
-    engine = engine_of(app)
-    engine.discovery.catch_up()
+    try:
+        app: Celery = import_module(dev_state.APP).app
+        app.loader.import_default_modules()
+        engine = engine_of(app)
+        engine.discovery.catch_up()
+    except OrchestratorError:
+        raise  # says itself what is wrong with a flow
+    except Exception as error:
+        raise Refusal(clean(f"{broken_place(error) or ', '.join(modules)} {broken_import(error)}")) from error
     if not engine.registry.flows:
         raise Refusal("there is no flow in these modules; build one at the top of a module with FlowBuilder")
     return app

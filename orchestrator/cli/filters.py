@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.session import Instant, Pair
+from orchestrator.cli.session import Instant, Pair, Session
 from orchestrator.definition.state import RunStatus
 
 if TYPE_CHECKING:
@@ -68,10 +68,12 @@ class Filter:
 def run_filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a filter to a command, which gets a `Filter` as `chosen`."""
 
-    def run(*args: Any, **options: Any) -> Any:
+    def run(session: Session, *args: Any, **options: Any) -> Any:
         given = {name: options.pop(name) for name in Filter.__dataclass_fields__}
         given["tag"] = dict(given["tag"])
-        return function(*args, chosen=Filter(**given), **options)
+        if given["parent"] is not None:
+            given["parent"] = session.run(given["parent"]).id
+        return function(session, *args, chosen=Filter(**given), **options)
 
     run.__doc__, run.__name__ = function.__doc__, function.__name__
     # Options of the command itself were added to the function before.
@@ -89,6 +91,6 @@ OPTIONS = (
     click.option("--since", type=Instant(), help="Started at or after an instant, or 30m, 2h, 7d ago."),
     click.option("--until", type=Instant(), help="Started before an instant."),
     click.option("--tag", multiple=True, type=Pair(), help="With this tag, name=value."),
-    click.option("--parent", help="Children of this run."),
+    click.option("--parent", metavar="RUN", help="Children of this run."),
     click.option("--text", help="Whose id, idempotency key or error has this in it."),
 )

@@ -1,16 +1,19 @@
-"""Errors of the library as a command shows them: one sentence that says what to do next, and exit code 2."""
+"""Errors as a command shows them: one sentence that says what to do next, and exit code 2."""
 
 from __future__ import annotations
 
 import difflib
+import sysconfig
+import traceback
 from typing import NoReturn
 
 import click
 
 from orchestrator.cli.text import clean
-from orchestrator.errors import OrchestratorError, StoreUnavailable
+from orchestrator.errors import PLUMBING, OrchestratorError, StoreUnavailable
 
 WRONG_USE = 2
+WHAT_TO_NAME = "Name the module that calls Orchestrator(app), or use `orchestrator dev`, which needs no app"
 
 
 class Refusal(click.ClickException):
@@ -29,6 +32,35 @@ def shown(error: Exception) -> click.ClickException | None:
     if isinstance(error, OrchestratorError | ValueError | TimeoutError):
         return Refusal(clean(str(error), lines=True))
     return None
+
+
+def broken_place(error: BaseException) -> str | None:
+    """Return "file:line" of what keeps a module of the user from being imported; None if none was reached."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}:{error.lineno or 1}"
+    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in PLUMBING and not file.startswith(("<", *libraries)):
+            found = f"{file}:{line}"
+    return found
+
+
+def broken_import(error: BaseException) -> str:
+    """Return type and message of an error that keeps a module from being imported."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"cannot be imported: {type(error).__name__}: {message}"
+
+
+def wrong_app(name: str, error: BaseException) -> click.ClickException:
+    """Return why no app could be had from `-A`, and what to do."""
+    if isinstance(error, OrchestratorError) and (known := shown(error)) is not None:
+        return known
+    place = broken_place(error)
+    what = f"{place} {broken_import(error)}" if place else f"it {broken_import(error)}"
+    return Refusal(f"-A {clean(name)}: {clean(what)}. {WHAT_TO_NAME}")
 
 
 def refuse_command(ctx: click.Context, name: str, known: list[str]) -> NoReturn:

@@ -9,6 +9,7 @@ from celery.bin.celery import celery
 
 from orchestrator.cli import Commands
 from orchestrator.cli.dev_state import use_running_dev
+from orchestrator.cli.problems import wrong_app
 
 LEFT_OUT = {"version"}
 COMPLETE = "ORCHESTRATOR_COMPLETE"
@@ -27,7 +28,12 @@ def _begin(**options: Any) -> None:
     if context.invoked_subcommand == "check":
         options["app"] = None  # it imports the app itself, to show what is wrong there
     assert celery.callback is not None  # noqa: S101 - a click group has one
-    celery.callback(version=False, **options)
+    try:
+        celery.callback(version=False, **options)
+    except (click.UsageError, AttributeError) as error:  # Celery's own text names no next step
+        if not isinstance(options.get("app"), str):
+            raise
+        raise wrong_app(options["app"], error.__context__ or error) from error
 
 
 program = Commands(

@@ -255,6 +255,14 @@ def test_a_filter_counts_first_and_asks_nobody_without_a_terminal(operator):
     assert "not both" in operator.type("cancel", code=2)
 
 
+def test_a_parent_is_named_by_the_beginning_of_its_id_too(operator, run_id):
+    for name in (run_id, run_id[:12]):
+        assert operator.json("runs", "--parent", name)["runs"] == []
+        assert operator.json("cancel", "--parent", name, "--yes")["count"] == 0
+    for words in (("runs",), ("cancel", "--yes")):
+        assert "is unknown" in operator.type(*words, "--parent", "no-run", code=2)
+
+
 def test_a_run_that_nobody_begins_is_explained(operator):
     id = operator.type("start", "lonely").strip()
     (waiting,) = operator.json("explain", id)
@@ -391,6 +399,21 @@ def test_no_server_and_a_wrong_app_are_named(app, message):
     assert answer.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("app", "message"),
+    [
+        ("nix", "No module named 'nix'"),
+        ("tests.refusals", "has no attribute 'celery'"),
+        ("tests.programs.sample:nix", "No module named"),
+    ],
+)
+def test_what_is_no_app_is_named_with_the_next_step(app, message):
+    answer = CliRunner().invoke(program, ["-A", app, "runs"])
+    assert answer.exit_code == 2
+    assert message in answer.stderr
+    assert "Name the module that calls Orchestrator(app), or use `orchestrator dev`" in answer.stderr
+
+
 def test_watch_repaints_its_lines_on_a_terminal(operator):
     run = operator.orchestrator.start("slow")
     command = [sys.executable, "-m", "celery", "-A", MODULE, "flow", "watch", run.id[:13]]
@@ -447,11 +470,15 @@ orchestrator.register(FlowBuilder("far").triggered_by(manual("x")).then(Node("go
         (BROKEN + EMPTY_FLOW, 1, {"no-step", "no-trigger"}),
         (BROKEN + UNDECLARED, 1, {"would-hang", "unsafe-content"}),
         (BROKEN, 1, {"no-flow"}),
-        ("import a_module_that_is_not_there", 2, set()),
+        ("import a_module_that_is_not_there", 1, {"import"}),
+        ("1 / 0", 1, {"import"}),
+        ("def (", 1, {"import"}),
+        (None, 2, set()),
     ],
 )
 def test_check_finds_without_a_server_what_would_not_run(tmp_path, code, exit_code, found):
-    (tmp_path / "broken.py").write_text(code)
+    if code is not None:
+        (tmp_path / "broken.py").write_text(code)
     answer = subprocess.run(
         [sys.executable, "-c", "from orchestrator.cli import main; main()", "-A", "broken", "check", "--json"],
         cwd=tmp_path,
@@ -464,7 +491,9 @@ def test_check_finds_without_a_server_what_would_not_run(tmp_path, code, exit_co
     assert answer.returncode == exit_code, answer.stderr
     if exit_code == 1:
         SCHEMAS["check"].validate_json(answer.stdout, strict=True)
-        assert {each["code"] for each in json.loads(answer.stdout)} == found
+        problems = json.loads(answer.stdout)
+        assert {each["code"] for each in problems} == found
+        assert found != {"import"} or problems[0]["where"] == f"{tmp_path / 'broken.py'}:1"
     else:
         assert "cannot be imported" in answer.stderr
 

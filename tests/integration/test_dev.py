@@ -99,6 +99,8 @@ def test_everything_ends_when_dev_is_killed(folder):
         ({}, "no Python file here imports orchestrator"),
         ({"order.py": "from shop import orchestrator\nprint(1 / 0)"}, "no Python file here imports orchestrator"),
         ({"flows.py": "import orchestrator"}, "there is no flow in these modules"),
+        ({"flows.py": "import orchestrator\n1 / 0"}, "flows.py:2 cannot be imported: ZeroDivisionError"),
+        ({"flows.py": "import orchestrator\ndef ("}, "flows.py:2 cannot be imported: SyntaxError"),
     ],
 )
 def test_a_folder_without_flows_is_refused_with_what_to_do(tmp_path, files, words):
@@ -107,4 +109,5 @@ def test_a_folder_without_flows_is_refused_with_what_to_do(tmp_path, files, word
     refused = second(tmp_path, "dev")
     assert refused.returncode == 2
     assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
     assert processes_in(tmp_path) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,10 @@ class Finding:
     def __str__(self) -> str:
         """Return the sentence."""
         return self.what
+
+    def to_json(self) -> dict[str, str]:
+        """Return the finding as JSON values."""
+        return asdict(self)
 
 
 def warn_of_problems(engine: Engine) -> None:

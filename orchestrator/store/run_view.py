@@ -130,13 +130,14 @@ class RunView:
 
     def to_json(self) -> dict[str, Any]:
         """Return the view as JSON values; of the plan only its steps."""
-        steps = [] if self.plan is None else [_step_json(step) for step in self.plan.steps]
+        steps = [] if self.plan is None else [step_json(step) for step in self.plan.steps]
         names = ("nodes", "input", "input_size", "verdict", "log", "scheduled")
         rest = {name: json_value(getattr(self, name)) for name in names}
         return {"run": self.run.to_json(), "steps": steps, **rest}
 
 
-def _step_json(step: Any) -> dict[str, Any]:
+def step_json(step: Any) -> dict[str, Any]:
+    """Return a step of a plan as JSON values."""
     return {name: json_value(getattr(step, name)) for name in ("name", "kind", "nodes", "next", "branches")}
 
 

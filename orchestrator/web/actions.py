@@ -124,9 +124,13 @@ def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reaso
 class Start(FlowPage):
     """Start a run of a flow."""
 
+    @tornado.web.authenticated
     async def get(self, name: str) -> None:
-        """Lead to the page of the flow, where runs are started."""
-        self.redirect(self.reverse_url("flows-flow", name))
+        """Lead to the page of the flow, where runs are started; a page that says what was refused stays current."""
+        if not self.argument("live"):
+            self.redirect(self.reverse_url("flows-flow", name))
+        elif not self.is_fresh():
+            await self.show_flow(name)
 
     @tornado.web.authenticated
     async def post(self, name: str) -> None:

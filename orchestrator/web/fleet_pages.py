@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.state import RunStatus
 from orchestrator.starts import find_plan
-from orchestrator.store.queries import as_json
+from orchestrator.store.queries import as_json, json_value
+from orchestrator.store.run_view import step_json
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.run_page import NARROW
 
@@ -111,6 +112,23 @@ class FlowShown:
     schema: str
     is_here: bool
 
+    @property
+    def version(self) -> str:
+        """A text that changes when the page would."""
+        last = [(each.id, each.status) for each in self.row.last]
+        return digest((self.plan, self.row.counts, last, self.schedules, self.statistics))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the flow as JSON values."""
+        return {
+            "flow": self.row.to_json(),
+            "steps": [step_json(step) for step in self.plan.steps],
+            "schedules": [row.to_json() for row in self.schedules],
+            "statistics": self.statistics.to_json(),
+            "input_schema": json_value(self.plan.input_schema),
+            "is_here": self.is_here,
+        }
+
 
 def read_flow(orchestrator: Orchestrator, name: str) -> FlowShown:
     """Return the page of a flow.
@@ -159,10 +177,10 @@ def read_workers(orchestrator: Orchestrator) -> Workers:
     rows = orchestrator.workers()
     served = {flow for row in rows for flow in row.flows}
     unserved = tuple(sorted(each.flow for each in orchestrator.counts() if each.flow not in served))
-    return Workers(rows, _findings(orchestrator), unserved if rows else ())
+    return Workers(rows, read_findings(orchestrator), unserved if rows else ())
 
 
-def _findings(orchestrator: Orchestrator) -> tuple[Finding, ...]:
+def read_findings(orchestrator: Orchestrator) -> tuple[Finding, ...]:
     """Return what the doctor says; he is asked every half a minute, for he takes longer than a page may."""
     place = orchestrator._engine.store.place  # noqa: SLF001 - as above
     at, found = _examined.get(place, (0.0, ()))

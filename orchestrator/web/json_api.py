@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 READERS: dict[str, Any] = {
     "counts": Orchestrator.counts,
+    "findings": fleet_pages.read_findings,
     "flows": fleet_pages.read_flows,
     "limits": Orchestrator.limits,
     "schedules": read_schedules,
@@ -58,12 +59,22 @@ def show(orchestrator: Orchestrator, run_id: str) -> RunView:
         return orchestrator.get(run_id).show()
 
 
+class Flow(FlowsHandler):
+    """One flow."""
+
+    @tornado.web.authenticated
+    async def get(self, name: str) -> None:
+        """Send a flow with its steps, schedules and the statistics of its nodes."""
+        page = await self.ask(fleet_pages.read_flow, name)
+        self.finish(page.to_json())
+
+
 class Listing(FlowsHandler):
     """The other pages."""
 
     @tornado.web.authenticated
     async def get(self, what: str) -> None:
-        """Send the rows of a page: counts, flows, limits, schedules, what waits, or workers."""
+        """Send the rows of a page: counts, findings, flows, limits, schedules, what waits, or workers."""
         reader = READERS.get(what)
         if reader is None:
             raise PageProblem(404, f"There is no list of {what}.")

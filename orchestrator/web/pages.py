@@ -161,18 +161,22 @@ class FlowPage(FlowsHandler):
     """One flow: its graph, schedules, figures and the box that starts a run."""
 
     tab = "flows"
+    fresh_s = FRESH_S
 
     @tornado.web.authenticated
     async def get(self, name: str) -> None:
-        """Show a flow."""
-        await self.show_flow(name)
+        """Show a flow; of an open page all but the box, in which somebody may be typing."""
+        if not self.is_fresh():
+            await self.show_flow(name)
 
     async def show_flow(self, name: str, **given: Any) -> None:
         """Show a flow, after a start that was refused with what was given and why."""
         page = await self.ask(fleet_pages.read_flow, name)
         values = {"given": "", "key": "", "tags": "", "problem": ""} | given
         runs = f"{self.reverse_url('flows')}?{urlencode({'flow': name})}"
-        self.show("flows_flow.html", page=page, name=name, runs_address=runs, **values)
+        self.show_live(
+            "flows_flow.html", "flows_flow_live.html", page.version, page=page, name=name, runs_address=runs, **values
+        )
 
 
 class LimitsPage(FlowsHandler):

@@ -22,11 +22,12 @@ from orchestrator.web.why import Reason, reason_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator import Event, NodeRow, Orchestrator, RunView
+    from orchestrator import Event, NodeRow, Orchestrator, RunRow, RunView
     from orchestrator.web.shapes import Box
 
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
+CHILDREN = 8
 NARROW = 330
 
 
@@ -81,6 +82,9 @@ class RunPage:
     panel: Panel | None
     schedule: tuple[str, str] | None
     """Id and words of the schedule that started it."""
+    children: tuple[RunRow, ...] = ()
+    """The newest runs that its nodes have started."""
+    child_count: int = 0
     history: list[Event] = field(default_factory=list)
     history_length: int = 0
 
@@ -180,9 +184,21 @@ def _read_run(
         timeline=read_timeline(view, history, now),
         panel=_panel(view, chosen, attempt, history, names),
         schedule=schedule_of(orchestrator, view),
+        **_children(orchestrator, view),
         history=history[-HISTORY_SHOWN:][::-1],
         history_length=len(history),
     )
+
+
+def _children(orchestrator: Orchestrator, view: RunView) -> dict[str, Any]:
+    """Return the newest children and how many there are; of a plan without any, Redis is not asked."""
+    if view.plan is not None and not view.plan.children:
+        return {}
+    store = orchestrator._engine.store  # noqa: SLF001 - as above
+    with store.guarded():
+        count = store.client.zcard(store.keys.children(view.run.id))
+    rows = orchestrator.runs(parent=view.run.id, limit=CHILDREN).rows if count else ()
+    return {"children": rows, "child_count": count}
 
 
 def _workers(orchestrator: Orchestrator) -> dict[str, str]:

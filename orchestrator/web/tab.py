@@ -88,6 +88,7 @@ def addresses() -> list[Any]:
         url(r"/flows/backfill", actions.Backfill, name="flows-backfill"),
         url(r"/flows/api/runs", json_api.Runs, name="flows-api-runs"),
         url(rf"/flows/api/run/{RUN}", json_api.Run, name="flows-api-run"),
+        url(rf"/flows/api/flow/{NAME}", json_api.Flow, name="flows-api-flow"),
         url(r"/flows/api/([a-z]+)", json_api.Listing, name="flows-api"),
         url(r"/flows/static/(.+)", StaticFileHandler, {"path": str(HERE / "static")}, name="flows-static"),
     ]

@@ -15,8 +15,8 @@ from tests.flower import CONFIG, flower_process
 from tests.harness import load_program, wait_until, workers
 
 MODULE = "tests.programs.shown"
-SOON = "from orchestrator.web.pages import RunsPage\nRunsPage.fresh_s = 1\n"
-"""An open list is read anew each second, where others wait four."""
+SOON = "from orchestrator.web.pages import FlowPage, RunsPage\nFlowPage.fresh_s = RunsPage.fresh_s = 1\n"
+"""An open list is read anew each second, where others wait for longer."""
 pytestmark = pytest.mark.browser
 FOCUSED = """const e = document.activeElement;
 return e.dataset.node || e.parentElement.id || e.innerText || e.tagName"""
@@ -292,6 +292,20 @@ def test_a_run_is_started_and_its_input_checked(page, flower):
     assert all("422" in each for each in page.complaints())
 
 
+def test_an_open_page_of_a_flow_is_current_and_what_is_typed_there_stays(page, flower, program):
+    page.open(f"{flower.address}/flows/flow/sweep-carts")
+    page.run("window.stayed = true; document.querySelector('[name=input]').value = '[1, 2'")
+    page.click("[name=key]")
+    run = program.orchestrator.start("sweep-carts")
+    wait_until(
+        lambda: page.run("return document.querySelector(arguments[0]) !== null", f".fl-strip a[href$='{run.id}']"),
+        "the strip has the run",
+    )
+    assert page.run(
+        "return [window.stayed, document.querySelector('[name=input]').value, document.activeElement.name]"
+    ) == [True, "[1, 2", "key"]
+
+
 def test_the_keyboard_alone(page, flower, order):
     page.open(f"{flower.address}/flows?flow=order&status=failed")
     page.keys("/")
@@ -328,10 +342,12 @@ def test_a_task_of_flower_s_own_page_leads_to_its_run(page, flower, program):
     page.wait_for("#fl-id", run.id)
 
 
-@pytest.mark.parametrize("path", ["/flows", "/flows/flows", "/flows/limits", "/flows/schedules", "/flows/workers"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize(
+    "path", ["", "/flows", "/limits", "/schedules", "/workers", "/waiting", "/flow/order", "/run/{order}"]
+)
 def test_every_page_fits_its_window(page, flower, order, path, width):
-    page.open(flower.address + path, width=width)
+    page.open(f"{flower.address}/flows{path.format(order=order.id)}", width=width)
     assert page.text("main")
     assert page.run("return document.documentElement.scrollWidth") <= width
 

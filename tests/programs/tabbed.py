@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 
 from celery import Celery
+from celery.exceptions import Ignore
 
-from orchestrator import Adaptive, FlowBuilder, FlowState, Node, Orchestrator, SharedRateLimiter, manual, schedule
+from orchestrator import (
+    Adaptive,
+    FlowBuilder,
+    FlowRun,
+    FlowState,
+    Node,
+    Orchestrator,
+    SharedRateLimiter,
+    Terminal,
+    manual,
+    run_input,
+    schedule,
+)
 from orchestrator.definition.gates import approval, signal
+from orchestrator.engine import engine_of
 
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("tabbed", broker=URL, backend=URL)
@@ -26,6 +41,12 @@ def numbered(number: int) -> int:
     return number
 
 
+def declined(number: int = 0) -> None:
+    """Fail for good, unless the number is odd."""
+    if number % 2 == 0:
+        raise Terminal(f"card {number} was declined")
+
+
 def numbers(state: FlowState) -> range:
     """Return the numbers."""
     return range(state.input(int))
@@ -35,10 +56,16 @@ def flow(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("by hand"))
 
 
+def refuse() -> None:
+    """Fail for good."""
+    raise Terminal("the shop is closed")
+
+
 jira = SharedRateLimiter("jira", 2, per=timedelta(minutes=10))
 github = SharedRateLimiter("github", 2, per=timedelta(seconds=1), adaptive=Adaptive(0.5, 50))
 limited = Node("call-jira", done).with_shared_rate_limit(jira)
 paced = Node("call-github", done).with_shared_rate_limit(github)
+label = flow("label").takes(int).then(Node("print", done)).build()
 for built in (
     flow("order").then(Node("reserve-stock", done)).then(Node("ship-parcel", done)).build(),
     flow("import-catalogue")
@@ -50,6 +77,20 @@ for built in (
     flow("sync-tickets").then(limited).build(),
     flow("sync-issues").then(paced).build(),
     flow("trip").then(approval("manager")).then(signal("visa", str)).then(Node("book", done)).build(),
+    flow("payment")
+    .takes(int)
+    .then(Node("pay", declined).with_inputs(number=run_input).on_error(Node("refund", refuse)))
+    .then(Node("ship", refuse))
+    .build(),
+    flow("errand").takes(int).then(Node("print-label", label).with_input_func(lambda state: state.input(int))).build(),
     flow("nasty").then(Node("says-it", done)).build(),
 ):
     orchestrator.register(built)
+
+
+def work(run: FlowRun, *names: str) -> None:
+    """Call the tasks of nodes in this process, as their messages would; each may fail."""
+    plan = engine_of(app).registry.flows[run.flow_name].plan
+    for name in names:
+        with suppress(Terminal, Ignore):
+            app.tasks[f"{plan.flow}.{name}"].run(run.id, 1, plan.hash)

@@ -73,11 +73,70 @@ def test_a_run_that_is_not_there(flower):
     assert "is unknown" in json.loads(told.text)["error"]
 
 
-@pytest.mark.parametrize("what", ["counts", "flows", "limits", "schedules", "waiting", "workers"])
+@pytest.mark.parametrize("what", ["counts", "findings", "flows", "limits", "schedules", "waiting", "workers"])
 def test_lists_as_json(flower, what):
     answer = flower.get(f"/flows/api/{what}")
     assert answer.status == 200, answer.text
     assert isinstance(json.loads(answer.text)[what], list)
+
+
+def test_a_flow_as_json(flower):
+    answer = json.loads(flower.get("/flows/api/flow/import-catalogue").text)
+    assert (answer["flow"]["name"], answer["is_here"], answer["input_schema"]["type"]) == (
+        "import-catalogue",
+        True,
+        "integer",
+    )
+    assert [step["name"] for step in answer["steps"]] == ["download", "import-each.over", "import-each"]
+    assert answer["schedules"] == []
+    assert flower.get("/flows/api/flow/no-such-flow").status == 404
+
+
+def test_an_open_page_of_a_flow_follows_it_and_leaves_the_box_alone(flower, program):
+    run = program.orchestrator.start("sync-tickets")
+    page = flower.get("/flows/flow/sync-tickets").text
+    assert run.id in page.partition('id="start"')[0]
+    refused = flower.post("/flows/flow/sync-tickets/start", {"input": "{", "key": "", "tags": ""})
+    assert 'id="start"' in refused.text
+    new = program.orchestrator.start("sync-tickets")
+    for path in ("", "/start"):  # a page that says what was refused has the second address
+        answer = flower.get(f"/flows/flow/sync-tickets{path}?live=-")
+        assert (answer.status, new.id in answer.text) == (200, True)
+        assert "data-live" in answer.text
+        assert "<html" not in answer.text
+        assert 'id="start"' not in answer.text
+        (version,) = re.findall(r'data-version="([^"]*)"', answer.text)
+        assert flower.get(f"/flows/flow/sync-tickets{path}?live={version}").status in (
+            200,
+            204,
+        )  # 200 where ten seconds end
+
+
+def test_runs_that_failed_are_counted_as_their_link_lists_them(flower, program):
+    failed, stuck = program.orchestrator.start("payment", 0), program.orchestrator.start("payment", 1)
+    program.work(failed, "pay")
+    program.work(stuck, "pay", "ship", "refund")
+    assert (failed.status, stuck.status) == ("failed", "compensation_failed")
+    page = flower.get("/flows/flows").text
+    for run, status in ((failed, "failed"), (stuck, "compensation_failed")):
+        ((link, count),) = re.findall(rf'href="/in/here(/flows\?flow=payment&amp;status={status})">(\d+)', page)
+        listed = re.findall(r'id="run-([^"]+)"', flower.get(link.replace("&amp;", "&")).text)
+        assert (len(listed), run.id in listed) == (int(count), True)
+
+
+def test_a_run_and_its_children_link_each_other(flower, program, run):
+    parent = program.orchestrator.start("errand", 7)
+    assert "Children" not in flower.get(f"/flows/run/{parent.id}").text
+    program.work(parent, "print-label")
+    (child,) = parent.children()
+    page = flower.get(f"/flows/run/{parent.id}").text
+    assert f'href="/in/here/flows/run/{child.id}"' in page
+    assert f'<a href="/in/here/flows?parent={parent.id}">1 child</a>' in page
+    listed = flower.get(f"/flows?parent={parent.id}").text
+    assert re.findall(r'id="run-([^"]+)"', listed) == [child.id]
+    assert f'child of <a href="/in/here/flows/run/{parent.id}">' in flower.get(f"/flows/run/{child.id}").text
+    assert 'name="parent" value=""' in flower.get("/flows").text  # the field is there to be used
+    assert "Children" not in flower.get(f"/flows/run/{run.id}").text
 
 
 def test_runs_are_filtered_by_the_address(flower, program, run):

@@ -90,11 +90,14 @@ def show(session: Session, name: str | None = None) -> None:
     if session.is_json:
         click.echo(as_json([row.to_json() for row in found]))
         return
-    table(("LIMIT", "KIND", "NUMBERS", "FREE", "WAITING", "LONGEST", "FROZEN UNTIL"), [_row(row) for row in found])
+    table(
+        ("LIMIT", "KIND", "NUMBERS", "FREE", "WAITING", "LONGEST", "WHO", "FROZEN UNTIL"), [_row(row) for row in found]
+    )
 
 
 def _row(row: LimitRow) -> tuple[str, ...]:
     numbers = f"{row.n:g}" + (f" per {span(row.per)}" if row.per else "") + (" (set)" if row.is_set else "")
     use = "-" if row.tokens is None else f"{row.tokens} free"
     waits = span(datetime.now(UTC) - row.longest_wait) if row.longest_wait else "-"
-    return clean(row.name), clean(row.kind), numbers, use, str(row.waiting), waits, at(row.frozen_until)
+    who = f"{clean(row.first_run)} {clean(row.first_node or '')}" if row.first_run else "-"
+    return clean(row.name), clean(row.kind), numbers, use, str(row.waiting), waits, who, at(row.frozen_until)

@@ -284,6 +284,8 @@ class Limit(Shape):
     tokens: int | None
     waiting: int
     longest_wait: datetime | None
+    first_run: str | None
+    first_node: str | None
     frozen_until: datetime | None
     is_set: bool
     buckets: int

@@ -36,6 +36,7 @@ class LimitRow:
         tokens: Starts that it would let go now; of a keyed limit None.
         waiting: Nodes in its wait queue, of a keyed limit in all of them.
         longest_wait: When the first of them arrived, or None.
+        first_run, first_node: Who that is, or None.
         frozen_until: Nothing starts before this instant, or None; of a keyed limit, for all keys.
         is_set: Whether an operator has set its numbers.
         buckets: Of a keyed limit: buckets with a wait queue.
@@ -51,6 +52,8 @@ class LimitRow:
     tokens: int | None
     waiting: int
     longest_wait: datetime | None
+    first_run: str | None
+    first_node: str | None
     frozen_until: datetime | None
     is_set: bool
     buckets: int
@@ -99,7 +102,8 @@ def _row(name: str, numbers: Numbers, buckets: Sequence[str], answers: Any, now_
     word, (interval, burst, *bounds) = numbers
     tat, frozen, pace, held = (next(answers) for _ in range(4))
     waits = [(next(answers), next(answers)) for _ in buckets]
-    arrivals = [first[0][1] for _, first in waits if first]
+    arrived, member = min(((at, who) for _, first in waits for who, at in first), default=(None, b""))
+    first_run, _, first_node = member.decode(errors="replace").partition("|")
     is_keyed = any(bucket != name for bucket in buckets)
     own_interval = float(pace) if pace and bounds else interval
     frozen_us = int(frozen or 0)
@@ -126,7 +130,9 @@ def _row(name: str, numbers: Numbers, buckets: Sequence[str], answers: Any, now_
         pace=MICROSECONDS / float(pace) if pace and bounds else None,
         tokens=None if is_keyed else tokens,
         waiting=sum(length for length, _ in waits),
-        longest_wait=_instant_us(min(arrivals)) if arrivals else None,
+        longest_wait=None if arrived is None else _instant_us(arrived),
+        first_run=first_run or None,
+        first_node=first_node or None,
         frozen_until=_instant_us(frozen_us) if frozen_us > now_us else None,
         is_set=is_set,
         buckets=sum(bucket != name for bucket in buckets),

@@ -14,6 +14,7 @@ from orchestrator.store.wrong_types import is_wrong_type, wrong_keys
 from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import RUN_TONES, TONES, WAITS, WORDS, marks_of, words_of
+from orchestrator.web.node_inputs import Given, inputs_of
 from orchestrator.web.schedule_page import schedule_of
 from orchestrator.web.texts import error_text, lasted, short_type, visible
 from orchestrator.web.timeline import Timeline, read_timeline
@@ -51,6 +52,7 @@ class Panel:
         timeout: Seconds of one attempt.
         answer: Of a node that waits for an approval or a signal: the name that it is answered by; else empty.
         worker: The process that runs it, as a reader knows it; empty for none.
+        inputs: Its parameters; None where it is not wired by name.
     """
 
     row: NodeRow
@@ -64,6 +66,7 @@ class Panel:
     timeout: float | None
     answer: str
     worker: str
+    inputs: list[Given] | None
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,7 @@ def _panel(
         timeout=plan.timeout_ms / 1000 if plan else None,
         answer=plan.gate.get("of", row.name) if plan and row.waits in {"approval", "signal"} else "",
         worker=worker_of(row.holder or "", workers),
+        inputs=inputs_of(view, name),
     )
 
 

@@ -96,7 +96,7 @@ def _why_open(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
     since = None
     if first.state == "waiting" and SINCE.search(text):
         since = next((row.since for row in view.nodes if row.name == first.node), None)
-        text = SINCE.sub("", text).replace(f"approval {first.node} ", "approval ")
+        text = SINCE.sub("", text).rstrip(",").replace(f"approval {first.node} ", "approval ")
     tone = "run" if first.state == "running" else "wait"
     if tone == "wait" and first.until is not None:
         text = text.removeprefix("waits ") if text.startswith("waits ") else f"it {text}"

@@ -56,6 +56,11 @@ def flow(name: str) -> FlowBuilder:
     return FlowBuilder(name).triggered_by(manual("by hand"))
 
 
+def send(city: str, first: str, weight: str) -> str:
+    """Succeed."""
+    return f"{city} {first} {weight}"
+
+
 def refuse() -> None:
     """Fail for good."""
     raise Terminal("the shop is closed")
@@ -81,6 +86,10 @@ for built in (
     .takes(int)
     .then(Node("pay", declined).with_inputs(number=run_input).on_error(Node("refund", refuse)))
     .then(Node("ship", refuse))
+    .build(),
+    flow("parcel")
+    .then(Node("weigh", done))
+    .then(Node("send", send).with_inputs(city=run_input["to"]["city"], first=run_input["items"][0], weight="weigh"))
     .build(),
     flow("errand").takes(int).then(Node("print-label", label).with_input_func(lambda state: state.input(int))).build(),
     flow("nasty").then(Node("says-it", done)).build(),

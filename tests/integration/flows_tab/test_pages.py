@@ -124,6 +124,20 @@ def test_runs_that_failed_are_counted_as_their_link_lists_them(flower, program):
         assert (len(listed), run.id in listed) == (int(count), True)
 
 
+def test_the_panel_of_a_node_has_its_input_as_far_as_it_is_stored(flower, program, run):
+    paid = program.orchestrator.start("parcel", {"to": {"city": "<b>Köln"}, "items": ["a", "b"]})
+    address = f"/flows/run/{paid.id}?node=send"
+    assert "not stored yet" in flower.get(address).text
+    program.work(paid, "weigh")
+    found = re.findall(r"<li><b>(\w+)</b> <code[^>]*>(.*?)</code> <span[^>]*>(.*?)</span>", flower.get(address).text)
+    assert found == [
+        ("city", "&quot;&lt;b&gt;Köln&quot;", "to.city of the run&#x27;s input"),
+        ("first", "&quot;a&quot;", "items.0 of the run&#x27;s input"),
+        ("weight", "&quot;done&quot;", "output weigh"),
+    ]
+    assert "not kept" in flower.get(f"/flows/run/{run.id}?node=reserve-stock").text
+
+
 def test_a_run_and_its_children_link_each_other(flower, program, run):
     parent = program.orchestrator.start("errand", 7)
     assert "Children" not in flower.get(f"/flows/run/{parent.id}").text
@@ -330,6 +344,23 @@ def test_a_limit_is_frozen_and_set_and_reset(flower, program):
     assert (jira().is_set, jira().frozen_until) == (False, None)
     refused = flower.post("/flows/limit", {"name": "jira", "op": "set", "n": "none", "per": "60"})
     assert "Not+changed" in refused.headers["Location"]
+
+
+def test_a_limit_says_who_waits_longest(flower, program):
+    program.orchestrator.freeze_limit("jira", datetime.now(UTC) + timedelta(minutes=5))
+    first, second = (program.orchestrator.start("sync-tickets") for _ in range(2))
+    for run in (first, second):
+        program.work(run, "call-jira")
+    try:
+        (row,) = (each for each in program.orchestrator.limits() if each.name == "jira")
+        assert (row.waiting, row.first_run, row.first_node) == (2, first.id, "call-jira")
+        assert f'href="/in/here/flows/run/{first.id}?node=call-jira"' in flower.get("/flows/limits").text
+    finally:
+        program.orchestrator.reset_limit("jira")
+        for run in (first, second):
+            run.cancel()
+    (row,) = (each for each in program.orchestrator.limits() if each.name == "jira")
+    assert (row.waiting, row.longest_wait, row.first_run, row.first_node) == (0, None, None, None)
 
 
 def test_a_schedule_is_paused_goes_on_and_is_triggered(flower, program):

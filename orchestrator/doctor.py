@@ -37,6 +37,8 @@ TICK_LATE = timedelta(seconds=90)
 """Time after an instant by which the tick of any beat has come: it hints twice, and the grace is a minute."""
 SKEW = timedelta(seconds=5)
 LOOKED_AT = 20
+LISTED, PAGES, EXPLAINED = 200, 10, 100
+"""Old runs of a page, pages of them, and those whose every node is looked at: bounds of a search for what is stuck."""
 NAMED = 5
 FULL = 0.8
 """Share of the server's memory from which on its use is named."""
@@ -182,11 +184,8 @@ def _of_limits(engine: Engine) -> Iterator[Finding]:
 
 
 def _of_runs(engine: Engine) -> Iterator[Finding]:
-    store = engine.store
-    until = datetime.fromtimestamp(store.now_ms() / 1000, UTC) - STUCK_AFTER
-    wanted = queries.Filter(statuses=OPEN, until=until)
-    found = queries.list_runs(store, wanted, limit=LOOKED_AT, cursor=None)
-    stuck = [row.id for row in found.rows if not row.nodes_running and _is_stuck(engine, row.id)]
+    waiting = islice(_waiting_runs(engine), EXPLAINED)
+    stuck = list(islice((run_id for run_id in waiting if _is_stuck(engine, run_id)), LOOKED_AT))
     if stuck:
         yield Finding(
             "no-progress",
@@ -194,6 +193,18 @@ def _of_runs(engine: Engine) -> Iterator[Finding]:
             f"See celery -A proj flow explain {stuck[0]}",
             "what `explain` names",
         )
+
+
+def _waiting_runs(engine: Engine) -> Iterator[str]:
+    """Yield old runs that seem to wait for a worker, not those that wait for somebody, a time or a limit."""
+    until = datetime.fromtimestamp(engine.store.now_ms() / 1000, UTC) - STUCK_AFTER
+    wanted, cursor = queries.Filter(statuses=OPEN, until=until), None
+    for _ in range(PAGES):
+        found = queries.list_runs(engine.store, wanted, limit=LISTED, cursor=cursor)
+        yield from (row.id for row in found.rows if row.waits_for_worker and not row.nodes_running)
+        cursor = found.cursor
+        if cursor is None:
+            return
 
 
 def _is_stuck(engine: Engine, run_id: str) -> bool:

@@ -106,6 +106,11 @@ class RunRow:
     waits_for: str
 
     @property
+    def waits_for_worker(self) -> bool:
+        """Whether an open node at its position, or a map there, waits for a worker, as far as a list tells."""
+        return "(ready)" in self.waits_for or "items are open)" in self.waits_for
+
+    @property
     def duration(self) -> timedelta:
         """From its start to its end, or to now while it has not ended."""
         # Two clocks: this process's may be behind Redis's, which `created` is from.

@@ -321,6 +321,12 @@ def test_a_worker_that_takes_nothing_lets_messages_grow_old(own, monkeypatch):
     wait_until(lambda: len(made.names()) == 2, "both are found")
     assert run.status == "pending"
     assert made.names() == ["idle-consumer", "no-progress"]
+    monkeypatch.setattr(doctor, "LISTED", 10)
+    for _ in range(25):  # newer ones, which wait rightly
+        made.orchestrator.start("plain").pause("the bank is closed")
+    assert made.names() == ["idle-consumer", "no-progress"]
+    run.pause("it too")
+    assert made.names() == ["idle-consumer"]
 
 
 def test_a_server_that_is_too_old_does_not_know_what_a_leader_asks_for(own, monkeypatch):

@@ -1,8 +1,9 @@
-"""Collector of metrics: a snapshot that cannot be taken, whatever the reason, is said and not the end of it."""
+"""Collector of metrics: a snapshot that cannot be taken is said and not its end; every running node is counted."""
 
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,3 +39,16 @@ def test_any_error_of_a_snapshot_means_down_until_the_next_one(error, monkeypatc
     monkeypatch.setattr(prometheus, "take", lambda _: {})
     collector.refresh()
     assert value_of(collector, "orchestrator_up") == 1
+
+
+def test_every_running_node_counts_for_its_queue(monkeypatch):
+    nodes = {"map": SimpleNamespace(queue="big"), "one": SimpleNamespace(queue="small")}
+    claims = [SimpleNamespace(run_id=f"r{at}", node="one" if at < 5 else f"map[{at}]") for at in range(25)]
+    store = SimpleNamespace(
+        claims=lambda *holders: claims if "w1" in holders else [],
+        pins=lambda ids: [("", 0) if id == "r7" else ("plan", 1) for id in ids],
+        plans=lambda hashes: {each: SimpleNamespace(nodes=nodes) for each in hashes},
+    )
+    engine: Any = SimpleNamespace(store=store)
+    monkeypatch.setattr(prometheus, "AT_ONCE", 10)
+    assert prometheus._running_by_queue(engine, ["w1", "w2"]) == {"small": 5, "big": 19}

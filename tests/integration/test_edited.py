@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
+from orchestrator.cli.live import GOES_ON, GONE, NO_FIT, judge_live
 from orchestrator.server import EmbeddedServer
 from tests.harness import load_program, wait_until, workers
 
@@ -56,6 +57,8 @@ class World:
         mixed: By version, place and edit: the runs while both versions had a worker.
         waiting: A run of the old version of each cell that the new one has for itself.
         reasons: What `explain` says of each of them that waits.
+        foretold: What `check --against live` says of each of them by the new code, as soon as it has started.
+        judged: The same once it waits.
         cancelled: A run of each cell that waits as they do, and is cancelled.
         back_after: Seconds from the old worker's being ready to the start of what waited for it.
         called: (version, node) of each call, by run.
@@ -66,6 +69,8 @@ class World:
     mixed: dict[tuple[str, str, str], list[FlowRun]] = field(default_factory=dict)
     waiting: dict[Cell, FlowRun] = field(default_factory=dict)
     reasons: dict[Cell, list[str]] = field(default_factory=dict)
+    foretold: dict[Cell, str] = field(default_factory=dict)
+    judged: dict[Cell, str] = field(default_factory=dict)
     cancelled: dict[Cell, FlowRun] = field(default_factory=dict)
     back_after: dict[Cell, float] = field(default_factory=dict)
     called: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -88,12 +93,19 @@ class World:
         """Start runs of the old version until each has ended or waits, and cancel some of them."""
         for cell in self.cells:
             self.waiting[cell], self.cancelled[cell] = self.start("old", cell), self.start("old", cell)
+        self.foretold = self.judge()
         for cell in self.cells:
             for run in (self.waiting[cell], self.cancelled[cell]):
                 wait_until(partial(has_come_to_rest, run), f"{cell} has ended or waits")
             run = self.waiting[cell]
             self.reasons[cell] = [] if run.status.is_final else [waiting.reason for waiting in run.explain()]
             self.cancelled[cell].cancel()
+        self.judged = self.judge()
+
+    def judge(self) -> dict[Cell, str]:
+        """Return the verdict of the new code over the run of each cell that has not ended."""
+        verdicts = {id: each.verdict for each in judge_live(self.versions["new"].orchestrator) for id in each.runs}
+        return {cell: verdicts[run.id] for cell, run in self.waiting.items() if run.id in verdicts}
 
     def run_with_old_again(self) -> None:
         """Wait for what waits, now that there is a worker of the old version."""
@@ -200,6 +212,19 @@ def test_what_only_old_code_can_do_waits_and_goes_on_soon_after_it_is_back(place
     assert any(f"{place}-{edit}." in reason and "no code" in reason for reason in reasons)
     assert callers(world, run, "edited") == {"old"} or may_be_new(place, edit)
     assert world.back_after[place, edit] < 3 * SOON_S
+
+
+@pytest.mark.parametrize(("place", "edit"), CELLS)
+def test_the_check_before_a_deployment_says_what_then_happens(place, edit, world):
+    foretold, judged = world.foretold.get((place, edit), GOES_ON), world.judged.get((place, edit), GOES_ON)
+    # A read under a computed key, or by a function that another one calls (the map), is found by an attempt alone.
+    is_unseen = edit == "computed-read" or (place, edit) == ("map", "read")
+    expected = (
+        GOES_ON if is_unseen or is_done_by_new(place, edit) else GONE if edit in {"renamed", "removed"} else NO_FIT
+    )
+    assert judged == expected
+    # A compensation counts from when the run is being compensated.
+    assert foretold == expected or (place == "compensation" and foretold == GOES_ON)
 
 
 @pytest.mark.parametrize(("place", "edit"), CELLS)

@@ -82,6 +82,7 @@ class RunPage(FlowsHandler):
             run_id,
             selected=self.argument("node"),
             attempt=self.argument("attempt"),
+            items=self.argument("items"),
             link=self.link(run_id),
             unfold=unfold,
         )
@@ -97,6 +98,7 @@ class RunPage(FlowsHandler):
             here=self.reverse_url("flow-run", run_id),
             describe=run_page.describe_event,
             failure_text=run_page.failure_text,
+            most_items=run_page.FAILED_ITEMS,
             actor=self.actor,
         )
 

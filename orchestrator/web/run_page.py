@@ -46,7 +46,9 @@ class Panel:
         words: Its state.
         attempts: Newest first.
         chosen: The attempt that the reader has chosen among them, if any.
-        failed_items: Of a map: rows of the first items that failed.
+        failed_items: Of a map: rows of some items that failed.
+        failed_from: How many failed ones are before them.
+        failed_count: How many there are.
         undo: Its compensation, if it has one that began.
         limits: Names of the limits that it takes a token of.
         timeout: Seconds of one attempt.
@@ -61,6 +63,8 @@ class Panel:
     attempts: list[Attempt]
     chosen: Chosen | None
     failed_items: list[NodeRow]
+    failed_from: int
+    failed_count: int
     undo: NodeRow | None
     limits: tuple[str, ...]
     timeout: float | None
@@ -110,7 +114,14 @@ def version_of(orchestrator: Orchestrator, run_id: str) -> str:
 
 
 def read_run(
-    orchestrator: Orchestrator, run_id: str, *, selected: str, attempt: str, link: Callable[[Box], str], unfold: bool
+    orchestrator: Orchestrator,
+    run_id: str,
+    *,
+    selected: str,
+    attempt: str,
+    items: str,
+    link: Callable[[Box], str],
+    unfold: bool,
 ) -> RunPage:
     """Return the page of a run.
 
@@ -119,6 +130,7 @@ def read_run(
         run_id: The run.
         selected: The node to show beside the graph; empty chooses the one that matters most.
         attempt: The number of the attempt of it to show; empty for none.
+        items: Of a map: how many of the failed items are passed over; empty for none.
         link: Returns where a box of the graph leads.
         unfold: Whether a long line is drawn in full.
 
@@ -128,7 +140,9 @@ def read_run(
         StoreError: Redis.
     """
     with naming_damage(orchestrator, run_id):
-        return _read_run(orchestrator, run_id, selected=selected, attempt=attempt, link=link, unfold=unfold)
+        return _read_run(
+            orchestrator, run_id, selected=selected, attempt=attempt, items=items, link=link, unfold=unfold
+        )
 
 
 @contextmanager
@@ -158,7 +172,14 @@ def _damage(run_id: str, wrong: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _read_run(
-    orchestrator: Orchestrator, run_id: str, *, selected: str, attempt: str, link: Callable[[Box], str], unfold: bool
+    orchestrator: Orchestrator,
+    run_id: str,
+    *,
+    selected: str,
+    attempt: str,
+    items: str,
+    link: Callable[[Box], str],
+    unfold: bool,
 ) -> RunPage:
     store = orchestrator._engine.store  # noqa: SLF001 - as above
     run = orchestrator.get(run_id)
@@ -173,8 +194,8 @@ def _read_run(
     marks = marks_of(view)
     graph = narrow = ""
     if view.plan is not None:
-        graph = draw_graph(view.plan, marks, link=link, selected=chosen, unfold=unfold)
-        narrow = draw_graph(view.plan, marks, link=link, selected=chosen, unfold=unfold, width=NARROW)
+        graph = draw_graph(view.plan, marks, link=link, selected=node_of(chosen), unfold=unfold)
+        narrow = draw_graph(view.plan, marks, link=link, selected=node_of(chosen), unfold=unfold, width=NARROW)
     return RunPage(
         view=view,
         now=now,
@@ -185,7 +206,7 @@ def _read_run(
         graph_narrow=narrow,
         is_folded='class="node' in graph and " fold" in graph,
         timeline=read_timeline(view, history, now),
-        panel=_panel(view, chosen, attempt, history, names),
+        panel=_panel(view, chosen, attempt, history, names, items=items),
         schedule=schedule_of(orchestrator, view),
         **_children(orchestrator, view),
         history=history[-HISTORY_SHOWN:][::-1],
@@ -222,7 +243,7 @@ def _choose(view: RunView, selected: str, reason: Reason | None) -> str:
 
 
 def _panel(
-    view: RunView, name: str, attempt: str, history: Sequence[Event], workers: Mapping[str, str]
+    view: RunView, name: str, attempt: str, history: Sequence[Event], workers: Mapping[str, str], *, items: str
 ) -> Panel | None:
     row = next((each for each in view.nodes if each.name == name), None)
     if row is None:
@@ -233,6 +254,9 @@ def _panel(
         for each in view.nodes
         if each.name.startswith(f"{name}[") and each.failure and each.state not in OPEN_STATES
     ]
+    # A map's items that failed: as many before the page as the address says, at most all but the last page.
+    passed = int(items) if items.isascii() and items.isdecimal() and len(items) < len("1000000") else 0
+    first = min(passed, max(0, len(failed) - 1) // FAILED_ITEMS * FAILED_ITEMS)
     undo = next((each for each in view.nodes if each.undoes == name), None)
     attempts = read_attempts(row, [each for each in history if each.node == name])
     return Panel(
@@ -241,7 +265,9 @@ def _panel(
         words=words_of(row) if row.state in ("waiting", "paused") else WORDS.get(row.state, row.state),
         attempts=attempts,
         chosen=choose_attempt(row, attempts, attempt, view.log, workers),
-        failed_items=failed[:FAILED_ITEMS] if row.items else [],
+        failed_items=failed[first : first + FAILED_ITEMS] if row.items else [],
+        failed_from=first,
+        failed_count=len(failed),
         undo=undo,
         limits=plan.limits if plan else (),
         timeout=plan.timeout_ms / 1000 if plan else None,

@@ -87,6 +87,10 @@ for built in (
     .then(Node("pay", declined).with_inputs(number=run_input).on_error(Node("refund", refuse)))
     .then(Node("ship", refuse))
     .build(),
+    flow("payments")
+    .takes(int)
+    .then_map("pay-all", Node("pay-each", declined), over=numbers, on_failure="continue")
+    .build(),
     flow("parcel")
     .then(Node("weigh", done))
     .then(Node("send", send).with_inputs(city=run_input["to"]["city"], first=run_input["items"][0], weight="weigh"))

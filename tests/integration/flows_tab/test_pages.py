@@ -138,6 +138,24 @@ def test_the_panel_of_a_node_has_its_input_as_far_as_it_is_stored(flower, progra
     assert "not kept" in flower.get(f"/flows/run/{run.id}?node=reserve-stock").text
 
 
+def test_every_failed_item_of_a_map_is_reached_and_its_error_is_read(flower, program):
+    run = program.orchestrator.start("payments", 45)
+    program.work(run, "pay-all.over", *["pay-each"] * 45)
+    address, found = f"/flows/run/{run.id}?node=pay-each", []
+    while address:
+        page = flower.get(address).text
+        found += re.findall(r"<b>(\d+)</b> <span class=\"said\">Terminal: card (\d+) was declined", page)
+        following = re.findall(r'href="/in/here([^"]+)" data-node="pay-each">Next', page)
+        address = following[0].replace("&amp;", "&") if following else ""
+    assert found == [(str(number), str(number)) for number in range(0, 45, 2)]
+    assert "21 to 23 of 23" in page
+    for wrong in ("4400", "-1", "x", "9" * 30):
+        assert "Failed items" in flower.get(f"/flows/run/{run.id}?node=pay-each&items={wrong}").text
+    item = flower.get(f"/flows/run/{run.id}?node=pay-each%5B44%5D").text
+    assert "card 44 was declined" in item.partition('id="fl-h-node"')[2]
+    assert "Traceback" in item.partition('id="fl-h-node"')[2]
+
+
 def test_a_run_and_its_children_link_each_other(flower, program, run):
     parent = program.orchestrator.start("errand", 7)
     assert "Children" not in flower.get(f"/flows/run/{parent.id}").text

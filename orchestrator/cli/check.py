@@ -87,6 +87,8 @@ def findings(context: click.Context) -> Iterator[Problem]:
             raise
         except Exception as error:
             place = broken_place(error)
+            if place is None and not isinstance(error, ImportError | AttributeError):
+                raise  # a fault of this program, or of Celery
             if place is None:
                 raise click.UsageError(f"-A {clean(_named(context))} {clean(broken_import(error))}") from error
             yield Problem(place, "import", broken_import(error))

@@ -113,7 +113,10 @@ def load_app(modules: list[str]) -> Celery:
     except OrchestratorError:
         raise  # says itself what is wrong with a flow
     except Exception as error:
-        raise Refusal(clean(f"{broken_place(error) or ', '.join(modules)} {broken_import(error)}")) from error
+        place = broken_place(error) or (", ".join(modules) if isinstance(error, ImportError) else None)
+        if place is None:
+            raise  # a fault of this program
+        raise Refusal(clean(f"{place} {broken_import(error)}")) from error
     if not engine.registry.flows:
         raise Refusal("there is no flow in these modules; build one at the top of a module with FlowBuilder")
     return app

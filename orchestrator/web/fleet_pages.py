@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.state import RunStatus
 from orchestrator.starts import find_plan
-from orchestrator.store.queries import as_json, json_value
+from orchestrator.store.queries import as_json, json_value, last_runs
 from orchestrator.store.run_view import step_json
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.run_page import NARROW
@@ -62,10 +62,10 @@ def read_flows(orchestrator: Orchestrator) -> list[FlowRow]:
     counts = orchestrator.counts()
     following = _next_by_flow(orchestrator.schedules())
     taken = {each.flow: each.runs for each in orchestrator.statistics()}
-    is_read = len(counts) <= MOST_STRIPS
-    rows = [
-        _row(orchestrator, each, following.get(each.flow), taken.get(each.flow), is_read=is_read) for each in counts
-    ]
+    store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
+    shown = [each.flow for each in counts] if len(counts) <= MOST_STRIPS else []
+    last = last_runs(store, shown, limit=STRIP)
+    rows = [_row(each, last.get(each.flow, ()), following.get(each.flow), taken.get(each.flow)) for each in counts]
     return sorted(rows, key=lambda row: (not (row.counts.open or row.last), row.name))
 
 
@@ -77,15 +77,7 @@ def _next_by_flow(schedules: Iterable[ScheduleRow]) -> dict[str, datetime]:
     return following
 
 
-def _row(
-    orchestrator: Orchestrator,
-    counts: FlowCounts,
-    following: datetime | None,
-    taken: Durations | None,
-    *,
-    is_read: bool,
-) -> FlowRow:
-    last = tuple(orchestrator.runs(counts.flow, limit=STRIP).rows) if is_read else ()
+def _row(counts: FlowCounts, last: tuple[RunRow, ...], following: datetime | None, taken: Durations | None) -> FlowRow:
     ended = [row for row in last if row.finished is not None]
     won = sum(row.status is RunStatus.SUCCEEDED for row in ended)
     return FlowRow(
@@ -143,7 +135,7 @@ def read_flow(orchestrator: Orchestrator, name: str) -> FlowShown:
     following = _next_by_flow(schedules).get(name)
     (statistics,) = orchestrator.statistics(name)
     return FlowShown(
-        row=_row(orchestrator, counts, following, statistics.runs, is_read=True),
+        row=_row(counts, last_runs(engine.store, [name], limit=STRIP)[name], following, statistics.runs),
         plan=plan,
         graph=draw_graph(plan, width=WIDE),
         graph_narrow=draw_graph(plan, width=NARROW),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from orchestrator.definition.state import RunStatus
+from orchestrator.store.queries import count_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,13 +150,26 @@ def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
         runs = orchestrator.runs(limit=PAGE, **filters.arguments())
     except ValueError as error:
         raise BadFilterError(str(error)) from error
-    by_flow = orchestrator.counts()
+    by_flow, aside = _counts_and_aside(orchestrator)
     wanted = [row for row in by_flow if not filters.flow or row.flow == filters.flow]
     counts = {group: sum(getattr(row, group) for row in wanted) for group in GROUPS}
-    aside = frozenset(part.name for part in orchestrator.set_aside() if part.kind in ("run", "plan"))
     paused = sum(row.paused for row in wanted)
     version = _version(runs, counts | {"paused": paused}, aside)
     return Listing(filters, runs, counts, by_flow, aside, version, paused)
+
+
+def _counts_and_aside(orchestrator: Orchestrator) -> tuple[tuple[FlowCounts, ...], frozenset[str]]:
+    """Return the counts of every known flow, and the runs and plans that are set aside, in two round trips."""
+    engine = orchestrator._engine  # noqa: SLF001 - a door reads the store directly
+    store = engine.store
+    with store.guarded():
+        pipe = store.client.pipeline(transaction=False)
+        pipe.hkeys(store.keys.flows)
+        pipe.hkeys(store.keys.aside)
+        announced, parts = pipe.execute()
+    kinds = (part.decode().partition(" ") for part in parts)
+    counts = count_runs(store, {*(name.decode() for name in announced), *engine.registry.flows})
+    return counts, frozenset(name for kind, _, name in kinds if kind in {"run", "plan"})
 
 
 def _version(runs: Runs, counts: Mapping[str, int], aside: frozenset[str]) -> str:

@@ -14,6 +14,8 @@ from orchestrator.contrib.prometheus import take
 from orchestrator.definition.gates import approval
 from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
+from orchestrator.web.fleet_pages import read_flows
+from orchestrator.web.listing import Filters, read_listing
 
 MANY = 120
 
@@ -127,17 +129,40 @@ def test_runs_are_found_by_their_id_and_by_time(shop):
     assert middle.id in ids(shop.runs(since=at, until=at + span))
 
 
-def test_all_fields_of_a_page_come_in_three_round_trips(shop, monkeypatch):
-    trips = []
+@pytest.fixture
+def trips(shop, monkeypatch):
+    """What is sent to the server from here on, as by a process that has just begun."""
+    sent = []
     send = redis.Connection.send_packed_command
 
     def counted(self, *args, **options):
-        trips.append(1)
+        sent.append(1)
         return send(self, *args, **options)
 
     shop.runs(limit=1)  # loads the script
-    engine_of(shop.app).store._plans.clear()  # as in a process that has just begun
+    engine_of(shop.app).store._plans.clear()
     monkeypatch.setattr(redis.Connection, "send_packed_command", counted)
+    return sent
+
+
+def test_the_page_of_runs_is_read_in_five_round_trips(shop, trips):
+    listing = read_listing(shop, Filters(status="failed", tag="tenant=t-0"))
+    assert len(trips) <= 5
+    assert (len(listing.runs.rows), listing.counts["failed"]) == (40, 40)
+    trips.clear()
+    assert len(read_listing(shop, Filters()).runs.rows) == 50
+    assert len(trips) <= 5
+
+
+def test_the_page_of_flows_reads_the_last_runs_of_all_of_them_together(shop, trips):
+    rows = read_flows(shop)
+    assert len(trips) <= 10  # however many flows there are
+    assert [(row.name, len(row.last), row.success) for row in rows] == [("pay", 40, 0.0), ("ship", 50, 1.0)]
+    wanted = [run_id for run_id, number in shop.numbers.items() if number % 3]
+    assert [run.id for run in rows[1].last] == wanted[:50]
+
+
+def test_all_fields_of_a_page_come_in_three_round_trips(shop, trips):
     rows = shop.runs(limit=50).rows
     assert len(trips) <= 3
     assert len(rows) == 50

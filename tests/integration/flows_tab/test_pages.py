@@ -162,6 +162,7 @@ def test_a_run_and_its_children_link_each_other(flower, program, run):
     program.work(parent, "print-label")
     (child,) = parent.children()
     page = flower.get(f"/flows/run/{parent.id}").text
+    assert "which is pending, since" in page
     assert f'href="/in/here/flows/run/{child.id}"' in page
     assert f'<a href="/in/here/flows?parent={parent.id}">1 child</a>' in page
     listed = flower.get(f"/flows?parent={parent.id}").text

@@ -74,7 +74,10 @@ class EarlyAck:
             logger.debug("messages are not acknowledged, the connection is lost: %s", error)
 
     def _let_go(self, consumer: Any, held: list[Any], long: int) -> None:
-        processes = max(consumer.pool.num_processes, 1)
+        try:
+            processes = max(consumer.pool.num_processes, 1)
+        except AttributeError:  # a worker that ends calls what was to be called once more, behind the end of its pool
+            return
         # Before the acknowledgements: each makes room for a message that the broker would deliver at once.
         consumer.task_consumer.cancel()
         if prefetch := consumer.initial_prefetch_count:  # 0 is without a limit

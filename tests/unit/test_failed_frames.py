@@ -7,7 +7,7 @@ import traceback
 import weakref
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
@@ -70,8 +70,10 @@ def test_what_celery_is_told_of_is_free_with_the_next_message_of_the_thread(fail
 
 
 @pytest.mark.parametrize("kind", [Ignore, ValueError])
-def test_what_a_message_raised_is_free_with_the_next_one_though_celerys_tracer_keeps_it(kind, caplog):
+def test_what_a_message_raised_is_free_with_the_next_one_though_celerys_tracer_keeps_it(kind, caplog, monkeypatch):
     caplog.set_level(logging.CRITICAL, "celery.app.trace")  # its records would keep the error
+    for signal in (signals.task_failure, signals.task_prerun, signals.task_postrun):  # so would handlers of other tests
+        monkeypatch.setattr(signal, "receivers", [])
     app = Celery("traced", backend="cache+memory://", set_as_current=False)
     raised: list[weakref.ref[BaseException]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.server import EmbeddedServer
+from tests.scripts_tree import Tree
 from tests.scripts_world import opened
 
 
@@ -20,3 +21,10 @@ def world(server):
     """A prefix of its own on the common server."""
     with opened(server.url) as made:
         yield made
+
+
+@pytest.fixture
+def tree(world):
+    made = Tree(world)
+    yield made
+    made.tend()

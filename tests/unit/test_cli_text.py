@@ -6,8 +6,10 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from click.testing import CliRunner
 
 from orchestrator.cli import text
+from orchestrator.cli.program import program
 
 ROWS = [("order", text.state("failed")), ("a-longer-name", "ok")]
 
@@ -52,3 +54,9 @@ def test_durations_have_the_two_units_that_matter(seconds, shown):
 def test_instants_are_in_utc():
     assert text.at(datetime(2026, 5, 1, 12, 30, tzinfo=UTC)) == "2026-05-01 12:30:00Z"
     assert (text.at(None), text.span(None)) == ("-", "-")
+
+
+@pytest.mark.parametrize("group", [(), ("limits",), ("schedules",)])
+def test_no_help_of_a_command_is_cut_at_80_columns(group):
+    text = CliRunner().invoke(program, [*group, "--help"], terminal_width=80).stdout
+    assert "..." not in text.partition("Commands:")[2]

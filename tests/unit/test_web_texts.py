@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+import orchestrator.web
 from orchestrator.web import texts
 from orchestrator.web.listing import BadFilterError, Filters, read_instant, read_tags
 
@@ -132,3 +134,10 @@ def test_a_filter_that_cannot_be_understood_is_refused(filters, problem):
 
 def test_a_value_may_hold_an_equals_sign():
     assert read_tags("query=a=b") == {"query": "a=b"}
+
+
+def test_what_is_vendored_has_licence_and_version():
+    vendor = Path(orchestrator.web.__file__).parent / "static" / "vendor"
+    for library in vendor.iterdir():
+        names = {path.name for path in library.iterdir()}
+        assert {"LICENSE", "VERSION"} <= names, library

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import unquote, urlencode
 
 import pytest
 import redis
 
-import orchestrator.web
 from orchestrator.store.keys import Keys
 from orchestrator.store.set_aside import AsideList
 from tests.flower import PAGES, basic
@@ -497,10 +495,3 @@ def test_a_run_that_is_set_aside_says_why_and_others_are_listed(flower, program,
     assert flower.get("/flows/flows").status == 200
     assert flower.post("/flows/act", {"op": "cancel", "run": broken.id, "confirm": "yes"}).status == 303
     assert "Cancelled" in flower.get(f"/flows/run/{broken.id}").text
-
-
-def test_what_is_vendored_has_licence_and_version():
-    vendor = Path(orchestrator.web.__file__).parent / "static" / "vendor"
-    for library in vendor.iterdir():
-        names = {path.name for path in library.iterdir()}
-        assert {"LICENSE", "VERSION"} <= names, library

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from orchestrator.server import EmbeddedServer
 from tests.fake_server import InProcessServer, why_not
-from tests.harness import Ledger, await_children, lasting_keys, load_program, workers
+from tests.harness import Ledger, await_children, lasting_keys, load_program, workers, write_stacks
 from tests.rabbit import find_program
 from tests.scheduling import WorldScheduling
 
@@ -58,6 +58,15 @@ def pytest_report_collectionfinish(config):
     if count := config.stash.get(WITHOUT_BROWSER, 0):
         lines.append(f"{count} tests are left to a machine with a browser: apt-get install chromium chromium-driver")
     return lines
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call):
+    """Behind a failure the logs of workers say what their pool processes were doing."""
+    report = yield
+    if report.failed and call.when == "call":
+        write_stacks()
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import redis
 
-from tests.warm import start_python
+from tests.warm import STACKS, start_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 URL_VARIABLE = "TEST_REDIS_URL"
+_alive: WeakSet[WorkerProcess] = WeakSet()
 _servers: dict[str, str] = {}  # where each program is that was loaded
 
 
@@ -85,6 +88,7 @@ class WorkerProcess:
         # Mingling waits a second for other workers, to learn which tasks they revoked.
         own = ["-l", "info", "-n", f"{name}@%h", "--without-mingle"]
         command = ["-m", "celery", "-A", module, "worker", *own, *options]
+        _alive.add(self)
         self.process = start_python(command, folder=folder, environment=environment, log=log)
 
     @property
@@ -119,6 +123,22 @@ def environment_for(url: str, **settings: str) -> dict[str, str]:
     """The environment of a worker: where Redis is, where the tests are, and settings such as `lease="3"`."""
     overrides = {f"ORCHESTRATOR_{name.upper()}": value for name, value in settings.items()}
     return os.environ | {URL_VARIABLE: url, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"} | overrides
+
+
+def child_pids(pid: int) -> list[int]:
+    """Pool processes of a worker."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def write_stacks() -> None:
+    """Let every pool process write to its worker's log where each of its threads is: one that hangs says nothing."""
+    for worker in list(_alive):
+        for pid in child_pids(worker.pid) if worker.process.poll() is None else ():
+            with suppress(OSError):  # it has ended just now
+                caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+                if caught and int(caught[1], 16) >> (STACKS - 1) & 1:  # else it would end of it
+                    os.kill(pid, STACKS)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ itself. What changes how an interpreter starts is executed.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import json
@@ -40,6 +41,8 @@ IMPORTED = (
     "pydantic",
     "redis.asyncio",
 )
+STACKS = signal.SIGUSR2
+"""By this signal a process writes to its log where each of its threads is."""
 COLD = {"gevent", "eventlet"}
 """Pools that patch Python before anything is imported."""
 
@@ -192,6 +195,7 @@ def _become(request: dict[str, object]) -> None:
     os.closerange(3, log + 1)
     sys.path[0] = str(folder)
     sys.argv = ["celery", *arguments]
+    faulthandler.register(STACKS, all_threads=True)
     runpy.run_module("celery", run_name="__main__", alter_sys=True)
 
 

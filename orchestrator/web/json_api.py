@@ -53,10 +53,10 @@ class Run(FlowsHandler):
         self.finish(view.to_json())
 
 
+@naming_damage
 def show(orchestrator: Orchestrator, run_id: str) -> RunView:
     """Return a run; raises as `Orchestrator.get`, and DamagedRunError."""
-    with naming_damage(orchestrator, run_id):
-        return orchestrator.get(run_id).show()
+    return orchestrator.get(run_id).show()
 
 
 class Flow(FlowsHandler):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
@@ -20,11 +20,16 @@ from orchestrator.web.texts import error_text, lasted, short_type, visible
 from orchestrator.web.timeline import Timeline, read_timeline
 from orchestrator.web.why import Reason, reason_of
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator import Event, NodeRow, Orchestrator, RunRow, RunView
     from orchestrator.web.shapes import Box
+
+    Read: TypeAlias = Callable[Concatenate[Orchestrator, str, P], T]
 
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
@@ -103,16 +108,46 @@ class RunPage:
         return [row for row in rows if row.output_size or row.pages or (row.items and row.items.done)]
 
 
+def naming_damage(
+    read: Callable[Concatenate[Orchestrator, str, P], T],
+) -> Callable[Concatenate[Orchestrator, str, P], T]:
+    """Let a function that reads a run raise `DamagedRunError` where a key of the run holds something else."""
+
+    @wraps(read)
+    def reading(orchestrator: Orchestrator, run_id: str, /, *args: P.args, **kw: P.kwargs) -> T:
+        try:
+            return read(orchestrator, run_id, *args, **kw)
+        except StoreError as error:
+            store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
+            if is_wrong_type(error) and (wrong := wrong_keys(store, run_id)):
+                raise DamagedRunError(_damage(run_id, wrong)) from error
+            raise
+
+    return reading
+
+
+def _damage(run_id: str, wrong: Sequence[tuple[str, str, str]]) -> str:
+    said = "; ".join(f"its key {key} holds a {found} and not a {wanted}" for key, found, wanted in wrong)
+    key, is_whole = wrong[0][0], any(key.endswith(run_id) for key, _, _ in wrong)
+    after = "the run is gone then" if is_whole else "the run ends then, with an error that says what it lost"
+    return (
+        f"Run {run_id} cannot be shown: {said}. Something else has written there; other runs go on without this one. "
+        f"Find out what it was, then delete the key, redis-cli DEL {key}: {after}."
+    )
+
+
+@naming_damage
 def version_of(orchestrator: Orchestrator, run_id: str) -> str:
     """Return a text that changes whenever the page of a run would; one round trip."""
-    store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
-    with naming_damage(orchestrator, run_id), store.guarded():
+    store = orchestrator._engine.store  # noqa: SLF001 - as above
+    with store.guarded():
         values = store.client.hmget(
             store.keys.run(run_id), "status", "epoch", "position", "open", "won", "running", "seq", "map_next", "saga"
         )
     return ".".join((value or b"").decode() for value in values)
 
 
+@naming_damage
 def read_run(
     orchestrator: Orchestrator,
     run_id: str,
@@ -139,63 +174,13 @@ def read_run(
         DamagedRunError: A key of it holds something else.
         StoreError: Redis.
     """
-    with naming_damage(orchestrator, run_id):
-        return _read_run(
-            orchestrator, run_id, selected=selected, attempt=attempt, items=items, link=link, unfold=unfold
-        )
-
-
-@contextmanager
-def naming_damage(orchestrator: Orchestrator, run_id: str) -> Iterator[None]:
-    """Say what is wrong with a run where one of its keys holds something else than it should.
-
-    Raises:
-        DamagedRunError: That is so.
-    """
-    try:
-        yield
-    except StoreError as error:
-        store = orchestrator._engine.store  # noqa: SLF001 - as above
-        if is_wrong_type(error) and (wrong := wrong_keys(store, run_id)):
-            raise DamagedRunError(_damage(run_id, wrong)) from error
-        raise
-
-
-def _damage(run_id: str, wrong: Sequence[tuple[str, str, str]]) -> str:
-    said = "; ".join(f"its key {key} holds a {found} and not a {wanted}" for key, found, wanted in wrong)
-    key, is_whole = wrong[0][0], any(key.endswith(run_id) for key, _, _ in wrong)
-    after = "the run is gone then" if is_whole else "the run ends then, with an error that says what it lost"
-    return (
-        f"Run {run_id} cannot be shown: {said}. Something else has written there; other runs go on without this one. "
-        f"Find out what it was, then delete the key, redis-cli DEL {key}: {after}."
-    )
-
-
-def _read_run(
-    orchestrator: Orchestrator,
-    run_id: str,
-    *,
-    selected: str,
-    attempt: str,
-    items: str,
-    link: Callable[[Box], str],
-    unfold: bool,
-) -> RunPage:
-    store = orchestrator._engine.store  # noqa: SLF001 - as above
-    run = orchestrator.get(run_id)
-    version = version_of(orchestrator, run_id)
-    view = run.show()
-    history = run.history()
-    now = datetime.fromtimestamp(store.now_ms() / 1000, UTC)
+    run, version = orchestrator.get(run_id), version_of(orchestrator, run_id)
+    view, history = run.show(), run.history()
+    now = datetime.fromtimestamp(orchestrator._engine.store.now_ms() / 1000, UTC)  # noqa: SLF001 - as above
     waiting = [] if view.run.status.is_final else run.explain()
-    names = _workers(orchestrator)
-    reason = reason_of(view, waiting, names)
+    reason = reason_of(view, waiting, names := _workers(orchestrator))
     chosen = _choose(view, selected, reason)
-    marks = marks_of(view)
-    graph = narrow = ""
-    if view.plan is not None:
-        graph = draw_graph(view.plan, marks, link=link, selected=node_of(chosen), unfold=unfold)
-        narrow = draw_graph(view.plan, marks, link=link, selected=node_of(chosen), unfold=unfold, width=NARROW)
+    graph, narrow = _graphs(view, link=link, selected=node_of(chosen), unfold=unfold)
     return RunPage(
         view=view,
         now=now,
@@ -211,6 +196,17 @@ def _read_run(
         **_children(orchestrator, view),
         history=history[-HISTORY_SHOWN:][::-1],
         history_length=len(history),
+    )
+
+
+def _graphs(view: RunView, *, link: Callable[[Box], str], selected: str, unfold: bool) -> tuple[str, str]:
+    """Draw the run for a wide and for a narrow window."""
+    if view.plan is None:
+        return "", ""
+    marks = marks_of(view)
+    return (
+        draw_graph(view.plan, marks, link=link, selected=selected, unfold=unfold),
+        draw_graph(view.plan, marks, link=link, selected=selected, unfold=unfold, width=NARROW),
     )
 
 

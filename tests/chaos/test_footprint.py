@@ -14,9 +14,9 @@ import pytest
 
 from orchestrator import StoreError
 from tests.chaos.load_faults import drop_clients, staged, stop_server
-from tests.chaos.world import World, child_pids
+from tests.chaos.world import World
 from tests.footprint import Footprint
-from tests.harness import wait_until
+from tests.harness import child_pids, wait_until
 
 ENDS = {"refused": "failed", "stumbles": "succeeded", "fused": "failed", "parts": "succeeded", "saga": "failed"}
 SHORT = ("refused", "stumbles", "fused", "parts")

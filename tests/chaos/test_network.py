@@ -14,8 +14,8 @@ from collections import Counter
 import pytest
 
 from tests.chaos.test_load import start_surely
-from tests.chaos.world import LEASE_S, World, check_keys, check_run, child_pids
-from tests.harness import wait_until
+from tests.chaos.world import LEASE_S, World, check_keys, check_run
+from tests.harness import child_pids, wait_until
 
 PROGRAM = "tests.programs.network"
 DEAF_S = 30.0

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.world import check_keys, check_run, child_pids
-from tests.harness import wait_until
+from tests.chaos.world import check_keys, check_run
+from tests.harness import child_pids, wait_until
 
 # Point and node, and how often the function of that node may run.
 POINTS = {

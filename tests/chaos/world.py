@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
@@ -19,7 +18,7 @@ from orchestrator import Orchestrator
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.server import EmbeddedServer
 from tests.chaos.proxy import Proxy
-from tests.harness import Ledger, WorkerProcess, await_children, environment_for, lasting_keys, wait_until
+from tests.harness import Ledger, WorkerProcess, await_children, child_pids, environment_for, lasting_keys, wait_until
 from tests.invariants import check_run as check_run_in
 from tests.invariants import look_at
 from tests.servers import ServerWith
@@ -27,6 +26,7 @@ from tests.servers import ServerWith
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 LEASE_S = 3.0
 SWEEP_S = 0.5
@@ -198,12 +198,6 @@ class World:
         """A client without the flows' code, as one in another service is; it connects as the workers do."""
         url = url or self.url
         return Orchestrator(Celery("client", broker=url, backend=url, set_as_current=False))
-
-
-def child_pids(pid: int) -> list[int]:
-    """Pool processes of a worker."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
 class Power:

@@ -15,8 +15,7 @@ from examples.issue_flow import flow
 from examples.sync_issues import count_pages, count_requests, running_api
 from orchestrator import Orchestrator
 from orchestrator.server import EmbeddedServer
-from tests.chaos.world import child_pids
-from tests.harness import WorkerProcess, environment_for, wait_until
+from tests.harness import WorkerProcess, child_pids, environment_for, wait_until
 
 SIZE = 50
 

@@ -13,7 +13,7 @@ from orchestrator import FlowBuilder, Node, Orchestrator, RetryPolicy, manual
 from orchestrator.engine import engine_of
 from orchestrator.execution.attempt import Attempt
 from orchestrator.store.scripts.connection import Wire
-from tests.harness import load_program, wait_until, workers
+from tests.harness import load_program, wait_until, workers, write_stacks
 
 FAN = {"a": 1, "m-0": 1, "m-1": 1, "m-2": 1, "b": 1}
 
@@ -208,3 +208,11 @@ def test_a_lost_answer_to_the_last_member_loses_no_claim_of_what_is_behind(serve
 
 def _is_at(orchestrator, run, node):
     return engine_of(orchestrator.app).store.nodes(run.id).get(node, {}).get("state") == "running"
+
+
+def test_the_log_says_behind_a_failure_what_each_pool_process_was_doing(local, folder):
+    log = folder / "w0.log"
+    before = log.read_text().count("most recent call first")
+    write_stacks()
+    wait_until(lambda: log.read_text().count("most recent call first") >= before + 4, "every process has told")
+    assert run_to_its_end(local, "local-retries").status == "succeeded"

@@ -27,8 +27,7 @@ def test_as_many_complete_and_failing_runs_at_once(tmp_path, count):
                 assert run.error.type == "tests.programs.seed.ShipmentRefused"
                 assert_undone_in_reverse(run)
             repeated = sum(event.event == "republished" for run in runs for event in run.history())
-            # Of more than ten messages a run; on a busy machine some wait longer than a lost one would.
-            assert repeated <= count / 2, "messages were repeated although none was lost"
+            assert repeated <= count / 10, "messages were repeated although none was lost"
             assert Ledger(server.url).names("start") == []
             client = redis.Redis.from_url(server.url, decode_responses=True)
             wait_until(lambda: not client.zcard("orchestrator:live"), "no run is live")

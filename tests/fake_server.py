@@ -7,7 +7,6 @@ such a test is collected for it alone, and `REAL_ONLY` says why.
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING
 
 from fakeredis import FakeServer
@@ -34,6 +33,10 @@ REAL_ONLY = {
     "test_an_answer_that_nobody_read": "its connections are no sockets, on which an answer could be left unread",
 }
 """Part of a test's name, and what fakeredis lacks for it; the first that fits is the reason."""
+PARAMETERS = {
+    "test_a_tree_ends_with_its_root_whatever_happens": ({"0", "1"}, "it compiles a script at each call, 10 ms of 11"),
+}
+"""Long tests of which fakeredis runs those with these parameters, and why it leaves the others."""
 
 _numbers = itertools.count()
 _servers: dict[str, FakeServer] = {}
@@ -55,6 +58,9 @@ def address_of(url: str) -> Address:
 def why_not(item: pytest.Item) -> str:
     """The reason why a test needs the real server; "" if it does not."""
     if item.nodeid.startswith(SCRIPT_TESTS):
-        name = re.sub(r"\[.*", "", item.nodeid)
+        name, _, parameter = item.nodeid.removesuffix("]").partition("[")
+        those, reason = PARAMETERS.get(name.rpartition("::")[2], ({parameter}, ""))
+        if parameter not in those:
+            return reason
         return next((reason for part, reason in REAL_ONLY.items() if part in name), "")
     return "they run workers, or look at the server itself" if "server" in getattr(item, "fixturenames", ()) else ""

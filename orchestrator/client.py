@@ -240,6 +240,7 @@ class Orchestrator:
         until: datetime | None = None,
         tag: Mapping[str, str] | None = None,
         parent: str | None = None,
+        children: bool = False,
         text: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
@@ -253,6 +254,7 @@ class Orchestrator:
             until: Started before this instant; aware.
             tag: With each of these tags; cheap among many runs for those named in `Settings.indexed_tags`.
             parent: Children of this run; without it runs are listed that are no children.
+            children: Whether, without a parent, children are listed too.
             text: With this text in the id, in the idempotency key, or in the type, message or node of the error.
             limit: At most so many, up to 1000.
             cursor: `RunPage.cursor` of the page before.
@@ -265,16 +267,20 @@ class Orchestrator:
             ValueError: A status, instant, limit or cursor is none; the message names it.
         """
         name = None if flow is None else _name_of(flow)
-        wanted = queries.Filter(name, statuses_of(status), since, until, tag, parent, text)
+        wanted = queries.Filter(name, statuses_of(status), since, until, tag, parent, text, children)
         return RunPage(self._engine, queries.list_runs(self._engine.store, wanted, limit=limit, cursor=cursor))
 
-    def counts(self) -> tuple[FlowCounts, ...]:
-        """Return how many runs each flow has by status, for flows that are registered here or announced."""
-        return queries.count_runs(self._engine.store, starts.known_flows(self._engine))
+    def counts(self, *, children: bool = False) -> tuple[FlowCounts, ...]:
+        """Return how many runs each flow has by status, for flows that are registered here or announced.
 
-    def totals(self) -> FlowCounts:
-        """Return how many runs there are by status, of all flows."""
-        return queries.count_all(self._engine.store)
+        Args:
+            children: Whether runs that nodes of others have started are counted too; `runs` lists them if it is asked.
+        """
+        return queries.count_runs(self._engine.store, starts.known_flows(self._engine), children=children)
+
+    def totals(self, *, children: bool = False) -> FlowCounts:
+        """Return how many runs there are by status, of all flows; children as in `counts`."""
+        return queries.count_all(self._engine.store, children=children)
 
     def delete(self, run_id: str | uuid.UUID) -> None:
         """Delete the record of a run that has ended; raises as `FlowRun.delete`."""

@@ -198,7 +198,7 @@ def _of_runs(engine: Engine) -> Iterator[Finding]:
 def _waiting_runs(engine: Engine) -> Iterator[str]:
     """Yield old runs that seem to wait for a worker, not those that wait for somebody, a time or a limit."""
     until = datetime.fromtimestamp(engine.store.now_ms() / 1000, UTC) - STUCK_AFTER
-    wanted, cursor = queries.Filter(statuses=OPEN, until=until), None
+    wanted, cursor = queries.Filter(statuses=OPEN, until=until, children=True), None
     for _ in range(PAGES):
         found = queries.list_runs(engine.store, wanted, limit=LISTED, cursor=cursor)
         yield from (row.id for row in found.rows if row.waits_for_worker and not row.nodes_running)
@@ -229,9 +229,11 @@ def _of_memory(engine: Engine) -> Iterator[Finding]:
     if not most or used < most * FULL:
         return
     parts, freed = [], 0
-    for counts in queries.count_runs(engine.store, sorted(engine.registry.flows)):
+    for counts in queries.count_runs(engine.store, sorted(engine.registry.flows), children=True):
         ended = counts.succeeded + counts.failed + counts.cancelled + counts.compensation_failed
-        rows = queries.list_runs(engine.store, queries.Filter(flow=counts.flow), limit=LOOKED_AT, cursor=None).rows
+        rows = queries.list_runs(
+            engine.store, queries.Filter(counts.flow, children=True), limit=LOOKED_AT, cursor=None
+        ).rows
         if rows:
             mean = sum(engine.store.upkeep.bytes_of_run(row.id) for row in rows) / len(rows)
             parts.append(f"{counts.flow} about {mean * (ended + counts.open) / MIB:.1f} MiB")

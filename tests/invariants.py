@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.step_plan import END
 from orchestrator.store.history import read_entries
+from orchestrator.store.keys import CHILD, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import Store
 
 ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
-GROUPS = ("open", *ENDED, "paused")
+GROUPS = tuple(family + group for family in ("", CHILD) for group in ("open", *ENDED, "paused"))
 COUNTED = {"callback", "child"}
 """What is waited for behind an attempt, and counts as running."""
 SAYS_NOTHING = {"run-started", "admitted", "republished", "approved", "child", "signal-kept", "signal-unused"}
@@ -444,7 +445,8 @@ def check_waits(view: View, run: RunView) -> None:
 def check_life(view: View, run: RunView) -> None:
     """I7: an ended run expires and is nowhere live; a live one lasts, and something will move it."""
     lasting = [name for name, left in run.lifetimes.items() if left == -1]
-    groups = {run.status} if run.has_ended else {"open", *({"paused"} & {run.status})}
+    found = {run.status} if run.has_ended else {"open", *({"paused"} & {run.status})}
+    groups = {family_of(run.id) + group for group in found}
     assert {each for each, members in view.by_status.items() if run.id in members} == groups
     flow = run.plan.flow
     assert {each for each, members in view.by_flow.items() if run.id in members} == {(flow, each) for each in groups}

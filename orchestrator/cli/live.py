@@ -59,7 +59,7 @@ def judge_live(orchestrator: Orchestrator) -> list[Group]:
 def _open_runs(orchestrator: Orchestrator) -> Iterator[RunRow]:
     cursor = None
     while True:
-        page = orchestrator.runs(status=OPEN, limit=AT_ONCE, cursor=cursor)
+        page = orchestrator.runs(status=OPEN, children=True, limit=AT_ONCE, cursor=cursor)
         yield from page.rows
         cursor = page.cursor
         if cursor is None:

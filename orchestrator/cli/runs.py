@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 @command("runs", example="runs --status failed --since 2h")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most so many.")
 @click.option("--cursor", help="Go on where a page ended, as it said.")
+@click.option("--children", is_flag=True, help="Also runs that nodes of others have started.")
 @run_filters
-def runs(session: Session, limit: int, cursor: str | None, chosen: Filter) -> None:
+def runs(session: Session, limit: int, cursor: str | None, children: bool, chosen: Filter) -> None:  # noqa: FBT001 - click's
     """List runs, newest first."""
-    page = session.orchestrator.runs(**chosen.arguments(), limit=limit, cursor=cursor)
+    page = session.orchestrator.runs(**chosen.arguments(), children=children, limit=limit, cursor=cursor)
     if session.is_json:
         back = page.searched_back_to
         found = {

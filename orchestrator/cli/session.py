@@ -60,7 +60,7 @@ class Session:
         found: dict[str, FlowRun] = {}
         cursor = None
         for _ in range(PAGES):
-            page = self.orchestrator.runs(text=name, cursor=cursor)
+            page = self.orchestrator.runs(text=name, children=True, cursor=cursor)
             found |= {run.id: run for run in page if run.id.startswith(name)}
             cursor = page.cursor
             if cursor is None:

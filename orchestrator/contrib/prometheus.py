@@ -190,7 +190,7 @@ def take(orchestrator: Orchestrator) -> Samples:
     engine = engine_of(orchestrator.app)
     engine.discovery.catch_up()
     found: Samples = {name: {} for name in METRICS}
-    for counts in orchestrator.counts():
+    for counts in orchestrator.counts(children=True):
         for status in ("open", *ENDED):
             found["orchestrator_runs"][counts.flow, status] = getattr(counts, status)
         found["orchestrator_runs_paused"][counts.flow,] = counts.paused

@@ -33,7 +33,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | limits:pace:<bucket> | hash: interval that an adaptive bucket has found, microseconds | a day after its last use |
 | limits:held:<slots> | sorted set: run, node and token of each claim with a slot, by its start | while one is held |
 | lines | sorted set: buckets with a wait queue that is not empty, by next look | while something waits |
-| index:status:<group> | sorted set: run ids by creation; `open`, `paused`, or how they ended | entries as the runs |
+| index:status:<group> | sorted set: run ids by creation: `open`, `failed`..., `child_open`... | entries as the runs |
 | index:flow:<flow>:<group> | sorted set: the same of one flow | entries as the runs |
 | index:tag:<hash of name and value> | sorted set: the same with a tag of Settings.indexed_tags | entries as the runs |
 | index:children:<id> | sorted set: run ids of a run's children by creation | entries as the runs |
@@ -83,6 +83,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 
+CHILD = "child_"
+"""What groups of children in the indexes begin with."""
+
+
 def bucket_of(limit: str, key: str) -> str:
     """The bucket that a limit has for a key; nothing of the key is in its name but a hash."""
     # surrogatepass: half of a surrogate pair, which is a legal text in Python and JSON, cannot be encoded and would
@@ -107,6 +111,11 @@ def child_id(parent: str, node: str, number: int) -> str:
 def is_child(run_id: str) -> bool:
     """Whether a run's id is that of a child."""
     return run_id[13:15] == "-8"
+
+
+def family_of(run_id: str) -> str:
+    """What the names of a run's groups in the indexes begin with, as family.lua has it."""
+    return CHILD if is_child(run_id) else ""
 
 
 def limit_of(bucket: str) -> str:

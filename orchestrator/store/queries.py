@@ -11,16 +11,18 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.definition.step_plan import END
+from orchestrator.store.keys import CHILD
 from orchestrator.store.run_store import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.definition.plan import Plan
     from orchestrator.store.run_store import Store
@@ -36,6 +38,8 @@ CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
 OPEN = frozenset(str(status) for status in RunStatus if not status.is_final)
 GROUPS = ("open", *(str(status) for status in RunStatus if status.is_final), "paused")
 """What the indexes tell apart: runs that have not ended, how the others ended, and which open ones are paused."""
+ANY = "*"
+"""A parent of list_runs.lua: any, or none."""
 SHOWN = 3
 """Names of open nodes in one line of a page."""
 LOOKED_AT = 50
@@ -52,6 +56,7 @@ class Filter:
         since, until: Created at or after, and before; aware.
         tags: Every one of them has this value.
         parent: Children of this run; None for runs without a parent.
+        children: Whether, without a parent, children are listed too.
         text: A part of the id, of the idempotency key, or of the type, message or node of the error; of ASCII,
             letters of either case.
     """
@@ -63,6 +68,7 @@ class Filter:
     tags: Mapping[str, str] | None = None
     parent: str | None = None
     text: str | None = None
+    children: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = 
                 before=before,
                 statuses=wanted.statuses,
                 flow=wanted.flow or "",
-                parent=wanted.parent or "",
+                parent=wanted.parent or (ANY if wanted.children else ""),
                 tags=wanted.tags or {},
                 text=_in_small_letters(wanted.text or ""),
                 fields=FIELDS,
@@ -229,15 +235,24 @@ def list_runs(store: Store, wanted: Filter, *, limit: int, cursor: str | None = 
 def last_runs(store: Store, flows: Collection[str], *, limit: int) -> dict[str, tuple[RunRow, ...]]:
     """Return the newest runs of flows, at most so many of each among its last 1,000, in three round trips at most.
 
+    Children are among them.
+
     Raises:
         StoreError: Redis.
     """
     if not flows:
         return {}
-    groups = {flow: _groups(store, Filter(flow)) for flow in flows}
+    groups = {flow: _groups(store, Filter(flow, children=True)) for flow in flows}
     with store.guarded():
         answers = store.scripts.list_runs_of(
-            groups, candidates=CANDIDATES_A_CALL, wanted=limit, newest="+inf", oldest="-inf", before="", fields=FIELDS
+            groups,
+            candidates=CANDIDATES_A_CALL,
+            wanted=limit,
+            newest="+inf",
+            oldest="-inf",
+            before="",
+            parent=ANY,
+            fields=FIELDS,
         )
     found: dict[str, list[RunRow]] = {flow: [] for flow in flows}
     for row in _read_rows(store, [each for *_, rows in answers for each in rows]):
@@ -273,7 +288,9 @@ def _groups(store: Store, wanted: Filter) -> list[list[str]]:
     """Indexes to choose from: every run that passes is in some index of each group."""
     keys, statuses = store.keys, wanted.statuses or tuple(RunStatus)
     open_ones = [status for status in statuses if status in OPEN]
-    parts = ["open"] * bool(open_ones) + [status for status in statuses if status not in OPEN]
+    families = (CHILD,) if wanted.parent is not None else _families(children=wanted.children)
+    ended = [str(status) for status in statuses if status not in OPEN]
+    parts = [family + group for family in families for group in (*["open"] * bool(open_ones), *ended)]
     groups = [[keys.by_tag(name, (wanted.tags or {})[name])] for name in _indexed_tags(store, wanted)]
     if wanted.parent is not None:
         groups.append([keys.children(wanted.parent)])
@@ -284,6 +301,10 @@ def _groups(store: Store, wanted: Filter) -> list[list[str]]:
         older = [status for status in open_ones if status != "paused"]  # as version 0.1.0 has them
         groups.append([*map(keys.by_status, parts), *map(keys.by_status, older)])
     return groups
+
+
+def _families(*, children: bool) -> tuple[str, ...]:
+    return ("", CHILD) if children else ("",)
 
 
 def _indexed_tags(store: Store, wanted: Filter) -> list[str]:
@@ -393,27 +414,50 @@ def _doing(record: Mapping[str, Any] | None) -> str:
     return f"limit {record['bucket']}" if record.get("bucket") else f"retry after attempt {record['attempt']}"
 
 
-def count_runs(store: Store, flows: Collection[str]) -> tuple[FlowCounts, ...]:
-    """Return counts of flows by status, in one round trip."""
+def count_runs(
+    store: Store,
+    flows: Collection[str],
+    *,
+    children: bool = False,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[FlowCounts, ...]:
+    """Return counts of flows by status, in one round trip.
+
+    Args:
+        store: Where they are.
+        flows: Names of flows.
+        children: Whether children are counted too.
+        since: Only runs created at or after this instant; aware.
+        until: Only runs created before this instant; aware.
+    """
     names = sorted(flows)
-    counts = _cards(store, [store.keys.by_flow(flow, group) for flow in names for group in GROUPS])
-    return tuple(FlowCounts(flow, *counts[at * len(GROUPS) :][: len(GROUPS)]) for at, flow in enumerate(names))
+    between = "-inf" if since is None else str(_ms(since)), "+inf" if until is None else f"({_ms(until)}"
+    counts = _cards(store, [partial(store.keys.by_flow, flow) for flow in names], children=children, between=between)
+    return tuple(FlowCounts(flow, *found) for flow, found in zip(names, counts, strict=True))
 
 
-def count_all(store: Store) -> FlowCounts:
-    """Return counts of all runs by status, in one round trip; the flow is empty."""
-    return FlowCounts("", *_cards(store, list(map(store.keys.by_status, GROUPS))))
+def count_all(store: Store, *, children: bool = False) -> FlowCounts:
+    """Return counts of all runs by status, of children too if they are asked for; the flow is empty. One round trip."""
+    return FlowCounts("", *_cards(store, [store.keys.by_status], children=children, between=("-inf", "+inf"))[0])
 
 
-def _cards(store: Store, keys: Sequence[str]) -> list[int]:
-    if not keys:
+def _cards(
+    store: Store, indexes: Sequence[Callable[[str], str]], *, children: bool, between: tuple[str, str]
+) -> list[list[int]]:
+    """Return of each index how many runs every group has in a range of instants."""
+    if not indexes:
         return []
+    families = _families(children=children)
     with store.guarded():
         pipe = store.client.pipeline(transaction=False)
-        for key in keys:
-            pipe.zcard(key)
-        counts: list[int] = pipe.execute()
-    return counts
+        for index in indexes:
+            for group in GROUPS:
+                for family in families:
+                    pipe.zcount(index(family + group), *between)
+        cards: list[int] = pipe.execute()
+    sums = [sum(cards[at : at + len(families)]) for at in range(0, len(cards), len(families))]
+    return [sums[at : at + len(GROUPS)] for at in range(0, len(sums), len(GROUPS))]
 
 
 def run_of_key(store: Store, flow: str, key: str) -> str | None:

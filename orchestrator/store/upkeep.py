@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from orchestrator.store.keys import family_of
 from orchestrator.store.lost_writes import LostWrites, SweepMark
 
 if TYPE_CHECKING:
@@ -129,11 +130,8 @@ class Upkeep:
         for member in members:
             status, _, rest = member.partition("|")
             flow, _, run_id = rest.partition("|")
-            for index in (
-                self._keys.by_status(status),
-                self._keys.by_flow(flow, status),
-                self._keys.older_by_flow(flow),
-            ):
+            group = f"{family_of(run_id)}{status}"
+            for index in (self._keys.by_status(group), self._keys.by_flow(flow, group), self._keys.older_by_flow(flow)):
                 rows[index].append(run_id)
             histories.append(self._keys.history(run_id))  # has no lifetime if version 0.1.0 ended the run
         tags = _texts(self._client.zrangebyscore(self._keys.expiring_tags, "-inf", now, 0, count))

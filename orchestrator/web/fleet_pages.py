@@ -37,8 +37,8 @@ class FlowRow:
 
     Attributes:
         name: Its name.
-        counts: How its runs stand.
-        last: Its last runs, newest first; fifty at most.
+        counts: How its runs stand, those that nodes of others have started too.
+        last: The last of them, newest first; fifty at most.
         success: Share of the ended ones among them that succeeded; None without any.
         p50, p95: What half of the runs of the last day, and 19 of 20, took at most; None before any was measured.
         next: The next instant of its schedules, if Flower's app has it.
@@ -59,7 +59,7 @@ class FlowRow:
 
 def read_flows(orchestrator: Orchestrator) -> list[FlowRow]:
     """Return every flow that is registered here or announced; those with runs first."""
-    counts = orchestrator.counts()
+    counts = orchestrator.counts(children=True)
     following = _next_by_flow(orchestrator.schedules())
     taken = {each.flow: each.runs for each in orchestrator.statistics()}
     store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
@@ -130,7 +130,7 @@ def read_flow(orchestrator: Orchestrator, name: str) -> FlowShown:
     """
     engine = orchestrator._engine  # noqa: SLF001 - a door reads the registry directly
     plan = find_plan(engine, name)
-    counts = next(row for row in orchestrator.counts() if row.flow == name)
+    counts = next(row for row in orchestrator.counts(children=True) if row.flow == name)
     schedules = [row for row in orchestrator.schedules() if row.flow == name]
     following = _next_by_flow(schedules).get(name)
     (statistics,) = orchestrator.statistics(name)

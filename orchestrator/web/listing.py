@@ -32,7 +32,7 @@ SPANS = ("15m", "1h", "24h", "7d")
 """How long ago, as the page offers it."""
 SPAN = re.compile(r"(\d{1,6})([smhdw])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-FIELDS = ("flow", "status", "since", "until", "tag", "parent", "text", "cursor")
+FIELDS = ("flow", "status", "since", "until", "tag", "parent", "children", "text", "cursor")
 
 
 class BadFilterError(ValueError):
@@ -47,6 +47,7 @@ class Filters:
         flow, status, parent, text, cursor: As for `Orchestrator.runs`; the status may be "open".
         since, until: How long ago, such as "15m" or "7d", or an instant.
         tag: "name=value"; several with commas between them.
+        children: "1" lists also runs that nodes of others have started.
     """
 
     flow: str = ""
@@ -55,6 +56,7 @@ class Filters:
     until: str = ""
     tag: str = ""
     parent: str = ""
+    children: str = ""
     text: str = ""
     cursor: str = ""
 
@@ -62,6 +64,11 @@ class Filters:
         """Return the query of an address with these filters and some changed; a change begins at the newest run."""
         values = {name: getattr(self, name) for name in FIELDS} | {"cursor": ""} | changes
         return urlencode({name: value for name, value in values.items() if value})
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether runs that pass are counted: the indexes know flows, statuses and instants, and nothing else."""
+        return not (self.tag or self.parent or self.text)
 
     @property
     def is_any(self) -> bool:
@@ -83,6 +90,7 @@ class Filters:
             "until": read_instant(self.until),
             "tag": read_tags(self.tag) or None,
             "parent": self.parent or None,
+            "children": bool(self.children),
             "text": self.text or None,
             "cursor": self.cursor or None,
         }
@@ -128,6 +136,7 @@ class Listing:
     filters: Filters
     runs: Runs
     counts: dict[str, int]
+    """By group, of all that pass the filter but for its status; empty where that takes reading them all."""
     by_flow: tuple[FlowCounts, ...]
     aside: frozenset[str]
     version: str
@@ -140,7 +149,7 @@ class Listing:
 
 
 def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
-    """Return a page of runs and the counts of its flow, or of all.
+    """Return a page of runs, and the counts of what its filter lists.
 
     Raises:
         BadFilterError: A filter cannot be understood.
@@ -150,15 +159,15 @@ def read_listing(orchestrator: Orchestrator, filters: Filters) -> Listing:
         runs = orchestrator.runs(limit=PAGE, **filters.arguments())
     except ValueError as error:
         raise BadFilterError(str(error)) from error
-    by_flow, aside = _counts_and_aside(orchestrator)
+    by_flow, aside = _counts_and_aside(orchestrator, filters)
     wanted = [row for row in by_flow if not filters.flow or row.flow == filters.flow]
     counts = {group: sum(getattr(row, group) for row in wanted) for group in GROUPS}
     paused = sum(row.paused for row in wanted)
     version = _version(runs, counts | {"paused": paused}, aside)
-    return Listing(filters, runs, counts, by_flow, aside, version, paused)
+    return Listing(filters, runs, counts if filters.is_counted else {}, by_flow, aside, version, paused)
 
 
-def _counts_and_aside(orchestrator: Orchestrator) -> tuple[tuple[FlowCounts, ...], frozenset[str]]:
+def _counts_and_aside(orchestrator: Orchestrator, filters: Filters) -> tuple[tuple[FlowCounts, ...], frozenset[str]]:
     """Return the counts of every known flow, and the runs and plans that are set aside, in two round trips."""
     engine = orchestrator._engine  # noqa: SLF001 - a door reads the store directly
     store = engine.store
@@ -168,7 +177,13 @@ def _counts_and_aside(orchestrator: Orchestrator) -> tuple[tuple[FlowCounts, ...
         pipe.hkeys(store.keys.aside)
         announced, parts = pipe.execute()
     kinds = (part.decode().partition(" ") for part in parts)
-    counts = count_runs(store, {*(name.decode() for name in announced), *engine.registry.flows})
+    counts = count_runs(
+        store,
+        {*(name.decode() for name in announced), *engine.registry.flows},
+        children=bool(filters.children),
+        since=read_instant(filters.since),
+        until=read_instant(filters.until),
+    )
     return counts, frozenset(name for kind, _, name in kinds if kind in {"run", "plan"})
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scripts_world import line_plan
+from tests.scripts_tree import parent_plan, shipping
+from tests.scripts_world import RETENTION_MS, line_plan
 
-GROUPS = ("open", "succeeded", "failed", "cancelled", "compensation_failed")
+ENDS = ("open", "succeeded", "failed", "cancelled", "compensation_failed", "paused")
+GROUPS = tuple(family + group for family in ("", "child_") for group in ENDS)
 
 
 def groups_of(world, run):
     """Where a run is indexed."""
     keys = world.keys
     found = {group for group in GROUPS if world.client.zscore(keys.by_status(group), run.id) is not None}
-    assert found == {group for group in GROUPS if world.client.zscore(keys.by_flow("f", group), run.id) is not None}
+    assert found == {group for group in GROUPS if world.client.zscore(keys.by_flow(run.plan.flow, group), run.id)}
     assert {world.client.zscore(keys.by_status(group), run.id) for group in found} == {float(run.field("created"))}
     return found
 
@@ -41,6 +43,33 @@ def test_a_run_moves_once_from_the_open_ones_to_those_that_ended_like_it(world, 
     assert (run.status, groups_of(world, run)) == ("cancelled", {"cancelled"})
     run.resume()
     assert (groups_of(world, run), older(world, run)) == ({"open"}, [])
+
+
+def test_a_child_has_groups_of_its_own_and_an_older_version_that_ended_it_has_left_it_in_others(world, tree):
+    parent, keys = world.run(parent_plan()), world.keys
+    _, child = tree.spawn(parent, "ship", shipping(undone=False))
+    world.scripts.announce_flow(child.plan, retention_ms=1000)
+    assert (groups_of(world, parent), groups_of(world, child)) == ({"open"}, {"child_open"})
+    world.scripts.pause(child.id, child.plan.hash, reason="")
+    assert groups_of(world, child) == {"child_open", "child_paused"}
+    child.resume()
+    assert groups_of(world, child) == {"child_open"}
+    assert world.scripts.mend_indexes(at_most=10) == 0
+    tree.follow(tree.finish(child))
+    assert groups_of(world, child) == {"child_succeeded"}
+    parent.do("last")
+    later = world.store.now_ms() + 10 * RETENTION_MS
+    for run, at in ((child, "child_succeeded"), (parent, "succeeded")):
+        created = float(run.field("created"))
+        world.client.zrem(keys.by_status(at), run.id)
+        world.client.zadd(keys.by_status("succeeded"), {run.id: created})
+        world.client.zadd(keys.by_status("child_open"), {run.id: created})
+        world.client.zadd(keys.older_by_flow(run.plan.flow), {run.id: created})
+    world.scripts.announce_flow(parent.plan, retention_ms=1000)
+    world.scripts.mend_indexes(at_most=10)
+    assert (groups_of(world, parent), groups_of(world, child)) == ({"succeeded"}, {"child_succeeded"})
+    world.store.upkeep.clean_indexes(later, count=10)
+    assert world.members(keys.by_status("child_succeeded")) == world.members(keys.by_status("succeeded")) == []
 
 
 def test_a_run_is_in_the_index_of_each_tag_that_has_one_until_its_record_is_gone(world):

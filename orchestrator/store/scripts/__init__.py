@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 MARK_KEPT_MS = 86_400_000
-UNFINISHED = ("open",)  # groups of the index by status that hold runs which have not ended
+UNFINISHED = ("open", "child_open")  # groups of the index by status that hold runs which have not ended
 LONGEST_BACK_OFF_MS = 60_000
 """Longest time between two messages for a ready node that nobody claims."""
 

@@ -13,8 +13,8 @@ end
 if children.is_child() and not children.is_root_over() then
   return {'kept'}
 end
-redis.call('ZREM', INDEX .. ':status:' .. run.status, RUN_ID)
-redis.call('ZREM', INDEX .. ':flow:' .. run.flow .. ':' .. run.status, RUN_ID)
+redis.call('ZREM', INDEX .. ':status:' .. FAMILY .. run.status, RUN_ID)
+redis.call('ZREM', INDEX .. ':flow:' .. run.flow .. ':' .. FAMILY .. run.status, RUN_ID)
 redis.call('ZREM', INDEX .. ':flow:' .. run.flow, RUN_ID)  -- of version 0.1.0
 redis.call('ZREM', EXPIRING, run.status .. '|' .. run.flow .. '|' .. RUN_ID)
 for suffix in string.gmatch(run.indexes or '', '%S+') do

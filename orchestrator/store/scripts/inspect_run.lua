@@ -18,7 +18,7 @@ if not load_run() then
   redis.call('ZREM', LIVE, RUN_ID)
   redis.call('ZREM', TIMERS, RUN_ID .. '|')
   if redis.call('EXISTS', RUN) == 0 then
-    for _, status in ipairs({'open', 'pending', 'running', 'compensating'}) do
+    for _, status in ipairs({FAMILY .. 'open', 'pending', 'running', 'compensating'}) do
       redis.call('ZREM', INDEX .. ':status:' .. status, RUN_ID)
     end
   end

@@ -2,7 +2,7 @@
 -- KEYS    1 what the names of all runs begin with, then groups of indexes; a group has every run that passes
 -- ARGV    candidates to look at, runs to answer, newest and oldest instant in ms ('-inf': no limit), before: run id at the
 --         newest instant behind which to go on ('' for all of that instant), statuses with a space before and behind each ('' for
---         any), flow ('' for any), parent ('' for runs without one), tags (JSON object; '' for any), text in small letters ('' for
+--         any), flow ('' for any), parent ('' for runs without one, '*' for any), tags (JSON object; '' for any), text in small letters ('' for
 --         any), how many indexes each group has, the fields to answer
 -- Returns {instant, id of the last candidate; '1' if there are no more; of each run: its id and the fields that were asked for}.
 -- TTL     none. A second call answers the same: it writes nothing.
@@ -76,7 +76,7 @@ end
 local function passes(id, own_flow, status, own_parent, own_tags, key, failure)
   return own_flow and (flow == '' or flow == own_flow)
     and (statuses == '' or string.find(statuses, ' ' .. status .. ' ', 1, true))
-    and (own_parent or '') == parent
+    and (parent == '*' or (own_parent or '') == parent)
     and (not asked or has_tags(own_tags))
     and (text == '' or has_text(id, key, failure))
 end

@@ -7,22 +7,32 @@
 local INDEX, LIVE, FLOWS, RUNS, SWEEP = unpack(KEYS, 1, 5)
 local AT_ONCE = tonumber(ARGV[1])
 local GROUPS, OLDER = {'open', 'succeeded', 'failed', 'cancelled', 'compensation_failed'}, {'pending', 'running', 'compensating'}
+local FAMILIES = {'', 'child_'}
 -- include: instant
 local looked, flows = 0, redis.call('HKEYS', FLOWS)
 
 local function oldest_of(index) return looked < AT_ONCE and redis.call('ZRANGE', index, 0, AT_ONCE - looked - 1) or {} end
 
-local function forget(flow, id, but)
-  redis.call('ZREM', INDEX .. ':flow:' .. flow, id)
-  for _, group in ipairs(GROUPS) do
-    if group ~= but then
-      redis.call('ZREM', INDEX .. ':flow:' .. flow .. ':' .. group, id)
+-- Which group a run is in: an older version knows no families.
+local function family_of(RUN_ID)
+  -- include: family
+  return FAMILY
+end
+
+-- Take a run off every group of some indexes but the one that it belongs to.
+local function forget(indexes, id, but)
+  for _, family in ipairs(FAMILIES) do
+    for _, group in ipairs(GROUPS) do
+      if family .. group ~= but then
+        redis.call('ZREM', indexes .. ':' .. family .. group, id)
+      end
     end
   end
 end
 
 local function note_paused(flow, id, created)
-  for _, index in ipairs({INDEX .. ':status:paused', INDEX .. ':flow:' .. flow .. ':paused'}) do
+  local group = family_of(id) .. 'paused'
+  for _, index in ipairs({INDEX .. ':status:' .. group, INDEX .. ':flow:' .. flow .. ':' .. group}) do
     if created then
       redis.call('ZADD', index, created, id)
     else
@@ -54,14 +64,11 @@ local function mend(id)
   for _, group in ipairs(GROUPS) do
     own = status == group and group or own
   end
-  own = status and (own or 'open')
-  for _, group in ipairs(GROUPS) do
-    if group ~= own then
-      redis.call('ZREM', INDEX .. ':status:' .. group, id)
-    end
-  end
+  own = status and family_of(id) .. (own or 'open')
+  forget(INDEX .. ':status', id, own)
   for _, each in ipairs(flow and {flow} or flows) do
-    forget(each, id, own)
+    redis.call('ZREM', INDEX .. ':flow:' .. each, id)
+    forget(INDEX .. ':flow:' .. each, id, own)
     note_paused(each, id, status == 'paused' and created or nil)
   end
   if own then
@@ -76,7 +83,8 @@ for _, status in ipairs(OLDER) do
     mend(id)
   end
 end
-local group = GROUPS[2 + math.floor(NOW / 1000) % 4]
+local at = math.floor(NOW / 1000)
+local group = FAMILIES[1 + math.floor(at / 4) % 2] .. GROUPS[2 + at % 4]
 for _, flow in ipairs(flows) do
   for _, id in ipairs(oldest_of(INDEX .. ':flow:' .. flow)) do
     mend(id)
@@ -92,14 +100,18 @@ for _, flow in ipairs(flows) do
   end
 end
 -- Every open run is live, and no other: an older version that ended a run has left it among the open ones.
-if redis.call('ZCARD', INDEX .. ':status:open') ~= redis.call('ZCARD', LIVE) then
+if redis.call('ZCARD', INDEX .. ':status:open') + redis.call('ZCARD', INDEX .. ':status:child_open') ~= redis.call('ZCARD', LIVE) then
   local from = tonumber(redis.call('HGET', SWEEP, 'mended') or 0)
-  local open = redis.call('ZREVRANGE', INDEX .. ':status:open', from, from + AT_ONCE - 1)
-  for _, id in ipairs(open) do
-    if not redis.call('ZSCORE', LIVE, id) then
-      mend(id)
+  local is_over = true
+  for _, family in ipairs(FAMILIES) do
+    local open = redis.call('ZREVRANGE', INDEX .. ':status:' .. family .. 'open', from, from + AT_ONCE - 1)
+    for _, id in ipairs(open) do
+      if not redis.call('ZSCORE', LIVE, id) then
+        mend(id)
+      end
     end
+    is_over = is_over and #open < AT_ONCE
   end
-  redis.call('HSET', SWEEP, 'mended', #open < AT_ONCE and 0 or from + AT_ONCE)
+  redis.call('HSET', SWEEP, 'mended', is_over and 0 or from + AT_ONCE)
 end
 return looked

@@ -160,8 +160,9 @@ if limits ~= '{}' then
     redis.call('HSETNX', LIMITS, bucket, numbers)
   end
 end
-redis.call('ZADD', INDEX .. ':flow:' .. flow .. ':open', instant, RUN_ID)
-redis.call('ZADD', INDEX .. ':status:open', instant, RUN_ID)
+-- include: family
+redis.call('ZADD', INDEX .. ':flow:' .. flow .. ':' .. FAMILY .. 'open', instant, RUN_ID)
+redis.call('ZADD', INDEX .. ':status:' .. FAMILY .. 'open', instant, RUN_ID)
 for suffix in string.gmatch(indexes, '%S+') do
   redis.call('ZADD', INDEX .. ':' .. suffix, instant, RUN_ID)
 end
@@ -189,7 +190,7 @@ if is_skipped then  -- it has ended as soon as it was created
   local after, before, created, DONE = 'cancelled', 'open', NOW, string.match(EVENTS, '^.*:') .. 'done:' .. RUN_ID
   -- include: index
   -- include: end_run
-  if string.sub(RUN_ID, 14, 15) ~= '-8' then  -- a child is kept as long as its root, see children.lua
+  if FAMILY == '' then  -- a child is kept as long as its root, see children.lua
     local own_keys, idempotency, EXPIRING = {RUN, NODES, OUTPUTS, HISTORY}, nil, INDEX .. ':expiring'
     -- include: retire
   end

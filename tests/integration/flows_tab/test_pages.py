@@ -117,7 +117,9 @@ def test_runs_that_failed_are_counted_as_their_link_lists_them(flower, program):
     assert (failed.status, stuck.status) == ("failed", "compensation_failed")
     page = flower.get("/flows/flows").text
     for run, status in ((failed, "failed"), (stuck, "compensation_failed")):
-        ((link, count),) = re.findall(rf'href="/in/here(/flows\?flow=payment&amp;status={status})">(\d+)', page)
+        ((link, count),) = re.findall(
+            rf'href="/in/here(/flows\?flow=payment&amp;children=1&amp;status={status})">(\d+)', page
+        )
         listed = re.findall(r'id="run-([^"]+)"', flower.get(link.replace("&amp;", "&")).text)
         assert (len(listed), run.id in listed) == (int(count), True)
 

@@ -102,6 +102,7 @@ repeat
     local own_keys, before, after = {RUN, NODES, OUTPUTS, FAILURES, HISTORY, RUN .. ':history'}, 'open', 'succeeded'
     local created, retention, flow, idempotency, deadline, indexes = unpack(values, 13)
     -- include: emit
+    -- include: family
     -- include: index
     -- include: end_run
     -- include: retire

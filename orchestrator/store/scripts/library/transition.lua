@@ -10,7 +10,8 @@ local NOW_US = clock[1] * 1000000 + clock[2]
 local history_limit = nil
 -- include: note
 
-local MAY_BE_CHILD = string.sub(RUN_ID, 14, 15) == '-8'  -- as keys.py makes ids: most runs need nothing of children.lua
+-- include: family
+local MAY_BE_CHILD = FAMILY ~= ''  -- most runs need nothing of children.lua
 local is_repeat = false  -- whether a commit of this call was carried out before
 local run = nil
 local plan_cache, records = {}, {}
@@ -202,7 +203,7 @@ local function set_status(after)
   end
   -- What is paused is open too, and in indexes of its own besides.
   if (run.status == 'paused') ~= (was == 'paused') then
-    for _, index in ipairs({':status:paused', ':flow:' .. run.flow .. ':paused'}) do
+    for _, index in ipairs({':status:' .. FAMILY .. 'paused', ':flow:' .. run.flow .. ':' .. FAMILY .. 'paused'}) do
       if run.status == 'paused' then
         redis.call('ZADD', INDEX .. index, run.created, RUN_ID)
       else

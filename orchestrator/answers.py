@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.checks.gates import LONGEST_NAME
@@ -92,6 +93,17 @@ def complete(engine: Engine, text: str, value: Any) -> None:
     codec = _codec_of(engine, pinned[1], callback.node)
     data = _dumped(engine, value, codec, f"output of node {callback.node}")
     _call_back(engine, callback, pinned, verb="complete", text=data)
+
+
+def is_open_to(engine: Engine, text: str) -> bool:
+    """Return whether a text has the secret of a node, in a time that does not tell how much of it is right.
+
+    Raises:
+        StaleCallback: It is no text of a callback.
+    """
+    callback = Callback.of(text)
+    secret = str(engine.store.node(callback.run_id, callback.node).get("secret") or "")
+    return bool(secret) and compare_digest(secret.encode(), callback.secret.encode())
 
 
 def fail(engine: Engine, text: str, message: str) -> None:

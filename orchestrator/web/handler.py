@@ -45,6 +45,7 @@ class FlowsHandler(BaseHandler):
     tab = ""
     fresh_s = 0
     """Seconds for which an open page is not read anew: of a page whose reading costs much."""
+    threads = THREADS
 
     def set_default_headers(self) -> None:
         """Forbid whatever a page of ours does not do; other sites never read it, even where Flower's API is open."""
@@ -107,7 +108,7 @@ class FlowsHandler(BaseHandler):
         """
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(THREADS, lambda: function(self.orchestrator, *args, **kw))
+            return await loop.run_in_executor(self.threads, lambda: function(self.orchestrator, *args, **kw))
         except (UnknownRun, UnknownFlow) as error:
             raise PageProblem(404, f"{str(error).partition(' [run')[0][:500]}.") from error
         except DamagedRunError as error:

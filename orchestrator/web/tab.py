@@ -16,7 +16,7 @@ from flower.views import monitor
 from tornado.template import Loader, Template
 from tornado.web import StaticFileHandler, url
 
-from orchestrator.web import actions, json_api, metrics, pages, waiting_page
+from orchestrator.web import actions, callback_door, json_api, metrics, pages, waiting_page
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ def addresses() -> list[Any]:
         url(r"/flows/api/runs", json_api.Runs, name="flows-api-runs"),
         url(rf"/flows/api/run/{RUN}", json_api.Run, name="flows-api-run"),
         url(rf"/flows/api/flow/{NAME}", json_api.Flow, name="flows-api-flow"),
+        url(r"/flows/api/complete/(.*)", callback_door.Complete, name="flows-complete"),
         url(r"/flows/api/([a-z]+)", json_api.Listing, name="flows-api"),
         url(r"/flows/static/(.+)", StaticFileHandler, {"path": str(HERE / "static")}, name="flows-static"),
     ]

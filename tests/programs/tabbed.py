@@ -15,6 +15,7 @@ from orchestrator import (
     FlowRun,
     FlowState,
     Node,
+    NodeContext,
     Orchestrator,
     SharedRateLimiter,
     Terminal,
@@ -28,6 +29,8 @@ from orchestrator.engine import engine_of
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("tabbed", broker=URL, backend=URL)
 orchestrator = Orchestrator(app)
+CALLBACKS: dict[str, str] = {}
+"""The callbacks that this process has given away, by run."""
 HOSTILE = """100% of %s <script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
 
 
@@ -66,6 +69,13 @@ def refuse() -> None:
     raise Terminal("the shop is closed")
 
 
+def order_film(ctx: NodeContext) -> int:
+    """Give the callback away, and wait for it."""
+    CALLBACKS[ctx.run_id] = ctx.callback
+    seconds: int = ctx.defer(timeout=timedelta(hours=1))
+    return seconds
+
+
 jira = SharedRateLimiter("jira", 2, per=timedelta(minutes=10))
 github = SharedRateLimiter("github", 2, per=timedelta(seconds=1), adaptive=Adaptive(0.5, 50))
 limited = Node("call-jira", done).with_shared_rate_limit(jira)
@@ -97,6 +107,7 @@ for built in (
     .build(),
     flow("errand").takes(int).then(Node("print-label", label).with_input_func(lambda state: state.input(int))).build(),
     flow("nasty").then(Node("says-it", done)).build(),
+    flow("render").then(Node("order-film", order_film)).build(),
 ):
     orchestrator.register(built)
 

@@ -51,8 +51,8 @@ class Settings:
         allow_eviction: Whether runs are started and begun on a Redis that throws their keys away when it is full.
             Default False; 1 or 0 as a variable.
         fused: Whether all flows run fused, as with `FlowBuilder(...).fused()`. Default False; 1 or 0 as a variable.
-        http_callbacks: Whether the tab in Flower completes the node of a callback for anybody who posts its text. Default
-            True; 1 or 0 as a variable.
+        http_callbacks: Whether the tab in Flower completes the node of a callback for anybody who posts its text.
+            Default True; 1 or 0 as a variable.
         indexed_tags: Names of tags by which runs are indexed from their start on, so that `runs(tag=...)` finds few
             among many. Default none; as a variable with commas between them.
         redact: Names of fields whose values are never shown by commands, `--json`, pages, events, traces and logs, nor

@@ -125,7 +125,7 @@ def complete(orchestrator: Orchestrator, text: str, value: Any) -> None:
     """
     engine = orchestrator._engine  # noqa: SLF001 - a door asks the engine directly
     try:
-        # First: what a value has to be is told to nobody but who has the secret.
+        # First: only who has the secret is told what the value has to be.
         if len(text) > LONGEST_TEXT or not answers.is_open_to(engine, text):
             raise PageProblem(GONE, STALE)
         orchestrator.complete(text, value)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from orchestrator.definition.plan import FIRST_FORMAT
 from orchestrator.definition.policies import SLOTS
+from orchestrator.definition.priority import first_epoch
 from orchestrator.errors import ConfigurationError, NodeFailure, RunCancelled, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
+from orchestrator.messaging.priorities import refuse_priority
 from orchestrator.messaging.publisher import Publisher
 from orchestrator.messaging.start_checks import StartChecks, refuse_old_workers, refused_eviction
 from orchestrator.middleware import Middlewares
@@ -167,22 +170,24 @@ class Engine:
         overlap: str = "allow",
         begins: str = "",
         traceparent: str = "",
+        priority: int | None = None,
     ) -> Started:
         """Create a run and send its first message; a repeat answers with the existing run and sends nothing.
 
         With `begins`, as start.lua has it, the leader sends it when that instant has come.
 
         Raises:
-            ConfigurationError: The run would hang, as the app's settings or the store show; nothing was written.
+            InvalidInput, ConfigurationError: As of `refuse`; nothing was written.
             StoreFull, StoreUnavailable: Redis; the same `run_id` or idempotency key again is safe.
         """
-        self.refuse(plan)
+        self.refuse(plan, priority)
+        epoch = first_epoch(priority)
+        given: dict[str, Any] = {"tags": tags, "idempotency_key": idempotency_key}
+        given |= {"traceparent": traceparent, "epoch": epoch}
         fault_point("before_start")
         # The plan goes along only where the store says that it lacks it: it is larger than the rest of a start.
         for send_plan in (False, True):
-            options = self._start_options(
-                plan, run_id, input_json, tags=tags, idempotency_key=idempotency_key, traceparent=traceparent
-            )
+            options = self._start_options(plan, run_id, input_json, **given)
             options |= {"schedule": schedule, "scheduled_ms": scheduled_ms, "overlap": overlap, "begins": begins}
             options["send_plan"] = send_plan
             with self.store.guarded():
@@ -195,10 +200,12 @@ class Engine:
             raise ConfigurationError(refused_eviction(plan.flow, started.run_id))
         if started.outcome == "started":
             # The run is stored: what is lost from here on, its message as well, the reconciler does.
-            self.publisher.publish_first(plan, run_id, started.work)
+            self.publisher.publish_first(plan, run_id, epoch, started.work)
         return started
 
-    def spawn(self, run_id: str, plan: Plan, node: str, token: str, child: Plan, **options: Any) -> Spawned:
+    def spawn(
+        self, run_id: str, plan: Plan, node: str, token: str, child: Plan, *, priority: int | None, **options: Any
+    ) -> Spawned:
         """Start a run of another flow for a node that waits for it from then on, and send its first message.
 
         Args:
@@ -207,6 +214,7 @@ class Engine:
             node: The node.
             token: The token of its claim.
             child: The plan of the other flow.
+            priority: That of the run, which the other one has, too.
             options: What spawn.lua takes besides, and `input_json`.
 
         Raises:
@@ -214,12 +222,13 @@ class Engine:
             StoreError: Redis; the same call again is safe.
         """
         self.refuse(child)
+        begun = first_epoch(priority)
         given = self._start_options(
-            child, "", options.pop("input_json"), tags=None, idempotency_key=None, traceparent=""
+            child, "", options.pop("input_json"), tags=None, idempotency_key=None, traceparent="", epoch=begun
         )
         # It names the child, whose id is not known before the store has said its number: `message_of` makes it then.
         del given["message"]
-        options |= given | {"message_of": self.publisher.first_message, "number": 1}
+        options |= given | {"message_of": partial(self.publisher.first_message, epoch=begun), "number": 1}
         while True:
             with self.store.guarded():
                 spawned = self.store.scripts.children.spawn(run_id, plan.hash, node, token, child_plan=child, **options)
@@ -234,15 +243,18 @@ class Engine:
             raise ConfigurationError(refused_eviction(child.flow, spawned.detail))
         if spawned.started is not None:
             fault_point("after_spawn", node)
-            self.publisher.publish_first(child, spawned.started.run_id, spawned.started.work)
+            self.publisher.publish_first(child, spawned.started.run_id, begun, spawned.started.work)
         return spawned
 
-    def start_many(self, plan: Plan, given: Mapping[str, Mapping[str, Any]]) -> list[Started | None]:
+    def start_many(
+        self, plan: Plan, given: Mapping[str, Mapping[str, Any]], *, priority: int | None
+    ) -> list[Started | None]:
         """Create runs in one round trip and send their first messages.
 
         Args:
             plan: The plan of their flow.
             given: By run id: `input_json`, `tags`, `idempotency_key` and `traceparent`.
+            priority: Of all of them; `refuse` has let it pass.
 
         Returns:
             For each what was answered; None if it has to be started alone, as the server refused it or lacks the plan.
@@ -250,23 +262,28 @@ class Engine:
         Raises:
             StoreUnavailable: Redis did not answer; the same run ids or idempotency keys again are safe.
         """
-        starts = {run_id: self._start_options(plan, run_id, **each) for run_id, each in given.items()}
+        epoch = first_epoch(priority)
+        starts = {run_id: self._start_options(plan, run_id, **each, epoch=epoch) for run_id, each in given.items()}
         with self.store.guarded():
             answers = self.store.scripts.start_many(plan, starts)
         fault_point("after_starts")
         made = [each if isinstance(each, Started) and each.outcome in STARTS else None for each in answers]
         for run_id, started in zip(given, made, strict=True):
             if started is not None and started.outcome == "started":
-                self.publisher.publish_first(plan, run_id, started.work)
+                self.publisher.publish_first(plan, run_id, epoch, started.work)
         return made
 
-    def refuse(self, plan: Plan) -> None:
-        """Refuse to start runs of a plan that would hang.
+    def refuse(self, plan: Plan, priority: int | None = None) -> None:
+        """Refuse to start runs of a plan that would hang, or whose priority the broker would not keep.
 
         Raises:
+            InvalidInput: The priority is none of the broker's.
             ConfigurationError: The app's settings or the store show it.
         """
-        self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
+        is_registered = plan.flow in self.registry.flows
+        if priority is not None:
+            refuse_priority(self.app, plan, priority, all_of_them=is_registered)
+        self._checks.refuse(plan, is_registered=is_registered)
         if plan.needed_format > FIRST_FORMAT:
             refuse_old_workers(plan, self.fleet.workers())
 
@@ -279,6 +296,7 @@ class Engine:
         tags: Mapping[str, str] | None,
         idempotency_key: str | None,
         traceparent: str,
+        epoch: int,
     ) -> dict[str, Any]:
         return {
             "input_json": input_json,
@@ -287,9 +305,10 @@ class Engine:
             "history_limit": self.settings.history_limit,
             "chords": self.publisher.has_chords,
             "idempotency_key": idempotency_key,
-            "message": self.publisher.first_message(plan, run_id) if run_id else ("", ""),
+            "message": self.publisher.first_message(plan, run_id, epoch) if run_id else ("", ""),
             "indexed_tags": self.settings.indexed_tags,
             "traceparent": traceparent,
+            "epoch": epoch,
             "send_plan": False,
         }
 

@@ -123,6 +123,11 @@ class FlowRun:
         return self._record().tags
 
     @property
+    def priority(self) -> int | None:
+        """The broker's number with which all of its messages are sent, or None if its start gave none."""
+        return self._record().priority
+
+    @property
     def created_at(self) -> datetime:
         """When the run was started, on Redis's clock."""
         return self._record().created

@@ -35,6 +35,7 @@ class ScheduleRow:
         overlap: "skip" or "allow".
         catch_up: As given.
         jitter: As given.
+        priority: As given.
         is_paused: Whether it starts nothing until it is unpaused.
         note: Why it is paused.
         last: The instant of its last run, or of its registration; None before a worker had it.
@@ -49,6 +50,7 @@ class ScheduleRow:
     overlap: str
     catch_up: timedelta
     jitter: timedelta
+    priority: int | None
     is_paused: bool
     note: str
     last: datetime | None
@@ -105,6 +107,7 @@ def _row(entry: Registered, slot: str, trigger: ScheduleTrigger, stored: dict[st
         overlap=trigger.overlap,
         catch_up=trigger.catch_up,
         jitter=trigger.jitter,
+        priority=trigger.priority,
         is_paused=paused is not None,
         note=json.loads(paused)["note"] if paused else "",
         last=instant_of(stored.get(slot)),
@@ -164,7 +167,9 @@ def trigger_now(engine: Engine, name: str) -> str:
     entry, slot = find_schedule(engine, name)
     with engine.store.guarded():
         now = engine.store.now_ms()
-    return engine.start(entry.plan, input_of(entry, slot), run_id=str(uuid.uuid4()), scheduled_ms=now).run_id
+    given, priority = input_of(entry, slot), slots_of(entry)[slot].priority
+    run_id = str(uuid.uuid4())
+    return engine.start(entry.plan, given, run_id=run_id, scheduled_ms=now, priority=priority).run_id
 
 
 def ticks_between(engine: Engine, name: str, since: datetime, until: datetime) -> list[datetime]:
@@ -205,7 +210,8 @@ def backfill(engine: Engine, name: str, since: datetime, until: datetime) -> lis
 
 def _fill(engine: Engine, entry: Registered, slot: str, given: bytes, instant: datetime) -> Backfilled:
     run_id = run_id_of(engine.settings.prefix, slot, instant)
-    started = engine.start(entry.plan, given, run_id=run_id, scheduled_ms=round(instant.timestamp() * 1000))
+    at_ms, priority = round(instant.timestamp() * 1000), slots_of(entry)[slot].priority
+    started = engine.start(entry.plan, given, run_id=run_id, scheduled_ms=at_ms, priority=priority)
     return Backfilled(instant, run_id, started.outcome == "started")
 
 

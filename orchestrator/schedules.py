@@ -317,6 +317,7 @@ def _start_one(engine: Engine, entry: Registered, slot: str, instant: datetime) 
         schedule=slot,
         scheduled_ms=round(instant.timestamp() * 1000),
         overlap=trigger.overlap,
+        priority=trigger.priority,
     )
     if started.outcome == "skipped":
         logger.warning("flow %s: %s is skipped, run %s still runs", entry.flow.name, instant, started.run_id)

@@ -7,7 +7,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Start:
         tags: As given.
         begins: When nothing of it is ready before: an instant in ms, or `+` and ms from now; empty for at once.
         traceparent: The span that is open where it is started, as W3C writes it; "" without one.
+        priority: As given.
     """
 
     plan: Plan
@@ -60,6 +61,7 @@ class Start:
     tags: Mapping[str, str]
     begins: str = ""
     traceparent: str = ""
+    priority: int | None = None
 
 
 def prepare(
@@ -138,21 +140,28 @@ def send(engine: Engine, start: Start) -> str:
         tags=start.tags,
         begins=start.begins,
         traceparent=start.traceparent,
+        priority=start.priority,
     )
     return _id_of(start, started)
 
 
 def send_many(
-    engine: Engine, flow: str | Flow, inputs: Iterable[Any], *, keys: Iterable[str | None] | None, tags: Any
+    engine: Engine,
+    flow: str | Flow,
+    inputs: Iterable[Any],
+    *,
+    keys: Iterable[str | None] | None,
+    tags: Any,
+    priority: int | None,
 ) -> list[str | OrchestratorError]:
     """Start runs in pipelines; returns the id of each, or its error, in order.
 
     Raises:
-        UnknownFlow, ConfigurationError: Of the flow; nothing was written.
+        UnknownFlow, ConfigurationError, InvalidInput: Of the flow or the priority; nothing was written.
         ValueError: There are not as many keys as inputs; nothing was written.
     """
     name, plan = find_flow(engine, flow)
-    engine.refuse(plan)
+    engine.refuse(plan, priority)
     all_inputs, checked = list(inputs), _checked_tags(tags)
     all_keys = [None] * len(all_inputs) if keys is None else list(keys)
     if len(all_keys) != len(all_inputs):
@@ -160,7 +169,8 @@ def send_many(
     found: list[Start | str | OrchestratorError] = []
     for given, key in zip(all_inputs, all_keys, strict=True):
         try:
-            found.append(_prepared(engine, name, plan, given, idempotency_key=key, tags=checked))
+            start = _prepared(engine, name, plan, given, idempotency_key=key, tags=checked)
+            found.append(replace(start, priority=priority))
         except OrchestratorError as error:
             found.append(error)
     numbered = [(number, each) for number, each in enumerate(found) if isinstance(each, Start)]
@@ -194,7 +204,8 @@ def _send_batch(
     given = {each.run_id: {name: getattr(each, name) for name in names} for each in starts}
     found: list[str | OrchestratorError] = []
     try:
-        answers = engine.start_many(starts[0].plan, given) if len(starts) > 1 else [None]
+        first = starts[0]
+        answers = engine.start_many(first.plan, given, priority=first.priority) if len(starts) > 1 else [None]
         for start, started in zip(starts, answers, strict=True):
             try:
                 found.append(send(engine, start) if started is None else _id_of(start, started))

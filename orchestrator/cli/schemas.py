@@ -73,6 +73,7 @@ class Run(Shape):
     key: str | None
     error: Failure | None
     epoch: int
+    priority: int | None
     parent: str | None
     plan: str
     position: int
@@ -301,6 +302,7 @@ class Schedule(Shape):
     overlap: Literal["skip", "allow"]
     catch_up: float
     jitter: float
+    priority: int | None
     is_paused: bool
     note: str
     last: datetime | None

@@ -116,6 +116,8 @@ def run_lines(view: RunView, workers: Mapping[str, str]) -> Iterator[str]:
     )
     if run.key:
         yield f"  key {clean(run.key)}"
+    if run.priority is not None:
+        yield f"  priority {run.priority}"
     if run.tags:
         yield "  tags " + clean(", ".join(f"{name}={value}" for name, value in run.tags.items()))
     if view.input:

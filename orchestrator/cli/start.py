@@ -23,11 +23,12 @@ NOBODY_S = 5.0
 FAILED = 1
 
 
-@command("start", example="""start order --input '{"item": "lamp"}' --tag shop=west""")
+@command("start", example="""start order --input '{"item": "lamp"}' --tag shop=west --priority 3""")
 @click.argument("flow")
 @click.option("--input", "given", help="The input as JSON, @FILE with it, or - to read it from the standard input.")
 @click.option("--key", help="Idempotency key: the same one returns the first run.")
 @click.option("--tag", "tags", multiple=True, type=Pair(), help="A tag, name=value; more than one may be given.")
+@click.option("--priority", type=int, help="The broker's own number for its messages; with Redis 0 to 9, 0 first.")
 @click.option("--delay", type=float, help="Let the run begin so many seconds from now.")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; exit code 1 unless it succeeded.")
 @click.option("--timeout", type=float, help="With --wait: at most so many seconds.")
@@ -38,13 +39,17 @@ def start(
     given: str | None,
     key: str | None,
     tags: tuple[tuple[str, str], ...],
+    priority: int | None,
     delay: float | None,
     is_waiting: bool,
     timeout: float | None,
 ) -> None:
     """Start a run of a flow and print its id."""
     wait_s = None if delay is None else timedelta(seconds=delay)
-    run = session.orchestrator.start(flow, read_input(given), idempotency_key=key, tags=dict(tags), delay=wait_s)
+    given_input = read_input(given)
+    run = session.orchestrator.start(
+        flow, given_input, idempotency_key=key, tags=dict(tags), delay=wait_s, priority=priority
+    )
     if not is_waiting:
         session.print({"id": run.id, "flow": flow, "status": str(run.status)}, lambda: [run.id])
         return

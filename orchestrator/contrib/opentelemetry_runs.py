@@ -24,6 +24,7 @@ from orchestrator.contrib.opentelemetry_context import (
     run_trace,
 )
 from orchestrator.definition.plan import node_of
+from orchestrator.definition.priority import count_of
 from orchestrator.definition.state import RunStatus
 from orchestrator.engine import engine_of
 
@@ -96,7 +97,7 @@ class RunTraces:
         _Sender(self.tracer, self._trace_of(record), record).send(plan, events, record.finished)
 
     def _trace_of(self, record: RunRecord) -> RunTrace:
-        return _trace(self.tracer, record, resumed=record.epoch - 1)
+        return _trace(self.tracer, record, resumed=count_of(record.epoch) - 1)
 
 
 def _trace(tracer: Tracer, record: RunRecord, *, resumed: int) -> RunTrace:

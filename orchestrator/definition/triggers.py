@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 
+from orchestrator.definition.priority import priority_fault
+
 CRON_FIELDS = 5
 RANDOM_PATTERN = re.compile(r"(?i)(^|[\s,])r($|[\s,(/])")
 
@@ -37,6 +39,7 @@ class ScheduleTrigger:
         input: The run's input, for a flow that takes one.
         jitter: Each run starts up to so much after its instant, the same for an instant in every process, so that
             schedules of one instant do not all start in one second.
+        priority: That of its runs, as `Orchestrator.start` takes it.
     """
 
     cron: str
@@ -45,6 +48,7 @@ class ScheduleTrigger:
     catch_up: timedelta = timedelta(0)
     input: object = None
     jitter: timedelta = timedelta(0)
+    priority: int | None = None
 
 
 def manual(label: str) -> ManualTrigger:
@@ -59,9 +63,10 @@ def schedule(  # noqa: PLR0917 - all but the first two are given by name
     catch_up: timedelta = timedelta(0),
     input: object = None,
     jitter: timedelta = timedelta(0),
+    priority: int | None = None,
 ) -> ScheduleTrigger:
     """Return a trigger that starts the flow by the clock; see `ScheduleTrigger` for the arguments."""
-    return ScheduleTrigger(cron, timezone, overlap, catch_up, input, jitter)
+    return ScheduleTrigger(cron, timezone, overlap, catch_up, input, jitter, priority)
 
 
 def cron_problem(trigger: ScheduleTrigger) -> str | None:
@@ -70,6 +75,7 @@ def cron_problem(trigger: ScheduleTrigger) -> str | None:
         _cron_problem(trigger.cron)
         or _zone_problem(trigger.timezone)
         or _option_problem(trigger.overlap, trigger.catch_up, trigger.jitter)
+        or (None if trigger.priority is None else priority_fault(trigger.priority))
     )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from orchestrator.definition.context import Deferred, RunningAttempt, running_attempt
+from orchestrator.definition.priority import count_of
 from orchestrator.errors import StoreError
 from orchestrator.execution.child_attempt import Spawn
 from orchestrator.execution.failures import NO_FURTHER, Failed, judge
@@ -293,7 +294,7 @@ class Attempt:
             self._will_retry,
             goes_on=self.plan.steps[self.node_plan.step].go_on and not self.node_plan.undoes,
             undoes=self.node_plan.undoes,
-            epoch=self.epoch,
+            epoch=count_of(self.epoch),
         )
         return self.engine.middlewares.call(self.node_call, function)
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.plan import in_milliseconds
+from orchestrator.definition.priority import priority_of
 from orchestrator.errors import ConfigurationError, RunError
 from orchestrator.execution.commits import record_failure
 from orchestrator.execution.failures import NO_FURTHER, Failed
@@ -32,6 +33,7 @@ def start_child(attempt: Attempt, made: Spawn) -> tuple[Moved, BaseException | N
     start = partial(
         engine.spawn,
         *(attempt.run_id, attempt.plan, attempt.name, attempt.token, made.plan),
+        priority=priority_of(attempt.epoch),
         input_json=made.input_json,
         most_depth=engine.settings.max_depth,
         most_bytes=engine.settings.max_payload_bytes,

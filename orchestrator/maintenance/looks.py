@@ -17,6 +17,7 @@ from orchestrator.errors import RunError, UnknownRun
 from orchestrator.fault_points import fault_point
 from orchestrator.lazy import lazy
 from orchestrator.liveness.leases import end_claim
+from orchestrator.messaging.priorities import sent_with
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
 from orchestrator.store.broken_runs import NODES_AT_ONCE, abandon_run, loss_of
 from orchestrator.store.run_store import Claim
@@ -64,7 +65,7 @@ class Underway:
     def _received(self) -> frozenset[str]:
         return self._engine.store.upkeep.received(self._now)
 
-    def may_have_lost(self, plan: Plan, run_id: str, ready: Seen) -> bool:
+    def may_have_lost(self, plan: Plan, run_id: str, epoch: int, ready: Seen) -> bool:
         """Whether a ready node's message may be in neither any more, so that no long queue is multiplied."""
         # Without a node: the message of a whole step, of which this node may be a member.
         if not self._received.isdisjoint((f"{run_id}|{ready.node}", f"{run_id}|")):
@@ -72,7 +73,8 @@ class Underway:
         queue = plan.nodes[ready.node].queue
         if queue not in self._heads:
             self._heads[queue] = look_at_queue(self._engine.app, queue)
-        return self._heads[queue].may_have_lost(int(ready.detail), self._now)
+        priority = sent_with(self._engine.app, plan, ready.node, epoch)
+        return self._heads[queue].may_have_lost(int(ready.detail), self._now, priority)
 
 
 class RunLooks:
@@ -154,7 +156,7 @@ class RunLooks:
                     self._end(run_id, seen.detail)
             elif seen.kind not in {"ready", MORE}:
                 self._mend(plan, run_id, looked.epoch, seen)
-        nodes = [seen.node for seen in ready if underway.may_have_lost(plan, run_id, seen)]
+        nodes = [seen.node for seen in ready if underway.may_have_lost(plan, run_id, looked.epoch, seen)]
         if nodes:
             lost.append(Lost(run_id, plan, looked.epoch, nodes))
 

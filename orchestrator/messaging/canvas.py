@@ -15,6 +15,7 @@ from celery.utils.functional import regen
 from orchestrator.definition.flow import Flow
 from orchestrator.definition.plan import Plan, node_of
 from orchestrator.definition.planning import make_plan
+from orchestrator.definition.priority import priority_of
 from orchestrator.definition.step_plan import END
 from orchestrator.messaging.engine_task import Routes
 from orchestrator.store.scripts.results import Work
@@ -39,7 +40,7 @@ class Target:
         app: The Celery app that sends them.
         plan: The plan the run pins.
         run_id: The run.
-        epoch: Its epoch; messages of an older one do nothing.
+        epoch: Its epoch; messages of an older one do nothing. It has the priority, too, with which they are sent.
     """
 
     app: Celery | None
@@ -63,7 +64,9 @@ class Target:
         return self._signature(task, (self.run_id, self.epoch, self.plan.hash, *args), self._options(self.plan.queue))
 
     def _options(self, queue: str) -> dict[str, Any]:
-        return {
+        priority = priority_of(self.epoch)
+        # Without one it is left to the app: an annotation, a route or task_default_priority may have a number.
+        return ({} if priority is None else {"priority": priority}) | {
             "queue": queue,
             # With a stored result a child killed between it and its chord's count hangs the chord for ever (celery
             # #10752).

@@ -50,6 +50,7 @@ class Envelope:
         text: The message, with marks for run, task and body.
         tag: Its delivery tag.
         body: Its body, with marks for the run.
+        is_most_urgent: Whether none of its queue's lists is received from before this one.
     """
 
     queue: str
@@ -57,6 +58,7 @@ class Envelope:
     text: str
     tag: str
     body: str
+    is_most_urgent: bool
 
     def addressed(self, run_id: str) -> str:
         """Return the message for a run; the script puts in the instant."""
@@ -109,4 +111,5 @@ def take_envelope(signature: Signature, producer: Any, store: Store) -> Envelope
         return None
     body = b64decode(message["body"]).decode()
     text = json.dumps(message | {"body": BODY}).replace(f'"{SINCE_HEADER}": {SINCE}', f'"{SINCE_HEADER}": {SINCE_MARK}')
-    return Envelope(queue, key, text, message["properties"]["delivery_tag"], body)
+    is_most_urgent = key == list_name(channel, queue, channel.priority_steps[0])
+    return Envelope(queue, key, text, message["properties"]["delivery_tag"], body, is_most_urgent)

@@ -95,7 +95,7 @@ class Publisher:
             found.append((key, text.replace(SINCE_MARK, str(work.since))))
         return found
 
-    def publish_first(self, plan: Plan, run_id: str, work: Work) -> None:
+    def publish_first(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
         """Send the start of a run from a client: one plain message.
 
         A chord sent by a client subscribes to a result channel for each member, so a parallel first step is left to a
@@ -104,32 +104,35 @@ class Publisher:
         """
         if not work.names:
             return
-        self._send([self._first(plan, run_id, work.since)], plan, run_id)
+        self._send([self._first(plan, run_id, epoch, work.since)], plan, run_id)
 
     def ask_judge(self, plan: Plan, run_id: str, epoch: int, name: str) -> None:
         """Let a worker of the flow check what was sent for a signal by somebody without its code."""
         self._send([Target(self.app, plan, run_id, epoch).engine(JUDGE, name)], plan, run_id)
 
-    def _first(self, plan: Plan, run_id: str, since: int) -> Signature:
-        target = Target(self.app, plan, run_id, 1)
+    def _first(self, plan: Plan, run_id: str, epoch: int, since: int) -> Signature:
+        target = Target(self.app, plan, run_id, epoch)
         step = plan.steps[0]
         return target.node(step.nodes[0], since) if step.rules.is_single else target.engine(ADVANCE, 0)
 
     def first_list(self, plan: Plan, queue: str) -> str:
-        """Return the Redis list of a queue for first messages of runs; empty if it is not in the store's Redis."""
+        """Return the Redis list of a queue for first messages of runs.
+
+        Empty if it is not in the store's Redis, or if another list of the queue is more urgent.
+        """
         self.learn(plan, "", 1)
         envelope = self._envelopes.get((plan.hash, "", 1))
-        return envelope.key if envelope and envelope.queue == queue else ""
+        return envelope.key if envelope and envelope.queue == queue and envelope.is_most_urgent else ""
 
-    def first_message(self, plan: Plan, run_id: str) -> tuple[str, str]:
+    def first_message(self, plan: Plan, run_id: str, epoch: int = 1) -> tuple[str, str]:
         """Return the list that a run's first message is pushed to by a script, and the message.
 
         Both are empty where only Celery can send it.
         """
         if not plan.steps[0].is_asked_for:
             return "", ""
-        self.learn(plan, "", 1)
-        return self.known_message(plan, run_id, "", 1)
+        self.learn(plan, "", epoch)
+        return self.known_message(plan, run_id, "", epoch)
 
     def known_message(self, plan: Plan, run_id: str, node: str, epoch: int) -> tuple[str, str]:
         """Return the message of a node, as `first_message`; also empty if this process has not learned how it looks."""
@@ -147,7 +150,7 @@ class Publisher:
             return
         target = Target(self.app, plan, RUN, epoch)
         try:
-            signature = target.node(node, SINCE) if node else self._first(plan, RUN, SINCE)
+            signature = target.node(node, SINCE) if node else self._first(plan, RUN, epoch, SINCE)
             with self.producer() as producer:
                 # None is kept too: what a script may not push for its broker or headers stays so, and asking costs a
                 # round trip.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kombu.transport.redis import Channel
@@ -20,6 +20,8 @@ from orchestrator.messaging.publisher import BROKER_ERRORS
 from orchestrator.sparing_log import warn_sparingly
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
 
 logger = logging.getLogger(__name__)
@@ -38,21 +40,34 @@ class QueueHead:
         length: Messages in it; None where the broker does not say.
         oldest: Smallest instant in ms that the engine's oldest messages carry, or None.
         is_opaque: Whether the broker shows no messages.
+        by_list: The same of each of its lists, by the priority from which on messages are in it; none without such a
+            message.
     """
 
     length: int | None
     oldest: int | None
     is_opaque: bool = False
+    by_list: Mapping[int, int] = field(default_factory=dict)
 
-    def may_have_lost(self, since: int, now: int) -> bool:
-        """Return whether a message published at `since` may not be in the queue any more `now`, both in ms."""
+    def may_have_lost(self, since: int, now: int, priority: int | None = None) -> bool:
+        """Return whether a message published at `since` may not be in the queue any more `now`, both in ms.
+
+        Args:
+            since: When it was published.
+            now: Redis's clock.
+            priority: That of the message; None where it may be any.
+        """
         # Also where the broker does not say: then the back-off alone keeps messages apart.
         if not self.length:
             return True
         if self.is_opaque:
             return now - since >= WAITS_UNSEEN_MS
+        # Behind less urgent messages it does not wait: however old those are, they say nothing of it.
+        oldest = self.oldest
+        if priority is not None:
+            oldest = min((found for lowest, found in self.by_list.items() if lowest <= priority), default=None)
         # Strictly later: a message with the same instant may be the very one.
-        return self.oldest is None or self.oldest > since
+        return oldest is None or oldest > since
 
 
 def look_at_queue(app: Celery, queue: str) -> QueueHead:
@@ -64,7 +79,8 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
                 return QueueHead(_length(connection, channel, queue), None, is_opaque=True)
             # Kombu keeps a list for each priority; a node's message may be in any of them, by a route or an annotation
             # of the app.
-            lists = [list_name(channel, queue, priority) for priority in channel.priority_steps]
+            steps = list(channel.priority_steps)
+            lists = [list_name(channel, queue, priority) for priority in steps]
             # Not the channel's client: it prefixes the keys of some commands, but not of LRANGE, with the app's key
             # prefix.
             pipe = Redis(connection_pool=channel.client.connection_pool).pipeline(transaction=False)
@@ -75,10 +91,9 @@ def look_at_queue(app: Celery, queue: str) -> QueueHead:
     except BROKER_ERRORS as error:
         warn_sparingly(logger, "queue %s cannot be inspected: %s", queue, error)
         return QueueHead(None, None)
-    instants = [
-        instant for messages in answers[1::2] for message in messages if (instant := _since(message)) is not None
-    ]
-    return QueueHead(sum(answers[::2]), min(instants, default=None))
+    read = [[since for message in messages if (since := _since(message)) is not None] for messages in answers[1::2]]
+    by_list = {step: min(found) for step, found in zip(steps, read, strict=True) if found}
+    return QueueHead(sum(answers[::2]), min(by_list.values(), default=None), by_list=by_list)
 
 
 def _length(connection: Any, channel: Any, queue: str) -> int | None:

@@ -102,17 +102,25 @@ def undeclared_queues(app: Celery, plan: Plan, *, all_of_them: bool = True) -> d
     # Celery declares whatever it is asked to send to: nothing can hang for want of a queue.
     if declared.create_missing:
         return {}
+    sent_to = queues_of(plan, all_of_them=all_of_them)
+    return {
+        queue: f"queue {queue} (for {', '.join(users)}) is not in task_queues of the Celery app {app.main!r}, "
+        "and task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"
+        for queue, users in sorted(sent_to.items())
+        if queue not in declared and queue not in declared.aliases
+    }
+
+
+def queues_of(plan: Plan, *, all_of_them: bool) -> dict[str, list[str]]:
+    """Queues to which messages of a plan are sent, or only that of the first one, each with who is sent there."""
     users: dict[str, list[str]] = {plan.queue: ["steps and compensations"]}
     for node in plan.nodes.values():
         users.setdefault(node.queue, []).append(node.name)
     first = plan.steps[0]
-    sent_to = set(users) if all_of_them else {plan.nodes[first.nodes[0]].queue if first.rules.is_single else plan.queue}
-    return {
-        queue: f"queue {queue} (for {', '.join(users[queue])}) is not in task_queues of the Celery app {app.main!r}, "
-        "and task_create_missing_queues is off; declare it, or name another one by on_queue or with_queue"
-        for queue in sorted(sent_to)
-        if queue not in declared and queue not in declared.aliases
-    }
+    if all_of_them:
+        return users
+    queue = plan.nodes[first.nodes[0]].queue if first.rules.is_single else plan.queue
+    return {queue: users[queue]}
 
 
 def refused_content(app: Celery, settings: Settings) -> Iterator[str]:

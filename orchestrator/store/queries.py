@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from orchestrator.definition.priority import count_of, priority_of
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.definition.step_plan import END
 from orchestrator.store.keys import CHILD
@@ -85,6 +86,7 @@ class RunRow:
         key: Its idempotency key, at most 200 characters of it, or None; None too of runs that an older version started.
         error: Its first failure, or None.
         epoch: Rises with each resume, from 1.
+        priority: The broker's number with which its messages are sent; None if its start gave none.
         parent: The run that it is a child of, or None.
         plan: Hash of its plan.
         position: Index of the step where it stands, -1 past the last one.
@@ -103,6 +105,7 @@ class RunRow:
     key: str | None
     error: NodeFailure | None
     epoch: int
+    priority: int | None
     parent: str | None
     plan: str
     position: int
@@ -376,7 +379,8 @@ def _row(
         tags=store.redaction.value(json.loads(stored["tags"])),
         key=stored.get("key") or None,
         error=store.redaction.failure_of(error) if error else None,
-        epoch=int(stored["epoch"]),
+        epoch=count_of(int(stored["epoch"])),
+        priority=priority_of(int(stored["epoch"])),
         parent=stored.get("parent") or None,
         plan=stored["plan"],
         position=END if status is RunStatus.SUCCEEDED else position,

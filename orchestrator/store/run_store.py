@@ -18,6 +18,7 @@ import redis
 from orchestrator.definition.fitting import RUN_INPUT
 from orchestrator.definition.plan import Plan
 from orchestrator.definition.policies import MICROSECONDS, numbers_text
+from orchestrator.definition.priority import priority_of
 from orchestrator.definition.state import NodeFailure, RunStatus
 from orchestrator.lazy import lazy
 from orchestrator.redaction import Redaction
@@ -66,7 +67,7 @@ class RunRecord:
         flow: Name of its flow.
         plan: Hash of the plan it pins.
         status: Where it stands.
-        epoch: Rises with each resume.
+        epoch: Rises with each resume; of a run with a priority it has that, too, see `definition/priority.py`.
         error: Its first failure, or None.
         tags: What `start` was given.
         created: When it was started.
@@ -84,6 +85,11 @@ class RunRecord:
     created: datetime
     finished: datetime | None
     fields: Mapping[str, str] = field(repr=False)
+
+    @property
+    def priority(self) -> int | None:
+        """The broker's number with which its messages are sent; None if its start gave none."""
+        return priority_of(self.epoch)
 
 
 @dataclass(frozen=True)

@@ -124,13 +124,17 @@ def test_the_table_of_commands_is_in_the_help(operator):
 
 
 def test_a_run_is_started_shown_and_read(operator):
-    id = operator.type("start", "order", "--input", LAMP, "--key", "k1", "--tag", "shop=west").strip()
+    id = operator.type(
+        "start", "order", "--input", LAMP, "--key", "k1", "--tag", "shop=west", "--priority", "3"
+    ).strip()
     assert operator.type("start", "order", "--input", "-", "--key", "k1", given=LAMP).strip() == id
     operator.orchestrator.get(id).wait(30)
     shown = operator.type("show", id[:10])
-    for words in (id, "succeeded", "key k1", "shop=west", "price", "1 x lamp"):
+    for words in (id, "succeeded", "key k1", "shop=west", "priority 3", "price", "1 x lamp"):
         assert words in shown
     found = operator.json("show", id)
+    assert found["run"]["priority"] == 3
+    assert "use a whole number from 0 to 9" in operator.type("start", "lonely", "--priority", "10", code=2)
     assert {node["name"]: node["state"] for node in found["nodes"]} == {"price": "succeeded", "pack": "succeeded"}
     assert operator.json("output", id, "pack")["value"] == "1 x lamp"
     assert operator.json("history", id)[0]["event"] == "run-started"

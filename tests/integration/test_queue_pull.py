@@ -131,6 +131,21 @@ def test_what_is_not_of_the_same_task_stays_and_nothing_passes_it(client):
     assert client.waiting() == before[1:]
 
 
+def test_nothing_is_taken_while_it_might_overtake_what_is_more_urgent(client, server):
+    """Only the list that is received from first: of the others, the process that receives knows what is before them."""
+    given = client.orchestrator.start("pulled", priority=0)
+    less = client.orchestrator.start("pulled", priority=6)
+    assert client.pull() == [(given.id, given.id)]
+    app = Celery("later", broker=server.url, backend=server.url, set_as_current=False)
+    app.conf.update(task_default_queue="pulled", task_default_priority=6)
+    other = Orchestrator(app)
+    other.register(FlowBuilder("later").triggered_by(manual("test")).then(Node("a", nothing)).fused().build())
+    engine = engine_of(app)
+    assert engine.publisher.first_list(engine.registry.flows["later"].plan, "pulled") == ""
+    assert client.redis.delete("pulled\x06\x166") == 1
+    assert less.status == "pending"
+
+
 def later(message):
     message["headers"]["eta"] = "2040-01-01T00:00:00+00:00"
 

@@ -12,7 +12,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from orchestrator import Settings
+from orchestrator import FlowBuilder, Node, Orchestrator, Settings, manual
 from orchestrator.engine import engine_of
 from orchestrator.messaging.patches import AT_START, patched
 from orchestrator.messaging.queue_inspection import QueueHead, look_at_queue
@@ -22,6 +22,10 @@ from tests.rabbit import Rabbit
 
 pytestmark = pytest.mark.rabbitmq
 HELD_MS = 4000
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +149,20 @@ def test_nothing_is_pushed_into_a_redis_that_is_not_the_broker(deployed):
     engine = engine_of(program.app)
     plan = engine.registry.flows["connected-fan"].plan
     assert engine.publisher.first_message(plan, "run") == ("", "")
+
+
+def test_the_highest_number_is_received_first(rabbit, server):
+    app = Celery("ranked", broker=rabbit.url, backend=server.url, set_as_current=False)
+    app.conf.update(task_default_queue="ranked", task_queue_max_priority=9)
+    orchestrator = Orchestrator(app)
+    ranked = FlowBuilder("ranked").triggered_by(manual("test")).then(Node("a", nothing)).then(Node("b", nothing))
+    orchestrator.register(ranked.build())
+    runs = {given: orchestrator.start("ranked", priority=given) for given in (1, None, 9, 5)}
+    wait_until(lambda: look_at_queue(app, "ranked").length == len(runs), "they are there")
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues["ranked"].bind(connection.default_channel)
+        received = [queue.get(no_ack=True) for _ in runs]
+    found = [(message.properties.get("priority"), message.headers["root_id"]) for message in received]
+    assert found == [(given, runs[given].id) for given in (9, 5, 1, None)]
+    for run in runs.values():
+        run.cancel()

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from orchestrator import SharedConcurrency
+from orchestrator.definition.priority import count_of, first_epoch, priority_of
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from orchestrator.store.scripts.connection import Wire
 from orchestrator.store.scripts.results import PageEnd
@@ -23,7 +24,7 @@ SLOTS = SharedConcurrency("one", 1)
 
 
 def send(run, commits, claims=(), *, follows=True):
-    options = {"epoch": 1, "holder": HOLDER, "lease_ms": LEASE_MS, "follows": follows}
+    options = {"epoch": run.epoch, "holder": HOLDER, "lease_ms": LEASE_MS, "follows": follows}
     return run.scripts.commit_and_claim(run.id, run.plan, commits, claims, **options)
 
 
@@ -49,6 +50,31 @@ def test_the_output_is_there_for_the_node_that_is_claimed_with_its_commit(world)
         assert (moved.outcome, claimed.outcome, claimed.attempt) == ("stored", "run", 1)
     assert run.commit("b", second).outcome == "stored"
     assert run.status == "succeeded"
+
+
+def test_a_run_with_a_priority_takes_the_fast_path_like_any_other(world, monkeypatch):
+    run = world.run(line_plan("a", "b"), epoch=first_epoch(3))
+    run.epoch = first_epoch(3)
+    assert (run.epoch, priority_of(run.epoch), count_of(run.epoch)) == (4_000_001, 3, 1)
+    first, second = run.hold("a"), new_token()
+    with world.unchanged():
+        assert run.claim("b", epoch=1).outcome != "run", "a message without the priority is none of this run"
+    counts: list[int] = []
+    call = run.scripts._call
+
+    def counted(name, keys, *args):
+        counts.append(len(keys))
+        return call(name, keys, *args)
+
+    monkeypatch.setattr(run.scripts, "_call", counted)
+    moved, claimed = send_both(run, Commit("a", first, b'"x"'), Claim("b", second, ("a",)))
+    monkeypatch.undo()
+    assert counts == [7], "the fast path has answered, which needs no more keys"
+    assert (moved.outcome, claimed.outcome, claimed.values) == ("stored", "run", (b'"x"',))
+    assert run.cancel().outcome == "ending"
+    assert run.fail("b", second).outcome == "failed"
+    assert (run.status, run.resume().outcome) == ("cancelled", "resumed")
+    assert (run.field("epoch"), priority_of(run.epoch), count_of(run.epoch)) == ("4000002", 3, 2)
 
 
 def test_a_commit_that_is_fenced_off_leaves_the_next_node_alone(world):

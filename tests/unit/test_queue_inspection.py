@@ -35,6 +35,12 @@ def test_a_message_may_be_lost_unless_an_older_one_still_waits():
     assert QueueHead(None, None).may_have_lost(5, now=7)
 
 
+def test_less_urgent_messages_say_nothing_of_a_more_urgent_one():
+    head = QueueHead(9, 1, by_list={3: 6, 6: 1})
+    assert not head.may_have_lost(5, now=7)
+    assert [head.may_have_lost(5, now=7, priority=each) for each in (0, 3, 5, 6, 9)] == [True] * 3 + [False] * 2
+
+
 @pytest.mark.parametrize(
     ("length", "waited", "may"), [(0, 1, True), (None, 1, True), (3, 59_999, False), (3, 60_000, True)]
 )

@@ -77,3 +77,5 @@ def test_other_options_are_checked():
     assert "overlap" in str(cron_problem(schedule("@daily", overlap="often")))  # type: ignore[arg-type]
     assert "catch_up" in str(cron_problem(schedule("@daily", catch_up=timedelta(seconds=-1))))
     assert "catch_up" in str(cron_problem(schedule("@daily", catch_up=60)))  # type: ignore[arg-type]
+    assert cron_problem(schedule("@daily", priority=9)) is None
+    assert "the priority is -1" in str(cron_problem(schedule("@daily", priority=-1)))

@@ -32,6 +32,8 @@ local holder, lease, fast_path, position, size, behind, commits, details, claims
 commits, claims, followers = tonumber(commits), tonumber(claims), tonumber(followers)
 local FOLLOWERS_AT, RUN_AT = 10, 10 + 2 * followers
 local RUN_ID, epoch, reads, arrived, follows, message = unpack(ARGV, RUN_AT + 1, RUN_AT + 6)
+-- As transition.lua has it: nothing of the run was done in an epoch before.
+local is_first = epoch == '1' or string.sub(epoch, -6) == '000001'
 local message_node = message ~= '' and string.match(message, '^%S+')
 -- Behind these arguments begin the nodes that are committed, their tokens, their outputs, details, tokens of claims, reads.
 local NODES_AT, TOKENS_AT, OUTPUTS_AT, DETAILS_AT = RUN_AT + 6, RUN_AT + 6 + commits, RUN_AT + 6 + 2 * commits, RUN_AT + 6 + 4 * commits

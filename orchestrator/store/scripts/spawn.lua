@@ -13,7 +13,7 @@
 --         nothing.
 local node, token, number, id, most_depth, most_bytes, lasts, delay, follows = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5],
   tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10] == '1'
-local START_KEYS_AT, START_AT, INDEXES, TAGS, LANE = 16, 10, 23, 25, 27  -- places of arguments, the last three among those of start.lua
+local START_KEYS_AT, START_AT, INDEXES, TAGS, LANE = 16, 10, 24, 26, 28  -- places of arguments, the last three among those of start.lua
 
 local function start(KEYS, ARGV)
   -- include: start

@@ -3,7 +3,7 @@
 -- ARGV    in the order of their names below, then the nodes of the first position: retention and timeout in ms (0: none),
 --         history_limit in entries, chords '1' if they can be used, limits (JSON object: bucket to numbers), is_parallel and
 --         is_local '1' if the first position is a parallel step and if no chord joins it, for one process works on it or a
---         gate is in it, undoes '1' if the plan has compensations, tags as JSON. Where there is one, else '': input (JSON),
+--         gate is in it, undoes '1' if the plan has compensations, epoch with which it begins, see priority.py, tags as JSON. Where there is one, else '': input (JSON),
 --         plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
 --         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
@@ -16,11 +16,11 @@
 --         {'started', run id} is of a run that begins later: see lanes.lua; with 'skipped' behind it, of one that has ended, as
 --         its lane is full.
 -- TTL     none while the run lives. An identical second call answers 'exists' and writes nothing.
-local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, RUN_ID, input,
+local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_parallel, is_local, undoes, epoch, RUN_ID, input,
   plan_fields, digest, idempotency_key, schedule, schedules_key, scheduled, overlap, queue_key, message, key, indexes,
-  begins, tags, traceparent, lane = unpack(ARGV, 1, 27)
+  begins, tags, traceparent, lane = unpack(ARGV, 1, 28)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
-local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 28, 1000  -- the first and the last as in transition.lua
+local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 29, 1000  -- the first and the last as in transition.lua
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -123,7 +123,7 @@ if is_delayed then
   more[#more + 1], more[#more + 2] = 'begins', begins
   ready = string.format('{"state":"parked","attempt":0,"since":%s,"due":%s,"generation":0}', instant, begins)
 end
-redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'epoch', '1', 'position', '0', 'open', open,
+redis.call('HSET', RUN, 'status', 'pending', 'flow', flow, 'plan', plan_hash, 'epoch', epoch, 'position', '0', 'open', open,
   'won', '0', 'running', '0', 'seq', '0', 'tags', tags, 'retention', retention, 'history_limit', history_limit, 'chords', chords,
   'created', instant, 'timeout', timeout, 'scheduled', scheduled, 'idem', not is_skipped and idempotency or '',
   'announced', announced, 'detached', detached, unpack(more))

@@ -25,7 +25,7 @@ class Starting:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._fixed: dict[tuple[str, int, int, bool], Packed] = {}
+        self._fixed: dict[tuple[str, int, int, bool, int], Packed] = {}
 
     def call(
         self,
@@ -46,6 +46,7 @@ class Starting:
         indexed_tags: Collection[str] = (),
         begins: str = "",
         traceparent: str = "",
+        epoch: int = 1,
     ) -> tuple[tuple[str, ...], list[Any], Packed]:
         """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
         keys = list(self._keys.of_start(run_id, plan.hash))
@@ -71,12 +72,12 @@ class Starting:
         if text:
             keys.append(queue)
             given |= {"queue_key": len(keys), "message": text}
-        fixed = self._fixed_of(plan, retention_ms, history_limit, chords=chords)
+        fixed = self._fixed_of(plan, retention_ms, history_limit, chords=chords, epoch=epoch)
         args = [*in_order(argument_names("start")[fixed.count :], given), *plan.begun_with]
         return tuple(keys), args, fixed
 
-    def _fixed_of(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool) -> Packed:
-        kind = (plan.hash, retention_ms, history_limit, chords)
+    def _fixed_of(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool, epoch: int) -> Packed:
+        kind = (plan.hash, retention_ms, history_limit, chords, epoch)
         if kind not in self._fixed:
             first = plan.steps[0]
             given = {
@@ -90,6 +91,7 @@ class Starting:
                 "is_parallel": int(not first.rules.is_single),
                 "is_local": int(first.local or bool(first.gates) or first.waits),
                 "undoes": int(bool(plan.sagas)),
+                "epoch": epoch,
             }
             self._fixed[kind] = Packed(in_order(argument_names("start")[: len(given)], given))
         return self._fixed[kind]

@@ -43,7 +43,7 @@ set_run({seq = rec.seq})
 if output == '' then
   flush()
 end
-if rec.attempt > 1 or rec.throttled or run.epoch ~= '1' then
+if rec.attempt > 1 or rec.throttled or not in_first_epoch() then
   redis.call('HDEL', FAILURES, node)
 end
 if facts.kind == 'item' then

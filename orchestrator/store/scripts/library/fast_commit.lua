@@ -2,7 +2,7 @@
 -- or, at the end, the run ended. It writes what the library would, but one entry of the history for all nodes, and leaves the
 -- run's next look as it is while this process goes on. It breaks off before it has written anything.
 repeat
-  if commits == 0 or fast_path ~= 'nodes' and fast_path ~= 'local' or epoch ~= '1' then
+  if commits == 0 or fast_path ~= 'nodes' and fast_path ~= 'local' or not is_first then
     break
   end
   local more = claims == 0 and behind == '-1' and {'created', 'retention', 'flow', 'idem', 'deadline', 'indexes'} or nil

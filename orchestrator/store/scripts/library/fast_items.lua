@@ -1,7 +1,7 @@
 -- Items of a map without limits and compensations: the first attempt of one is committed and the next one is claimed, if that
 -- is not the last, and none is to be repeated. It writes what the library would, and breaks off before it has written anything.
 repeat
-  if fast_path ~= 'items' or epoch ~= '1' or reads ~= '0' then
+  if fast_path ~= 'items' or not is_first or reads ~= '0' then
     break
   end
   local node, timeout = ARGV[FOLLOWERS_AT + 1], ARGV[FOLLOWERS_AT + 2]

@@ -72,7 +72,7 @@ local function pull(node)
   end
   local behind = math.min(run.map_next + RECORDS_AT_ONCE, run.map_count)
   for index = run.map_next, behind - 1 do
-    if run.epoch == '1' or redis.call('HEXISTS', results_of(node), index) == 0 then  -- only a resume begins again
+    if in_first_epoch() or redis.call('HEXISTS', results_of(node), index) == 0 then  -- only a resume begins again
       return string.format('%s[%d]', node, index)
     end
   end

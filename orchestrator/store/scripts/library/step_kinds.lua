@@ -30,7 +30,7 @@ local function enter_members(position, step)
   end
   -- A chord counts all members of a step and no others; a larger one costs more than the messages that it saves.
   local singles = step_kinds[step.kind].has_chord
-    and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or run.epoch ~= '1' or step['local'] or step.gates or step.waits)
+    and (run.chords ~= '1' or won > 0 or open > LARGE_STEP or not in_first_epoch() or step['local'] or step.gates or step.waits)
   set_run({position = position, open = open, won = won, announced = END, detached = singles and '1' or '0'})
   touch()
   return #names > 0 and {kind = 'step', position = position, names = names} or nothing()

@@ -69,6 +69,9 @@ local function is_ended()
     or run.status == 'compensation_failed'
 end
 
+-- Nothing of the run was done in an epoch before. With a priority its first epoch is another number, see priority.py.
+local function in_first_epoch() return run.epoch == '1' or string.sub(run.epoch, -6) == '000001' end
+
 -- Nothing of a held run starts, and what becomes ready is not published: see pauses.lua.
 local function is_held() return run.status == 'paused' and run.held == '1' end
 

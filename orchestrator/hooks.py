@@ -7,7 +7,8 @@
         ...
 
 They only look: what a receiver raises is logged and harms neither the node nor its run. Hooks of nodes are called in
-the process of the attempt, those of runs in the leading worker, a moment later and at least once.
+the process of the attempt. Those of runs, and of nodes that wait for something outside or end in no process, are
+called in the leading worker, a moment later and at least once.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ node_finished = Hook("node_finished", "run_id", "flow_name", "node_name", "attem
 node_retried = Hook("node_retried", "run_id", "flow_name", "node_name", "attempt", "error")
 """An attempt has failed, and another one will be made."""
 node_waiting = Hook("node_waiting", "run_id", "flow_name", "node_name")
-"""A node waits for a limit and holds no process meanwhile."""
+"""A node waits and holds no process meanwhile: for a limit, or for a signal, an approval, an instant, a callback or the
+end of a child run."""
 compensation_finished = Hook(
     "compensation_finished", "run_id", "flow_name", "node_name", "undoes", "attempt", "state", "error"
 )
@@ -108,7 +110,7 @@ class HookCalls(Middleware):
 
     def after_node(self, call: NodeCall, outcome: Outcome) -> None:
         """Say how an attempt ended."""
-        if outcome.end is End.PARKED:
+        if outcome.end is End.PARKED and outcome.error is not None:
             node_retried.send(**_of(call), attempt=call.attempt, error=outcome.error)
         elif outcome.end in {End.STORED, End.FAILED, End.TOLERATED}:
             state = "succeeded" if outcome.end is End.STORED else "failed"
@@ -118,8 +120,23 @@ class HookCalls(Middleware):
             else:
                 node_finished.send(**told)
 
+    def wants_nodes(self) -> bool:
+        """Whether anybody wants to hear of nodes that wait or have ended."""
+        return bool(node_waiting or node_finished or compensation_finished)
+
+    def after_outside_end(
+        self, run_id: str, flow_name: str, node_name: str, *, attempt: int, undoes: str, error: Exception | None
+    ) -> None:
+        """Say how a node ended that nobody worked on."""
+        told = {"run_id": run_id, "flow_name": flow_name, "node_name": node_name, "attempt": attempt}
+        told |= {"state": "failed" if error else "succeeded", "error": error}
+        if undoes:
+            compensation_finished.send(**told, undoes=undoes)
+        else:
+            node_finished.send(**told)
+
     def after_wait(self, run_id: str, flow_name: str, node_name: str) -> None:
-        """Say that a node waits for a limit."""
+        """Say that a node waits."""
         node_waiting.send(run_id=run_id, flow_name=flow_name, node_name=node_name)
 
     def wants_runs(self) -> bool:

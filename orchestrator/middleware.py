@@ -118,7 +118,16 @@ class Middleware:
         """Hear how an attempt ended, when that is stored; what this raises is logged and harms nothing."""
 
     def after_wait(self, run_id: str, flow_name: str, node_name: str) -> None:
-        """Hear that a node waits for a limit, without a process."""
+        """Hear that a node waits without a process: for a limit, there, or for something outside, as `after_run`."""
+
+    def wants_nodes(self) -> bool:
+        """Whether it wants to hear now of nodes that wait for something outside, or end in no process of an attempt."""
+        return True
+
+    def after_outside_end(
+        self, run_id: str, flow_name: str, node_name: str, *, attempt: int, undoes: str, error: Exception | None
+    ) -> None:
+        """Hear that a node has ended in no process of an attempt, in the manner of `after_run`; None: it succeeded."""
 
     def wants_runs(self) -> bool:
         """Whether it wants to hear of runs now."""
@@ -188,12 +197,18 @@ class Middlewares:
         ]
         self._after_node = [each for each in installed if _overrides(each, "after_node")]
         self._after_wait = [each for each in installed if _overrides(each, "after_wait")]
+        self._after_outside_end = [each for each in installed if _overrides(each, "after_outside_end")]
         self._after_run = [each for each in installed if _overrides(each, "after_run")]
 
     @property
     def wants_runs(self) -> bool:
         """Whether any middleware wants to hear of runs."""
         return any(each.wants_runs() for each in self._after_run)
+
+    @property
+    def wants_nodes(self) -> bool:
+        """Whether any middleware wants to hear of nodes that wait for something outside, or end in no process."""
+        return any(each.wants_nodes() for each in self._after_outside_end)
 
     def call(self, call: NodeCall, function: Callable[[], Result]) -> Result:
         """Call a node's function through all middlewares."""
@@ -219,18 +234,28 @@ class Middlewares:
 
     def after_wait(self, run_id: str, flow_name: str, node_name: str) -> None:
         """Let the middlewares hear of a node that waits."""
-        for middleware in self._after_wait:
-            try:
-                middleware.after_wait(run_id, flow_name, node_name)
-            except Exception:  # as above
-                logger.exception(FAILED, type(middleware).__name__)
+        self._each(self._after_wait, lambda each: each.after_wait(run_id, flow_name, node_name))
+
+    def after_outside_end(
+        self, run_id: str, flow_name: str, node_name: str, *, attempt: int, undoes: str, error: Exception | None
+    ) -> None:
+        """Let the middlewares hear of a node that has ended in no process of an attempt."""
+        self._each(
+            self._after_outside_end,
+            lambda each: each.after_outside_end(
+                run_id, flow_name, node_name, attempt=attempt, undoes=undoes, error=error
+            ),
+        )
 
     def after_run(self, run_id: str, flow_name: str, event: str) -> None:
         """Let the middlewares hear of a run."""
-        for middleware in self._after_run:
+        self._each(self._after_run, lambda each: each.after_run(run_id, flow_name, event))
+
+    def _each(self, middlewares: Sequence[Middleware], call: Callable[[Middleware], None]) -> None:
+        for middleware in middlewares:
             try:
-                middleware.after_run(run_id, flow_name, event)
-            except Exception:  # as above: the run has ended
+                call(middleware)
+            except Exception:  # as above: what it is told of has happened
                 logger.exception(FAILED, type(middleware).__name__)
 
 

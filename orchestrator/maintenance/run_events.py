@@ -1,7 +1,8 @@
 """Send starts and ends of runs to Flower and other Celery monitors: each run as a task, the parent of its nodes' tasks.
 
 The transitions append starts and ends of runs to a stream; the leading reconciler forwards them as task events while a
-monitor listens. Nothing else depends on it, and what happened while no monitor listened is not sent later.
+monitor listens, a child run as the child of the run that started it. Nothing else depends on it, and what happened
+while no monitor listened is not sent later.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UnknownRun
+from orchestrator.hooks import UNDER_WAY
 from orchestrator.liveness.pool_processes import note_watching
+from orchestrator.maintenance.node_events import NodeEvents
 from orchestrator.messaging.publisher import BROKER_ERRORS
+from orchestrator.store.keys import is_child
 
 if TYPE_CHECKING:
     from celery.events import EventDispatcher
@@ -32,6 +36,7 @@ class Monitor:
     def __init__(self, engine: Engine, worker: Any) -> None:
         self.engine = engine
         self.worker = worker
+        self._nodes = NodeEvents(engine)
         self._was_watched = True
         self._alive_at = -float(ALIVE_EVERY_S)
 
@@ -40,11 +45,13 @@ class Monitor:
         # Watched as it begins, so that a new leader continues where the last one stopped.
         was_watched, self._was_watched = self._was_watched, self.is_watched()
         middlewares, upkeep = self.engine.middlewares, self.engine.store.upkeep
-        entries = (
-            upkeep.new_events(count=EVENTS_AT_ONCE)
-            if middlewares.wants_runs or (was_watched and self._was_watched)
-            else []
+        is_sent = was_watched and self._was_watched
+        wanted = (
+            (upkeep.run_events, is_sent or middlewares.wants_runs),
+            (upkeep.node_events, is_sent or middlewares.wants_nodes),
         )
+        unsent = [(stream, stream.unsent(count=EVENTS_AT_ONCE) if is_wanted else []) for stream, is_wanted in wanted]
+        entries = sorted((entry for _, found in unsent for entry in found), key=_order)
         try:
             if self._was_watched:
                 # An event that raises is sent again, as it is not marked as sent.
@@ -52,7 +59,7 @@ class Monitor:
                     self._stay_alive(sender)
                     if was_watched:
                         for at, row in entries:
-                            self._send_entry(sender, at, row)
+                            (self._nodes.send if "node" in row else self._send_entry)(sender, at, row)
                     else:
                         self._send_live(sender)
         # Not marked as sent: they are sent when the broker is back, as far as the stream still has them.
@@ -60,12 +67,16 @@ class Monitor:
             logger.warning("events of runs are not sent: %s", error)
             return
         for _, row in entries:
-            middlewares.after_run(row["run"], row["flow"], row["event"])
+            if "node" in row:
+                self._nodes.announce(row)
+            else:
+                middlewares.after_run(row["run"], row["flow"], row["event"])
         # After the sending: a leader that dies before this line has events sent twice, rather than never.
-        if entries:
-            upkeep.mark_sent(entries[-1][1]["entry"])
-        elif not middlewares.wants_runs and not (was_watched and self._was_watched):
-            upkeep.skip_events()
+        for (stream, found), (_, is_wanted) in zip(unsent, wanted, strict=True):
+            if found:
+                stream.mark_sent(found[-1][1]["entry"])
+            elif not is_wanted:
+                stream.skip()
 
     def note_watching(self) -> None:
         """Inform the pool processes whether a monitor wants events of nodes that have no message of their own."""
@@ -88,12 +99,14 @@ class Monitor:
             at = record.created.timestamp()
             # Fields of that name beat the event's own timestamp, which has to be now: an old one is taken for a
             # clock that is wrong.
-            sender.send("task-received", received=at, **_event_fields(record.run_id, record.flow))
-            sender.send("task-started", started=at, **_event_fields(record.run_id, record.flow))
+            common = self._event_fields(record.run_id, record.flow)
+            sender.send("task-received", received=at, **common)
+            sender.send("task-started", started=at, **common)
+        self._nodes.send_waiting(sender)
 
     def _send_entry(self, sender: EventDispatcher, at: float, row: dict[str, str]) -> None:
         event, run_id = row["event"], row["run"]
-        common = _event_fields(run_id, row["flow"]) | {"timestamp": at}
+        common = self._event_fields(run_id, row["flow"]) | {"timestamp": at}
         if event == "started":
             sender.send("task-received", **common)
             sender.send("task-started", **common)
@@ -106,6 +119,19 @@ class Monitor:
         else:
             message, traceback = self._failure(run_id)
             sender.send("task-failed", exception=f"run {event}: {message}", traceback=traceback, **common)
+
+    def _event_fields(self, run_id: str, flow: str) -> dict[str, Any]:
+        """Return the fields of every event of a run, so that an end whose start was not seen has a name too."""
+        parent, root = self.engine.store.upkeep.lineage(run_id) if is_child(run_id) else ("", "")
+        return {
+            "uuid": run_id,
+            "name": f"flow:{flow}",
+            "args": f"({run_id!r},)",
+            "kwargs": "{}",
+            "retries": 0,
+            "root_id": root or run_id,
+            "parent_id": parent or None,
+        }
 
     def _failure(self, run_id: str) -> tuple[str, str]:
         try:
@@ -123,13 +149,7 @@ class Monitor:
             self._alive_at = time.monotonic()
 
 
-def _event_fields(run_id: str, flow: str) -> dict[str, Any]:
-    """Return the fields of every event of a run, so that an end whose start was not seen has a name too."""
-    return {
-        "uuid": run_id,
-        "name": f"flow:{flow}",
-        "args": f"({run_id!r},)",
-        "kwargs": "{}",
-        "retries": 0,
-        "root_id": run_id,
-    }
+def _order(entry: tuple[float, dict[str, str]]) -> tuple[float, int]:
+    """Order events by instant; of one instant a start comes before what waits, and what ended before the run's end."""
+    at, row = entry
+    return at, 1 if "node" in row else 0 if row["event"] in UNDER_WAY else 2

@@ -44,6 +44,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
 | stats:<flow>:<day> | hash: node and bucket to how many durations, see statistics.py | 8 days |
 | stats:<flow>:total | hash: ends and durations, never taken back, see totals.py | 8 days after the last |
+| events:nodes | stream, capped: nodes that wait, and ends of nodes without a process | for ever |
 | events:attempts:<flow> | hash: outcome and node to attempts without an output | 8 days after the last |
 | events:<day> | hash: hour, flow and status to how many runs ended so | 8 days |
 | index:expiring | sorted set: ended runs by the end of their retention | entries until then |
@@ -370,6 +371,11 @@ class Keys:
     def events(self) -> str:
         """Starts and ends of runs."""
         return self._named("events")
+
+    @lazy
+    def node_events(self) -> str:
+        """Nodes that wait, and ends of nodes in no process of an attempt."""
+        return self._named("events", "nodes")
 
     @lru_cache(maxsize=256)  # noqa: B019 - as below
     def of_fast_path(self, run_id: str, plan_hash: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from orchestrator.store.event_stream import EventStream
 from orchestrator.store.keys import family_of
 from orchestrator.store.lost_writes import LostWrites, SweepMark
 
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
 LOSS_KEPT_MS = 86_400_000
 RECEIVED_MS = 1500
 """Time for which a message that a worker has said to hold is not taken for lost; it says so again and again."""
-SENT_FIELD = "events"
 PAUSED = "|paused"
 """End of the field beside a schedule's slot that says why it is paused."""
-NO_ENTRY = b"0"
-"""The place in the stream of events before its first entry."""
 
 
 class Upkeep:
@@ -39,6 +37,8 @@ class Upkeep:
     def __init__(self, client: Any, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self.run_events = EventStream(client, keys.events, keys.sweep, "events")
+        self.node_events = EventStream(client, keys.node_events, keys.sweep, "node-events")
 
     def step_down(self, worker: str) -> None:
         """Let another worker lead at once."""
@@ -164,35 +164,17 @@ class Upkeep:
         """Whether nothing of a run has begun."""
         return bool(self._client.hget(self._keys.run(run_id), "status") == b"pending")
 
+    def lineage(self, run_id: str) -> tuple[str, str]:
+        """The run that started a run, and the root of both; each empty if there is none."""
+        parent, root = self._client.hmget(self._keys.run(run_id), "parent", "root")
+        return (parent or b"").decode(), (root or b"").decode()
+
     def note_eviction(self, problem: str, *, keep_ms: int) -> None:
         """Tell every start for a while that the server throws keys of live runs away; "": that it does not."""
         if problem:
             self._client.set(self._keys.evicts, problem, px=keep_ms)
         else:
             self._client.delete(self._keys.evicts)
-
-    def new_events(self, *, count: int) -> list[tuple[float, dict[str, str]]]:
-        """Events of runs that were not sent yet: the instant in seconds, and the fields with the id of the entry."""
-        last = self._sent()
-        begin = "-" if last == NO_ENTRY else b"(" + last
-        found = []
-        for entry, fields in self._client.xrange(self._keys.events, min=begin, count=count):
-            row = {name.decode(): value.decode() for name, value in fields.items()} | {"entry": entry.decode()}
-            found.append((int(entry.split(b"-")[0]) / 1000, row))
-        return found
-
-    def mark_sent(self, entry: str) -> None:
-        """Note the last event that was sent."""
-        self._client.hset(self._keys.sweep, SENT_FIELD, entry)
-
-    def skip_events(self) -> None:
-        """Take every event as sent."""
-        newest = self._client.xrevrange(self._keys.events, count=1)
-        if newest and newest[0][0] != self._sent():
-            self.mark_sent(newest[0][0].decode())
-
-    def _sent(self) -> bytes:
-        return self._client.hget(self._keys.sweep, SENT_FIELD) or NO_ENTRY
 
     def remember_slots(self, flow: str, wanted: Collection[str], now: int) -> None:
         """Give every schedule of a flow a first slot, and drop those that its code does not have any more."""

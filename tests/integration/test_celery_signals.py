@@ -148,12 +148,32 @@ def test_runs_that_wait_in_the_queue_are_heard_too(heard):
     ],
 )
 def test_hooks_hear_of_a_run_and_of_its_nodes(heard, name, status, expected):
-    started = run(heard, name, status)
-    expected = {**expected, ("run_started", "", ""): 1, ("run_finished", "", status): 1}
+    assert hooks_of(heard, run(heard, name, status), expected, status) == ended(expected, status)
 
-    def hooks_of():
+
+def test_hooks_hear_of_nodes_that_nobody_works_on(heard):
+    started = heard.orchestrator.start("heard-gates")
+    started.signal("paid", 1)
+    assert started.wait(timeout=30) == "failed"
+    expected = {
+        ("node_waiting", "paid", ""): 1,
+        ("node_finished", "paid", "succeeded"): 1,
+        ("node_waiting", "ok", ""): 1,
+        ("node_finished", "ok", "failed"): 1,
+    }
+    assert hooks_of(heard, started, expected, "failed") == ended(expected, "failed")
+
+
+def ended(expected, status):
+    return {**expected, ("run_started", "", ""): 1, ("run_finished", "", status): 1}
+
+
+def hooks_of(heard, started, expected, status):
+    """How often each hook was called for a run, when as many were as are expected."""
+
+    def found():
         lines = [name.split("|") for kind, name, _, _ in heard.LEDGER.lines() if kind == "hook"]
         return Counter(tuple(line[1:]) for line in lines if line[0] == started.id)
 
-    wait_until(lambda: len(hooks_of()) >= len(expected), "all hooks of the run")
-    assert hooks_of() == expected
+    wait_until(lambda: len(found()) >= len(ended(expected, status)), "all hooks of the run")
+    return found()

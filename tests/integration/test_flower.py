@@ -200,6 +200,28 @@ def test_a_failed_node_shows_what_it_raised_and_its_run_shows_why_it_failed(prog
     assert all(f'href="/task/{task["uuid"]}"' in page for task in (failed, *undone))
 
 
+def test_what_waits_is_shown_as_received_and_a_child_below_its_parent(program, flower):
+    run = program.orchestrator.start("asked")
+
+    def shown(name: str, state: str) -> dict[str, Any]:
+        rows = [row for row in flower.tasks().values() if (row["name"], row["state"]) == (name, state)]
+        return next((row for row in rows if row["root_id"] == run.id), {})
+
+    row = wait_until(lambda: shown("asked.ok", "RECEIVED"), "the approval waits")
+    assert (row["parent_id"], row["kwargs"]) == (run.id, "{'waits_for': 'approval'}")
+    run.approve("ok", by="ann")
+    again = wait_until(lambda: shown("asked.again", "RECEIVED"), "the last approval waits")
+    assert shown("asked.ok", "SUCCESS")["uuid"] == row["uuid"] in flower.info(run.id)["children"]
+    assert shown("asked.nap", "SUCCESS")
+    child = wait_until(lambda: shown("flow:parcel", "SUCCESS"), "the child has ended")
+    assert (child["parent_id"], child["root_id"]) == (run.id, run.id)
+    assert shown("asked.ship", "SUCCESS")
+    run.reject("again", by="bob", reason="no <more>")
+    failed = wait_until(lambda: shown("asked.again", "FAILURE"), "the rejection is shown")
+    assert failed["uuid"] == again["uuid"]
+    assert "Rejected: bob rejected it: no <more>" in failed["exception"]
+
+
 def test_a_resumed_run_is_shown_as_running_again(program, flower):
     program.LEDGER.clear()
     run = program.orchestrator.start("mendable")

@@ -8,7 +8,19 @@ from typing import Any
 
 from celery import Celery, current_task, signals
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, Page, RetryPolicy, hooks, manual, paginate
+from orchestrator import (
+    FlowBuilder,
+    Node,
+    NodeContext,
+    Orchestrator,
+    Page,
+    RetryPolicy,
+    hooks,
+    manual,
+    paginate,
+    signal,
+)
+from orchestrator.definition.gates import approval
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -109,6 +121,7 @@ for built in (
     .then_map("all", Node("item", lambda item: item), over=lambda _state: [0, 1, 2], batch_size=3)
     .build(),
     flow("heard-pages").then(paginate("page", pages)).build(),
+    flow("heard-gates").then(signal("paid", int)).then(approval("ok").with_timeout(timedelta(milliseconds=1))).build(),
     flow("heard-tolerated")
     .then_parallel("both", Node("l", works), Node("r", refuses).with_retry(ONCE), on_failure="continue")
     .build(),

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from celery import Celery
 
-from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, Terminal, manual, schedule
+from orchestrator import FlowBuilder, Node, NodeContext, Orchestrator, RetryPolicy, Terminal, manual, schedule, sleep
+from orchestrator.definition.gates import approval
 from tests.harness import Ledger, wait_until
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -80,6 +81,14 @@ sale = (
 )
 slow = flow("slow").triggered_by(schedule("0 0 29 2 *")).then(Node("waits", waits)).build()
 mendable = flow("mendable").then(Node("needs-help", needs_help)).build()
+parcel = flow("parcel").then(Node("pack", done)).build()
+asked = (
+    flow("asked")
+    .then(approval("ok"))
+    .then_parallel("both", Node("ship", parcel), sleep("nap", timedelta(milliseconds=1)))
+    .then(approval("again"))
+    .build()
+)
 
-for each in (tour, sale, slow, mendable):
+for each in (tour, sale, slow, mendable, parcel, asked):
     orchestrator.register(each)

@@ -70,6 +70,21 @@ def test_a_hook_hears_how_an_attempt_ended(heard, outcome, undoes, name, told):
     assert set(told) | set(PLACE) == set(getattr(hooks, name).fields)
 
 
+@pytest.mark.parametrize("error", [None, ERROR])
+@pytest.mark.parametrize("undoes", ["", "pay"])
+def test_a_hook_hears_of_an_end_outside_of_every_process(heard, error, undoes):
+    middlewares = Middlewares([HookCalls()])
+    assert middlewares.wants_nodes
+    middlewares.after_outside_end("run", "flow", "node", attempt=2, undoes=undoes, error=error)
+    told = {**PLACE, "attempt": 2, "state": "failed" if error else "succeeded", "error": error}
+    assert heard == [("compensation_finished", told | {"undoes": "pay"}) if undoes else ("node_finished", told)]
+
+
+def test_an_attempt_that_waits_for_something_outside_is_not_made_again(heard):
+    HookCalls().after_node(call_of(), Outcome(End.PARKED))
+    assert heard == []
+
+
 def test_a_page_that_is_followed_by_others_ends_no_node(heard):
     HookCalls().after_node(call_of(), Outcome(End.PAGE_STORED))
     assert heard == []
@@ -114,6 +129,7 @@ def test_nobody_pays_for_hooks_that_nobody_uses():
     calls = HookCalls()
     assert calls.is_idle()
     assert not Middlewares([calls]).wants_runs
+    assert not Middlewares([calls]).wants_nodes
 
 
 class Counter:

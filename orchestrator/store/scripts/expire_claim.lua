@@ -46,5 +46,7 @@ if pauses.has_to_stand(facts) then
   pauses.stand(node, rec, facts)
   return reply('paused', maps.next_item(facts))
 end
-local work = announced(abort.conclude(node, rec, facts, failure, timed_out and 'failed' or 'unknown'))
+local state = timed_out and 'failed' or 'unknown'
+finish.emit_node(state, run.flow, node, rec, nil, facts.undoes)
+local work = announced(abort.conclude(node, rec, facts, failure, state))
 return reply('ended', work.kind == '' and maps.next_item(facts) or work)

@@ -170,7 +170,7 @@ class Tick:
         mark: What this one has left there.
         has_looks: Whether looks at runs are due.
         has_old: Whether retentions are over.
-        last_event: The newest entry in the stream of starts and ends of runs; empty if there is none.
+        last_event: The newest entry of the events of runs, and that of nodes; each empty if there is none.
     """
 
     now: int

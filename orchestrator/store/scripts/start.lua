@@ -75,6 +75,8 @@ local function begin_waiting(gate, waits, lasts)
     redis.call('ZADD', INDEX .. ':waiting:' .. waits, NOW, RUN_ID .. '|' .. gate)
   end
   note('waits', gate, '0', waits)
+  -- include: emit_node
+  emit_node('waits', flow, gate, rec, waits)
   return cjson.encode(rec)
 end
 

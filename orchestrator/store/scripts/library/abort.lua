@@ -153,6 +153,7 @@ local function miss_deadline(node, rec, facts)
     pauses.stand(node, rec, facts)
     return nothing()
   end
+  finish.emit_node('failed', run.flow, node, rec)
   return conclude(node, rec, facts, failure, 'failed')
 end
 

@@ -1,6 +1,7 @@
 -- What others are told of a run: monitors, who waits for it, workers; and what is kept of it when it ends.
 
 -- include: emit
+-- include: emit_node
 -- include: push
 
 -- What any run may have.
@@ -97,4 +98,4 @@ local function reopen(token)
   run.held = false
 end
 
-return {reopen = reopen, keys_of = keys_of, retire_other = retire_other, retire = retire, keep = keep, emit = emit, own_keys = own_keys, finish = finish, push = push}
+return {reopen = reopen, keys_of = keys_of, retire_other = retire_other, retire = retire, keep = keep, emit = emit, emit_node = emit_node, own_keys = own_keys, finish = finish, push = push}

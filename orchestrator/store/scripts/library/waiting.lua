@@ -34,6 +34,7 @@ local function wait(node, rec, due)
     set_run({running = run.running + 1})
   end
   note('waits', node, rec.attempt, rec.waits)
+  finish.emit_node('waits', run.flow, node, rec, rec.waits)
 end
 
 -- The node waits no more: nothing outside of its record says so from now on.
@@ -56,6 +57,7 @@ local function store(node, rec, facts, output)
   else
     redis.call('HSET', OUTPUTS, facts.key, output)
   end
+  finish.emit_node('succeeded', run.flow, node, rec, rec.waits)
   if rec.waits then
     leave(node, rec)
   end
@@ -86,6 +88,7 @@ end
 -- End a node as a fail without a further attempt would, or as the loss of its last attempt if the state is 'unknown'.
 local function fail(node, rec, facts, failure, state)
   redis.call('HSET', FAILURES, node, failure)
+  finish.emit_node(state or 'failed', run.flow, node, rec, rec.waits)
   if rec.waits then
     leave(node, rec)
   end
@@ -120,6 +123,7 @@ local function dismiss(node, rec)
     flush()
     children.cancel(rec.child)
   end
+  finish.emit_node(state, run.flow, node, rec, rec.waits)
   leave(node, rec)
   return state
 end

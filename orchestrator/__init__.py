@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.definition.children import RemoteFlow
     from orchestrator.definition.context import NodeContext
     from orchestrator.definition.flow import Flow
-    from orchestrator.definition.gates import Approval, Vote, signal, sleep, sleep_until
+    from orchestrator.definition.gates import Approval, Vote, approval, signal, sleep, sleep_until
     from orchestrator.definition.node import Node, node
     from orchestrator.definition.pagination import Page, Pages, paginate
     from orchestrator.definition.policies import Adaptive, RateLimit, RetryPolicy, SharedConcurrency, SharedRateLimiter
@@ -58,8 +58,10 @@ if TYPE_CHECKING:
         UnknownRun,
     )
     from orchestrator.explain import Waiting
-    from orchestrator.runs import Event, FlowRun, RunPage
+    from orchestrator.run_page import RunPage
+    from orchestrator.runs import FlowRun
     from orchestrator.settings import Settings
+    from orchestrator.store.history import Event
     from orchestrator.store.limit_numbers import LimitRow
     from orchestrator.store.log_lines import LogLine
     from orchestrator.store.queries import FlowCounts, RunRow
@@ -75,7 +77,7 @@ _HOMES = {
     "orchestrator.definition.children": ("RemoteFlow",),
     "orchestrator.definition.context": ("NodeContext",),
     "orchestrator.definition.flow": ("Flow",),
-    "orchestrator.definition.gates": ("Approval", "Vote", "signal", "sleep", "sleep_until"),
+    "orchestrator.definition.gates": ("Approval", "Vote", "approval", "signal", "sleep", "sleep_until"),
     "orchestrator.definition.node": ("Node", "node"),
     "orchestrator.definition.pagination": ("Page", "Pages", "paginate"),
     "orchestrator.definition.policies": (
@@ -125,8 +127,10 @@ _HOMES = {
         "UnknownRun",
     ),
     "orchestrator.explain": ("Waiting",),
-    "orchestrator.runs": ("Event", "FlowRun", "RunPage"),
+    "orchestrator.run_page": ("RunPage",),
+    "orchestrator.runs": ("FlowRun",),
     "orchestrator.settings": ("Settings",),
+    "orchestrator.store.history": ("Event",),
     "orchestrator.store.limit_numbers": ("LimitRow",),
     "orchestrator.store.queries": ("FlowCounts", "RunRow"),
     "orchestrator.store.log_lines": ("LogLine",),
@@ -209,6 +213,7 @@ __all__ = [
     "Worker",
     "WorkerConfig",
     "WorkerRow",
+    "approval",
     "const",
     "manual",
     "map_item",

@@ -52,8 +52,8 @@ def send_signal(engine: Engine, run_id: str, name: str, value: Any, *, key: str 
         raise SignalRefused(f"no gate of its flow waits for a signal {name!r}; signals: {known}", plan.flow, run_id)
     if key is not None:
         _check_text(key, "the key of a signal", least=1, most=LONGEST_KEY)
-    codec = _codec_of(engine, plan, gates[0])
-    data = _dumped(engine, value, codec, f"signal {name}")
+    codec = codec_of_node(engine, plan, gates[0])
+    data = dumped(engine, value, codec, f"signal {name}")
     fault_point("before_complete", name)
     with engine.store.guarded():
         moved = engine.store.scripts.outside.send_signal(
@@ -90,8 +90,8 @@ def complete(engine: Engine, text: str, value: Any) -> None:
     """Complete the node of a callback; see `Orchestrator.complete`."""
     callback = Callback.of(text)
     pinned = _pinned_by(engine, callback)
-    codec = _codec_of(engine, pinned[1], callback.node)
-    data = _dumped(engine, value, codec, f"output of node {callback.node}")
+    codec = codec_of_node(engine, pinned[1], callback.node)
+    data = dumped(engine, value, codec, f"output of node {callback.node}")
     _call_back(engine, callback, pinned, verb="complete", text=data)
 
 
@@ -158,14 +158,20 @@ def _stale(callback: Callback) -> StaleCallback:
     return StaleCallback(message, run_id=callback.run_id, node_name=callback.node)
 
 
-def _codec_of(engine: Engine, plan: Plan, node: str) -> Codec[Any] | None:
+def codec_of_node(engine: Engine, plan: Plan, node: str) -> Codec[Any] | None:
     """How a node's output is checked, if this process has its code."""
     node_plan = plan.nodes[node_of(node)]
     entry = engine.registry.entry_for(plan, node_plan)
     return None if entry is None else entry.nodes[node_plan.name].output_codec
 
 
-def _dumped(engine: Engine, value: Any, codec: Codec[Any] | None, what: str) -> bytes:
+def dumped(engine: Engine, value: Any, codec: Codec[Any] | None, what: str) -> bytes:
+    """Return a value as JSON.
+
+    Raises:
+        InvalidInput: It does not fit; `what` it is begins the message.
+        PayloadTooLarge: It is over `Settings.max_payload_bytes`.
+    """
     try:
         data = codec_of(Any).dump(value, error=InvalidInput) if codec is None else codec.dump(value, error=InvalidInput)
     except InvalidInput as error:

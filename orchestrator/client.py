@@ -27,7 +27,8 @@ from orchestrator.maintenance.eager_runs import warn_of_eager
 from orchestrator.messaging.celery_addresses import address_of_runs
 from orchestrator.messaging.patches import late_handlers, node_names
 from orchestrator.middleware import Middlewares, WhenImported
-from orchestrator.runs import FlowRun, RunPage
+from orchestrator.run_page import RunPage
+from orchestrator.runs import FlowRun
 from orchestrator.settings import Settings
 from orchestrator.store import limit_numbers, queries
 from orchestrator.store.blocking_calls import call_in_thread

@@ -246,6 +246,30 @@ class Engine:
             self.publisher.publish_first(child, spawned.started.run_id, begun, spawned.started.work)
         return spawned
 
+    def fork(self, plan: Plan, run_id: str, source: RunRecord, *, input_json: bytes, **options: Any) -> Moved:
+        """Begin a fork of an ended run with what was copied beside it, and send its first messages.
+
+        Args:
+            plan: The plan that both pin.
+            run_id: The fork; a second call under the same id changes nothing.
+            source: The run.
+            input_json: The input of the fork.
+            options: What `Forking.fork` takes besides, `tags` and `traceparent`.
+
+        Raises:
+            StoreError: Redis; the same call again is safe.
+        """
+        epoch = first_epoch(source.priority)
+        given: dict[str, Any] = {"tags": options.pop("tags"), "traceparent": options.pop("traceparent")}
+        given = self._start_options(plan, "", input_json, **given, idempotency_key=None, epoch=epoch)
+        given["send_plan"] = True
+        with self.store.guarded():
+            moved = self.store.scripts.forking.fork(run_id, plan, source, **given, **options)
+        fault_point("after_fork")
+        if moved.outcome == "started":
+            self.publish(plan, run_id, epoch, moved.work)
+        return moved
+
     def start_many(
         self, plan: Plan, given: Mapping[str, Mapping[str, Any]], *, priority: int | None
     ) -> list[Started | None]:

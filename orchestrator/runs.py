@@ -17,8 +17,10 @@ from orchestrator.definition.context import running_attempt
 from orchestrator.definition.state import FlowState, RunStatus
 from orchestrator.errors import InvalidInput, NodeFailure, RunCancelled, RunError, RunFailed, StoreUnavailable
 from orchestrator.explain import Waiting, explain_run
+from orchestrator.forks import UNCHANGED, fork_run
 from orchestrator.maintenance.eager_runs import fire_due
 from orchestrator.store.blocking_calls import call_in_thread
+from orchestrator.store.history import Event
 from orchestrator.store.run_view import RunView, show_run
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.definition.node import Node
     from orchestrator.definition.plan import Plan
     from orchestrator.engine import Engine
-    from orchestrator.store.queries import Listed
     from orchestrator.store.run_store import RunRecord
     from orchestrator.store.standing import Standing
 
@@ -36,29 +37,6 @@ T = TypeVar("T")
 READ_AGAIN_S = 1.0
 OUTAGE_S = 60.0
 PLAN_GONE = "the run cannot be taken up again: its plan is gone from Redis"
-
-
-@dataclass(frozen=True)
-class Event:
-    """One entry of a run's history.
-
-    Attributes:
-        at: When, on Redis's clock; aware.
-        event: What: "run-started", "started", "page", "iteration", "succeeded", "retrying", "waiting", "lost", ...
-        node: The node, or "" for the run itself.
-        attempt: Number of the attempt; 0 when there is none.
-        detail: What else is known, such as the delay in ms or the limiter waited for.
-        holder: Of an attempt that failed: the process that ran it.
-        error: Of an attempt that failed: type and message of its error, at most 130 bytes of them.
-    """
-
-    at: datetime
-    event: str
-    node: str
-    attempt: int
-    detail: str
-    holder: str = ""
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +120,17 @@ class FlowRun:
         """The run that started this one for a node of its flow; None of a run that stands at the top."""
         found = self._record().fields.get("parent")
         return FlowRun(self._engine, found) if found else None
+
+    @property
+    def forked_from(self) -> FlowRun | None:
+        """The run that this one is a fork of; None of one that is none. Its record may be gone by now."""
+        found = self._record().fields.get("forked_from")
+        return FlowRun(self._engine, found) if found else None
+
+    def forks(self) -> list[FlowRun]:
+        """Return the runs that are forks of this one, oldest first; without those whose records are gone."""
+        store = self._engine.store
+        return [FlowRun(self._engine, each) for each in store.forks(self.id) if store.has_run(each)]
 
     def children(self) -> list[FlowRun]:
         """Return the runs that nodes of this one have started, oldest first."""
@@ -356,6 +345,37 @@ class FlowRun:
             raise RunError(message, run_id=self.id, flow_name=record.flow)
         self._engine.publish(plan, self.id, record.epoch + 1, moved.work)
 
+    def fork(
+        self,
+        at: str | Node[Any, Any],
+        *,
+        input: Any = UNCHANGED,
+        outputs: Mapping[Any, Any] | None = None,
+    ) -> FlowRun:
+        """Start a new run at a step of this one, which has ended; what was done before the step is taken over.
+
+        The new run has the plan, tags and priority of this one and, unless another one is given, its input. It takes
+        over the outputs, decisions and gates before the step, and never compensates them; children stay this run's.
+
+        Args:
+            at: The node, or its name or that of its step; of a parallel step or a map the whole step is done again.
+            input: Another input.
+            outputs: By output key or node before the step: outputs in place of this run's.
+
+        Raises:
+            RunError: The run has not ended, did not come by the step, or was started by another run; or an output
+                before the step was compensated or is missing, and not given.
+            InvalidInput: There is no such node or output key, or a value does not fit, as far as this process has the
+                flow's code.
+            PayloadTooLarge: A value is over `Settings.max_payload_bytes`.
+            UnknownRun: There is no such run.
+            ConfigurationError, StoreFull, StoreUnavailable: As of `Orchestrator.start`; without an answer the new run
+                may have been started, and is among the `forks` then.
+        """
+        record, plan = self._record_and_plan()
+        _refuse_child(record, "forked")
+        return FlowRun(self._engine, fork_run(self._engine, record, plan, at=at, given=input, outputs=outputs))
+
     def _record_and_plan(self) -> tuple[RunRecord, Plan]:
         """What the run is, and its plan, which is put back where it is gone from Redis and known here."""
         record, store = self._record(), self._engine.store
@@ -449,32 +469,6 @@ class FlowRun:
             UnknownRun: There is no such run.
         """
         return show_run(self._engine.store, self.id)
-
-
-class RunPage(list[FlowRun]):
-    """One page of runs, newest first.
-
-    Attributes:
-        rows: All fields of the same runs in the same order, as they were when the page was read.
-        cursor: Where the next page begins, for `Orchestrator.runs(cursor=...)`; None if there is nothing older.
-        searched_back_to: When the last candidate was started, if the search ended before the page was full and older
-            runs are left; else None.
-    """
-
-    def __init__(self, engine: Engine, listed: Listed) -> None:
-        super().__init__(FlowRun(engine, row.id) for row in listed.rows)
-        self.rows = listed.rows
-        self.cursor = listed.cursor
-        self.searched_back_to = listed.searched_back_to
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the page as JSON values."""
-        searched = self.searched_back_to
-        return {
-            "runs": [row.to_json() for row in self.rows],
-            "cursor": self.cursor,
-            "searched_back_to": searched.isoformat() if searched else None,
-        }
 
 
 def _seconds(span: Any) -> float:

@@ -115,14 +115,11 @@ def _prepared(
         raise InvalidInput(f"an idempotency key must be a str, not {type(idempotency_key).__name__}")
     if not idempotency_key and idempotency_key is not None:  # a header that was missing would make all callers one
         raise InvalidInput("an idempotency key must not be empty; give None for a start without one")
-    data = _dump(engine, flow, given)
-    largest = engine.settings.max_payload_bytes
-    if len(data) > largest:
-        raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
+    data = dump_input(engine, flow, given)
     # For what it raises: nothing is written yet.
     plan.lane(data)
     # The id is made here, once: a start that is repeated after a lost answer is known by it.
-    return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags, traceparent=_open_span())
+    return Start(plan, data, str(uuid.uuid4()), idempotency_key, tags, traceparent=open_span())
 
 
 def send(engine: Engine, start: Start) -> str:
@@ -225,7 +222,7 @@ def _id_of(start: Start, started: Started) -> str:
     return started.run_id
 
 
-def _open_span() -> str:
+def open_span() -> str:
     """The span that is open here; OpenTelemetry is asked where somebody has imported it, else it costs nothing."""
     api: Any = sys.modules.get("opentelemetry.trace")
     found = api.get_current_span().get_span_context() if api is not None else None
@@ -259,7 +256,21 @@ def known_flows(engine: Engine) -> list[str]:
         return sorted({*engine.store.announced(), *engine.registry.flows})
 
 
-def _dump(engine: Engine, flow: str, given: Any) -> bytes:
+def dump_input(engine: Engine, flow: str, given: Any) -> bytes:
+    """Return JSON of a run's input; empty if there is none.
+
+    Raises:
+        InvalidInput: It does not fit the type of a flow that is registered here.
+        PayloadTooLarge: It is over `Settings.max_payload_bytes`.
+    """
+    data = _dumped(engine, flow, given)
+    largest = engine.settings.max_payload_bytes
+    if len(data) > largest:
+        raise PayloadTooLarge(f"input of flow {flow}", len(data), largest)
+    return data
+
+
+def _dumped(engine: Engine, flow: str, given: Any) -> bytes:
     entry = engine.registry.flows.get(flow)
     codec = entry.flow.input_codec if entry is not None else None
     try:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import Node, RetryPolicy, SharedRateLimiter, signal, sleep
-from orchestrator.definition.gates import approval
+from orchestrator import Node, RetryPolicy, SharedRateLimiter, approval, signal, sleep
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
 from tests.invariants import RunView, View, check_all, look_at
 from tests.scripts_world import FAILURE, LEASE_MS, act, always, flow, node, plan_of

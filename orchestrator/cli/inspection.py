@@ -11,7 +11,7 @@ from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json_line, at, clean, cut, span, state
 
 if TYPE_CHECKING:
-    from orchestrator.runs import Event
+    from orchestrator.store.history import Event
 
 
 @command("history", example="history 3f2a")

@@ -142,6 +142,7 @@ class RunNode(Shape):
     first: datetime | None
     busy: float | None
     waits: str | None
+    is_inherited: bool
 
 
 class LogLine(Shape):
@@ -174,6 +175,9 @@ class RunShown(Shape):
     verdict: str
     log: list[LogLine]
     scheduled: datetime | None
+    forked_from: str | None
+    forked_at: str | None
+    forks: list[str]
     set_aside: list[Aside]
 
 

@@ -122,6 +122,10 @@ def run_lines(view: RunView, workers: Mapping[str, str]) -> Iterator[str]:
         yield "  tags " + clean(", ".join(f"{name}={value}" for name, value in run.tags.items()))
     if view.input:
         yield f"  input {cut(view.input)}"
+    if view.forked_from:
+        yield f"  a fork of run {view.forked_from} at {clean(view.forked_at or '')}"
+    if view.forks:
+        yield f"  forked: {', '.join(view.forks)}"
     width = max((len(node.name) for node in view.nodes), default=0)
     yield from (line for node in view.nodes for line in _node_lines(node, width, workers))
     if run.error is not None:
@@ -143,6 +147,8 @@ def _at_present(node: NodeRow, workers: Mapping[str, str]) -> Iterator[str]:
 def _node_lines(node: NodeRow, width: int, workers: Mapping[str, str]) -> Iterator[str]:
     indent = "    " if node.kind in {"item", "compensation"} else "  "
     parts = [f"{indent}{clean(node.name):<{width}}", state(node.state)]
+    if node.is_inherited:
+        parts.append("taken over")
     if node.attempt > 1 or (node.attempt and node.state in {"failed", "unknown", "parked"}):
         parts.append(f"attempt {node.attempt} of {node.attempts}")
     if node.items is not None:

@@ -15,7 +15,8 @@ from orchestrator.cli.text import as_json_line, is_terminal, state
 from orchestrator.definition.state import RunStatus
 
 if TYPE_CHECKING:
-    from orchestrator.runs import Event, FlowRun
+    from orchestrator.runs import FlowRun
+    from orchestrator.store.history import Event
 
 LOOK_EVERY_S = 0.5
 FAILED = 1

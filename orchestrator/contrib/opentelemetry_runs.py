@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.client import Orchestrator
     from orchestrator.contrib.opentelemetry_context import RunTrace
     from orchestrator.definition.plan import Plan
-    from orchestrator.runs import Event
+    from orchestrator.store.history import Event
     from orchestrator.store.run_store import RunRecord
 
 RESUMED = "resumed"

@@ -40,6 +40,29 @@ class Entry:
         return datetime.fromtimestamp(self.at_ms / 1000, UTC)
 
 
+@dataclass(frozen=True)
+class Event:
+    """One entry of a run's history.
+
+    Attributes:
+        at: When, on Redis's clock; aware.
+        event: What: "run-started", "started", "page", "iteration", "succeeded", "retrying", "waiting", "lost", ...
+        node: The node, or "" for the run itself.
+        attempt: Number of the attempt; 0 when there is none.
+        detail: What else is known, such as the delay in ms or the limiter waited for.
+        holder: Of an attempt that failed: the process that ran it.
+        error: Of an attempt that failed: type and message of its error, at most 130 bytes of them.
+    """
+
+    at: datetime
+    event: str
+    node: str
+    attempt: int
+    detail: str
+    holder: str = ""
+    error: str = ""
+
+
 def read_entries(texts: Iterable[bytes], older: Iterable[tuple[bytes, Mapping[bytes, bytes]]] = ()) -> list[Entry]:
     """Return the events of a list, and of a stream that an older version wrote, oldest first."""
     found = [entry for each, row in older for entry in _of_stream(each, row)]

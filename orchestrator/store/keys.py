@@ -17,6 +17,7 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | run:<id>:saga | list: compensations in order | as the run |
 | run:<id>:inbox | hash: what was sent for signals and not taken yet, see gates.lua | as the run |
 | run:<id>:children | hash: node to how many children it has started, and the last one, see children.lua | as the run |
+| run:<id>:forks | list: runs that are forks of it, by their start | as the run |
 | run:<id>:order | sorted set: compensations by the order of completion of their nodes | until all are in order |
 | run:<id>:listed | list: what is in order so far | until it is the saga |
 | run:<id>:staged:<token> | hash: items of a map that are being written | until they are taken over, or an hour |
@@ -173,6 +174,10 @@ class Keys:
     def older_history(self, run_id: str) -> str:
         """What version 0.1.0 wrote of it."""
         return self._named("run", run_id, "history")
+
+    def forks(self, run_id: str) -> str:
+        """Runs that are forks of it."""
+        return self._named("run", run_id, "forks")
 
     def done(self, run_id: str) -> str:
         """Channel on which the run's end is told."""

@@ -298,6 +298,11 @@ class Store:
         with self.guarded():
             return [each.decode() for each in self.client.zrange(self.keys.children(run_id), 0, -1)]
 
+    def forks(self, run_id: str) -> list[str]:
+        """Return the runs that are forks of a run, oldest first."""
+        with self.guarded():
+            return [each.decode() for each in self.client.lrange(self.keys.forks(run_id), 0, -1)]
+
     def has_run(self, run_id: str) -> bool:
         """Return whether there is a record of a run."""
         with self.guarded():

@@ -73,6 +73,7 @@ class NodeRow:
         first: When it first became ready, if it had more than one attempt.
         busy: Time in attempts, if it had more than one.
         waits: Of one that is "waiting": what for, such as "approval", "signal", "callback" or "sleep".
+        is_inherited: Of a fork: whether it was taken over from the run that was forked, and is never compensated here.
     """
 
     name: str
@@ -102,6 +103,7 @@ class NodeRow:
     first: datetime | None
     busy: timedelta | None
     waits: str | None = None
+    is_inherited: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class RunView:
         verdict: "failed" or "cancelled" once that is decided; else empty.
         log: Lines of `ctx.logger`, oldest first.
         scheduled: The instant for which a schedule started it, or None.
+        forked_from: The run that it is a fork of, or None.
+        forked_at: The node or step at which it began as a fork, or None.
+        forks: Ids of the runs that are forks of it, oldest first; records of them may be gone.
     """
 
     run: RunRow
@@ -127,11 +132,14 @@ class RunView:
     verdict: str
     log: tuple[LogLine, ...]
     scheduled: datetime | None = None
+    forked_from: str | None = None
+    forked_at: str | None = None
+    forks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the view as JSON values; of the plan only its steps."""
         steps = [] if self.plan is None else [step_json(step) for step in self.plan.steps]
-        names = ("nodes", "input", "input_size", "verdict", "log", "scheduled")
+        names = ["nodes", "input", "input_size", "verdict", "log", "scheduled", "forked_from", "forked_at", "forks"]
         rest = {name: json_value(getattr(self, name)) for name in names}
         return {"run": self.run.to_json(), "steps": steps, **rest}
 
@@ -155,13 +163,14 @@ def show_run(store: Store, run_id: str) -> RunView:
         pipe = store.client.pipeline(transaction=False)
         pipe.hgetall(store.keys.nodes(run_id))
         pipe.hgetall(store.keys.failures(run_id))
+        pipe.lrange(store.keys.forks(run_id), 0, -1)
         for key in (INPUT, *keys):
             pipe.hstrlen(store.keys.outputs(run_id), key)
         for name in paged:
             pipe.hget(store.keys.results(run_id, name), ":page")
         for name in () if plan is None else plan.maps:
             pipe.hlen(store.keys.results(run_id, name))
-        raw_nodes, raw_failures, input_size, *rest = pipe.execute()
+        raw_nodes, raw_failures, forks, input_size, *rest = pipe.execute()
     sizes = dict(zip(keys, rest, strict=False))
     pages = dict(zip(paged, rest[len(keys) :], strict=False))
     done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
@@ -180,6 +189,9 @@ def show_run(store: Store, run_id: str) -> RunView:
         verdict=record.fields.get("verdict", ""),
         log=log,
         scheduled=instant(record.fields.get("scheduled")),
+        forked_from=record.fields.get("forked_from"),
+        forked_at=record.fields.get("forked_at"),
+        forks=tuple(each.decode() for each in forks),
     )
 
 
@@ -263,6 +275,7 @@ class _Reader:
             first=instant(record.get("first")),
             busy=None if busy is None else timedelta(milliseconds=busy),
             waits=record.get("waits"),
+            is_inherited=bool(record.get("inherited")),
         )
 
     def _is_at(self, node: NodePlan) -> bool:

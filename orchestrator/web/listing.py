@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator import Orchestrator
-    from orchestrator.runs import RunPage as Runs
+    from orchestrator.run_page import RunPage as Runs
     from orchestrator.store.queries import FlowCounts, RunRow
 
 PAGE = 50

@@ -10,9 +10,8 @@ import redis
 from celery import Celery
 from celery.exceptions import Ignore
 
-from orchestrator import FlowBuilder, Node, Orchestrator, Settings, SharedConcurrency, Terminal, manual
+from orchestrator import FlowBuilder, Node, Orchestrator, Settings, SharedConcurrency, Terminal, approval, manual
 from orchestrator.contrib.prometheus import take
-from orchestrator.definition.gates import approval
 from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
 from orchestrator.web.fleet_pages import read_flows

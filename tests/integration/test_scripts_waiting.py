@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator import Node, RetryPolicy, signal, sleep
-from orchestrator.definition.gates import approval
+from orchestrator import Node, RetryPolicy, approval, signal, sleep
 from tests.scripts_world import FAILURE, at_once, flow, mapped_run, node, plan_of
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from orchestrator import (
+    Approval,
     ApprovalRefused,
     InvalidInput,
     Orchestrator,
@@ -18,7 +19,6 @@ from orchestrator import (
     StaleCallback,
     UnknownRun,
 )
-from orchestrator.definition.gates import Approval
 from tests.harness import load_program, wait_until, workers
 
 

@@ -17,11 +17,12 @@ from orchestrator import (
     RetryPolicy,
     SharedRateLimiter,
     Terminal,
+    approval,
     manual,
     node,
     schedule,
+    signal,
 )
-from orchestrator.definition.gates import approval, signal
 from tests.harness import Ledger, wait_until
 
 URL = os.environ["TEST_REDIS_URL"]

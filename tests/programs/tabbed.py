@@ -19,11 +19,12 @@ from orchestrator import (
     Orchestrator,
     SharedRateLimiter,
     Terminal,
+    approval,
     manual,
     run_input,
     schedule,
+    signal,
 )
-from orchestrator.definition.gates import approval, signal
 from orchestrator.engine import engine_of
 
 URL = os.environ["TEST_REDIS_URL"]

@@ -17,12 +17,12 @@ from orchestrator import (
     NodeContext,
     Orchestrator,
     RetryPolicy,
+    approval,
     manual,
     signal,
     sleep,
     sleep_until,
 )
-from orchestrator.definition.gates import approval
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]

@@ -17,8 +17,8 @@ API = {
     "MapCounts", "Node", "NodeContext", "NodeFailure", "NodeRow", "Orchestrator", "Page", "Pages", "Problem",
     "RateLimit", "RemoteFlow", "RetryLater", "RetryPolicy", "RunPage", "RunRow", "RunStatus", "RunView", "Settings",
     "SharedConcurrency", "SharedRateLimiter", "Terminal", "Vote", "Waiting", "WaitingRow", "Worker", "WorkerConfig",
-    "WorkerRow", "const", "manual", "map_item", "node", "paginate", "run_input", "schedule", "signal", "sleep",
-    "sleep_until",
+    "WorkerRow", "approval", "const", "manual", "map_item", "node", "paginate", "run_input", "schedule", "signal",
+    "sleep", "sleep_until",
 }  # fmt: skip
 
 

@@ -28,9 +28,9 @@ FLOORS: list[tuple[set[str], set[str]]] = [
     ({"liveness"}, CELERY),
     ({"execution"}, CELERY),
     ({"maintenance"}, CELERY),
-    ({"answers", "explain"}, CELERY),
-    ({"runs"}, CELERY),
-    ({"client", "doctor", "starts"}, CELERY),
+    ({"answers", "explain", "forks", "starts"}, CELERY),
+    ({"runs", "run_page"}, CELERY),
+    ({"client", "doctor"}, CELERY),
     ({"worker", "__init__"}, CELERY),
     (DOORS, set()),
 ]

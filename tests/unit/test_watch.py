@@ -10,7 +10,7 @@ import pytest
 from orchestrator.cli import watch
 from orchestrator.cli.inspection import event_line
 from orchestrator.definition.state import RunStatus
-from orchestrator.runs import Event
+from orchestrator.store.history import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,6 +20,7 @@ from orchestrator.store.scripts.assembly import script_text
 from orchestrator.store.scripts.children import Children
 from orchestrator.store.scripts.commit_and_claim import PlannedCalls, arguments_of, read_answer, reads_of
 from orchestrator.store.scripts.connection import NOTHING, Packed, Wire, ask_many
+from orchestrator.store.scripts.forking import Forking
 from orchestrator.store.scripts.outside import Outside
 from orchestrator.store.scripts.results import (
     Admitted,
@@ -69,6 +70,7 @@ class Scripts:
         self.outside = Outside(self._on_run)
         self._starting = Starting(keys)
         self.children = Children(keys, self._call, self._starting.call)
+        self.forking = Forking(keys, self._call, self._starting.call)
         self._text_of = text_of
         self._shas: dict[str, str] = {}
         self._planned_calls = PlannedCalls()

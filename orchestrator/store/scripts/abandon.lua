@@ -24,7 +24,9 @@ for _, entry in ipairs(plan_fact('sagas') or {}) do
 end
 
 local function is_owed(node, rec)
-  if rec.state == 'compensating' then
+  if rec.inherited then
+    return false
+  elseif rec.state == 'compensating' then
     return true
   end
   local when = undone_when[base_of(node)] or not plan_fact('sagas') and redis.call('HGET', RUN, 'undoes') and 'succeeded'

@@ -48,4 +48,4 @@ if timeout > 0 then
   wake_leader(NOW + timeout)
 end
 set_status('running')
-return reply('resumed', announced(portions.reset(0, 0)))
+return reply('resumed', announced(portions.restart()))

@@ -47,12 +47,15 @@ class Starting:
         begins: str = "",
         traceparent: str = "",
         epoch: int = 1,
+        enters: bool = True,
     ) -> tuple[tuple[str, ...], list[Any], Packed]:
-        """Keys and arguments of start.lua; `message` is the list to push to and what is pushed."""
+        """Keys and arguments of start.lua; `message` is a list and what is pushed to it.
+
+        Without `enters` another script enters the run, and takes a place in its lane.
+        """
         keys = list(self._keys.of_start(run_id, plan.hash))
-        given: dict[str, Any] = {"run_id": run_id, "input": input_json, "tags": json.dumps(tags)}
-        given |= {"plan_fields": json.dumps(plan.fields()) if send_plan else "", "begins": begins}
-        given["traceparent"] = traceparent
+        given: dict[str, Any] = {"run_id": run_id, "input": input_json, "tags": json.dumps(tags), "begins": begins}
+        given |= {"plan_fields": json.dumps(plan.fields()) if send_plan else "", "traceparent": traceparent}
         if idempotency_key is not None:
             keys.append(self._keys.idempotency(plan.flow, idempotency_key))
             # To be shown, so that what cannot be encoded may be replaced; what tells keys apart is a hash of the whole.
@@ -64,16 +67,15 @@ class Starting:
         if schedule:
             keys.append(self._keys.slots)
             given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
-        if lane := plan.lane(input_json):
+        if enters and (lane := plan.lane(input_json)):
             given["lane"] = lane
         if indexed := tag_indexes(tags, indexed_tags):
             given["indexes"] = " ".join(indexed)
-        queue, text = message
-        if text:
-            keys.append(queue)
-            given |= {"queue_key": len(keys), "message": text}
+        if message[1]:
+            keys.append(message[0])
+            given |= {"queue_key": len(keys), "message": message[1]}
         fixed = self._fixed_of(plan, retention_ms, history_limit, chords=chords, epoch=epoch)
-        args = [*in_order(argument_names("start")[fixed.count :], given), *plan.begun_with]
+        args = [*in_order(argument_names("start")[fixed.count :], given), *(plan.begun_with if enters else ())]
         return tuple(keys), args, fixed
 
     def _fixed_of(self, plan: Plan, retention_ms: int, history_limit: int, *, chords: bool, epoch: int) -> Packed:

@@ -116,8 +116,8 @@ local function admit()
   begin_time()
   note('admitted')
   touch()
-  local work = portions.reset(0, 0)
-  if run.status == 'pending' and plan_step(0).gates then
+  local work = portions.restart()
+  if run.status == 'pending' and plan_step(portions.first()).gates then
     set_status('running')
   end
   return reply('ready', announced(work))

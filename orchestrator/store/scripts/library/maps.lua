@@ -121,7 +121,8 @@ end
 
 local function named(step, place, most)
   local source = record(step.source)
-  return some_items(step.nodes[1], place, most, source and source.choice or 0)
+  -- Of a map that a fork has taken over no item has a record.
+  return some_items(step.nodes[1], place, most, source and not source.inherited and source.choice or 0)
 end
 
 local function ready(step) return map_work(step, run.running) end

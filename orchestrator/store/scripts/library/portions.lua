@@ -61,6 +61,9 @@ end
 -- What a saga undoes, by why one is made: 'undo' all that succeeded, 'again' what a rollback lacks, 'list' what the list had
 -- that was lost.
 local function is_wanted(why, node, rec, when)
+  if rec.inherited then  -- it is the run's that this one is a fork of
+    return false
+  end
   if why == 'undo' then
     local is_lost = when == 'started' and (rec.state == 'failed' or rec.state == 'unknown')
     return rec.state == 'succeeded' or is_lost and abort.has_begun(node, rec)
@@ -181,11 +184,14 @@ local function went_on(step)
   return (#step.branches == 0 or decision and decision.choice) and following(step) or END
 end
 
+-- The position that the run began at: what a fork has taken over is never begun anew.
+local function first() return tonumber(redis.call('HGET', RUN, 'first') or 0) end
+
 -- Along the way that the run went, begin anew what has not succeeded, then enter its first position; from a place among the
 -- members of a position on.
 local function reset(position, place)
   if redis.call('EXISTS', NODES) == 0 then  -- it never began
-    return enter(0)
+    return enter(first())
   end
   local undos = {}
   for _, entry in ipairs(plan_fact('sagas')) do
@@ -210,8 +216,10 @@ local function reset(position, place)
     end
     position, place = behind and position or went_on(step), behind or 0
   end
-  return enter(0)
+  return enter(first())
 end
+
+local function restart() return reset(first(), 0) end
 
 -- Do the next portion of what is left.
 local function go_on(kind, cursor)
@@ -234,4 +242,4 @@ local function go_on(kind, cursor)
 end
 
 return {drop_list = drop_list, more = more, pause = pause, unfinished = unfinished, skip = skip, begin_saga = begin_saga,
-  reset = reset, go_on = go_on}
+  first = first, restart = restart, go_on = go_on}

@@ -1,0 +1,26 @@
+"""A node can have a deadline, however many attempts it makes until then."""
+
+from datetime import timedelta
+
+from orchestrator import FlowBuilder, Node, RetryPolicy, manual
+
+OFTEN = RetryPolicy(initial_interval=timedelta(milliseconds=50), backoff_coefficient=1, maximum_attempts=1000)
+
+
+def call_a_broken_service() -> None:
+    raise ConnectionError("no answer")
+
+
+flow = (
+    FlowBuilder("deadline")
+    .triggered_by(manual("guide"))
+    .then(Node("call", call_a_broken_service, retry=OFTEN).with_deadline(timedelta(milliseconds=500)))
+    .build()
+)
+
+
+def test_no_attempt_follows_behind_the_deadline(orchestrator):
+    """`with_timeout` limits one attempt, `with_deadline` all of them with the time between, from when it is ready."""
+    run = orchestrator.start(flow)
+    assert run.wait(timeout=30) == "failed"
+    assert run.error.type == "orchestrator.errors.NodeTimeout"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.session import Instant, Pair, Session
 from orchestrator.definition.state import RunStatus
 
@@ -84,7 +85,7 @@ def run_filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OPTIONS = (
-    click.option("--flow", help="Runs of this flow."),
+    click.option("--flow", type=FlowName(), help="Runs of this flow."),
     click.option(
         "--status", multiple=True, type=click.Choice([str(each) for each in RunStatus]), help="With this status."
     ),

@@ -9,6 +9,7 @@ import click
 
 from orchestrator import starts
 from orchestrator.cli import drawing
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.problems import Refusal
 from orchestrator.cli.session import FULL_ID, NAMED, Session, command
 from orchestrator.cli.text import as_json, at, clean, table
@@ -106,7 +107,7 @@ def triggers_of(session: Session, flow: str) -> list[str]:
 
 
 @command("graph", example="graph order --mermaid")
-@click.argument("name", metavar="FLOW|RUN")
+@click.argument("name", metavar="FLOW|RUN", type=FlowName())
 @click.option("--mermaid", "form", flag_value="mermaid", help="As a Mermaid flowchart.")
 @click.option("--dot", "form", flag_value="dot", help="As a Graphviz digraph.")
 @click.option("--svg", "form", flag_value="svg", help="As a picture, for a file.")

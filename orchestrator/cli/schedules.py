@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.actions import confirm
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.session import Instant, Session, command
 from orchestrator.cli.text import as_json, at, clean, table
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from orchestrator.schedule_control import ScheduleRow
 
-NAME = click.argument("name", metavar="FLOW|SCHEDULE")
+NAME = click.argument("name", metavar="FLOW|SCHEDULE", type=FlowName())
 
 
 @click.group("schedules", invoke_without_command=True, epilog="Example: celery -A proj flow schedules")

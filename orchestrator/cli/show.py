@@ -8,6 +8,7 @@ import click
 
 from orchestrator import starts
 from orchestrator.cli import drawing
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.flows import aside_line, triggers_of
 from orchestrator.cli.session import FULL_ID, Session, command
 from orchestrator.cli.text import as_json, as_json_line, at, clean, cut, span, state
@@ -28,7 +29,7 @@ TRACEBACK_LINES = 12
 
 
 @command("show", example="show 3f2a")
-@click.argument("name", metavar="FLOW|RUN")
+@click.argument("name", metavar="FLOW|RUN", type=FlowName())
 def show(session: Session, name: str) -> None:
     """Show a flow, or a run: states, attempts, outputs, errors.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.problems import Refusal
 from orchestrator.cli.session import Pair, Session, command
 from orchestrator.cli.text import as_json_line, clean, state
@@ -24,7 +25,7 @@ FAILED = 1
 
 
 @command("start", example="""start order --input '{"item": "lamp"}' --tag shop=west --priority 3""")
-@click.argument("flow")
+@click.argument("flow", type=FlowName())
 @click.option("--input", "given", help="The input as JSON, @FILE with it, or - to read it from the standard input.")
 @click.option("--key", help="Idempotency key: the same one returns the first run.")
 @click.option("--tag", "tags", multiple=True, type=Pair(), help="A tag, name=value; more than one may be given.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.completion import FlowName
 from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json, at, clean, table
 from orchestrator.store.waiting_rows import KINDS
@@ -20,7 +21,7 @@ REASON = click.option("--reason", default="", help="Why.")
 
 
 @command("waiting", example="waiting --kind approval")
-@click.option("--flow", help="Only runs of this flow.")
+@click.option("--flow", type=FlowName(), help="Only runs of this flow.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only what waits for this.")
 def waiting(session: Session, flow: str | None, kind: str | None) -> None:
     """List what waits for people and other systems, the oldest first."""

@@ -428,20 +428,6 @@ def test_watch_repaints_its_lines_on_a_terminal(operator):
     assert run.wait(timedelta(seconds=5)) == "succeeded"
 
 
-def test_a_shell_completes_the_commands(operator):
-    answer = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()"],
-        env=environment_for(operator.url)
-        | {"_ORCHESTRATOR_COMPLETE": "bash_complete", "COMP_WORDS": "orchestrator sch", "COMP_CWORD": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert answer.stdout.split() == ["plain,schedules", "plain,schema"]
-
-
 def test_check_judges_the_unfinished_runs_by_this_code(operator):
     id = operator.type("start", "lonely").strip()
     groups = operator.json("check", "--against", "live")

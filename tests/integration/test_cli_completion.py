@@ -1,0 +1,44 @@
+"""Completion by a shell, which calls the console script as it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.harness import ROOT, environment_for
+from tests.typist import MODULE
+
+
+def completed(url, line):
+    """What a shell is told to put in place of the last word."""
+    completing = {
+        "_ORCHESTRATOR_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    answer = subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()"],
+        env=environment_for(url) | completing,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.stderr == ""
+    return answer.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("orchestrator sch", ["plain,schedules", "plain,schema"]),
+        (f"orchestrator -A {MODULE} start le", ["plain,leaky"]),
+        (f"orchestrator -A {MODULE} runs --flow ca", ["plain,carded"]),
+        ("orchestrator -A nix start o", []),
+    ],
+)
+def test_a_shell_completes_commands_and_flows_and_shows_no_error(server, line, expected):
+    assert completed(server.url, line) == expected

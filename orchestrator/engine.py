@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from orchestrator.definition.plan import FIRST_FORMAT
+from orchestrator.definition.plan import FIRST_FORMAT, FORMAT
 from orchestrator.definition.policies import SLOTS
 from orchestrator.definition.priority import first_epoch
 from orchestrator.errors import ConfigurationError, NodeFailure, RunCancelled, StoreError, StoreRefused, UnknownRun
@@ -180,7 +180,7 @@ class Engine:
             InvalidInput, ConfigurationError: As of `refuse`; nothing was written.
             StoreFull, StoreUnavailable: Redis; the same `run_id` or idempotency key again is safe.
         """
-        self.refuse(plan, priority)
+        self.refuse(plan, priority, queues=overlap == "queue")
         epoch = first_epoch(priority)
         given: dict[str, Any] = {"tags": tags, "idempotency_key": idempotency_key}
         given |= {"traceparent": traceparent, "epoch": epoch}
@@ -297,8 +297,13 @@ class Engine:
                 self.publisher.publish_first(plan, run_id, epoch, started.work)
         return made
 
-    def refuse(self, plan: Plan, priority: int | None = None) -> None:
+    def refuse(self, plan: Plan, priority: int | None = None, *, queues: bool = False) -> None:
         """Refuse to start runs of a plan that would hang, or whose priority the broker would not keep.
+
+        Args:
+            plan: The plan.
+            priority: Of the runs.
+            queues: Whether they may have to wait for others, whatever the plan says.
 
         Raises:
             InvalidInput: The priority is none of the broker's.
@@ -308,8 +313,9 @@ class Engine:
         if priority is not None:
             refuse_priority(self.app, plan, priority, all_of_them=is_registered)
         self._checks.refuse(plan, is_registered=is_registered)
-        if plan.needed_format > FIRST_FORMAT:
-            refuse_old_workers(plan, self.fleet.workers())
+        needed = FORMAT if queues else plan.needed_format
+        if needed > FIRST_FORMAT:
+            refuse_old_workers(plan, self.fleet.workers(), needed)
 
     def _start_options(
         self,

@@ -90,11 +90,15 @@ def _explain_queue(engine: Engine, record: RunRecord, plan: Plan) -> Waiting:
     if record.fields["queued"] == "0":
         begins = instant(record.fields["begins"])
         return Waiting("", "pending", "waits for the instant at which it begins", begins, 0)
-    key = engine.store.keys.queued(record.fields["lane"])
+    lane, keys, client = record.fields["lane"], engine.store.keys, engine.store.client
     with engine.store.guarded():
-        rank = engine.store.client.zrank(key, record.run_id)
+        rank = client.zrank(keys.queued(lane), record.run_id)
+        going_on = client.zrange(keys.lane(lane), 0, 0)
     place = "waits for its turn" if rank is None else f"is number {rank + 1} of those that wait for their turn"
-    return Waiting("", "pending", f"{place}: {plan.max_runs.get('full', '')}", None, 0)
+    full = plan.max_runs.get("full")
+    if full is None:  # a schedule's lane
+        full = "one run of its schedule at a time" + "".join(f", now run {each.decode()}" for each in going_on)
+    return Waiting("", "pending", f"{place}: {full}", None, 0)
 
 
 def _explain_nodes(engine: Engine, record: RunRecord, plan: Plan) -> list[Waiting]:

@@ -32,7 +32,7 @@ class ScheduleRow:
         flow: The flow.
         cron: The cron.
         timezone: Its zone.
-        overlap: "skip" or "allow".
+        overlap: "skip", "allow" or "queue".
         catch_up: As given.
         jitter: As given.
         priority: As given.

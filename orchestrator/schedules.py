@@ -265,7 +265,7 @@ def start_due(engine: Engine, entry: Registered, slot: str) -> list[str]:
     """Start the runs of a schedule that are due; returns their ids, oldest first.
 
     The newest instant is started when it is younger than `catch_up`, at least 60 s; older ones within `catch_up`, and
-    only if runs may overlap: they would all start now.
+    not with overlap "skip": of all that would start now only one would be left.
     """
     trigger = slots_of(entry)[slot]
     if engine.store.upkeep.is_paused(slot):
@@ -297,7 +297,7 @@ def _due_instants(engine: Engine, trigger: ScheduleTrigger, slot: str) -> list[d
     )
     due = list(deque((instant for instant in passed if due_at(instant) >= oldest), MOST_INSTANTS))
     older = (instant for instant in due[:-1] if due_at(instant) >= now - trigger.catch_up)
-    return [*(older if trigger.overlap == "allow" else ()), *due[-1:]]
+    return [*(older if trigger.overlap != "skip" else ()), *due[-1:]]
 
 
 def input_of(entry: Registered, slot: str) -> bytes:
@@ -320,5 +320,6 @@ def _start_one(engine: Engine, entry: Registered, slot: str, instant: datetime) 
         priority=trigger.priority,
     )
     if started.outcome == "skipped":
-        logger.warning("flow %s: %s is skipped, run %s still runs", entry.flow.name, instant, started.run_id)
+        why = "is the last one of too many that wait" if trigger.overlap == "queue" else "still runs"
+        logger.warning("flow %s: %s is skipped, run %s %s", entry.flow.name, instant, started.run_id, why)
     return run_id if started.outcome == "started" else None

@@ -75,7 +75,21 @@ NO_TRIGGER: tuple[Faulty, ...] = (
         lambda b: b.then(node()).triggered_by(by_clock("@daily", overlap="maybe")),
         "bad-trigger",
         "",
-        "schedule('@daily'): overlap is neither 'skip' nor 'allow'",
+        "schedule('@daily'): overlap is neither 'skip' nor 'allow' nor 'queue'",
+    ),
+    Faulty(
+        "overlap-max-runs",
+        lambda b: b.with_max_runs(2).then(node()).triggered_by(by_clock("@daily", overlap="queue")),
+        "bad-trigger",
+        "",
+        "schedule('@daily'): overlap is 'queue', and the flow has a maximum of runs, which queues them; use 'allow'",
+    ),
+    Faulty(
+        "trigger-priority",
+        lambda b: b.then(node()).triggered_by(by_clock("@daily", priority=True)),
+        "bad-trigger",
+        "",
+        "schedule('@daily'): the priority is True; use a whole number from 0 to 255",
     ),
     Faulty(
         "catch-up",

@@ -303,7 +303,7 @@ class Schedule(Shape):
     flow: str
     cron: str
     timezone: str
-    overlap: Literal["skip", "allow"]
+    overlap: Literal["skip", "allow", "queue"]
     catch_up: float
     jitter: float
     priority: int | None

@@ -1,7 +1,8 @@
 """Most runs of a flow at once: how many, by what part of the input they are told apart, what a further start does.
 
 The runs that share a maximum are a lane: all runs of the flow, or those with one value at a path in their input. It is
-read from JSON, so that every client finds the same lane, also one without the flow's code.
+read from JSON, so that every client finds the same lane, also one without the flow's code. The runs of a schedule that
+queues them are a lane, too, one run wide.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class MaxRuns:
         runs = f"{self.most} run{'s' if self.most > 1 else ''} of flow {flow} at a time"
         full = f"at most {runs}" + (f" for each {self.key}" if self.key else "")
         return {"most": self.most, "key": self.key or "", "when_full": self.when_full, "full": full}
+
+
+def lane_of_schedule(schedule: str) -> str:
+    """Return the lane of the runs of a schedule of which the next one waits for the one before."""
+    # The mark is in no name of a flow. fragments/lane.lua knows by it how wide the lane is.
+    return schedule.replace(":", "@")
 
 
 def lane_of(flow: str, max_runs: Mapping[str, Any], input_json: bytes) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 
 from orchestrator.definition.priority import priority_fault
 
+Overlap: TypeAlias = Literal["skip", "allow", "queue"]
 CRON_FIELDS = 5
 RANDOM_PATTERN = re.compile(r"(?i)(^|[\s,])r($|[\s,(/])")
 
@@ -34,7 +35,9 @@ class ScheduleTrigger:
     Attributes:
         cron: Five fields, or a name such as `@daily`.
         timezone: IANA name of the zone that the fields are read in.
-        overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one nevertheless.
+        overlap: `skip` starts nothing while a run of this schedule is alive; `allow` starts one nevertheless; `queue`
+            starts one that is `pending` until those before it have ended. At most 100 wait so; further ticks start
+            nothing.
         catch_up: Instants missed while no worker ran are started if they are younger than this.
         input: The run's input, for a flow that takes one.
         jitter: Each run starts up to so much after its instant, the same for an instant in every process, so that
@@ -44,7 +47,7 @@ class ScheduleTrigger:
 
     cron: str
     timezone: str = "UTC"
-    overlap: Literal["skip", "allow"] = "skip"
+    overlap: Overlap = "skip"
     catch_up: timedelta = timedelta(0)
     input: object = None
     jitter: timedelta = timedelta(0)
@@ -59,7 +62,7 @@ def manual(label: str) -> ManualTrigger:
 def schedule(  # noqa: PLR0917 - all but the first two are given by name
     cron: str,
     timezone: str = "UTC",
-    overlap: Literal["skip", "allow"] = "skip",
+    overlap: Overlap = "skip",
     catch_up: timedelta = timedelta(0),
     input: object = None,
     jitter: timedelta = timedelta(0),
@@ -105,8 +108,8 @@ def _zone_problem(zone: object) -> str | None:
 
 
 def _option_problem(overlap: object, catch_up: object, jitter: object) -> str | None:
-    if overlap not in ("skip", "allow"):
-        return "overlap is neither 'skip' nor 'allow'"
+    if overlap not in get_args(Overlap):
+        return "overlap is neither 'skip' nor 'allow' nor 'queue'"
     for name, given in (("catch_up", catch_up), ("jitter", jitter)):
         if not isinstance(given, timedelta) or given < timedelta(0):
             return f"{name} is not a timedelta of at least 0"

@@ -70,15 +70,18 @@ class StartChecks:
         self._store_is_known = True
 
 
-def refuse_old_workers(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a plan that some live worker cannot read: it may be the one that keeps runs going.
+def refuse_old_workers(plan: Plan, workers: Sequence[Mapping[str, Any]], needed: int) -> None:
+    """Refuse a run that some live worker cannot read: it may be the one that keeps runs going.
+
+    Args:
+        plan: The run's plan.
+        workers: What the live ones have announced.
+        needed: The number of the format that they have to know.
 
     Raises:
         ConfigurationError: Names the workers.
     """
-    old = [
-        worker.get("name", "a worker") for worker in workers if worker.get("format", FIRST_FORMAT) < plan.needed_format
-    ]
+    old = [worker.get("name", "a worker") for worker in workers if worker.get("format", FIRST_FORMAT) < needed]
     if old:
         raise ConfigurationError(
             f"flow {plan.flow} is not started: its nodes wait, which older workers do not know; update {', '.join(old)}"

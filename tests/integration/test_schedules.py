@@ -145,6 +145,26 @@ def test_a_schedule_without_a_slot_has_nothing_to_catch_up_with(server):
     assert idle.tick() == []
 
 
+def test_ticks_queue_their_runs_where_the_schedule_says_so(server, caplog):
+    catch_up = timedelta(minutes=4)
+    clockwork = Clockwork(server.url, schedule("* * * * *", overlap="queue", catch_up=catch_up))
+    started, known = clockwork.tick_after(timedelta(hours=1), within=catch_up)
+    assert started == known
+    first, second, third, last = (clockwork.orchestrator.get(run_id) for run_id in started)
+    (waiting,) = third.explain()
+    assert (waiting.node, waiting.state) == ("", "pending")
+    turn = "is number 2 of those that wait for their turn: one run of its schedule at a time"
+    assert waiting.reason == f"{turn}, now run {first.id}"
+    second.cancel()
+    assert (second.status, third.explain()[0].node) == ("cancelled", "")
+    first.cancel()
+    assert third.explain()[0].node == "only", "the first one that waited and was not cancelled"
+    third.cancel()
+    assert last.explain()[0].node == "only"
+    last.cancel()
+    assert not [key for key in clockwork.store.client.keys(f"{clockwork.prefix}:*") if b":lane:" in key]
+
+
 def test_a_run_is_skipped_while_the_last_one_lives(server, caplog):
     clockwork = Clockwork(server.url, schedule("* * * * *"))
     last = clockwork.orchestrator.start("nightly")

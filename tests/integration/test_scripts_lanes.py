@@ -11,7 +11,7 @@ import redis
 from orchestrator import InvalidInput, Node, RemoteFlow, sleep
 from orchestrator.engine import MOVES
 from orchestrator.store.scripts.results import ELSEWHERE
-from tests.scripts_world import FAILURE, Run, at_once, flow, node, plan_of
+from tests.scripts_world import FAILURE, Run, at_once, flow, node, plan_of, run_named
 
 ADMIT = ":admit"
 
@@ -359,3 +359,83 @@ def test_who_comes_first_by_a_cancel_is_looked_at_soon(world):
     world.client.zadd(world.keys.live, {third.id: world.store.now_ms() + 600_000})
     second.cancel()
     assert world.client.zscore(world.keys.live, third.id) - world.store.now_ms() <= 1000
+
+
+# --- the lane of a schedule ------------------------------------------------------------------------
+SCHEDULE = "f:0123"
+LANE = "f@0123"
+
+
+def clock_plan():
+    return plan_of(flow().then(node("a", attempts=1)).then(node("b", attempts=1)))
+
+
+def tick(world, plan, at, *, run_id="", overlap="queue"):
+    """What a tick answers, and its run."""
+    started = world.start(plan, run_id=run_id or run_named(at), schedule=SCHEDULE, scheduled_ms=at, overlap=overlap)
+    return started, Run(world, plan, started.run_id, started)
+
+
+def test_the_runs_of_a_schedule_go_on_one_after_the_other_in_the_order_of_their_instants(world):
+    plan = clock_plan()
+    runs = [tick(world, plan, at)[1] for at in range(1, 4)]
+    with world.unchanged():
+        assert [tick(world, plan, at)[0].outcome for at in range(1, 4)] == ["exists"] * 3
+        assert tick(world, plan, 3, run_id=run_named("late"))[0].outcome == "ticked"
+    assert [run.started.work.names for run in runs] == [("a",), (), ()]
+    assert (going_on(world, LANE), queued(world, LANE)) == ([runs[0].id], [run.id for run in runs[1:]])
+    assert (runs[1].status, runs[1].claim("a").outcome) == ("pending", "not ready")
+    for run, following in zip(runs, [*runs[1:], None], strict=True):
+        # The plan says nothing of the lane: the fast path of an end learns of it from the run.
+        moved = finish(world, run)
+        assert moved.work.names == (() if following is None else ("a",))
+    assert [run.status for run in runs] == ["succeeded"] * 3
+    assert [name for name in world.names() if ":lane:" in name] == []
+
+
+def test_of_a_hundred_ticks_at_once_each_instant_has_one_run_and_one_goes_on(world):
+    plan = clock_plan()
+    tick(world, plan, 1)
+    answers = at_once(lambda number: tick(world, plan, 2 + number % 4, run_id=run_named(2 + number % 4))[0])
+    begun = [each.run_id for each in answers if each.outcome == "started"]
+    assert len(begun) == len(set(begun)) >= 1
+    assert sorted(queued(world, LANE)) == sorted(begun)
+    assert going_on(world, LANE) == [run_named(1)]
+
+
+def test_a_schedule_queues_a_hundred_runs_and_passes_over_further_instants(world):
+    plan = clock_plan()
+    runs = [tick(world, plan, at)[1] for at in range(1, 102)]
+    assert len(queued(world, LANE)) == 100
+    with world.unchanged(but=[world.keys.slots]):
+        skipped, _ = tick(world, plan, 102)
+    assert (skipped.outcome, skipped.run_id) == ("skipped", runs[-1].id)
+    with world.unchanged():
+        assert tick(world, plan, 102)[0].outcome == "ticked"
+    finish(world, runs[0])
+    assert tick(world, plan, 103)[0].outcome == "started"
+
+
+@pytest.mark.parametrize("overlap", ["skip", "allow"])
+def test_the_first_run_that_queues_waits_for_one_that_was_started_before_the_schedule_did(world, overlap):
+    plan = clock_plan()
+    _, before = tick(world, plan, 1, overlap=overlap)
+    _, behind = tick(world, plan, 2)
+    assert (behind.status, behind.started.work.names) == ("pending", ())
+    assert behind.look() == [], "the other one still goes on"
+    finish(world, before)
+    assert [(seen.kind, seen.node) for seen in behind.look()] == [("awake", ADMIT)], "of which no script knew that"
+    assert behind.wake(ADMIT).work.names == ("a",)
+    finish(world, behind)
+
+
+def test_a_run_of_a_schedule_queues_again_when_it_is_resumed(world):
+    plan = clock_plan()
+    (_, first), (_, second) = tick(world, plan, 1), tick(world, plan, 2)
+    follow(world, first.cancel())
+    assert second.states() == {"a": "ready"}
+    first.resume()
+    assert (first.status, first.states(), queued(world, LANE)) == ("pending", {"a": "skipped"}, [first.id])
+    assert finish(world, second).work.names == ("a",)
+    finish(world, first)
+    assert first.status == "succeeded"

@@ -272,6 +272,13 @@ in_turn = (
     .then(Node("yours", act).with_input_func(after("mine")).with_retry(MANY))
     .build()
 )
+by_clock = (
+    FlowBuilder("by-clock")
+    .triggered_by(manual("turn"))
+    .then(Node("mine", act, 0).with_retry(MANY))
+    .then(Node("yours", act).with_input_func(after("mine")).with_retry(MANY))
+    .build()
+)
 
 for flow in (
     *(
@@ -295,6 +302,7 @@ for flow in (
         and_back,
     ),
     in_turn,
+    by_clock,
 ):
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused

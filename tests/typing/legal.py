@@ -233,7 +233,7 @@ flow = (
     .on_queue("enrichment-queue")
     .with_timeout(timedelta(hours=1))
     .with_max_runs(2, key="count", when_full="skip")
-    .triggered_by(manual("api"), schedule("0 */4 * * *", timezone="Europe/Berlin", overlap="allow"))
+    .triggered_by(manual("api"), schedule("0 */4 * * *", timezone="Europe/Berlin", overlap="allow", priority=3))
     .triggered_by(schedule("@daily", catch_up=timedelta(hours=1), input=FetchInput(count=1)))
     .then(fetch.with_input_func(read_state).on_error(Node("undo-fetch", undo_fetch), when="started"))
     .then_parallel("enrich-sources", enrich_jira, enrich_slack, on_failure="continue", require=1)
@@ -254,6 +254,7 @@ flow = (
     .build()
 )
 assert_type(flow, Flow[int])
+schedule("@hourly", overlap="queue")
 assert_type(flow.name, str)
 nodes = [each.name for each in flow.nodes()]
 

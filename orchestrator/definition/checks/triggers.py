@@ -8,7 +8,7 @@ from orchestrator.definition.checks.functions import read_input_type
 from orchestrator.definition.checks.messages import flow_place
 from orchestrator.definition.codecs import BadType
 from orchestrator.definition.triggers import ManualTrigger, ScheduleTrigger, cron_problem
-from orchestrator.definition.wording import LONGEST, is_a, show
+from orchestrator.definition.wording import LONGEST, is_a, is_text, show
 from orchestrator.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ def _trigger_faults(flow: Flow, trigger: object) -> Iterator[str]:
             yield f"{name}: {fault}"
         if fault := _input_fault(flow, trigger):
             yield f"{name}: {fault}"
+        if flow.max_runs is not None and is_text(trigger.overlap, "queue"):
+            yield f"{name}: overlap is 'queue', and the flow has a maximum of runs, which queues them; use 'allow'"
     else:
         yield f"{show(trigger)} is not a trigger; use manual(label) or schedule(cron)"
 
 
 def _schedule_fault(trigger: ScheduleTrigger) -> str | None:
     if not is_a(trigger.overlap, str):
-        return f"overlap is {show(trigger.overlap)}; use 'skip' or 'allow'"
+        return f"overlap is {show(trigger.overlap)}; use 'skip', 'allow' or 'queue'"
     try:
         fault = cron_problem(trigger)
     except Exception as error:  # noqa: BLE001 - croniter raises other errors than its own for odd text

@@ -6,12 +6,12 @@
 --         gate is in it, undoes '1' if the plan has compensations, epoch with which it begins, see priority.py, tags as JSON. Where there is one, else '': input (JSON),
 --         plan_fields (JSON object), idempotency_key (its place in KEYS) with the digest of the input and its text (key, cut), indexes of its tags (ends
 --         of their names), schedule with schedules_key (place in KEYS), scheduled (nominal instant in ms) and
---         overlap ('skip': not while its last run lives), begins (instant in ms before which nothing of it is ready, or '+' and
+--         overlap ('skip': not while its last run lives; 'queue': behind that one, in the lane of the schedule), begins (instant in ms before which nothing of it is ready, or '+' and
 --         ms from now), queue_key (place in KEYS) with the message to push, '@since@' in it for the instant, traceparent of the
 --         caller's span, lane in which a place is taken. A gate among the nodes is '<node>|<kind>|<how long it waits in ms, or 0>', see waiting.lua;
 --         a node with a deadline '<node>|deadline|<ms>'.
 -- Returns {outcome, run id, ...}: 'started' and what to publish, 'exists', 'conflict', 'no plan' (call again with it),
---         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives), and 'evicts' with the reason
+--         of a schedule 'ticked' (the instant is not new) or 'skipped' (its last run lives, or its queue is full), and 'evicts' with the reason
 --         in place of the run id: the server throws keys of live runs away, as the reconciler has found.
 --         {'started', run id} is of a run that begins later: see lanes.lua; with 'skipped' behind it, of one that has ended, as
 --         its lane is full.
@@ -21,6 +21,7 @@ local flow, plan_hash, retention, history_limit, chords, timeout, limits, is_par
   begins, tags, traceparent, lane = unpack(ARGV, 1, 28)
 local RUN, NODES, OUTPUTS, HISTORY, PLAN, LIVE, TIMERS, EVENTS, INDEX, LIMITS, EVICTS = unpack(KEYS, 1, 11)
 local LOOK_AFTER_MS, LARGE_STEP, FIRST, WRITE_AT_ONCE = 1000, 50, 29, 1000  -- the first and the last as in transition.lua
+local MOST_QUEUED = 100  -- ticks of a schedule, see triggers.py
 local idempotency, schedules = KEYS[tonumber(idempotency_key)], KEYS[tonumber(schedules_key)]
 if redis.call('EXISTS', RUN) == 1 then
   return {'exists', RUN_ID}
@@ -36,7 +37,8 @@ if schedules then
     return {'ticked', RUN_ID}
   end
   local last = redis.call('HGET', schedules, schedule .. '|run')
-  if overlap == 'skip' and last and redis.call('ZSCORE', LIVE, last) then
+  local is_full = overlap == 'queue' and redis.call('ZCARD', INDEX .. ':lane:' .. lane .. ':queued') >= MOST_QUEUED
+  if is_full or overlap == 'skip' and last and redis.call('ZSCORE', LIVE, last) then
     redis.call('HSET', schedules, schedule, scheduled)
     return {'skipped', last}
   end
@@ -89,7 +91,11 @@ local detached = is_parallel == '1' and (chords ~= '1' or open > LARGE_STEP or i
 local queued, is_skipped, full, place = false, false, '', ''
 if lane ~= '' then
   -- include: lane
-  local max_runs = cjson.decode(redis.call('HGET', PLAN, 'max_runs'))
+  local max_runs, last = max_runs_of(lane), overlap == 'queue' and redis.call('HGET', schedules, schedule .. '|run')
+  -- One that was started before the schedule queued its runs has a place, too; where it has ended, has_place finds that.
+  if last and redis.call('ZSCORE', LIVE, last) and redis.call('HGET', run_of(last), 'lane') ~= lane then
+    redis.call('ZADD', going_on(lane), NOW, last)
+  end
   if is_delayed then
     queued = '0'
   elseif redis.call('EXISTS', queue_of(lane)) == 1 or not has_place(lane, max_runs.most) then

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.max_runs import lane_of_schedule
 from orchestrator.store.keys import tag_indexes
 from orchestrator.store.scripts.assembly import argument_names, in_order
 from orchestrator.store.scripts.connection import Packed
@@ -67,8 +68,8 @@ class Starting:
         if schedule:
             keys.append(self._keys.slots)
             given |= {"schedules_key": len(keys), "schedule": schedule, "overlap": overlap}
-        if enters and (lane := plan.lane(input_json)):
-            given["lane"] = lane
+        if enters:
+            given["lane"] = lane_of_schedule(schedule) if overlap == "queue" else plan.lane(input_json)
         if indexed := tag_indexes(tags, indexed_tags):
             given["indexes"] = " ".join(indexed)
         if message[1]:

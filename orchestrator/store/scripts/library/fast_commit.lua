@@ -14,6 +14,10 @@ repeat
   end
   local ready = left == 0 and followers or 0
   local begun, is_over = claims > 0 and ready or 0, left == 0 and ready == 0
+  -- The plan does not say that a run of a schedule has another one behind it.
+  if is_over and scheduled and scheduled ~= '' and redis.call('HEXISTS', RUN, 'lane') == 1 then
+    break
+  end
 
   -- What is written is gathered first: who is not plain is found by then.
   local names, found = nil, nil

@@ -1,4 +1,4 @@
--- Lanes: the runs of a flow that share a maximum, all of them or those with one value in their input. A run has a place in its
+-- Lanes: the runs of a flow that share a maximum, all of them, those with one value in their input, or those of a schedule. A run has a place in its
 -- lane from its admission, by which its first position becomes ready, until its end; others are queued by their start, in state
 -- `pending` and without records of nodes, and `queued` in their record is since when, in us, or '0' before a delay is over.
 -- Who leaves calls the first of the queue, by a row among the timers and an answer that says whom to wake. Only the wake admits,
@@ -7,7 +7,7 @@ local ADMIT, AGAIN_MS, GONE_AT_ONCE = ':admit', 1000, 100
 -- include: lane
 local function row_of(id) return id .. '|' .. ADMIT end
 local function is_free()
-  local max_runs = plan_fact('max_runs')  -- nothing if the plan is gone: then the next look at the first of the queue admits it
+  local max_runs = max_runs_of(run.lane)  -- nothing if the plan is gone: then the next look at the first of the queue admits it
   return max_runs and has_place(run.lane, max_runs.most)
 end
 
@@ -73,7 +73,7 @@ local function return_to()
 end
 
 local function skip()
-  abort.begin('cancelled', abort.failure_of('orchestrator.errors.RunCancelled', plan_fact('max_runs').full))
+  abort.begin('cancelled', abort.failure_of('orchestrator.errors.RunCancelled', max_runs_of(run.lane).full))
   return abort.when_quiet()
 end
 
@@ -99,7 +99,7 @@ local function admit()
     return {'asleep'}
   end
   redis.call('HSET', RUN, 'admitted', instant)  -- first: a full Redis refuses it, and so all of this
-  if run.queued == '0' and plan_fact('max_runs').when_full == 'skip' and (first() or not is_free()) then
+  if run.queued == '0' and max_runs_of(run.lane).when_full == 'skip' and (first() or not is_free()) then
     return reply('ended', skip())
   elseif run.queued == '0' then
     stand_in_queue()

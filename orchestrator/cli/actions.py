@@ -1,4 +1,4 @@
-"""Commands `cancel`, `resume` and `delete`: of the runs that are named, or of all that a filter finds."""
+"""Commands that act on runs, such as `cancel`, `resume` and `fork`: on those named, or on all that a filter finds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import click
 
 from orchestrator.cli.filters import Filter, run_filters
 from orchestrator.cli.problems import Refusal
-from orchestrator.cli.session import Session, command
+from orchestrator.cli.session import Pair, Session, command
+from orchestrator.cli.start import read_input
 from orchestrator.cli.text import as_json, clean
 from orchestrator.definition.state import RunStatus
 from orchestrator.errors import RunError, UnknownRun
@@ -63,6 +64,36 @@ def resume(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options
     _act(session, "resume", run_ids, chosen.with_default(RESUMABLE), lambda run: run.resume(), **options)
 
 
+@command("fork", example="""fork 3f2a --at pack --input '{"item": "lamp"}'""")
+@RUNS
+@click.option("--at", required=True, help="The node or step to begin at; what was done before is taken over.")
+@click.option("--input", "given", help="Another input as JSON, @FILE with it, or - to read it from the standard input.")
+@click.option("--output", "outputs", multiple=True, type=Pair(), help="An output before the step: key=JSON.")
+@YES
+@run_filters
+def fork(
+    session: Session,
+    run_ids: tuple[str, ...],
+    *,
+    at: str,
+    given: str | None,
+    outputs: tuple[tuple[str, str], ...],
+    chosen: Filter,
+    **options: Any,
+) -> None:
+    """Do ended runs again from a step on, in new runs."""
+    changed: dict[str, Any] = {} if given is None else {"input": read_input(given)}
+    values = {key: read_input(text, f"--output {key}") for key, text in outputs}
+    _act(
+        session,
+        "fork",
+        run_ids,
+        chosen.with_default(ENDED),
+        lambda run: run.fork(at, outputs=values, **changed).id,
+        **options,
+    )
+
+
 @command("undo", example="undo 3f2a --reason 'the customer changed her mind'")
 @RUNS
 @click.option("--reason", default="", help="Why; it becomes the run's error.")
@@ -84,9 +115,12 @@ def delete(session: Session, run_ids: tuple[str, ...], chosen: Filter, **options
 
 
 def _act(
-    session: Session, verb: str, run_ids: tuple[str, ...], chosen: Filter, act: Callable[[FlowRun], None], *, yes: bool
+    session: Session, verb: str, run_ids: tuple[str, ...], chosen: Filter, act: Callable[[FlowRun], Any], *, yes: bool
 ) -> None:
-    """Do something to every run that is meant; exit code 1 if it could not be done to one."""
+    """Do something to every run that is meant; exit code 1 if it could not be done to one.
+
+    What `act` answers is the id of the run that it made, if it made one.
+    """
     if bool(run_ids) == bool(chosen):
         raise click.UsageError(f"name the runs to {verb}, or give a filter such as --flow or --status; not both")
     found = [session.run(name) for name in run_ids] or list(chosen.every(session.orchestrator))
@@ -95,17 +129,19 @@ def _act(
     results = []
     for run in found:
         try:
-            act(run)
+            made = act(run)
         except (RunError, UnknownRun) as error:
-            results.append({"id": run.id, "is_done": False, "message": clean(str(error))})
+            results.append({"id": run.id, "is_done": False, "message": clean(str(error)), "made": None})
         else:
-            results.append({"id": run.id, "is_done": True, "message": ""})
+            results.append({"id": run.id, "is_done": True, "message": "", "made": made})
     undone = [each for each in results if not each["is_done"]]
     if session.is_json:
         click.echo(as_json({"action": verb, "count": len(found), "runs": results}))
     else:
         for each in results:
-            click.echo(f"{each['id']}  " + (f"{verb}: done" if each["is_done"] else f"{each['message']}"))
+            click.echo(
+                f"{each['id']}  " + (f"{verb}: {each['made'] or 'done'}" if each["is_done"] else f"{each['message']}")
+            )
     if undone:
         raise click.exceptions.Exit(NOT_DONE)
 

@@ -244,17 +244,18 @@ class Output(Shape):
 
 
 class Acted(Shape):
-    """One run of an action."""
+    """One run of an action; of `fork` with the run that it made."""
 
     id: str
     is_done: bool
     message: str
+    made: str | None
 
 
 class Action(Shape):
     """What was done to runs."""
 
-    action: Literal["cancel", "pause", "resume", "undo", "delete"]
+    action: Literal["cancel", "pause", "resume", "fork", "undo", "delete", "signal", "approve", "reject", "complete"]
     count: int
     runs: list[Acted]
 
@@ -389,12 +390,14 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "cancel": TypeAdapter(Action),
     "pause": TypeAdapter(Action),
     "resume": TypeAdapter(Action),
+    "fork": TypeAdapter(Action),
     "undo": TypeAdapter(Action),
     "delete": TypeAdapter(Action),
     "waiting": TypeAdapter(list[AskedFor]),
     "signal": TypeAdapter(Action),
     "approve": TypeAdapter(Action),
     "reject": TypeAdapter(Action),
+    "complete": TypeAdapter(Action),
     "workers": TypeAdapter(list[Worker]),
     "limits": TypeAdapter(list[Limit]),
     "limits list": TypeAdapter(list[Limit]),

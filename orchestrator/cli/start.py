@@ -77,7 +77,7 @@ def _result(session: Session, run: FlowRun) -> Any:
     return session.orchestrator.redaction.output(plan.result_key if plan else "", run.result())
 
 
-def read_input(given: str | None) -> Any:
+def read_input(given: str | None, where: str = "--input") -> Any:
     """Return the JSON of an option: text, `@file`, or `-` for the standard input.
 
     Raises:
@@ -85,7 +85,7 @@ def read_input(given: str | None) -> Any:
     """
     if given is None:
         return None
-    where = "--input"
+    option = where
     if given == "-":
         where, given = "the standard input", sys.stdin.read()
     elif given.startswith("@"):
@@ -98,7 +98,7 @@ def read_input(given: str | None) -> Any:
         return json.loads(given)
     except ValueError as error:
         raise Refusal(
-            f"""{clean(where)} is no JSON: {error}. A text needs quotes of its own: --input '"lamp"'"""
+            f"""{clean(where)} is no JSON: {error}. A text needs quotes of its own: {option} '"lamp"'"""
         ) from error
 
 

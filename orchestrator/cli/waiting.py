@@ -1,8 +1,9 @@
-"""Commands `waiting`, `signal`, `approve` and `reject`: what runs wait for from outside, and the answers to it."""
+"""Commands `waiting`, `signal`, `approve`, `reject`, `complete`: what runs wait for from outside, and the answers."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from orchestrator.cli.completion import FlowName
 from orchestrator.cli.session import Session, command
 from orchestrator.cli.text import as_json, at, clean, table
+from orchestrator.store.callbacks import Callback
 from orchestrator.store.waiting_rows import KINDS
 
 if TYPE_CHECKING:
@@ -39,10 +41,7 @@ def waiting(session: Session, flow: str | None, kind: str | None) -> None:
 @click.option("--key", help="Sent again with the same key it does nothing.")
 def signal(session: Session, run_id: str, name: str, value: str, key: str | None) -> None:
     """Send a signal to a run; VALUE is JSON."""
-    try:
-        given = json.loads(value)
-    except ValueError:
-        raise click.BadParameter(f"{clean(value)!r} is not JSON", param_hint="VALUE") from None
+    given = _read_value(value)
     run = session.run(run_id)
     run.signal(name, given, key=key)
     _show_done(session, "signal", run.id)
@@ -72,9 +71,38 @@ def reject(session: Session, run_id: str, name: str, by: str, reason: str) -> No
     _show_done(session, "reject", run.id)
 
 
+@command("complete", example="complete - '{\"amount\": 7}' < callback.txt")
+@click.argument("callback")
+@click.argument("value", required=False)
+@click.option("--fail", "message", help="Let the node fail with this message instead.")
+def complete(session: Session, callback: str, value: str | None, message: str | None) -> None:
+    """Complete the node that gave a callback away; VALUE is JSON.
+
+    CALLBACK is its text, or - to read it from the standard input: other users of this machine see the words of a
+    command.
+    """
+    if value is not None and message is not None:
+        raise click.UsageError("give a VALUE or --fail, not both")
+    given = _read_value(value or "null")
+    text = (sys.stdin.read() if callback == "-" else callback).strip()
+    if message is None:
+        session.orchestrator.complete(text, given)
+    else:
+        session.orchestrator.fail(text, message)
+    _show_done(session, "complete", Callback.of(text).run_id)
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise click.BadParameter(f"{clean(text)!r} is not JSON", param_hint="VALUE") from None
+
+
 def _show_done(session: Session, verb: str, run_id: str) -> None:
     if session.is_json:
-        click.echo(as_json({"action": verb, "count": 1, "runs": [{"id": run_id, "is_done": True, "message": ""}]}))
+        run = {"id": run_id, "is_done": True, "message": "", "made": None}
+        click.echo(as_json({"action": verb, "count": 1, "runs": [run]}))
     else:
         click.echo(f"{run_id}  {verb}: done")
 

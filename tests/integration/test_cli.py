@@ -101,6 +101,7 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
     code, _, errors = examples[words]
     # A run that has ended is not to be cancelled or paused and waits for nothing; no worker consumes one of the queues.
     expected = {("cancel",): 1, ("pause",): 1, ("doctor",): 1, ("signal",): 2, ("approve",): 2, ("reject",): 2}
+    expected[("complete",)] = 2
     assert code == expected.get(words, 0), errors
     assert tuple(typed_words(words, "0" * 32)[: len(words)]) == words
     assert "Traceback" not in errors
@@ -235,12 +236,52 @@ def test_runs_come_in_pages(operator, run_id):
 
 def test_what_has_ended_can_be_deleted(operator):
     id = operator.order()
-    assert operator.json("delete", id)["runs"] == [{"id": id, "is_done": True, "message": ""}]
+    assert operator.json("delete", id)["runs"] == [{"id": id, "is_done": True, "message": "", "made": None}]
     assert "is unknown" in operator.type("show", id, code=2)
     id = operator.type("start", "lonely").strip()
     (refused,) = operator.json("delete", id, code=1)["runs"]
     assert "cancel it first" in refused["message"]
     operator.type("cancel", id)
+
+
+def test_runs_are_done_again_from_a_step_on(operator):
+    ids = [operator.type("start", "steps", "--input", LAMP, "--wait").split()[0] for _ in range(2)]
+    words = ("fork", ids[0], "--at", "tell", "--output", "count=12")
+    (forked,) = operator.json(*words)["runs"]
+    fork = operator.orchestrator.get(forked["made"])
+    assert (fork.result(str, timeout=30), forked["id"]) == ("12 of them", ids[0])
+    assert f"a fork of run {ids[0]} at tell" in operator.type("show", fork.id)
+    assert f"forked: {fork.id}" in operator.type("show", ids[0])
+    assert operator.json("show", fork.id)["forked_from"] == ids[0]
+    assert "forked-from" in operator.type("history", fork.id)
+    made = operator.type("fork", ids[1], "--at", "count", "--input", '{"item": "lamp", "count": 3}').split()[-1]
+    assert operator.orchestrator.get(made).result(str, timeout=30) == "3 of them"
+    done = operator.json("fork", "--flow", "steps", "--at", "tell", "--yes")
+    assert done["count"] == 4
+    (refused,) = operator.json("fork", ids[0], "--at", "tel", code=1)["runs"]
+    assert "did you mean tell?" in refused["message"]
+    assert "--output count is no JSON" in operator.type("fork", ids[0], "--at", "tell", "--output", "count=x", code=2)
+    assert "item: Field required" in operator.type("fork", ids[0], "--at", "tell", "--input", "{}", code=1)
+
+
+def test_the_node_of_a_callback_is_completed(operator):
+    def asked(*words, given=None):
+        run = operator.orchestrator.start("asking")
+        callback = wait_until(lambda: operator.module.LEDGER.client.get(f"callback {run.id}"), "the callback is known")
+        acted = operator.type("complete", *(each or callback for each in words), given=given and callback)
+        assert acted == f"{run.id}  complete: done\n"
+        return run, callback
+
+    run, callback = asked("", '"yes"')
+    assert run.result(str, timeout=30) == "yes"
+    assert "does not wait for this callback any more" in operator.type("complete", callback, '"yes"', code=2)
+    run, _ = asked("-", '"read"', given=True)
+    assert run.result(str, timeout=30) == "read"
+    run, _ = asked("", "--fail", "no such card")
+    run.wait(timeout=30)
+    assert run.error.message == "no such card"
+    assert "not both" in operator.type("complete", "x", "1", "--fail", "no", code=2)
+    assert "is not JSON" in operator.type("complete", "x", "{", code=2)
 
 
 def test_a_filter_counts_first_and_asks_nobody_without_a_terminal(operator):

@@ -86,6 +86,13 @@ def note_instant(ctx: NodeContext) -> str:
     return str(ctx.scheduled_for)
 
 
+def ask(ctx: NodeContext) -> str:
+    """Have something done elsewhere."""
+    LEDGER.client.set(f"callback {ctx.run_id}", ctx.callback)
+    answer: str = ctx.defer()
+    return answer
+
+
 api = SharedRateLimiter("order-api", 100, timedelta(seconds=1))
 order = (
     FlowBuilder("order")
@@ -128,5 +135,14 @@ nightly = (
     .then(Node("note", note_instant))
     .build()
 )
-for flow in (order, refused, leaky, carded, slow, lonely, nightly):
+asking = FlowBuilder("asking").triggered_by(manual("web")).then(Node("ask", ask)).build()
+steps = (
+    FlowBuilder("steps")
+    .takes(Order)
+    .triggered_by(manual("web"))
+    .then(Node("count", lambda order: order.count, input_func=order_of))
+    .then(Node("tell", lambda count: f"{count} of them", input_func=lambda state: state.get("count", int)))
+    .build()
+)
+for flow in (order, refused, leaky, carded, slow, lonely, nightly, asking, steps):
     orchestrator.register(flow)

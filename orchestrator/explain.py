@@ -5,7 +5,7 @@ It only reads: records, timers, wait queues, leases, Celery queues and the worke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.definition.fitting import NO_NODE
@@ -122,9 +122,20 @@ class _Explainer:
         self.is_ending = "verdict" in record.fields
 
     def explain(self, name: str) -> Waiting | None:
+        """Say what a node waits for; None of one that has ended."""
+        found = self._explain(name)
+        undone = self.plan.nodes[node_of(name)].undoes if self.plan.nodes[node_of(name)].child else ""
+        # What undoes a child is a node for the scripts alone: people read it of the node that has started the child.
+        return replace(found, node=undone + name.removeprefix(node_of(name))) if found and undone else found
+
+    def _is_told_by_child(self, name: str) -> bool:
+        undo = next(undo for node, undo, _ in self.plan.sagas if node == node_of(name))
+        return bool(self.plan.nodes[undo].child) and undo + name.removeprefix(node_of(name)) in self.records
+
+    def _explain(self, name: str) -> Waiting | None:
         record: dict[str, Any] = self.records.get(name, {"state": "pending", "attempt": 0})
         state, attempt = record["state"], record.get("attempt", 0)
-        if state in ENDED:
+        if state in ENDED or (state == "compensating" and self._is_told_by_child(name)):
             return None
         if state == "pending" or name not in self.records:
             if self.plan.nodes[node_of(name)].step == self.position and name in self.plan.maps:

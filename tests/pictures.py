@@ -1,6 +1,6 @@
 """Pictures of the Flows tab, `make pictures`: every page with real runs, light, dark and narrow, and the one of README.
 
-One run waits, one failed and was undone, one has a map of ten thousand items, one forty steps.
+One run waits, one failed and was undone, one has a map of ten thousand items, one forty steps, one starts others.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ def begin(program: Any) -> dict[str, FlowRun]:
         "hostile": start("nasty", {"x": program.HOSTILE}, tags={"evil": program.HOSTILE}),
         "person": start("book-trip"),
         "paused": start("book-trip", delay=timedelta(hours=1)),
+        "tree": start("deliver"),
+        "exchange": start("exchange"),
     }
     program.orchestrator.set_limit(
         "jira", 12, per=timedelta(hours=1), burst=1
     )  # the page of workers has a finding then
     runs["paused"].pause("the agency is closed until noon")
     (runs["scheduled"],) = program.orchestrator.runs(flow="sweep-carts", limit=1)
-    for name in ("enrich-prs", "import-product", "transform-23"):
+    for name in ("enrich-prs", "import-product", "transform-23", "drive"):
         program.LEDGER.wait_for("start", name, timeout=120)
     wait_until(lambda: "waiting" in {each.state for each in runs["person"].explain()}, "the manager is asked")
+    wait_until(lambda: runs["exchange"].status.is_final, "the exchange is undone", timeout=60)
     wait_until(lambda: runs["undone"].status.is_final, "the order is undone", timeout=60)
     wait_until(lambda: any(each.state == "parked" for each in runs["waits"].explain()), "enrich-jira waits")
     return runs
@@ -60,6 +63,11 @@ def take(page: Browser, address: str, runs: dict[str, FlowRun], folder: Path) ->
     pages = {"runs": "", "flows": "/flows", "flow": "/flow/enrich-issues", "limits": "/limits"}
     pages |= {"waiting": "/waiting", "schedules": "/schedules", "workers": "/workers"}
     pages |= {f"run-{name}": f"/run/{run.id}" for name, run in runs.items()}
+    below = runs["tree"].tree().children
+    opened = [each.run.id[:8] for each in (*below, *(deeper for each in below for deeper in each.children))]
+    pages["run-opened"] = f"/run/{runs['tree'].id}?open={'.'.join(opened)}&node=ship"
+    pages["run-repeated"] = f"/run/{runs['tree'].id}?node=watch-stock"
+    pages["runs-children"] = "?children=1"
     for look, (width, dark) in LOOKS.items():
         for name, path in pages.items():
             page.open(f"{address}/flows{path}", width=width, dark=dark)
@@ -81,7 +89,7 @@ def main() -> int:
         home = Path(scratch)
         program = load_program("shown", server.url)
         with (
-            workers(MODULE, server.url, home, options=["-c", "4"]),
+            workers(MODULE, server.url, home, options=["-c", "6"]),
             flower_process(MODULE, server.url, home / "flower") as flower,
             browser(home / "profile") as page,
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.definition.step_plan import END
 
@@ -27,6 +27,8 @@ FILLS = {
     "skipped": "#eeeeee",
 }
 DECISIONS = {"branch", "expand"}
+Children: TypeAlias = "Mapping[str, tuple[str, str]]"
+"""The run that each node has started last, by node: its id and its status."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ def _entries(plan: Plan, position: int) -> tuple[str, ...]:
     return () if position == END else plan.steps[position].nodes
 
 
-def mermaid(plan: Plan, states: Mapping[str, str]) -> str:
+def mermaid(plan: Plan, states: Mapping[str, str], children: Children) -> str:
     """Return a Mermaid flowchart."""
     ids = {name: f"n{number}" for number, name in enumerate(_nodes(plan))}
     lines = ["flowchart LR"]
     for name, id in ids.items():
-        text = _label(name, states).replace('"', "#quot;")
+        text = _label(plan, name, states).replace('"', "#quot;")
         opening, closing = ("{", "}") if plan.nodes[name].kind in DECISIONS else ("[", "]")
         lines.append(f'  {id}{opening}"{text}"{closing}')
     for edge in edges(plan):
@@ -97,35 +99,43 @@ def mermaid(plan: Plan, states: Mapping[str, str]) -> str:
         label = re.sub(r"[^\w ,]", "_", edge.label)
         arrow = f"{line}|{label}|" if label else line
         lines.append(f"  {ids[edge.start]} {arrow} {ids[edge.end]}")
+    for name, (run_id, status) in children.items():
+        if name in ids:
+            lines.append(f'  {ids[name]} -.- {ids[name]}r(["run {run_id[:8]}: {status}"])')
     lines += [f"  style {id} fill:{FILLS[states[name]]}" for name, id in ids.items() if states.get(name) in FILLS]
     return "\n".join(lines)
 
 
-def dot(plan: Plan, states: Mapping[str, str]) -> str:
+def dot(plan: Plan, states: Mapping[str, str], children: Children) -> str:
     """Return a Graphviz digraph."""
     lines = [f"digraph {_quoted(plan.flow)} {{", "  rankdir=LR;", '  node [shape=box, style="rounded,filled"];']
     for name in _nodes(plan):
         fill = FILLS.get(states.get(name, ""), "white")
         shape = ", shape=diamond" if plan.nodes[name].kind in DECISIONS else ""
-        lines.append(f'  {_quoted(name)} [label={_quoted(_label(name, states))}, fillcolor="{fill}"{shape}];')
+        lines.append(f'  {_quoted(name)} [label={_quoted(_label(plan, name, states))}, fillcolor="{fill}"{shape}];')
     for edge in edges(plan):
         said = [f"label={_quoted(edge.label)}"] if edge.label else []
         said += ["style=dashed", "constraint=false"] if edge.is_read else []
         options = f" [{', '.join(said)}]" if said else ""
         lines.append(f"  {_quoted(edge.start)} -> {_quoted(edge.end)}{options};")
+    for name, (run_id, status) in children.items():
+        lines.append(f"  {_quoted(run_id)} [label={_quoted(f'run {run_id[:8]}: {status}')}, shape=oval];")
+        lines.append(f"  {_quoted(name)} -> {_quoted(run_id)} [style=dotted, arrowhead=none, constraint=false];")
     return "\n".join([*lines, "}"])
 
 
-def plain(plan: Plan, states: Mapping[str, str]) -> str:
-    """Return the steps in order, a line each."""
+def plain(plan: Plan, states: Mapping[str, str], children: Children) -> str:
+    """Return the steps in order, a line each, and below a node the run that it has started last."""
     lines = []
     following: dict[str, list[str]] = {}
     for edge in edges(plan):
         shown = edge.end + (f" ({'read as ' if edge.is_read else ''}{edge.label})" if edge.label else "")
         following.setdefault(edge.start, []).append(shown)
     for name in _nodes(plan):
-        line = _label(name, states)
+        line = _label(plan, name, states)
         lines.append(f"{line} -> {', '.join(following[name])}" if name in following else line)
+        if name in children:
+            lines.append("  run {}: {}".format(*children[name]))
     return "\n".join(lines)
 
 
@@ -133,8 +143,10 @@ def _nodes(plan: Plan) -> list[str]:
     return list(dict.fromkeys(name for step in plan.steps for name in step.nodes))
 
 
-def _label(name: str, states: Mapping[str, str]) -> str:
-    return f"{name}: {states[name]}" if name in states else name
+def _label(plan: Plan, name: str, states: Mapping[str, str]) -> str:
+    child = plan.nodes[name].child
+    shown = f"{name} (flow {child})" if child else name
+    return f"{shown}: {states[name]}" if name in states else shown
 
 
 def _quoted(text: str) -> str:

@@ -16,6 +16,7 @@ from orchestrator.cli.text import as_json, at, clean, table
 from orchestrator.definition.triggers import ScheduleTrigger
 from orchestrator.engine import engine_of
 from orchestrator.errors import StoreError, UnknownFlow, UnknownRun
+from orchestrator.store.run_view import statuses_of_children
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import TONES
 from orchestrator.web.shapes import Mark
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from orchestrator.store.set_aside import SetAside
 
 
-def svg(plan: Plan, states: Mapping[str, str]) -> str:
+def svg(plan: Plan, states: Mapping[str, str], children: drawing.Children) -> str:
     """Return the picture of the pages."""
+    del children  # a picture has no links
     marks = {name: Mark(TONES.get(found, "none"), found) for name, found in states.items()}
     return draw_graph(plan, marks or None, standalone=True)
 
@@ -114,8 +116,8 @@ def triggers_of(session: Session, flow: str) -> list[str]:
 @click.option("--plain", "form", flag_value="plain", default="plain", help="A line for each node; the default.")
 def graph(session: Session, name: str, form: str) -> None:
     """Draw the steps of a flow, or of a run with its states."""
-    plan, states = plan_and_states(session, name)
-    text = DRAWERS[form](plan, states)
+    plan, states, children = read_drawn(session, name)
+    text = DRAWERS[form](plan, states, children)
     if session.is_json:
         drawn = {"flow": plan.flow, "format": form, "text": text, "edges": [vars(edge) for edge in drawing.edges(plan)]}
         click.echo(as_json(drawn))
@@ -123,12 +125,12 @@ def graph(session: Session, name: str, form: str) -> None:
     click.echo(clean(text, lines=True))
 
 
-def plan_and_states(session: Session, name: str) -> tuple[Plan, dict[str, str]]:
-    """Return the plan of a flow by name, or that of a run with the states of its nodes by the beginning of its id."""
+def read_drawn(session: Session, name: str) -> tuple[Plan, dict[str, str], drawing.Children]:
+    """Return the plan of a flow by name, or by the beginning of its id that of a run, with its states and children."""
     engine = engine_of(session.orchestrator.app)
     if not FULL_ID.fullmatch(name):
         try:
-            return starts.find_plan(engine, name), {}
+            return starts.find_plan(engine, name), {}, {}
         except UnknownFlow as unknown:
             try:
                 run = session.run(name)
@@ -136,8 +138,10 @@ def plan_and_states(session: Session, name: str) -> tuple[Plan, dict[str, str]]:
                 raise unknown from None
     else:
         run = session.run(name)
-    record = engine.store.run(run.id)
-    plan = engine.store.plan(record.plan)
-    if plan is None:
+    view = run.show()
+    if view.plan is None:
         raise Refusal(f"the plan of run {run.id} is gone")
-    return plan, {node: str(found["state"]) for node, found in engine.store.nodes(run.id).items()}
+    statuses = statuses_of_children(engine.store, view)
+    children = {row.name: (row.child_run, statuses[row.child_run]) for row in view.nodes if row.child_run}
+    states = {row.name: row.state for row in view.nodes if row.state != "pending"}
+    return view.plan, states, {name: child for name, child in children.items() if name in view.plan.children}

@@ -81,6 +81,7 @@ class Run(Shape):
     done_steps: int
     nodes_running: int
     waits_for: str
+    parent_node: str | None
     duration: float
 
 
@@ -143,6 +144,9 @@ class RunNode(Shape):
     busy: float | None
     waits: str | None
     is_inherited: bool
+    child: str
+    child_run: str | None
+    child_count: int
 
 
 class LogLine(Shape):

@@ -16,6 +16,7 @@ from orchestrator.definition.plan import limit_title
 from orchestrator.engine import engine_of
 from orchestrator.errors import UnknownFlow, UnknownRun
 from orchestrator.store.keys import limit_of
+from orchestrator.store.run_view import statuses_of_children, without_child_undos
 from orchestrator.store.worker_rows import name_holders
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def show_flow(session: Session, plan: Plan) -> None:
         click.echo(f"  trigger {clean(trigger)}")
     if plan.input_schema:
         click.echo(f"  input {cut(as_json_line(plan.input_schema), 1000)}")
-    for line in drawing.plain(plan, {}).splitlines():
+    for line in drawing.plain(plan, {}, {}).splitlines():
         click.echo(f"  {clean(line)}")
 
 
@@ -93,7 +94,7 @@ def show_run(session: Session, run: FlowRun) -> None:
         shown["nodes"] = [each | {"worker": workers.get(each["holder"])} for each in shown["nodes"]]
         click.echo(as_json(shown | {"set_aside": [vars(part) for part in aside]}))
         return
-    for line in [*map(aside_line, aside), *run_lines(view, workers)]:
+    for line in [*map(aside_line, aside), *run_lines(view, workers, children_of(run, view))]:
         click.echo(line)
 
 
@@ -106,8 +107,13 @@ def workers_of(run: FlowRun, view: RunView) -> dict[str, str]:
     }
 
 
-def run_lines(view: RunView, workers: Mapping[str, str]) -> Iterator[str]:
-    """Yield a run as lines: what it is, each node in order, its errors and the lines that its nodes logged."""
+def children_of(run: FlowRun, view: RunView) -> dict[str, str]:
+    """Return the status of each run that a node has started last, by its id."""
+    return statuses_of_children(run._engine.store, view)  # noqa: SLF001 - a door
+
+
+def run_lines(view: RunView, workers: Mapping[str, str], children: Mapping[str, str]) -> Iterator[str]:
+    """Yield a run as lines: what it is, each node in order with the run that it started, its errors and its log."""
     run = view.run
     yield f"run {run.id} of flow {clean(run.flow)}: {state(str(run.status))}"
     yield (
@@ -127,8 +133,9 @@ def run_lines(view: RunView, workers: Mapping[str, str]) -> Iterator[str]:
         yield f"  a fork of run {view.forked_from} at {clean(view.forked_at or '')}"
     if view.forks:
         yield f"  forked: {', '.join(view.forks)}"
-    width = max((len(node.name) for node in view.nodes), default=0)
-    yield from (line for node in view.nodes for line in _node_lines(node, width, workers))
+    nodes = without_child_undos(view).nodes
+    width = max((len(node.name) for node in nodes), default=0)
+    yield from (line for node in nodes for line in _node_lines(node, width, workers, children))
     if run.error is not None:
         yield f"error: {clean(run.error)}"
         yield from (f"  {clean(line)}" for line in run.error.traceback.splitlines()[-TRACEBACK_LINES:])
@@ -145,7 +152,7 @@ def _at_present(node: NodeRow, workers: Mapping[str, str]) -> Iterator[str]:
         yield f"due {at(node.due)}"
 
 
-def _node_lines(node: NodeRow, width: int, workers: Mapping[str, str]) -> Iterator[str]:
+def _node_lines(node: NodeRow, width: int, workers: Mapping[str, str], children: Mapping[str, str]) -> Iterator[str]:
     indent = "    " if node.kind in {"item", "compensation"} else "  "
     parts = [f"{indent}{clean(node.name):<{width}}", state(node.state)]
     if node.is_inherited:
@@ -166,3 +173,6 @@ def _node_lines(node: NodeRow, width: int, workers: Mapping[str, str]) -> Iterat
     yield "  ".join(parts)
     if node.failure is not None and node.state != "succeeded":
         yield f"{indent}  {cut(node.failure.type)}: {cut(node.failure.message)}"
+    if node.child_run is not None:
+        before = f", the last of {node.child_count}" if node.child_count > 1 else ""
+        yield f"{indent}  run {node.child_run} of flow {clean(node.child)}{before}: {state(children[node.child_run])}"

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli.inspection import event_json, event_line
 from orchestrator.cli.session import Session, command
-from orchestrator.cli.show import run_lines, workers_of
+from orchestrator.cli.show import children_of, run_lines, workers_of
 from orchestrator.cli.text import as_json_line, is_terminal, state
 from orchestrator.definition.state import RunStatus
 
@@ -67,7 +67,7 @@ def _repaint(run: FlowRun) -> RunStatus:
     while True:
         view = run.show()
         width, height = _size()
-        lines = list(run_lines(view, workers_of(run, view)))[: height - 1]
+        lines = list(run_lines(view, workers_of(run, view), children_of(run, view)))[: height - 1]
         back = UP.format(painted) if painted else ""
         # Cut before it is written: a line that wraps would move everything below it.
         text = "".join(f"{_fitting(line, width)}{TO_LINE_END}\n" for line in lines)

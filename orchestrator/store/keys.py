@@ -179,6 +179,10 @@ class Keys:
         """Runs that are forks of it."""
         return self._named("run", run_id, "forks")
 
+    def started(self, run_id: str) -> str:
+        """The children that nodes have started last."""
+        return self._named("run", run_id, "children")
+
     def done(self, run_id: str) -> str:
         """Channel on which the run's end is told."""
         return self._named("done", run_id)

@@ -33,7 +33,7 @@ CANDIDATES_A_REQUEST = 5000
 LARGEST_PAGE = 1000
 FIELDS = (
     *("flow", "status", "created", "finished", "tags", "key", "error", "epoch", "parent", "plan", "position"),
-    *("running", "verdict", "open", "map_count", "held", "paused_for"),
+    *("running", "verdict", "open", "map_count", "held", "paused_for", "parent_node"),
 )
 CURSOR = re.compile(r"(\d{1,15})-([0-9a-f-]{32,36})")
 OPEN = frozenset(str(status) for status in RunStatus if not status.is_final)
@@ -88,6 +88,7 @@ class RunRow:
         epoch: Rises with each resume, from 1.
         priority: The broker's number with which its messages are sent; None if its start gave none.
         parent: The run that it is a child of, or None.
+        parent_node: The node of that run, or the item of a map, that has started it, or None.
         plan: Hash of its plan.
         position: Index of the step where it stands, -1 past the last one.
         steps: How many steps its plan has; 0 if the plan is gone.
@@ -113,6 +114,7 @@ class RunRow:
     done_steps: int
     nodes_running: int
     waits_for: str
+    parent_node: str | None = None
 
     @property
     def waits_for_worker(self) -> bool:
@@ -388,6 +390,7 @@ def _row(
         done_steps=done,
         nodes_running=int(stored["running"]),
         waits_for="" if status.is_final or plan is None else _waits_for(plan, position, stored, records),
+        parent_node=stored.get("parent_node") or None,
     )
 
 

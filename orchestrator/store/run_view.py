@@ -74,6 +74,9 @@ class NodeRow:
         busy: Time in attempts, if it had more than one.
         waits: Of one that is "waiting": what for, such as "approval", "signal", "callback" or "sleep".
         is_inherited: Of a fork: whether it was taken over from the run that was forked, and is never compensated here.
+        child: The flow whose runs it starts; of its compensation, of the one whose run that undoes. Empty for none.
+        child_run: The run that it has started last, as far as is known, or None.
+        child_count: How many runs it has started; 0 of a map, whose items have started them.
     """
 
     name: str
@@ -104,6 +107,14 @@ class NodeRow:
     busy: timedelta | None
     waits: str | None = None
     is_inherited: bool = False
+    child: str = ""
+    child_run: str | None = None
+    child_count: int = 0
+
+    @property
+    def is_undone_child(self) -> bool:
+        """Whether it is no node of the flow: it stands for undoing the run that another node has started."""
+        return bool(self.undoes and self.child)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,34 @@ class RunView:
         return {"run": self.run.to_json(), "steps": steps, **rest}
 
 
+def without_child_undos(view: RunView) -> RunView:
+    """Return a view as people read it: undoing the run of a node is a state of that node, and no node of its own."""
+    undone = {row.undoes: row for row in view.nodes if row.is_undone_child}
+    if not undone:
+        return view
+    rows = [row for row in view.nodes if not row.is_undone_child]
+    failures = {name: undo.failure for name, undo in undone.items() if undo.failure is not None}
+    nodes = tuple(replace(row, failure=failures.get(row.name, row.failure)) for row in rows)
+    return replace(view, nodes=nodes)
+
+
+def statuses_of_children(store: Store, view: RunView) -> dict[str, str]:
+    """Return the status of the run that each node has started last, by its id; "gone" without a record."""
+    ids = sorted({row.child_run for row in view.nodes if row.child_run})
+    return statuses_of_runs(store, ids)
+
+
+def statuses_of_runs(store: Store, ids: Sequence[str]) -> dict[str, str]:
+    """Return the status of runs by their id; "gone" where there is no record. One round trip, without any none."""
+    if not ids:
+        return {}
+    with store.guarded():
+        pipe = store.client.pipeline(transaction=False)
+        for run_id in ids:
+            pipe.hget(store.keys.run(run_id), "status")
+        return {run_id: (found or b"gone").decode() for run_id, found in zip(ids, pipe.execute(), strict=True)}
+
+
 def step_json(step: Any) -> dict[str, Any]:
     """Return a step of a plan as JSON values."""
     return {name: json_value(getattr(step, name)) for name in ("name", "kind", "nodes", "next", "branches")}
@@ -159,6 +198,7 @@ def show_run(store: Store, run_id: str) -> RunView:
     plan = store.plan(record.plan)
     keys = [] if plan is None else [node.key for node in plan.nodes.values() if node.key]
     paged = [] if plan is None else [name for name, _ in plan.pages]
+    maps, starters = ((), ()) if plan is None else (plan.maps, plan.children)
     with store.guarded():
         pipe = store.client.pipeline(transaction=False)
         pipe.hgetall(store.keys.nodes(run_id))
@@ -168,18 +208,19 @@ def show_run(store: Store, run_id: str) -> RunView:
             pipe.hstrlen(store.keys.outputs(run_id), key)
         for name in paged:
             pipe.hget(store.keys.results(run_id, name), ":page")
-        for name in () if plan is None else plan.maps:
+        for name in maps:
             pipe.hlen(store.keys.results(run_id, name))
-        raw_nodes, raw_failures, forks, input_size, *rest = pipe.execute()
-    sizes = dict(zip(keys, rest, strict=False))
-    pages = dict(zip(paged, rest[len(keys) :], strict=False))
-    done = dict(zip(() if plan is None else plan.maps, rest[len(keys) + len(paged) :], strict=True))
+        for name in starters:
+            pipe.hget(store.keys.started(run_id), name)
+        answers = iter(pipe.execute())
+    raw_nodes, raw_failures, forks, input_size = (next(answers) for _ in range(4))
+    sizes, pages, done, started = ({name: next(answers) for name in names} for names in (keys, paged, maps, starters))
     outputs = _small_outputs(store, run_id, {INPUT: input_size, **sizes})
     records = {name.decode(): read_record(text) for name, text in raw_nodes.items()}
     lines = read_lines(raw_failures.pop(LOG_FIELD, None))
     log = tuple(replace(line, text=store.redaction.prose(line.text)) for line in lines)
     failures = {name.decode(): store.redaction.failure_of(text) for name, text in raw_failures.items()}
-    reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done)
+    reader = _Reader(store, plan, record.fields, records, failures, outputs, sizes, pages, done, started)
     return RunView(
         run=row_of(store, run_id, record.fields, records),
         plan=plan,
@@ -222,6 +263,7 @@ class _Reader:
     sizes: Mapping[str, int]
     pages: Mapping[str, bytes | None]
     done: Mapping[str, int]
+    started: Mapping[str, bytes | None]
 
     def rows(self) -> Sequence[NodeRow]:
         """Return the rows in the order of the plan, items behind their node."""
@@ -247,6 +289,7 @@ class _Reader:
         busy = record.get("busy")
         pages = self.pages.get(name)
         detail = record.get("detail")
+        number, _, last = (self.started.get(name) or b"").decode().partition(" ")
         return NodeRow(
             name=name,
             kind=node.kind,
@@ -276,6 +319,9 @@ class _Reader:
             busy=None if busy is None else timedelta(milliseconds=busy),
             waits=record.get("waits"),
             is_inherited=bool(record.get("inherited")),
+            child=node.child,
+            child_run=last.rpartition(" ")[2] or record.get("child") or None,
+            child_count=int(number or 0),
         )
 
     def _is_at(self, node: NodePlan) -> bool:

@@ -13,7 +13,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, TypeAlias
 
-from orchestrator.web.shapes import Box, Group, Line, Mark, Part, read_shapes
+from orchestrator.web.shapes import Box, Child, Group, Line, Mark, Part, read_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,6 +44,7 @@ def draw_graph(
     plan: Plan,
     marks: Mapping[str, Mark] | None = None,
     *,
+    children: Mapping[str, Child] | None = None,
     width: int = WIDTH,
     link: LinkOf | None = None,
     selected: str = "",
@@ -55,13 +56,14 @@ def draw_graph(
     Args:
         plan: The plan of the flow, or the one that the run pins.
         marks: State of each node of a run, by name; without it a flow is drawn.
+        children: The runs that nodes of the run have started last, by node.
         width: Pixels that a row of boxes should fit in; a single part may be wider.
         link: Returns the address that a box leads to; empty for none.
         selected: Name of the node that is shown beside the graph.
         unfold: Whether to draw up to 150 boxes before a long line folds.
         standalone: Whether the picture is a file of its own, with its colours inside.
     """
-    line = read_shapes(plan, marks or {}, unfold=unfold, is_narrow=width < COLUMN)
+    line = read_shapes(plan, marks or {}, children=children, unfold=unfold, is_narrow=width < COLUMN)
     drawing = _lay_line(line, width - 2 * MARGIN)
     pen = _Pen(link, selected)
     drawing.draw(pen, MARGIN, MARGIN)
@@ -144,21 +146,43 @@ class _Pen:
     def frame(self, group: Group, x: float, y: float, width: float, height: float) -> None:
         """Add the frame of a group with its title."""
         off = " off" if group.is_off else ""
-        title = cut(group.title, width - 2 * PADDING + 28, 11)
         self.back.append(
             f'<rect class="frame{off}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="10"/>'
         )
+        if group.child is not None:
+            self._child_title(group, group.child, x + 12, y + 15, width - 2 * PADDING + 28)
+            return
+        title = cut(group.title, width - 2 * PADDING + 28, 11)
         text = (
             f'<text class="sub{off}" x="{x + 12:.1f}" y="{y + 15:.1f}">{escape(title)}'
             f"<title>{escape(group.title)}</title></text>"
         )
         if group.node:
-            chosen = " chosen" if group.node == self.selected else ""
+            chosen = " chosen" if group.node == self.selected and not group.run_id else ""
             said = f"decision {group.node}: {group.mark.text or TONES[group.mark.tone]}"
             text = self._linked(
-                Box(group.title, group.mark, (group.node,)), text, f"decision s-{group.mark.tone}{chosen}", said
+                Box(group.title, group.mark, (group.node,), run_id=group.run_id),
+                text,
+                f"decision s-{group.mark.tone}{chosen}",
+                said,
             )
         self.front.append(text)
+
+    def _child_title(self, group: Group, child: Child, x: float, y: float, room: float) -> None:
+        """Add the title of a child that is open: what closes it, the node that has started it, and its page."""
+        at = x + 13
+        name = cut(group.title, room / 2 - 13, SMALL)
+        chosen = " chosen" if group.node == self.selected and not group.run_id else ""
+        said = f"{group.title}: {group.mark.text or TONES[group.mark.tone]}"
+        box = Box(group.title, group.mark, (group.node,), run_id=group.run_id)
+        of_node = f'<text class="sub" x="{at:.1f}" y="{y:.1f}">{escape(name)}</text>'
+        self.front.append(_row_link(child.toggle, "▾", (x, y), "decision", f"close run {child.title}", is_here=True))
+        self.front.append(self._linked(box, of_node, f"decision s-{group.mark.tone}{chosen}", said))
+        at += text_width(name, SMALL) + 8
+        shown = cut(child.title, room - (at - x), SMALL)
+        tone = f"decision child s-{child.mark.tone}"
+        said = f"run {child.title}: {child.mark.text}"
+        self.front.append(_row_link(child.address, shown, (at, y), tone, said, is_here=False))
 
     def label(self, text: str, x: float, y: float, *, is_off: bool, said: str = "") -> None:
         """Add the word above a line, with more behind it."""
@@ -171,7 +195,7 @@ class _Pen:
         """Add a box."""
         mark = box.mark
         kind = " fold" if box.is_fold else " many" if mark.counts else ""
-        chosen = " chosen" if self.selected and self.selected in box.nodes and not box.is_fold else ""
+        chosen = " chosen" if self.selected in box.nodes and not box.is_fold and not box.run_id else ""
         words = mark.text
         middle = y + HEIGHT / 2
         parts = [
@@ -189,26 +213,44 @@ class _Pen:
             )
         if mark.counts:
             parts += _progress(mark, x + 14, middle + (12 if words else 6), room)
+        foot = y + HEIGHT
         if box.undo is not None:
             name, undone = box.undo
             shown = cut(f"↩ {name}" + (" failed" if undone.tone == "bad" else ""), room, 10.5)
             parts.append(
-                f'<path class="seam" d="M{x + 14:.1f} {y + HEIGHT:.1f}H{x + width - 10:.1f}"/>'
-                f'<text class="sub undo s-{undone.tone}" x="{x + 14:.1f}" y="{y + HEIGHT + 13.5:.1f}">'
+                f'<path class="seam" d="M{x + 14:.1f} {foot:.1f}H{x + width - 10:.1f}"/>'
+                f'<text class="sub undo s-{undone.tone}" x="{x + 14:.1f}" y="{foot + 13.5:.1f}">'
                 f"{escape(shown)}</text>"
             )
+            foot += UNDO_HEIGHT
+        if box.child is not None:
+            parts.append(f'<path class="seam" d="M{x + 14:.1f} {foot:.1f}H{x + width - 10:.1f}"/>')
         classes = f"node s-{mark.tone}{kind}{chosen}{' off' if box.is_off else ''}"
         said = ": ".join(filter(None, (box.title, said_of(box))))
         self.front.append(self._linked(box, f"<title>{escape(said)}</title>{''.join(parts)}", classes, said))
+        if box.child is not None:
+            shown = cut(f"▸ {box.child.title}", room, SMALL)
+            tone = f"decision child s-{box.child.mark.tone}"
+            opens = f"open run {box.child.title}: {box.child.mark.text}"
+            self.front.append(_row_link(box.child.toggle, shown, (x + 14, foot + 13.5), tone, opens, is_here=True))
 
     def _linked(self, box: Box, inner: str, classes: str, said: str) -> str:
         address = self.link(box) if self.link is not None else ""
         if not address:
             return f'<g class="{classes}">{inner}</g>'
         node = escape(box.nodes[0]) if box.nodes and not box.is_fold else ""
-        return (
-            f'<a class="{classes}" href="{escape(address)}" data-node="{node}" aria-label="{escape(said)}">{inner}</a>'
-        )
+        here = "" if box.run_id else f' data-node="{node}"'  # of a child: its page is another one
+        return f'<a class="{classes}" href="{escape(address)}"{here} aria-label="{escape(said)}">{inner}</a>'
+
+
+def _row_link(address: str, text: str, place: tuple[float, float], classes: str, said: str, *, is_here: bool) -> str:
+    """Return a line of small text that leads somewhere, or without an address nowhere; `is_here`: to the same page."""
+    x, y = place
+    shown = f'<text class="sub" x="{x:.1f}" y="{y:.1f}">{escape(text)}<title>{escape(said)}</title></text>'
+    if not address:
+        return f'<g class="{classes}">{shown}</g>'
+    here = ' data-node=""' if is_here else ""
+    return f'<a class="{classes}" href="{escape(address)}"{here} aria-label="{escape(said)}">{shown}</a>'
 
 
 TONES = {
@@ -343,12 +385,14 @@ def _natural_width(box: Box) -> float:
     lines = [text_width(box.title), text_width(box.mark.text, SMALL)]
     if box.undo is not None:
         lines.append(text_width(f"↩ {box.undo[0]}", SMALL))
+    if box.child is not None:
+        lines.append(text_width(f"▸ {box.child.title}", SMALL))
     return min(WIDEST, max(NARROWEST, max(lines) + 32))
 
 
 def _lay_box(box: Box, width: float, lead: float = 0.0) -> _Drawing:
     """Lay a box, behind a line of so many pixels with the parameters that it takes, if there is room for one."""
-    height = HEIGHT + (UNDO_HEIGHT if box.undo is not None else 0)
+    height = HEIGHT + UNDO_HEIGHT * ((box.undo is not None) + (box.child is not None))
 
     def draw(pen: _Pen, x: float, y: float) -> None:
         if lead:
@@ -391,7 +435,8 @@ def _lay_group(group: Group, limit: float) -> _Drawing:
     inner = max([*(part.width for part in laid), NARROWEST / 2])
     heights = [max(part.height, 16.0) for part in laid]
     width = inner + 2 * PADDING + indent
-    width = max(width, min(text_width(group.title, 11) + 24, limit))
+    title = f"▾ {group.title}  {group.child.title}" if group.child else group.title
+    width = max(width, min(text_width(title, SMALL if group.child else 11) + 30, limit))
     inner = width - 2 * PADDING - indent
     height = sum(heights) + ARM_GAP * max(0, len(laid) - 1) + TITLE + 14 + 8
     port = height / 2

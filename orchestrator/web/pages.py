@@ -12,6 +12,7 @@ from tornado.httputil import url_concat
 from orchestrator.client import Orchestrator
 from orchestrator.redaction import HIDDEN
 from orchestrator.web import fleet_pages, run_page, texts
+from orchestrator.web.children import Opened, read_opened
 from orchestrator.web.handler import FlowsHandler, PageProblem
 from orchestrator.web.listing import FIELDS, GROUPS, SPANS, BadFilterError, Filters, read_instant, read_listing
 from orchestrator.web.schedule_page import read_schedules
@@ -80,11 +81,14 @@ class RunPage(FlowsHandler):
         page = await self.ask(
             run_page.read_run,
             run_id,
-            selected=self.argument("node"),
-            attempt=self.argument("attempt"),
-            items=self.argument("items"),
-            link=self.link(run_id),
-            unfold=unfold,
+            run_page.Look(
+                selected=self.argument("node"),
+                attempt=self.argument("attempt"),
+                items=self.argument("items"),
+                opened=self.opened(run_id),
+                link=self.link(run_id),
+                unfold=unfold,
+            ),
         )
         ended = page.view.run.finished is not None
         self.show_live(
@@ -95,24 +99,48 @@ class RunPage(FlowsHandler):
             view=page.view,
             run=page.view.run,
             unfold=unfold,
-            here=self.reverse_url("flow-run", run_id),
+            there=self.address(run_id),
             describe=run_page.describe_event,
             failure_text=run_page.failure_text,
             most_items=run_page.FAILED_ITEMS,
             actor=self.actor,
         )
 
+    def address(self, run_id: str) -> Callable[..., str]:
+        """Return a function that gives the address of this page with other arguments, looked at as it is now."""
+        here, kept = self.reverse_url("flow-run", run_id), dict(self.kept("all", "open"))
+
+        def there(**given: object) -> str:
+            values = {name: "" if value is None else str(value) for name, value in (given | kept | given).items()}
+            return url_concat(here, [(name, value) for name, value in values.items() if value])
+
+        return there
+
+    def kept(self, *names: str) -> list[tuple[str, str]]:
+        """Return what a link leaves as it is: how the page is looked at."""
+        return [(name, self.argument(name)) for name in names if self.argument(name)]
+
     def link(self, run_id: str) -> Callable[[Box], str]:
-        """Return where the boxes of the graph lead: to the same page with their node beside it."""
-        here = self.reverse_url("flow-run", run_id)
-        more = [("all", "1")] if self.argument("all") == "1" else []
+        """Return where the boxes of the graph lead: to the page of their run with their node beside it."""
+        more = self.kept("all", "open")
 
         def address(box: Box) -> str:
+            here, own = self.reverse_url("flow-run", box.run_id or run_id), more if not box.run_id else []
             if box.is_fold:
-                return url_concat(here, [("all", "1")])
-            return url_concat(here, [("node", box.nodes[0]), *more]) if box.nodes else ""
+                return url_concat(here, [*own, ("all", "1")])
+            return url_concat(here, [("node", box.nodes[0]), *own]) if box.nodes else ""
 
         return address
+
+    def opened(self, run_id: str) -> Opened:
+        """Return which children are open in the graph and in the tree."""
+        more = self.kept("all", "node")
+
+        def address(ids: tuple[str, ...]) -> str:
+            opens = [("open", ".".join(ids))] if ids else []
+            return url_concat(self.reverse_url("flow-run", run_id), [*more, *opens])
+
+        return Opened(read_opened(self.argument("open")), address, lambda other: self.reverse_url("flow-run", other))
 
 
 class Output(FlowsHandler):

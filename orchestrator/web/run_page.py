@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
-from orchestrator.store.run_view import OPEN_STATES
+from orchestrator.store.run_view import OPEN_STATES, without_child_undos
 from orchestrator.store.wrong_types import is_wrong_type, wrong_keys
 from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
+from orchestrator.web.children import Below, Opened, read_below, runs_of_node
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.marks import RUN_TONES, TONES, WAITS, WORDS, marks_of, words_of
 from orchestrator.web.node_inputs import Given, inputs_of
@@ -26,14 +27,13 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestrator import Event, NodeRow, Orchestrator, RunRow, RunView
+    from orchestrator import Event, NodeRow, Orchestrator, RunView
     from orchestrator.web.shapes import Box
 
     Read: TypeAlias = Callable[Concatenate[Orchestrator, str, P], T]
 
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
-CHILDREN = 8
 NARROW = 330
 
 
@@ -60,6 +60,7 @@ class Panel:
         answer: Of a node that waits for an approval or a signal: the name that it is answered by; else empty.
         worker: The process that runs it, as a reader knows it; empty for none.
         inputs: Its parameters; None where it is not wired by name.
+        runs: The newest runs that it has started: number, id and status.
     """
 
     row: NodeRow
@@ -76,6 +77,7 @@ class Panel:
     answer: str
     worker: str
     inputs: list[Given] | None
+    runs: list[tuple[int, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ class RunPage:
     panel: Panel | None
     schedule: tuple[str, str] | None
     """Id and words of the schedule that started it."""
-    children: tuple[RunRow, ...] = ()
-    """The newest runs that its nodes have started."""
-    child_count: int = 0
+    below: Below = field(default_factory=Below)
+    """What its nodes have started."""
     history: list[Event] = field(default_factory=list)
     history_length: int = 0
 
@@ -147,27 +148,30 @@ def version_of(orchestrator: Orchestrator, run_id: str) -> str:
     return ".".join((value or b"").decode() for value in values)
 
 
-@naming_damage
-def read_run(
-    orchestrator: Orchestrator,
-    run_id: str,
-    *,
-    selected: str,
-    attempt: str,
-    items: str,
-    link: Callable[[Box], str],
-    unfold: bool,
-) -> RunPage:
-    """Return the page of a run.
+@dataclass(frozen=True)
+class Look:
+    """How a page is looked at, as its address says.
 
-    Args:
-        orchestrator: The app's.
-        run_id: The run.
+    Attributes:
         selected: The node to show beside the graph; empty chooses the one that matters most.
         attempt: The number of the attempt of it to show; empty for none.
         items: Of a map: how many of the failed items are passed over; empty for none.
+        opened: Which children of the run are open.
         link: Returns where a box of the graph leads.
         unfold: Whether a long line is drawn in full.
+    """
+
+    selected: str
+    attempt: str
+    items: str
+    opened: Opened
+    link: Callable[[Box], str]
+    unfold: bool
+
+
+@naming_damage
+def read_run(orchestrator: Orchestrator, run_id: str, look: Look) -> RunPage:
+    """Return the page of a run.
 
     Raises:
         UnknownRun: There is none.
@@ -175,12 +179,13 @@ def read_run(
         StoreError: Redis.
     """
     run, version = orchestrator.get(run_id), version_of(orchestrator, run_id)
-    view, history = run.show(), run.history()
+    view, history = without_child_undos(shown := run.show()), fold_undos(shown, run.history())
     now = datetime.fromtimestamp(orchestrator._engine.store.now_ms() / 1000, UTC)  # noqa: SLF001 - as above
     waiting = [] if view.run.status.is_final else run.explain()
     reason = reason_of(view, waiting, names := _workers(orchestrator))
-    chosen = _choose(view, selected, reason)
-    graph, narrow = _graphs(view, link=link, selected=node_of(chosen), unfold=unfold)
+    chosen = _choose(view, look.selected, reason)
+    below = read_below(orchestrator, view, look.opened)
+    graph, narrow = _graphs(view, below, look, node_of(chosen))
     return RunPage(
         view=view,
         now=now,
@@ -191,34 +196,42 @@ def read_run(
         graph_narrow=narrow,
         is_folded='class="node' in graph and " fold" in graph,
         timeline=read_timeline(view, history, now),
-        panel=_panel(view, chosen, attempt, history, names, items=items),
+        panel=_with_runs(orchestrator, run_id, _panel(view, chosen, look, history, names)),
         schedule=schedule_of(orchestrator, view),
-        **_children(orchestrator, view),
+        below=below,
         history=history[-HISTORY_SHOWN:][::-1],
         history_length=len(history),
     )
 
 
-def _graphs(view: RunView, *, link: Callable[[Box], str], selected: str, unfold: bool) -> tuple[str, str]:
+def _graphs(view: RunView, below: Below, look: Look, selected: str) -> tuple[str, str]:
     """Draw the run for a wide and for a narrow window."""
     if view.plan is None:
         return "", ""
-    marks = marks_of(view)
-    return (
-        draw_graph(view.plan, marks, link=link, selected=selected, unfold=unfold),
-        draw_graph(view.plan, marks, link=link, selected=selected, unfold=unfold, width=NARROW),
+    draw = partial(
+        draw_graph,
+        view.plan,
+        marks_of(view),
+        children=below.by_node,
+        link=look.link,
+        selected=selected,
+        unfold=look.unfold,
     )
+    return draw(), draw(width=NARROW)
 
 
-def _children(orchestrator: Orchestrator, view: RunView) -> dict[str, Any]:
-    """Return the newest children and how many there are; of a plan without any, Redis is not asked."""
-    if view.plan is not None and not view.plan.children:
-        return {}
-    store = orchestrator._engine.store  # noqa: SLF001 - as above
-    with store.guarded():
-        count = store.client.zcard(store.keys.children(view.run.id))
-    rows = orchestrator.runs(parent=view.run.id, limit=CHILDREN).rows if count else ()
-    return {"children": rows, "child_count": count}
+def fold_undos(view: RunView, history: Sequence[Event]) -> list[Event]:
+    """Return a history in which undoing the run of a node is told of that node."""
+    undone = {row.name: row.undoes for row in view.nodes if row.is_undone_child}
+    said = {"waits": "undoing", "succeeded": "undone", "failed": "undo-failed"}
+    folded = []
+    for event in history:
+        node = undone.get(node_of(event.node))
+        if node is not None:
+            name = node + event.node.removeprefix(node_of(event.node))
+            event = replace(event, node=name, event=said.get(event.event, event.event), detail="")  # noqa: PLW2901
+        folded.append(event)
+    return folded
 
 
 def _workers(orchestrator: Orchestrator) -> dict[str, str]:
@@ -238,9 +251,7 @@ def _choose(view: RunView, selected: str, reason: Reason | None) -> str:
     return ended[-1].name if ended else view.nodes[0].name if view.nodes else ""
 
 
-def _panel(
-    view: RunView, name: str, attempt: str, history: Sequence[Event], workers: Mapping[str, str], *, items: str
-) -> Panel | None:
+def _panel(view: RunView, name: str, look: Look, history: Sequence[Event], workers: Mapping[str, str]) -> Panel | None:
     row = next((each for each in view.nodes if each.name == name), None)
     if row is None:
         return None
@@ -251,6 +262,7 @@ def _panel(
         if each.name.startswith(f"{name}[") and each.failure and each.state not in OPEN_STATES
     ]
     # A map's items that failed: as many before the page as the address says, at most all but the last page.
+    items = look.items
     passed = int(items) if items.isascii() and items.isdecimal() and len(items) < len("1000000") else 0
     first = min(passed, max(0, len(failed) - 1) // FAILED_ITEMS * FAILED_ITEMS)
     undo = next((each for each in view.nodes if each.undoes == name), None)
@@ -260,7 +272,7 @@ def _panel(
         tone=TONES.get(row.state, "none"),
         words=words_of(row) if row.state in ("waiting", "paused") else WORDS.get(row.state, row.state),
         attempts=attempts,
-        chosen=choose_attempt(row, attempts, attempt, view.log, workers),
+        chosen=choose_attempt(row, attempts, look.attempt, view.log, workers),
         failed_items=failed[first : first + FAILED_ITEMS] if row.items else [],
         failed_from=first,
         failed_count=len(failed),
@@ -271,6 +283,12 @@ def _panel(
         worker=worker_of(row.holder or "", workers),
         inputs=inputs_of(view, name),
     )
+
+
+def _with_runs(orchestrator: Orchestrator, run_id: str, panel: Panel | None) -> Panel | None:
+    if panel is None or not panel.row.child:
+        return panel
+    return replace(panel, runs=runs_of_node(orchestrator, run_id, panel.row))
 
 
 def describe_event(event: Event) -> str:
@@ -300,6 +318,10 @@ def describe_event(event: Event) -> str:
         "republished": f"its message was sent again: {detail}",
         "page": f"page {detail} is stored",
         "iteration": f"iteration {detail} is stored",
+        "child": f"started run {detail[:8]}",
+        "undoing": "the run that it started is being undone",
+        "undone": "the run that it started was undone",
+        "undo-failed": "the run that it started could not be undone",
     }.get(event.event)
     if said is None:
         said = event.event.replace("-", " ") + (f": {detail}" if detail else "")

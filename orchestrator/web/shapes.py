@@ -46,6 +46,31 @@ NOTHING = Mark()
 
 
 @dataclass(frozen=True)
+class Child:
+    """The run that a node has started last.
+
+    Attributes:
+        run_id: The run.
+        title: Its flow and the beginning of its id.
+        mark: Its state.
+        address: Its page.
+        toggle: Where a click opens it inside the graph, or closes it.
+        plan: Of an open one: its plan.
+        marks: Of an open one: state of its nodes, by name.
+        children: Of an open one: what its own nodes have started, by node.
+    """
+
+    run_id: str
+    title: str
+    mark: Mark
+    address: str
+    toggle: str
+    plan: Plan | None = None
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    children: Mapping[str, Child] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Box:
     """One box: a node, a map, or several steps or members that are not drawn.
 
@@ -57,6 +82,8 @@ class Box:
         is_off: Whether its branch was not taken.
         is_fold: Whether it stands for steps that are there on request.
         takes: Of a node that is wired by name: each parameter with its source, as the plan has it.
+        child: The run that the node has started last, if it starts runs; it is closed.
+        run_id: The run that the box belongs to, if it is a child of the one that is drawn.
     """
 
     title: str
@@ -66,6 +93,8 @@ class Box:
     is_off: bool = False
     is_fold: bool = False
     takes: Mapping[str, str] = field(default_factory=dict)
+    child: Child | None = None
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,13 +121,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Group:
-    """Branches, of which a run takes one, or members that run together.
+    """Branches, of which a run takes one, members that run together, or the steps of a child that is open.
 
     Attributes:
-        title: Name of the step.
-        arms: Its branches or members.
-        node: The decision; empty for members.
-        mark: State of the decision.
+        title: Name of the step, or of the node that has started the child.
+        arms: Its branches or members; of a child one.
+        node: The decision, or the node; empty for members.
+        mark: Its state.
+        is_off: Whether its branch was not taken.
+        child: The child.
+        run_id: As of a box.
     """
 
     title: str
@@ -106,6 +138,8 @@ class Group:
     node: str = ""
     mark: Mark = NOTHING
     is_off: bool = False
+    child: Child | None = None
+    run_id: str = ""
 
 
 Part: TypeAlias = Box | Group
@@ -124,16 +158,24 @@ FOLDINGS = (Folding(26, 24, 5), Folding(14, 12, 4), Folding(10, 8, 2), Folding(8
 UNFOLDED = (Folding(120, 100, 6), Folding(60, 40, 5), *FOLDINGS)
 
 
-def read_shapes(plan: Plan, marks: Mapping[str, Mark], *, unfold: bool = False, is_narrow: bool = False) -> Line:
+def read_shapes(
+    plan: Plan,
+    marks: Mapping[str, Mark],
+    *,
+    children: Mapping[str, Child] | None = None,
+    unfold: bool = False,
+    is_narrow: bool = False,
+) -> Line:
     """Return the graph of a plan with at most 150 boxes.
 
     Args:
         plan: The plan.
         marks: State of the nodes, decisions and compensations of a run by name; empty for a flow.
+        children: What its nodes have started, by node; those that are open are drawn in their place.
         unfold: Whether to draw as many steps as there is room for.
         is_narrow: Whether every step takes a row of its own.
     """
-    reader = _Reader(plan, marks)
+    reader = _Reader(plan, marks, children or {})
     for folding in UNFOLDED if unfold else FOLDINGS[1 if is_narrow else 0 :]:
         line = reader.line(0 if plan.steps else END, END, folding, depth=0, is_off=False)
         if sum(1 for _ in boxes(line)) <= MOST_BOXES:
@@ -165,10 +207,13 @@ def combined(marks: Sequence[Mark]) -> Mark:
 
 
 class _Reader:
-    def __init__(self, plan: Plan, marks: Mapping[str, Mark]) -> None:
+    def __init__(self, plan: Plan, marks: Mapping[str, Mark], children: Mapping[str, Child], run_id: str = "") -> None:
         self.plan = plan
         self.marks = marks
-        self.undo = {node: undo for node, undo, _ in plan.sagas}
+        self.children = children
+        self.run_id = run_id
+        # What undoes a child is no node to a reader: the node that has started it shows that it is undone.
+        self.undo = {node: undo for node, undo, _ in plan.sagas if not plan.nodes[undo].child}
 
     def line(self, first: int, end: int, folding: Folding, *, depth: int, is_off: bool) -> Line:
         """Return the steps from a position up to another one."""
@@ -219,12 +264,21 @@ class _Reader:
         if step.rules.is_map:
             return self.map_box(step, is_off)
         if step.rules.is_single:
-            return self.box(step.nodes[0], is_off=is_off)
+            return self.node(step.nodes[0], folding, depth, is_off)
         if len(step.nodes) > folding.arms or depth >= folding.depth:
             box = self.fold(step.name, step.nodes, is_off=is_off)
             return replace(box, mark=replace(box.mark, text=f"{len(step.nodes)} in parallel"), is_fold=False)
-        arms = tuple(Arm(Line((self.box(name, is_off=is_off),)), is_off=is_off) for name in step.nodes)
-        return Group(step.name, arms, is_off=is_off)
+        arms = tuple(Arm(Line((self.node(name, folding, depth + 1, is_off),)), is_off=is_off) for name in step.nodes)
+        return Group(step.name, arms, is_off=is_off, run_id=self.run_id)
+
+    def node(self, name: str, folding: Folding, depth: int, is_off: bool) -> Part:  # noqa: FBT001 - as `line`
+        """Return the box of a node, or the steps of the run that it has started last, if that is open."""
+        box, child = self.box(name, is_off=is_off), self.children.get(name)
+        if child is None or child.plan is None or depth > folding.depth:
+            return box
+        reader = _Reader(child.plan, child.marks, child.children, child.run_id)
+        line = reader.line(0 if child.plan.steps else END, END, folding, depth=depth + 1, is_off=is_off)
+        return Group(name, (Arm(line, is_off=is_off),), name, box.mark, is_off, child, self.run_id)
 
     def branches(self, step: StepPlan, folding: Folding, depth: int, is_off: bool) -> Part:  # noqa: FBT001
         """Return the branches of a decision, those that the run did not take marked."""
@@ -238,13 +292,17 @@ class _Reader:
             label = "else" if number == len(step.branches) - 1 else "or if" if number else "if"
             line = self.line(entry, step.next, folding, depth=depth + 1, is_off=off)
             arms.append(Arm(line, label, off))
-        return Group(step.name, tuple(arms), step.name, decision, is_off)
+        return Group(step.name, tuple(arms), step.name, decision, is_off, run_id=self.run_id)
 
     def box(self, name: str, *, is_off: bool) -> Box:
         """Return the box of a node, with its compensation."""
         undo = self.undo.get(name)
         undone = (undo, self.mark(undo)) if undo else None
-        return Box(name, self.mark(name), (name,), undone, is_off, takes=self.plan.inputs.get(name, {}))
+        mark, flow = self.mark(name), self.plan.nodes[name].child
+        if flow and not mark.text:
+            mark = replace(mark, text=f"flow {flow}")
+        takes = self.plan.inputs.get(name, {})
+        return Box(name, mark, (name,), undone, is_off, takes=takes, child=self.children.get(name), run_id=self.run_id)
 
     def map_box(self, step: StepPlan, is_off: bool) -> Box:  # noqa: FBT001
         """Return the one box of a map, which shows the computation of the items until there are any."""
@@ -258,7 +316,8 @@ class _Reader:
 
     def fold(self, title: str, names: Sequence[str], *, is_off: bool) -> Box:
         """Return the box that stands for many nodes."""
-        return Box(title, combined([self.mark(name) for name in names]), tuple(names), None, is_off, is_fold=True)
+        mark = combined([self.mark(name) for name in names])
+        return Box(title, mark, tuple(names), None, is_off, is_fold=True, run_id=self.run_id)
 
     def mark(self, name: str) -> Mark:
         """Return the state of a node."""

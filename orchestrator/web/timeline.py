@@ -34,8 +34,11 @@ WAITS = {
     "throttled": "told to come back later",
     "waits": "waits",
     "paused": "stands until the run is resumed",
+    "undoing": "the run that it started is being undone",
 }
 ENDS = {"succeeded": "ok", "failed": "bad", "unknown": "bad", "skipped": "skip"}
+UNDONE = {"undone": "undone", "undo-failed": "bad"}
+"""How undoing the run of a node ended."""
 LOST = {"lost": "was lost with its worker", "timed-out": "took longer than its timeout"}
 
 
@@ -181,6 +184,8 @@ class _Segments:
             self.begin("run", event.at, number, event.attempt)
         elif event.event in ENDS:
             self.close(event.at, ENDS[event.event], f"{number} {event.event}" if event.attempt else event.event)
+        elif event.event in UNDONE:
+            self.close(event.at, UNDONE[event.event], WAITS["undoing"])
         elif event.event in WAITS or event.event in LOST:
             # Of an attempt that was lost, its end is told before.
             is_bad = event.event in {"retrying", *LOST} or (event.event == "paused" and self.is_running)

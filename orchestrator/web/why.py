@@ -14,7 +14,7 @@ from orchestrator.web.texts import error_text, listed, short_type, visible
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator import RunView, Waiting
+    from orchestrator import NodeRow, RunView, Waiting
     from orchestrator.store.run_view import MapCounts
 
 DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
@@ -136,14 +136,20 @@ def _follower(view: RunView, first: Waiting, waiting: Sequence[Waiting]) -> str:
     return next((each.node for each in waiting if each.state == "pending"), "")
 
 
+def _is_child(row: NodeRow) -> bool:
+    return bool(row.child and not row.undoes)
+
+
 def _error_of(view: RunView) -> Reason:
     run, error = view.run, view.run.error
     assert error is not None  # noqa: S101 - the caller has looked
     undone = [row.name for row in view.nodes if row.kind == "compensation" and row.state == "succeeded"]
-    broken = [row for row in view.nodes if row.kind == "compensation" and row.state in ("failed", "unknown")]
+    undone += [f"the undo of {row.name}" for row in view.nodes if _is_child(row) and row.state == "compensated"]
+    broken = [row.name for row in view.nodes if row.kind == "compensation" and row.state in ("failed", "unknown")]
+    broken += [row.name for row in view.nodes if _is_child(row) and row.state == "compensation_failed"]
     parts = []
     if broken:
-        parts.append(f"Undoing failed too: {listed([row.name for row in broken])}. Resume repeats what failed of it.")
+        parts.append(f"Undoing failed too: {listed(broken)}. Resume repeats what failed of it.")
     elif run.status is RunStatus.COMPENSATING:
         parts.append("What had succeeded is being undone.")
     elif undone:

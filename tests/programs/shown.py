@@ -217,5 +217,68 @@ nasty = (
     .build()
 )
 
-for each in (enrich, order, catalogue, nightly, sync, sweeper, trip, nasty):
+
+def watch(looks: int) -> int:
+    """Look once more."""
+    return looks + 1
+
+
+def drive() -> None:
+    """Run for long."""
+    hold("drive")
+
+
+courier = (
+    FlowBuilder("courier")
+    .triggered_by(manual("by hand"))
+    .then(Node("load-van", done))
+    .then(Node("drive", drive))
+    .build()
+)
+shipping = (
+    FlowBuilder("shipping")
+    .triggered_by(manual("by hand"))
+    .then(Node("pack", done).on_error(undo("unpack")))
+    .then(Node("carry", courier))
+    .then(Node("hand-over", done))
+    .build()
+)
+billing = (
+    FlowBuilder("billing")
+    .triggered_by(manual("by hand"))
+    .then(Node("charge", done).on_error(undo("refund")))
+    .then(Node("send-invoice", done))
+    .build()
+)
+deliver = (
+    FlowBuilder("deliver")
+    .triggered_by(manual("by hand"))
+    .then(Node("watch-stock", watch).with_inputs(looks=0).with_repeat(until=lambda looks: looks >= 5))
+    .then_parallel("fulfil", Node("ship", shipping), Node("bill", billing))
+    .then(Node("say-thanks", done))
+    .build()
+)
+exchange = (
+    FlowBuilder("exchange")
+    .triggered_by(manual("by hand"))
+    .then(Node("bill-again", billing))
+    .then(Node("ship-parcel", ship))
+    .build()
+)
+
+for each in (
+    courier,
+    shipping,
+    billing,
+    deliver,
+    exchange,
+    enrich,
+    order,
+    catalogue,
+    nightly,
+    sync,
+    sweeper,
+    trip,
+    nasty,
+):
     orchestrator.register(each)

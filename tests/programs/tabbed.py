@@ -17,6 +17,7 @@ from orchestrator import (
     Node,
     NodeContext,
     Orchestrator,
+    RetryPolicy,
     SharedRateLimiter,
     Terminal,
     approval,
@@ -32,6 +33,7 @@ app = Celery("tabbed", broker=URL, backend=URL)
 orchestrator = Orchestrator(app)
 CALLBACKS: dict[str, str] = {}
 """The callbacks that this process has given away, by run."""
+TRIED: list[int] = []
 HOSTILE = """100% of %s <script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
 
 
@@ -82,6 +84,20 @@ github = SharedRateLimiter("github", 2, per=timedelta(seconds=1), adaptive=Adapt
 limited = Node("call-jira", done).with_shared_rate_limit(jira)
 paced = Node("call-github", done).with_shared_rate_limit(github)
 label = flow("label").takes(int).then(Node("print", done)).build()
+number = run_input
+errand = flow("errand").takes(int).then(Node("print-label", label).with_inputs(input=number)).build()
+tour = flow("tour").takes(int).then(Node("run-errand", errand).with_inputs(input=number)).build()
+journey = flow("journey").takes(int).then(Node("go-on-tour", tour).with_inputs(input=number)).build()
+
+
+def counted(count: int) -> int:
+    """Return the next number; fail at 3 until the third time that it is asked."""
+    TRIED.append(count)
+    if count == 3 and TRIED.count(3) < 3:
+        raise ConnectionError("no answer at 3")
+    return count + 1
+
+
 for built in (
     flow("order").then(Node("reserve-stock", done)).then(Node("ship-parcel", done)).build(),
     flow("import-catalogue")
@@ -106,7 +122,24 @@ for built in (
     .then(Node("weigh", done))
     .then(Node("send", send).with_inputs(city=run_input["to"]["city"], first=run_input["items"][0], weight="weigh"))
     .build(),
-    flow("errand").takes(int).then(Node("print-label", label).with_input_func(lambda state: state.input(int))).build(),
+    label,
+    errand,
+    tour,
+    journey,
+    flow("swap")
+    .takes(int)
+    .then(Node("print-label", label).with_inputs(input=number))
+    .then(Node("ship", refuse))
+    .build(),
+    flow("counting")
+    .takes(int)
+    .then(
+        Node("count-on", counted)
+        .with_inputs(count=number)
+        .with_retry(RetryPolicy(maximum_attempts=4, initial_interval=timedelta(milliseconds=1), jitter=False))
+        .with_repeat(until=lambda count: count >= 5)
+    )
+    .build(),
     flow("nasty").then(Node("says-it", done)).build(),
     flow("render").then(Node("order-film", order_film)).build(),
 ):

@@ -180,11 +180,11 @@ def test_a_claim_sends_along_all_that_is_wired():
 
 def test_drawings_label_the_edges_with_what_is_read():
     plan = make_plan(CHAIN.build(), "celery")
-    assert "n1 -->|two| n2" in mermaid(plan, {})
-    assert "n0 -.->|one| n2" in mermaid(plan, {})
-    assert '"b" -> "c" [label="two"];' in dot(plan, {})
-    assert '"a" -> "c" [label="one", style=dashed, constraint=false];' in dot(plan, {})
-    assert "a -> b, c (read as one)" in plain(plan, {})
+    assert "n1 -->|two| n2" in mermaid(plan, {}, {})
+    assert "n0 -.->|one| n2" in mermaid(plan, {}, {})
+    assert '"b" -> "c" [label="two"];' in dot(plan, {}, {})
+    assert '"a" -> "c" [label="one", style=dashed, constraint=false];' in dot(plan, {}, {})
+    assert "a -> b, c (read as one)" in plain(plan, {}, {})
     picture = draw_graph(plan)
     assert ">one, two<title>one: output a; two: output b</title>" in picture
     assert ">one, two<title>one: the item; two: n of the run&#x27;s input</title>" in picture
@@ -199,7 +199,7 @@ def test_no_name_breaks_out_of_a_drawing():
     take.__annotations__["given"] = made
     node = Node("b", take).with_inputs(**{evil: "a"})
     plan = make_plan(flow().then(Node("a", lambda: 1)).then(node).build(), "celery")
-    assert "-->|____x_|" in mermaid(plan, {})
+    assert "-->|____x_|" in mermaid(plan, {}, {})
     assert "<x>" not in draw_graph(plan)
 
 

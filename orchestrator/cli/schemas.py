@@ -29,7 +29,7 @@ class Flow(Shape):
 
 
 class FlowNode(Shape):
-    """A node of a flow; its timeout in seconds."""
+    """A node of a flow; times in seconds."""
 
     name: str
     kind: str
@@ -37,6 +37,17 @@ class FlowNode(Shape):
     timeout: float
     attempts: int
     limits: list[str]
+    deadline: float | None
+    heartbeat_timeout: float | None
+    child: str | None
+
+
+class MaxRuns(Shape):
+    """How many runs of a flow go on at once, for each value at a path in their input if there is one."""
+
+    most: int
+    key: str | None
+    when_full: str
 
 
 class FlowShown(Shape):
@@ -47,6 +58,7 @@ class FlowShown(Shape):
     triggers: list[str]
     input_schema: dict[str, Any] | None
     timeout: float | None
+    max_runs: MaxRuns | None
     nodes: list[FlowNode]
 
 

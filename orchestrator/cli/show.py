@@ -18,6 +18,7 @@ from orchestrator.errors import UnknownFlow, UnknownRun
 from orchestrator.store.keys import limit_of
 from orchestrator.store.run_view import statuses_of_children, without_child_undos
 from orchestrator.store.worker_rows import name_holders
+from orchestrator.web.flow_limits import told_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.store.run_view import NodeRow, RunView
 
 TRACEBACK_LINES = 12
+MAX_RUNS = ("most", "key", "when_full")
 
 
 @command("show", example="show 3f2a")
@@ -58,7 +60,10 @@ def show_flow(session: Session, plan: Plan) -> None:
         "queue": plan.queue,
         "triggers": triggers_of(session, plan.flow),
         "input_schema": plan.input_schema,
-        "timeout": plan.timeout_ms / 1000 if plan.timeout_ms else None,
+        "timeout": _seconds(plan.timeout_ms),
+        "max_runs": {name: plan.max_runs[name] or None for name in ("most", "key", "when_full")}
+        if plan.max_runs
+        else None,
         "nodes": [
             {
                 "name": node.name,
@@ -67,6 +72,9 @@ def show_flow(session: Session, plan: Plan) -> None:
                 "timeout": node.timeout_ms / 1000,
                 "attempts": node.attempts,
                 "limits": [limit_title(each) for each in node.limits],
+                "deadline": _seconds(node.deadline_ms),
+                "heartbeat_timeout": _seconds(node.heartbeat_ms),
+                "child": node.child or None,
             }
             for node in plan.nodes.values()
         ],
@@ -81,6 +89,12 @@ def show_flow(session: Session, plan: Plan) -> None:
         click.echo(f"  input {cut(as_json_line(plan.input_schema), 1000)}")
     for line in drawing.plain(plan, {}, {}).splitlines():
         click.echo(f"  {clean(line)}")
+    for name, said in told_limits(plan):
+        click.echo(f"  limit of {'the flow' if not name else clean(name)}: {clean(said)}")
+
+
+def _seconds(milliseconds: int) -> float | None:
+    return milliseconds / 1000 if milliseconds else None
 
 
 def show_run(session: Session, run: FlowRun) -> None:

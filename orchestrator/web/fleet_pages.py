@@ -11,6 +11,7 @@ from orchestrator.definition.state import RunStatus
 from orchestrator.starts import find_plan
 from orchestrator.store.queries import as_json, json_value, last_runs
 from orchestrator.store.run_view import step_json
+from orchestrator.web.flow_limits import told_limits
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.run_page import NARROW
 
@@ -103,6 +104,7 @@ class FlowShown:
     statistics: FlowStatistics
     schema: str
     is_here: bool
+    limits: list[tuple[str, str]]
 
     @property
     def version(self) -> str:
@@ -119,6 +121,7 @@ class FlowShown:
             "statistics": self.statistics.to_json(),
             "input_schema": json_value(self.plan.input_schema),
             "is_here": self.is_here,
+            "limits": [{"node": node or None, "limit": said} for node, said in self.limits],
         }
 
 
@@ -143,6 +146,7 @@ def read_flow(orchestrator: Orchestrator, name: str) -> FlowShown:
         statistics=statistics,
         schema=json.dumps(plan.input_schema, indent=2) if plan.input_schema is not None else "",
         is_here=name in engine.registry.flows,
+        limits=told_limits(plan),
     )
 
 

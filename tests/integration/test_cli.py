@@ -318,6 +318,18 @@ def test_flows_and_their_drawings(operator, run_id):
     assert {row["name"] for row in operator.json("list")} >= {"order", "refused", "slow", "lonely", "nightly"}
     assert operator.json("show", "order")["nodes"][0]["limits"] == ["limiter order-api"]
     assert "limiter" not in operator.type("show", "nightly")
+    found = operator.json("show", "bounded")
+    assert (found["timeout"], found["max_runs"]) == (3600, {"most": 2, "key": None, "when_full": "skip"})
+    brief, below = ({node["name"]: node for node in found["nodes"]}[name] for name in ("brief", "below"))
+    assert (brief["deadline"], brief["heartbeat_timeout"], brief["child"]) == (120, 5, None)
+    assert (below["deadline"], below["heartbeat_timeout"], below["child"]) == (None, None, "lonely")
+    told = [line.strip() for line in operator.type("show", "bounded").splitlines() if "limit of" in line]
+    assert told == [
+        "limit of the flow: a run ends within 1 h",
+        "limit of the flow: at most 2 runs of flow bounded at a time; others are skipped",
+        "limit of brief: is done within 2 min from when it is ready",
+        "limit of brief: an attempt ends that reports nothing for 5.0 s",
+    ]
     assert operator.type("graph", "order", "--mermaid").startswith("flowchart LR")
     assert operator.type("graph", "order", "--dot").startswith('digraph "order"')
     assert operator.type("graph", "order", "--svg").startswith("<svg")

@@ -54,6 +54,11 @@ def pack(order: Order) -> str:
     return f"{order.count} x {order.item}"
 
 
+def report(ctx: NodeContext) -> None:
+    """Say that it goes on."""
+    ctx.heartbeat()
+
+
 def tell_card(order: Order) -> str:
     """Return what is hidden as a whole."""
     return order.card
@@ -144,5 +149,14 @@ steps = (
     .then(Node("tell", lambda count: f"{count} of them", input_func=lambda state: state.get("count", int)))
     .build()
 )
-for flow in (order, refused, leaky, carded, slow, lonely, nightly, asking, steps):
+bounded = (
+    FlowBuilder("bounded")
+    .triggered_by(manual("web"))
+    .with_timeout(timedelta(hours=1))
+    .with_max_runs(2, when_full="skip")
+    .then(Node("brief", report).with_deadline(timedelta(minutes=2)).with_heartbeat_timeout(timedelta(seconds=5)))
+    .then(Node("below", lonely))
+    .build()
+)
+for flow in (order, bounded, refused, leaky, carded, slow, lonely, nightly, asking, steps):
     orchestrator.register(flow)

@@ -87,6 +87,10 @@ def test_a_flow_as_json(flower):
     )
     assert [step["name"] for step in answer["steps"]] == ["download", "import-each.over", "import-each"]
     assert answer["schedules"] == []
+    limits = json.loads(flower.get("/flows/api/flow/sync-tickets").text)["limits"]
+    assert limits
+    text = flower.get("/flows/flow/sync-tickets").text
+    assert [each for each in limits if each["limit"] not in text or each["node"] not in text] == []
     assert flower.get("/flows/api/flow/no-such-flow").status == 404
 
 

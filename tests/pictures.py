@@ -67,6 +67,8 @@ def take(page: Browser, address: str, runs: dict[str, FlowRun], folder: Path) ->
     opened = [each.run.id[:8] for each in (*below, *(deeper for each in below for deeper in each.children))]
     pages["run-opened"] = f"/run/{runs['tree'].id}?open={'.'.join(opened)}&node=ship"
     pages["run-repeated"] = f"/run/{runs['tree'].id}?node=watch-stock"
+    pages["fork"] = f"/run/{runs['undone'].id}/fork?at=charge-card"
+    pages["run-fork"] = f"/run/{runs['undone'].fork(at='reserve-stock').id}"
     pages["runs-children"] = "?children=1"
     for look, (width, dark) in LOOKS.items():
         for name, path in pages.items():

@@ -29,11 +29,12 @@ OPERATIONS = {
     "cancel": ("Cancel", "cancelled"),
     "pause": ("Pause", "paused"),
     "resume": ("Resume", "resumed"),
+    "undo": ("Undo", "undone"),
 }
 
 
 class Act(FlowsHandler):
-    """Cancel, pause or resume runs: one, a selection, or all that pass a filter."""
+    """Cancel, pause, resume or undo runs: one, a selection, or all that pass a filter."""
 
     tab = "runs"
 
@@ -84,7 +85,11 @@ def find_runs(orchestrator: Orchestrator, operation: str, ids: Sequence[str], fi
         arguments = filters.arguments()
         while len(found) < MOST_RUNS:
             page = orchestrator.runs(limit=AT_ONCE, **arguments)
-            found += [row for row in page.rows if wanted(row) and str(row.status) != "succeeded"]
+            found += [
+                row
+                for row in page.rows
+                if wanted(row) and (operation == "undo" or row.status is not RunStatus.SUCCEEDED)
+            ]
             if page.cursor is None:
                 break
             arguments["cursor"] = page.cursor
@@ -97,12 +102,13 @@ WANTED: dict[str, Callable[[RunRow], bool]] = {
     "cancel": lambda row: not row.status.is_final,
     "pause": lambda row: row.status in {RunStatus.PENDING, RunStatus.RUNNING},
     "resume": lambda row: row.status.is_final or row.status is RunStatus.PAUSED,
+    "undo": lambda row: row.status is RunStatus.SUCCEEDED and row.parent is None,
 }
 """The runs that an action would change."""
 
 
 def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
-    """Cancel, pause or resume runs one after the other; returns the ids that were changed, and what was refused."""
+    """Act on runs one after the other; returns the ids that were changed, and what was refused."""
     done, refused = [], []
     for run_id in ids[:MOST_RUNS]:
         try:
@@ -111,6 +117,8 @@ def act_on(orchestrator: Orchestrator, operation: str, ids: Sequence[str], reaso
                 run.cancel(reason)
             elif operation == "pause":
                 run.pause(reason)
+            elif operation == "undo":
+                run.undo(reason)
             else:
                 run.resume()
             done.append(run_id)

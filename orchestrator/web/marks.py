@@ -76,6 +76,8 @@ def words_of(row: NodeRow) -> str:
     again = f" · attempt {row.attempt}" if row.attempt > 1 else ""
     if row.state == "pending":
         return ""
+    if row.is_inherited:
+        return "taken over"
     if row.state == "parked":
         return f"in line for {row.limit.removeprefix('@')}" if row.limit else _next_attempt(row)
     if row.state == "waiting":

@@ -16,7 +16,7 @@ from flower.views import monitor
 from tornado.template import Loader, Template
 from tornado.web import StaticFileHandler, url
 
-from orchestrator.web import actions, callback_door, json_api, metrics, pages, waiting_page
+from orchestrator.web import actions, callback_door, fork_page, json_api, metrics, pages, waiting_page
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def addresses() -> list[Any]:
     return [
         url(r"/flows", pages.RunsPage, name="flows"),
         url(rf"/flows/run/{RUN}", pages.RunPage, name="flow-run"),
+        url(rf"/flows/run/{RUN}/fork", fork_page.Fork, name="flow-fork"),
         url(rf"/flows/run/{RUN}/output/{NAME}", pages.Output, name="flow-output"),
         url(r"/flows/waiting", waiting_page.WaitingPage, name="flows-waiting"),
         url(r"/flows/answer", waiting_page.Answer, name="flows-answer"),

@@ -20,7 +20,7 @@ import click
 
 from orchestrator.cli import dev_state
 from orchestrator.cli.problems import Refusal, broken_import, broken_place
-from orchestrator.cli.text import clean
+from orchestrator.cli.text import as_json_line, clean
 from orchestrator.engine import engine_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.maintenance.flow_worker import flow_queues
@@ -58,8 +58,9 @@ for number in (signal.SIGTERM, signal.SIGKILL):
 @click.command("dev", epilog="Example: orchestrator dev shop")
 @click.argument("module", required=False)
 @click.option("--concurrency", type=click.IntRange(1), default=2, show_default=True, help="Processes of the worker.")
+@click.option("--json", "is_json", is_flag=True, help="Print each line as a JSON object.")
 @click.pass_context
-def dev(context: click.Context, module: str | None, concurrency: int) -> None:
+def dev(context: click.Context, module: str | None, concurrency: int, *, is_json: bool) -> None:
     """Run a server, worker, beat and Flower here until Ctrl-C.
 
     MODULE has the flows; without one, every Python file of this folder that imports orchestrator. In the same folder a
@@ -75,7 +76,7 @@ def dev(context: click.Context, module: str | None, concurrency: int) -> None:
         app = load_app(modules)
         dev_state.remember(server.url, modules)
         try:
-            code = Processes(app, concurrency).run(server.url)
+            code = Processes(app, concurrency, is_json=is_json).run(server.url)
         finally:
             dev_state.forget()
     if code:
@@ -128,10 +129,12 @@ class Processes:
     Args:
         app: The app of the flows.
         concurrency: Processes of the worker's pool.
+        is_json: Whether each line is printed as a JSON object.
     """
 
-    def __init__(self, app: Celery, concurrency: int) -> None:
+    def __init__(self, app: Celery, concurrency: int, *, is_json: bool) -> None:
         self._app = app
+        self._is_json = is_json
         self._started: dict[str, subprocess.Popen[str]] = {}
         self._printing = threading.Lock()
         self._ended = threading.Event()
@@ -169,6 +172,9 @@ class Processes:
     def print(self, name: str, line: str) -> None:
         """Print one line of a process."""
         with self._printing:
+            if self._is_json:
+                click.echo(as_json_line({"process": name, "line": line.rstrip("\n")}))
+                return
             shown = clean(line.rstrip("\n").replace("\t", "    "))
             click.echo(f"{click.style(name.ljust(WIDTH), fg=COLOURS[name])} | {shown}")
 

@@ -393,6 +393,13 @@ class Metric(Shape):
     value: float
 
 
+class DevLine(Shape):
+    """A line that a process of `dev` has written, or `dev` itself."""
+
+    process: str
+    line: str
+
+
 SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "list": TypeAdapter(list[Flow]),
     "show": TypeAdapter(FlowShown | RunShown),
@@ -430,13 +437,16 @@ SCHEMAS: dict[str, TypeAdapter[Any]] = {
     "doctor": TypeAdapter(list[Finding]),
     "metrics": TypeAdapter(list[Metric]),
     "check": TypeAdapter(list[Problem] | list[Live]),
+    "schema": TypeAdapter(dict[str, Any]),
+    "dev": TypeAdapter(DevLine),
 }
-"""By the words of the command; of `watch`, the shape of a line."""
+"""By the words of the command; of `watch` and `dev`, the shape of a line."""
 
 
 @click.command("schema", epilog="Example: celery -A proj flow schema runs")
 @click.argument("words", metavar="COMMAND", nargs=-1, required=True)
-def schema(words: tuple[str, ...]) -> None:
+@click.option("--json", "is_json", is_flag=True, help="Print JSON, as it does in any case.")
+def schema(words: tuple[str, ...], *, is_json: bool) -> None:  # noqa: ARG001 - as every command has it
     """Print the JSON Schema of a command's --json."""
     name = " ".join(words)
     if name not in SCHEMAS:

@@ -111,9 +111,8 @@ def test_the_example_in_the_help_of_a_command_can_be_typed(examples, words):
 def test_every_command_has_a_schema_and_a_sentence(words):
     command = every_command()[words]
     assert command.get_short_help_str(200).endswith(".")
-    if words[0] not in ELSEWHERE | {"schema"}:
-        assert " ".join(words) in SCHEMAS
-        assert any(option.name in {"as_json", "is_json"} for option in command.params)
+    assert " ".join(words) in SCHEMAS
+    assert any(option.name in {"as_json", "is_json"} for option in command.params)
 
 
 def test_the_table_of_commands_is_in_the_help(operator):
@@ -122,6 +121,11 @@ def test_the_table_of_commands_is_in_the_help(operator):
     answer = operator.in_process("--help")
     assert answer.returncode == 0
     assert "schedules" in answer.stdout
+
+
+def test_a_schema_is_json_with_and_without_asking_for_it(operator):
+    assert operator.json("schema", "dev")["required"] == ["process", "line"]
+    assert json.loads(operator.type("schema", "dev")) == operator.json("schema", "dev")
 
 
 def test_a_run_is_started_shown_and_read(operator):

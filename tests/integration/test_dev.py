@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from orchestrator.cli.schemas import SCHEMAS
 from tests.harness import ROOT, wait_until
 from tests.terminal import Terminal, processes_in
 
@@ -85,10 +86,13 @@ def test_a_file_of_flows_is_the_whole_set_up_and_ctrl_c_the_end_of_it(folder):
 
 
 def test_everything_ends_when_dev_is_killed(folder):
-    with Terminal([*ORCHESTRATOR, "dev", "flows"], folder=folder, environment=environment()) as terminal:
+    with Terminal([*ORCHESTRATOR, "dev", "flows", "--json"], folder=folder, environment=environment()) as terminal:
         terminal.wait_for("In another terminal")
         assert len(processes_in(folder)) > 4
+        *lines, _ = terminal.text.splitlines()
         terminal.kill()
+    told = [SCHEMAS["dev"].validate_json(line, strict=True) for line in lines]
+    assert {"dev", "worker"} <= {each.process for each in told}
     wait_until(lambda: processes_in(folder) == [], "the others have ended too", timeout=30)
     assert second(folder, "list").returncode == 2
 

@@ -29,6 +29,7 @@ GROUPS = tuple(family + group for family in ("", CHILD) for group in ("open", *E
 COUNTED = {"callback", "child"}
 """What is waited for behind an attempt, and counts as running."""
 SAYS_NOTHING = {"run-started", "admitted", "republished", "approved", "child", "signal-kept", "signal-unused"}
+SAYS_NOTHING |= {"forked", "forked-from"}
 """Events that change nothing of what has to hold."""
 
 
@@ -170,12 +171,14 @@ class Story:
 
     Attributes:
         final: Nodes that ended for good and how, in the order in which they did.
+        inherited: Of a fork: nodes that were done before it, and how they ended.
         results: How often each node was recorded as succeeded, by generation.
         saga: Compensations in the order in which they must run, once it is known.
     """
 
     plan: Plan
     choices: Mapping[str, int]
+    inherited: Mapping[str, str] = field(default_factory=dict)
     verdict: str = ""
     ended: str = ""
     must_end: bool = False
@@ -193,7 +196,7 @@ class Story:
     def tell(self, event: str, node: str, attempt: int, detail: str) -> None:
         """Go on by one event."""
         assert not self.must_end or event == "run-ending", f"{event} {node} after a failure that ends the run"
-        assert not self.ended or event == "resumed", f"{event} {node} after the end"
+        assert not self.ended or event in {"resumed", "forked"}, f"{event} {node} after the end"
         if event == "started":
             self._start(node, attempt)
         elif event == "succeeded":
@@ -234,8 +237,9 @@ class Story:
     def is_settled(self, position: int) -> bool:
         """Whether every member of a position has ended in a way after which the flow goes on."""
         step = self.plan.steps[position]
+        ends = {**self.inherited, **self.final}
         return all(
-            self.final.get(name) == "succeeded" or (step.go_on and self.final.get(name) in {"failed", "unknown"})
+            ends.get(name) == "succeeded" or (step.go_on and ends.get(name) in {"failed", "unknown"})
             for name in step.nodes
         )
 
@@ -243,6 +247,7 @@ class Story:
         facts = self.plan.nodes[node]
         assert node not in self.running, f"{node} is started while it runs"
         assert node not in self.final, f"{node} is started although it is {self.final.get(node)}"
+        assert node not in self.inherited, f"{node} is started although it was done before the fork"
         if self.is_compensation(node):
             assert self.verdict, f"{node} is started in a run that is not ending"
             assert not self.running, f"{node} is started while {self.running} run"
@@ -348,7 +353,8 @@ class Story:
 def story_of(run: RunView) -> Story:
     """Tell a run again; its decisions are read from their records."""
     choices = {name: record["choice"] for name, record in run.nodes.items() if "choice" in record}
-    story = Story(run.plan, choices)
+    inherited = {name: record["state"] for name, record in run.nodes.items() if record.get("inherited")}
+    story = Story(run.plan, choices, inherited)
     for event in run.events:
         story.tell(*event)
     return story
@@ -366,7 +372,7 @@ def check_records(run: RunView) -> None:
     assert run.number("running") == len(story.running) + sum(kind in COUNTED for kind in story.waiting.values())
     undoing = ("compensating", "compensated", "compensation_failed")
     waiting = (story.saga or [])[story.done + 1 :]  # after a resume they keep their records until it is their turn
-    nodes = {name: record for name, record in run.nodes.items() if name not in waiting}
+    nodes = {name: record for name, record in run.nodes.items() if name not in {*waiting, *story.inherited}}
     states = {name: record["ended_as" if record["state"] in undoing else "state"] for name, record in nodes.items()}
     assert {name: state for name, state in states.items() if state in story.final.values()} == story.final
     for name, record in nodes.items():
@@ -378,7 +384,8 @@ def check_records(run: RunView) -> None:
         ), name
     _check_order(run, story)
     _check_saga(run, story)
-    keys = {run.plan.nodes[name].key for name, how in story.final.items() if how == "succeeded"}
+    ends = {**story.inherited, **story.final}
+    keys = {run.plan.nodes[name].key for name, how in ends.items() if how == "succeeded"}
     assert set(run.outputs) == {":input"} | keys - {""}
 
 

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import Node, RetryPolicy, SharedRateLimiter, approval, signal, sleep
+from orchestrator import Node, RetryPolicy, RunError, SharedRateLimiter, approval, signal, sleep
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
+from orchestrator.store.scripts.results import Started
 from tests.invariants import RunView, View, check_all, look_at
-from tests.scripts_world import FAILURE, LEASE_MS, act, always, flow, node, plan_of
+from tests.scripts_fork import Fork
+from tests.scripts_world import FAILURE, LEASE_MS, Run, act, always, flow, node, plan_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator import FlowBuilder
     from orchestrator.definition.plan import Plan
     from orchestrator.store.scripts.results import Claimed, Moved
-    from tests.scripts_world import Run, World
+    from tests.scripts_world import World
 
 API = SharedRateLimiter("api", 2, per=timedelta(minutes=1))
 SLOW = SharedRateLimiter("slow", 1, per=timedelta(minutes=1))
@@ -165,6 +169,25 @@ class Player:
         outside.open_callback(self.id, self.plan.hash, name, token, "secret")
         options: dict[str, Any] = {"waits": "callback", "lasts_ms": lasts_ms, "delay_ms": FAR_MS}
         return self.promise(outside.wait(self.id, self.plan.hash, name, token, **options))
+
+    def fork(self, at: str, *, singles: bool, given: Mapping[str, Any]) -> Player | None:
+        """Fork the run, which has ended; None if that is refused."""
+        world = self.run.world
+        made = Fork(world, self.plan, world.store.run(self.id), at, given)
+        try:
+            copied = made.take_over()
+        except RunError:
+            return None
+        moved = made.begin(copied, chords=not singles)
+        assert moved.outcome == "started"
+        with world.unchanged():
+            assert made.begin(copied).outcome == "exists"
+        run = Run(world, self.plan, made.id, Started("started", made.id, moved.work))
+        player = Player(
+            run, singles, None, stored=self.stored | {key: json.dumps(given[key]).encode() for key in given}
+        )
+        player.promise(moved)
+        return player
 
     def go_onward(self, name: str, token: str) -> bool:
         """Commit a node and claim the one behind it as one plain step; False if that is refused."""

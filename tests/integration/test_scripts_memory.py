@@ -14,6 +14,7 @@ from orchestrator.server import EmbeddedServer
 from orchestrator.store.keys import bucket_of
 from orchestrator.store.scripts import Scripts
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
+from tests.scripts_fork import Fork
 from tests.scripts_world import (
     FAILURE,
     HOLDER,
@@ -301,6 +302,30 @@ def republish(world):
     return lambda: run.republish("m-0")
 
 
+def fork(world):
+    run = world.run(line_plan("a", "b"))
+    run.do("a")
+    run.break_off("b")
+    made = Fork(world, run.plan, world.store.run(run.id), "b")
+    copied = made.take_over()
+    return lambda: made.begin(copied)
+
+
+def copy_for_a_fork(world):
+    run = world.run(line_plan("a"))
+    run.do("a")
+    source = world.store.run(run.id)
+    copied = {"records": {"a": "{}"}, "given": {}, "keys": ["a"], "failures": []}
+    return lambda: world.scripts.forking.take_over(new_token(), source, lasts_ms=1000, **copied)
+
+
+def copy_items_for_a_fork(world):
+    run = mapped_run(world, 2)
+    run.commit("item[0]", run.hold("item"))
+    source, parts = world.store.run(run.id), {"node": "item", "first": 0, "count": 1, "kind": "items"}
+    return lambda: world.scripts.forking.take_parts(new_token(), source, lasts_ms=1000, **parts)
+
+
 def tick(world):
     world.scripts.sweep_tick(lease_ms=LEASE_MS)
     return lambda: world.scripts.sweep_tick(lease_ms=LEASE_MS)
@@ -325,7 +350,7 @@ def publish_plan(world):
         commit, commit_that_ends_the_run, commit_with_a_message, commits_that_are_sent_together,
         onward_to_the_next_node, onward_to_the_next_item, commit_of_a_decision, commit_of_a_compensation,
         fail_with_another_attempt, fail_for_good, start_of_a_child, wake, release, report, announce, resume, look,
-        republish, tick,
+        republish, tick, fork, copy_for_a_fork, copy_items_for_a_fork,
         abandon, restore_plan, first_tick, publish_plan, turn, commit_of_the_last_page, claim_of_a_page, set_cursor,
     ],
     ids=lambda prepare: prepare.__name__,

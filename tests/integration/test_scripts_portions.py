@@ -23,6 +23,7 @@ from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.scripts import Scripts
 from orchestrator.store.scripts.results import MORE
+from tests.scripts_fork import fork_of
 from tests.scripts_world import World, fan_plan, flow, line_plan, mapped_run, node, opened, plan_of
 
 if TYPE_CHECKING:
@@ -376,6 +377,19 @@ def move_many(world: World, count: int) -> None:
     world.scripts.delete_run(run.id, run.plan.hash)
 
 
+def fork_many(world: World, count: int) -> None:
+    """Fork a run behind its map of so many items."""
+    run = succeeded_items(world, count)
+    write(run, "outputs", {"item": f"@item|{count}"})
+    run.do("after")
+    fork = fork_of(run, "after")
+    assert world.client.hlen(world.keys.results(fork.id, "item")) == count
+    assert fork.break_off("after").work.kind == "", "nothing is undone by the fork"
+    assert fork.status == "failed"
+    for each in (run, fork):
+        world.scripts.delete_run(each.id, each.plan.hash)
+
+
 class Touched:
     """Records that each script has read or written, by MONITOR."""
 
@@ -404,6 +418,7 @@ def test_no_script_touches_more_than_so_many_records(world, server):
     touched = Touched(server.url)
     with touched.client.monitor() as monitor:
         move_many(world, MANY)
+        fork_many(world, MANY)
         world.client.set("stop", 1)
         counts = touched.read(monitor)
     world.client.delete("stop")
@@ -435,6 +450,7 @@ def timed(world):
 
 def test_no_script_holds_the_server_for_long(timed):
     move_many(timed, MANY)
+    fork_many(timed, MANY)
 
 
 def test_a_parallel_step_of_a_thousand_is_entered_at_once(timed):
@@ -448,3 +464,4 @@ def test_a_parallel_step_of_a_thousand_is_entered_at_once(timed):
 @pytest.mark.timeout(900)
 def test_no_script_holds_the_server_for_long_with_as_many_items_as_a_map_may_have(timed):
     move_many(timed, MOST_ITEMS)
+    fork_many(timed, MOST_ITEMS)

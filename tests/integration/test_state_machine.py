@@ -31,7 +31,7 @@ SETTINGS = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-MOST_RUNS = 3
+MOST_RUNS, MOST_RUNS_AND_FORKS = 3, 4
 numbers = st.integers(0, 23)
 """Picks one of what there is, modulo how many there are, so that a choice never depends on the instant."""
 holders = st.integers(1, 3)
@@ -99,6 +99,28 @@ class Machine(RuleBasedStateMachine):
         assert player.promise(player.run.resume()).outcome == "resumed"
         with self.world.unchanged():
             assert player.run.resume().outcome == "not ended"
+
+    @precondition(lambda self: self.view and any(run.has_ended for run in self.view.runs.values()))
+    @rule(which=numbers, pick=numbers, singles=st.booleans(), gives=st.booleans())
+    def fork(self, *, which: int, pick: int, singles: bool, gives: bool) -> None:
+        """A fork at any node, with outputs in place of those that are missing or were undone."""
+        if len(self.players) >= MOST_RUNS_AND_FORKS:
+            return
+        ended = [player for player in self.players if self.run_view(player).has_ended]
+        player = ended[which % len(ended)]
+        names = [name for name, facts in player.plan.nodes.items() if not facts.undoes]
+        at, records = sorted(names)[pick % len(names)], self.run_view(player).nodes
+        lacking = [
+            facts.key
+            for facts in player.plan.nodes.values()
+            if facts.key
+            and facts.step < player.plan.nodes[at].step
+            and records.get(facts.name, {}).get("state", "succeeded") != "succeeded"
+        ]
+        made = player.fork(at, singles=singles, given=dict.fromkeys(lacking, "given") if gives else {})
+        self.seen["forked" if made else "not forked"] += 1
+        if made:
+            self.players.append(made)
 
     # Workers.
 
@@ -416,6 +438,7 @@ def test_the_invariants_hold_whatever_is_done_in_whatever_order(server):
     played = play(server, SETTINGS)
     assert played["onward"]
     assert played["portions"]
+    assert played["forked"] > 5
     assert not {"run-succeeded", "run-failed", "run-cancelled", "run-compensation_failed", "resumed"} - played.keys()
     assert (
         not {"lost", "timed-out", "retrying", "waiting", "skipped", "unknown", "woken", "republished"} - played.keys()

@@ -113,6 +113,15 @@ def test_what_a_fork_has_taken_over_is_never_compensated_by_it(world):
     assert undone.work.names == ("undo-c", "undo-b")
 
 
+def test_a_fork_that_cannot_get_on_owes_nothing_for_what_it_has_taken_over(world):
+    run = done(world, line_plan("a", "b", undone="succeeded"), "a", "b")
+    fork = fork_of(run, "b")
+    abandon = {"verdict": "failed", "failure": FAILURE}
+    world.scripts.abandon(fork.id, fork.plan.hash, ["a", "b"], **abandon, is_last=False)
+    assert world.scripts.abandon(fork.id, fork.plan.hash, [], **abandon, is_last=True) == "ended"
+    assert (fork.status, fork.states()) == ("failed", {"a": "succeeded", "b": "skipped"})
+
+
 def test_a_cancelled_fork_that_has_done_nothing_ends_at_once_and_is_taken_up_at_its_step(world):
     run = done(world, line_plan("a", "b", undone="succeeded"), "a", "b")
     fork = fork_of(run, "b")
@@ -170,6 +179,9 @@ def test_failures_that_a_step_allows_are_taken_over(world):
     fork = fork_of(run, "after")
     assert fork.states() == {"m-0": "failed", "m-1": "succeeded", "m-2": "succeeded", "after": "ready"}
     assert world.store.failures(fork.id).keys() == {"m-0"}
+    fork.cancel()
+    assert fork.resume().work.names == ("after",), "what was taken over is not tried again"
+    assert fork.node("m-0")["state"] == "failed"
     few = world.run(fan_plan(3, attempts=1, on_failure="continue", require=2))
     few.break_off("m-0")
     few.break_off("m-1")
@@ -278,6 +290,7 @@ def test_a_fork_queues_again_and_its_time_begins_with_its_admission(world):
     fork = fork_of(run, "b")
     assert (fork.status, fork.started.work.kind, fork.field("deadline")) == ("pending", "", "")
     assert world.members(world.keys.queued("f")) == [fork.id]
+    assert f"{fork.id}|" not in world.members(world.keys.timers)
     assert fork.look() == []
     other.do("a")
     other.do("b")

@@ -180,7 +180,7 @@ class Engine:
             InvalidInput, ConfigurationError: As of `refuse`; nothing was written.
             StoreFull, StoreUnavailable: Redis; the same `run_id` or idempotency key again is safe.
         """
-        self.refuse(plan, priority, queues=overlap == "queue")
+        self.refuse(plan, priority, is_newer=overlap == "queue")
         epoch = first_epoch(priority)
         given: dict[str, Any] = {"tags": tags, "idempotency_key": idempotency_key}
         given |= {"traceparent": traceparent, "epoch": epoch}
@@ -297,13 +297,13 @@ class Engine:
                 self.publisher.publish_first(plan, run_id, epoch, started.work)
         return made
 
-    def refuse(self, plan: Plan, priority: int | None = None, *, queues: bool = False) -> None:
+    def refuse(self, plan: Plan, priority: int | None = None, *, is_newer: bool = False) -> None:
         """Refuse to start runs of a plan that would hang, or whose priority the broker would not keep.
 
         Args:
             plan: The plan.
             priority: Of the runs.
-            queues: Whether they may have to wait for others, whatever the plan says.
+            is_newer: Whether older workers do not know what their records say, whatever the plan says.
 
         Raises:
             InvalidInput: The priority is none of the broker's.
@@ -313,7 +313,7 @@ class Engine:
         if priority is not None:
             refuse_priority(self.app, plan, priority, all_of_them=is_registered)
         self._checks.refuse(plan, is_registered=is_registered)
-        needed = FORMAT if queues else plan.needed_format
+        needed = FORMAT if is_newer else plan.needed_format
         if needed > FIRST_FORMAT:
             refuse_old_workers(plan, self.fleet.workers(), needed)
 

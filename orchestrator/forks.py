@@ -75,7 +75,7 @@ def fork_run(engine: Engine, source: RunRecord, plan: Plan, *, at: Any, given: A
     legacy = inherit(store, source, plan, position=position, given=values, dump=partial(_dumped_output, engine, plan))
     # The id is made here, once: a call that is repeated after a lost answer is known by it.
     run_id = str(uuid.uuid4())
-    engine.refuse(plan, source.priority)
+    engine.refuse(plan, source.priority, is_newer=True)  # an older worker would undo what is taken over
     copied = copy(store, source, legacy, run_id)
     fault_point("before_fork")
     scheduled = source.fields.get("scheduled")

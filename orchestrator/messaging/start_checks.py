@@ -84,7 +84,7 @@ def refuse_old_workers(plan: Plan, workers: Sequence[Mapping[str, Any]], needed:
     old = [worker.get("name", "a worker") for worker in workers if worker.get("format", FIRST_FORMAT) < needed]
     if old:
         raise ConfigurationError(
-            f"flow {plan.flow} is not started: its nodes wait, which older workers do not know; update {', '.join(old)}"
+            f"flow {plan.flow} is not started: older workers do not know all that it needs; update {', '.join(old)}"
         )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from celery import Celery
 
-from orchestrator import InvalidInput, Orchestrator, PayloadTooLarge, RunError, RunStatus
+from orchestrator import ConfigurationError, InvalidInput, Orchestrator, PayloadTooLarge, RunError, RunStatus
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 
@@ -131,6 +131,16 @@ def test_a_run_that_goes_on_or_has_a_parent_is_not_forked(forked):
     run.wait(timeout=30)
     with pytest.raises(RunError, match=f"it is forked with the run {run.id} at the top"):
         run.children()[0].fork(at="label")
+
+
+def test_no_fork_begins_beside_a_worker_that_would_undo_what_is_taken_over(forked, elsewhere):
+    run, store = ended(forked), forked.orchestrator._engine.store
+    store.announce_worker("old", {"name": "old@host", "queues": [], "flows": {}})
+    try:
+        with pytest.raises(ConfigurationError, match="update old@host"):
+            elsewhere.get(run.id).fork(at="tell")
+    finally:
+        store.withdraw_worker("old")
 
 
 @pytest.mark.parametrize(("point", "count"), [("between_portions", 0), ("before_fork", 0), ("after_fork", 1)])

@@ -185,6 +185,7 @@ class _Explainer:
         queue = node_plan.queue
         length = look_at_queue(self.engine.app, queue).length
         shown = f"queue {queue}" + ("" if length is None else f" of length {length}")
+        shown += "" if self.run.priority is None else f" with priority {self.run.priority}"
         workers = self.fleet.consumers(self.plan, name)
         if not workers:
             undeclared = undeclared_queues(self.engine.app, self.plan).get(queue)

@@ -101,6 +101,8 @@ def test_a_lost_message_is_sent_again_into_its_own_list_whatever_waits_behind_it
     assert message["headers"]["root_id"] == run.id
     assert message["properties"]["priority"] == 4
     assert client.llen(list_of(9)) == 1
+    (waiting,) = run.explain()
+    assert waiting.reason.startswith(f"waits in queue {AWAY} of length 2 with priority 4, which no worker consumes")
     for each in (patient, run):
         each.cancel()
     client.delete(list_of(3), list_of(9))

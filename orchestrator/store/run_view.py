@@ -252,6 +252,15 @@ def _shown(store: Store, value: bytes | None, key: str = "") -> str | None:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def show_iteration(store: Store, run_id: str, node: NodeRow, number: int) -> str | None:
+    """Return the stored output of an iteration as a view has outputs; None if it is not stored, or over 64 KiB."""
+    key, field = store.keys.results(run_id, node.name), str(number)
+    with store.guarded():
+        size: int = store.client.hstrlen(key, field)
+        value = store.client.hget(key, field) if 0 < size <= READ_WHOLE else None
+    return _shown(store, value, node.key)
+
+
 @dataclass(frozen=True)
 class _Reader:
     store: Store

@@ -15,6 +15,7 @@ from orchestrator.web import fleet_pages, run_page, texts
 from orchestrator.web.children import Opened, read_opened
 from orchestrator.web.handler import FlowsHandler, PageProblem
 from orchestrator.web.listing import FIELDS, GROUPS, SPANS, BadFilterError, Filters, read_instant, read_listing
+from orchestrator.web.marks import words_of
 from orchestrator.web.schedule_page import read_schedules
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class RunPage(FlowsHandler):
             there=self.address(run_id),
             describe=run_page.describe_event,
             failure_text=run_page.failure_text,
+            words_of=words_of,
             most_items=run_page.FAILED_ITEMS,
+            most_attempts=run_page.ATTEMPTS,
             actor=self.actor,
         )
 

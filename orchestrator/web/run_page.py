@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
-from orchestrator.store.run_view import OPEN_STATES, without_child_undos
+from orchestrator.store.run_view import OPEN_STATES, show_iteration, without_child_undos
 from orchestrator.store.wrong_types import is_wrong_type, wrong_keys
 from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
 from orchestrator.web.children import Below, Opened, read_below, runs_of_node
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
+ATTEMPTS = 40
 NARROW = 330
 
 
@@ -51,6 +52,8 @@ class Panel:
         words: Its state.
         attempts: Newest first.
         chosen: The attempt that the reader has chosen among them, if any.
+        open_items: Of a map: rows of some items that have begun, or wait for another attempt.
+        open_count: How many there are.
         failed_items: Of a map: rows of some items that failed.
         failed_from: How many failed ones are before them.
         failed_count: How many there are.
@@ -68,6 +71,8 @@ class Panel:
     words: str
     attempts: list[Attempt]
     chosen: Chosen | None
+    open_items: list[NodeRow]
+    open_count: int
     failed_items: list[NodeRow]
     failed_from: int
     failed_count: int
@@ -196,7 +201,7 @@ def read_run(orchestrator: Orchestrator, run_id: str, look: Look) -> RunPage:
         graph_narrow=narrow,
         is_folded='class="node' in graph and " fold" in graph,
         timeline=read_timeline(view, history, now),
-        panel=_with_runs(orchestrator, run_id, _panel(view, chosen, look, history, names)),
+        panel=_with_details(orchestrator, run_id, _panel(view, chosen, look, history, names)),
         schedule=schedule_of(orchestrator, view),
         below=below,
         history=history[-HISTORY_SHOWN:][::-1],
@@ -256,23 +261,24 @@ def _panel(view: RunView, name: str, look: Look, history: Sequence[Event], worke
     if row is None:
         return None
     plan = view.plan.nodes.get(node_of(name)) if view.plan else None
-    failed = [
-        each
-        for each in view.nodes
-        if each.name.startswith(f"{name}[") and each.failure and each.state not in OPEN_STATES
-    ]
+    own = [each for each in view.nodes if each.name.startswith(f"{name}[")]
+    failed = [each for each in own if each.failure and each.state not in OPEN_STATES]
+    opened = [each for each in own if each.state in {*OPEN_STATES, "waiting", "paused"}]
     # A map's items that failed: as many before the page as the address says, at most all but the last page.
     items = look.items
     passed = int(items) if items.isascii() and items.isdecimal() and len(items) < len("1000000") else 0
     first = min(passed, max(0, len(failed) - 1) // FAILED_ITEMS * FAILED_ITEMS)
     undo = next((each for each in view.nodes if each.undoes == name), None)
-    attempts = read_attempts(row, [each for each in history if each.node == name])
+    repeats = plan is not None and bool(plan.repeats)
+    attempts = read_attempts(row, [each for each in history if each.node == name], repeats=repeats)
     return Panel(
         row=row,
         tone=TONES.get(row.state, "none"),
         words=words_of(row) if row.state in ("waiting", "paused") else WORDS.get(row.state, row.state),
         attempts=attempts,
         chosen=choose_attempt(row, attempts, look.attempt, view.log, workers),
+        open_items=opened[:FAILED_ITEMS] if row.items else [],
+        open_count=len(opened),
         failed_items=failed[first : first + FAILED_ITEMS] if row.items else [],
         failed_from=first,
         failed_count=len(failed),
@@ -285,10 +291,15 @@ def _panel(view: RunView, name: str, look: Look, history: Sequence[Event], worke
     )
 
 
-def _with_runs(orchestrator: Orchestrator, run_id: str, panel: Panel | None) -> Panel | None:
-    if panel is None or not panel.row.child:
-        return panel
-    return replace(panel, runs=runs_of_node(orchestrator, run_id, panel.row))
+def _with_details(orchestrator: Orchestrator, run_id: str, panel: Panel | None) -> Panel | None:
+    """Add what is read for this node alone: the runs that it has started, and the output of a chosen iteration."""
+    if panel is None:
+        return None
+    chosen = panel.chosen
+    if chosen is not None and chosen.attempt.iteration is not None:
+        store = orchestrator._engine.store  # noqa: SLF001 - as above
+        chosen = replace(chosen, output=show_iteration(store, run_id, panel.row, chosen.attempt.iteration))
+    return replace(panel, chosen=chosen, runs=runs_of_node(orchestrator, run_id, panel.row))
 
 
 def describe_event(event: Event) -> str:

@@ -37,6 +37,8 @@ WAITS = {
     "undoing": "the run that it started is being undone",
 }
 ENDS = {"succeeded": "ok", "failed": "bad", "unknown": "bad", "skipped": "skip"}
+PARTS = ("iteration", "page")
+"""Events by which an attempt ends whose node goes on with another part."""
 UNDONE = {"undone": "undone", "undo-failed": "bad"}
 """How undoing the run of a node ended."""
 LOST = {"lost": "was lost with its worker", "timed-out": "took longer than its timeout"}
@@ -159,6 +161,7 @@ class _Segments:
         self.row = row
         self.done: list[Segment] = []
         self.open: Segment | None = None
+        self.part_at: datetime | None = None
         if row.since is not None and row.kind not in GATES:
             self.begin("queue", row.first or row.since, "queued")
 
@@ -178,12 +181,15 @@ class _Segments:
     def take(self, event: Event) -> None:
         number = f"attempt {event.attempt}"
         if event.event == "started":
+            self.leave_part()
             if self.open is not None and self.open.begin > event.at:
                 self.open = None  # what is known of its queue is that of a later attempt
             self.close(event.at)
             self.begin("run", event.at, number, event.attempt)
         elif event.event in ENDS:
             self.close(event.at, ENDS[event.event], f"{number} {event.event}" if event.attempt else event.event)
+        elif event.event in PARTS and self.is_running:
+            self.part_at = event.at  # the attempt may go on with the next part, or another one begins later
         elif event.event in UNDONE:
             self.close(event.at, UNDONE[event.event], WAITS["undoing"])
         elif event.event in WAITS or event.event in LOST:
@@ -199,8 +205,18 @@ class _Segments:
                 "wait", event.at, f"{title} {event.detail}" if event.event == "waiting" else title, event.attempt
             )
 
+    def leave_part(self) -> None:
+        """End an attempt with the last part that it stored."""
+        if self.part_at is not None and self.is_running:
+            at = self.part_at
+            self.close(at, "ok")
+            self.begin("queue", at, "until the next part begins")
+        self.part_at = None
+
     def finish(self, end: datetime) -> list[Segment]:
         row = self.row
+        if row.state in ("parked", "ready"):
+            self.leave_part()
         is_unseen = not any(each.kind == "run" for each in self.done) and (not self.open or self.open.kind == "queue")
         if is_unseen and row.started is not None:
             self.close(row.started)

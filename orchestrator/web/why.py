@@ -22,6 +22,8 @@ DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+([A-Z]\w*)")
 HELD = re.compile(r"was paused at (.+?) UTC and waits for resume\(\)(?:: (.*))?", re.DOTALL)
 SINCE = re.compile(r" since [\d: -]{19} UTC$")
 """Pages write instants in the reader's zone."""
+RUN = re.compile(r"\brun ([0-9a-f]{8})-[0-9a-f-]{27}\b")
+"""A run, of whose id a page shows the beginning."""
 NAMED = re.compile(r"^its (run|plan) \S+ is set aside: ")
 ASIDE = (
     "Other runs go on without it. It is tried again every minute, and goes on once the cause is gone. "
@@ -89,7 +91,7 @@ def _why_open(view: RunView, waiting: Sequence[Waiting], names: Mapping[str, str
         said = "nothing of it starts until somebody resumes it" + (f": {held[2]}" if held[2] else "")
         held_at = datetime.fromisoformat(held[1]).replace(tzinfo=UTC)
         return Reason("wait", "", "This run is paused", visible(said), None, _meanwhile(open_ones[1:]), since=held_at)
-    text = error_text(DOTTED.sub(r"\1", first.reason))
+    text = error_text(RUN.sub(r"run \1", DOTTED.sub(r"\1", first.reason)))
     for holder, name in names.items():
         text = text.replace(holder, name)
     text = text.replace("waits for resume()", "stands until the run is resumed")

@@ -17,7 +17,6 @@ from orchestrator import (
     Node,
     NodeContext,
     Orchestrator,
-    RetryPolicy,
     SharedRateLimiter,
     Terminal,
     approval,
@@ -33,7 +32,6 @@ app = Celery("tabbed", broker=URL, backend=URL)
 orchestrator = Orchestrator(app)
 CALLBACKS: dict[str, str] = {}
 """The callbacks that this process has given away, by run."""
-TRIED: list[int] = []
 HOSTILE = """100% of %s <script>alert(1)</script>"'`${7*7}{{7*7}}</pre><img src=x onerror=alert(1)>\u202e\x00\x1b[31m"""
 
 
@@ -91,10 +89,7 @@ journey = flow("journey").takes(int).then(Node("go-on-tour", tour).with_inputs(i
 
 
 def counted(count: int) -> int:
-    """Return the next number; fail at 3 until the third time that it is asked."""
-    TRIED.append(count)
-    if count == 3 and TRIED.count(3) < 3:
-        raise ConnectionError("no answer at 3")
+    """Return the next number."""
     return count + 1
 
 
@@ -133,12 +128,7 @@ for built in (
     .build(),
     flow("counting")
     .takes(int)
-    .then(
-        Node("count-on", counted)
-        .with_inputs(count=number)
-        .with_retry(RetryPolicy(maximum_attempts=4, initial_interval=timedelta(milliseconds=1), jitter=False))
-        .with_repeat(until=lambda count: count >= 5)
-    )
+    .then(Node("count-on", counted).with_inputs(count=number).with_repeat(until=lambda count: count >= 45))
     .build(),
     flow("nasty").then(Node("says-it", done)).build(),
     flow("render").then(Node("order-film", order_film)).build(),

@@ -73,6 +73,19 @@ def test_a_failed_attempt_a_wait_and_another_attempt():
     ]
 
 
+def test_parts_of_one_attempt_are_one_stretch_and_what_is_between_attempts_is_none():
+    told = [
+        event(1, "started"),
+        event(2, "iteration"),
+        event(3, "iteration"),
+        event(9, "started"),
+        event(10, "iteration"),
+    ]
+    stretches = [("queue", "", 0, 1), ("run", "ok", 1, 3), ("queue", "", 3, 9), ("run", "ok", 9, 10)]
+    assert kinds(node(state="parked", since=at(0), started=at(9)), *told) == [*stretches, ("queue", "", 10, 60)]
+    assert kinds(node(since=at(0), ended=at(10)), *told, event(10, "succeeded")) == stretches
+
+
 def test_what_is_open_reaches_to_now():
     waiting = node(state="parked", since=at(0), started=at(1))
     assert kinds(waiting, event(1, "started"), event(2, "retrying"))[-1] == ("wait", "", 2, 60)
@@ -94,6 +107,42 @@ def test_attempts_are_listed_newest_first():
         (2, "running", None),
         (1, "failed, another follows", at(2)),
     ]
+
+
+def test_attempts_of_a_node_that_repeats_belong_to_iterations():
+    row = node(state="running", attempt=1, pages=2)
+    told = [
+        event(1, "started"),
+        event(2, "retrying"),
+        event(3, "started", 2),
+        event(5, "iteration", 2, detail="0"),
+        event(6, "iteration", 2, detail="1"),
+        event(9, "started"),
+    ]
+    found = read_attempts(row, told, repeats=True)
+    assert [(each.key, each.said, each.began, each.ended) for each in found] == [
+        ("2.1", "running", at(9), None),
+        ("1.2", "iteration stored", at(5), at(6)),
+        ("0.2", "iteration stored", at(3), at(5)),
+        ("0.1", "failed, another follows", at(1), at(2)),
+    ]
+    ended = read_attempts(node(state="succeeded", pages=2), [*told[2:5], event(6, "succeeded", 2)], repeats=True)
+    assert [each.key for each in ended] == ["1.2", "0.2"]
+
+
+def test_attempts_with_one_number_are_told_apart():
+    told = [event(1, "started"), event(2, "failed"), event(8, "started"), event(9, "failed")]
+    first, second = read_attempts(node(state="failed", attempt=1), told)
+    assert (first.key, second.key.startswith("1-")) == ("1", True)
+    chosen = choose_attempt(node(attempt=1), [first, second], second.key, [LogLine(at(8), "n", 1, "INFO", "x")], {})
+    assert chosen is not None
+    assert (chosen.attempt, chosen.lines) == (second, [])
+
+
+def test_of_an_item_the_history_has_only_what_failed():
+    row = node(name="n[7]", state="failed", attempt=2, started=at(4), ended=at(5))
+    found = read_attempts(row, [event(2, "retrying"), event(5, "failed", 2)])
+    assert [(each.key, each.began, each.ended) for each in found] == [("2", at(4), at(5)), ("1", None, at(2))]
 
 
 def test_an_attempt_that_failed_has_its_error_its_worker_and_its_lines():

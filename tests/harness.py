@@ -49,8 +49,8 @@ class Ledger:
         seconds, micros = self.client.time()
         self.client.rpush("ledger", json.dumps([event, name, seconds + micros / 1e6, os.getpid()]))
 
-    def lines(self) -> list[tuple[str, str, float, int]]:
-        return [tuple(json.loads(line)) for line in self.client.lrange("ledger", 0, -1)]
+    def lines(self, first: int = 0) -> list[tuple[str, str, float, int]]:
+        return [tuple(json.loads(line)) for line in self.client.lrange("ledger", first, -1)]
 
     def names(self, event: str) -> list[str]:
         return [name for kind, name, _, _ in self.lines() if kind == event]

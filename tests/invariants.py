@@ -1,20 +1,19 @@
 """Invariants of runs at every instant: read from Redis at once, derived again from their history, and compared.
 
-`look_at` reads; `check_run` checks one run, `check_all` all that were read. A `Story` repeats a run from the events of
-its history and fails at an event that must not have happened there; what it comes to has to be what the records say.
+`look_at` reads; `check_run` checks one run, `check_all` all that were read. What a `Story` comes to has to be what the
+records say.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.definition.step_plan import END
 from orchestrator.store.history import read_entries
 from orchestrator.store.keys import CHILD, family_of
+from tests.story import ENDED, Story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,13 +23,9 @@ if TYPE_CHECKING:
     from orchestrator.definition.plan import Plan
     from orchestrator.store.run_store import Store
 
-ENDED = ("succeeded", "failed", "cancelled", "compensation_failed")
 GROUPS = tuple(family + group for family in ("", CHILD) for group in ("open", *ENDED, "paused"))
 COUNTED = {"callback", "child"}
 """What is waited for behind an attempt, and counts as running."""
-SAYS_NOTHING = {"run-started", "admitted", "republished", "approved", "child", "signal-kept", "signal-unused"}
-SAYS_NOTHING |= {"forked", "forked-from"}
-"""Events that change nothing of what has to hold."""
 
 
 @dataclass
@@ -165,191 +160,6 @@ def _claims(holder: str, found: Mapping[bytes, bytes]) -> Iterator[tuple[tuple[s
         yield (run_id, node), (holder, value.partition("|")[0])
 
 
-@dataclass
-class Story:
-    """A run told again from its history.
-
-    Attributes:
-        final: Nodes that ended for good and how, in the order in which they did.
-        inherited: Of a fork: nodes that were done before it, and how they ended.
-        results: How often each node was recorded as succeeded, by generation.
-        saga: Compensations in the order in which they must run, once it is known.
-    """
-
-    plan: Plan
-    choices: Mapping[str, int]
-    inherited: Mapping[str, str] = field(default_factory=dict)
-    verdict: str = ""
-    ended: str = ""
-    must_end: bool = False
-    running: set[str] = field(default_factory=set)
-    waiting: dict[str, str] = field(default_factory=dict)  # node to the kind of what it waits for
-    final: dict[str, str] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
-    generations: Counter[str] = field(default_factory=Counter)
-    results: Counter[tuple[str, int]] = field(default_factory=Counter)
-    was_lost: dict[str, bool] = field(default_factory=dict)
-    undone: dict[str, str] = field(default_factory=dict)
-    saga: list[str] | None = None
-    done: int = 0
-
-    def tell(self, event: str, node: str, attempt: int, detail: str) -> None:
-        """Go on by one event."""
-        assert not self.must_end or event == "run-ending", f"{event} {node} after a failure that ends the run"
-        assert not self.ended or event in {"resumed", "forked"}, f"{event} {node} after the end"
-        if event == "started":
-            self._start(node, attempt)
-        elif event == "succeeded":
-            self._succeed(node)
-        elif event == "waits":
-            self._wait(node, detail)
-        elif event in {"retrying", "lost", "timed-out", "unannounced"}:
-            self._lose(node, event)
-        elif event in {"failed", "unknown", "skipped"}:
-            self._miss(node, event)
-        elif event == "waiting":
-            assert node not in self.running, f"{node} waits while it runs"
-            assert node not in self.final, f"{node} waits although it is {self.final.get(node)}"
-        elif event == "run-ending":
-            assert not self.verdict, f"a second verdict: {self.verdict}, {detail}"
-            self.verdict, self.must_end = detail, False
-        elif event == "resumed":
-            self._resume()
-        elif event not in SAYS_NOTHING:
-            self._end(event.removeprefix("run-"))
-
-    def is_compensation(self, node: str) -> bool:
-        return self.plan.nodes[node].kind == "compensation"
-
-    def path(self) -> Iterator[int]:
-        """The positions from the first on, as far as decisions have been taken."""
-        position = 0
-        while position != END:
-            yield position
-            step = self.plan.steps[position]
-            if step.kind == "branch":
-                if step.name not in self.choices:
-                    return
-                position = step.branches[self.choices[step.name]]
-            else:
-                position = step.next
-
-    def is_settled(self, position: int) -> bool:
-        """Whether every member of a position has ended in a way after which the flow goes on."""
-        step = self.plan.steps[position]
-        ends = {**self.inherited, **self.final}
-        return all(
-            ends.get(name) == "succeeded" or (step.go_on and ends.get(name) in {"failed", "unknown"})
-            for name in step.nodes
-        )
-
-    def _start(self, node: str, attempt: int) -> None:
-        facts = self.plan.nodes[node]
-        assert node not in self.running, f"{node} is started while it runs"
-        assert node not in self.final, f"{node} is started although it is {self.final.get(node)}"
-        assert node not in self.inherited, f"{node} is started although it was done before the fork"
-        if self.is_compensation(node):
-            assert self.verdict, f"{node} is started in a run that is not ending"
-            assert not self.running, f"{node} is started while {self.running} run"
-            assert self.expected_saga()[self.done] == node, f"{node} is not next in {self.saga}"
-        else:
-            assert not self.verdict, f"{node} is started in a run that is ending"
-            before = list(self.path())
-            assert facts.step in before, f"{node} is not on the branches that were taken"
-            early = [each for each in before[: before.index(facts.step)] if not self.is_settled(each)]
-            assert not early, f"{node} is started before positions {early} are done"
-        self.attempts[node] += 1
-        assert attempt == self.attempts[node], f"{node} says attempt {attempt}, it is number {self.attempts[node]}"
-        assert attempt <= facts.attempts, f"{node} is started {attempt} times, {facts.attempts} at most"
-        self.running.add(node)
-
-    def _lose(self, node: str, event: str) -> None:
-        waits = self.waiting.pop(node, None)
-        assert node in self.running or (waits, event) == ("callback", "timed-out"), f"{event} {node}: no attempt runs"
-        self.running.discard(node)
-        self.attempts[node] -= event == "unannounced"  # it is given back
-        self.was_lost[node] = event == "lost"
-
-    def _wait(self, node: str, kind: str) -> None:
-        if kind == "undo":
-            assert self.expected_saga()[self.done] == node, f"{node} is not next in {self.saga}"
-        else:
-            assert not self.verdict, f"{node} waits in a run that is ending"
-        assert node not in self.final, f"{node} waits although it is {self.final.get(node)}"
-        assert (node in self.running) == (self.plan.nodes[node].kind == "node"), f"{node} waits for {kind}"
-        self.running.discard(node)
-        self.waiting[node] = kind
-
-    def _succeed(self, node: str) -> None:
-        assert node in self.running or node in self.waiting, f"{node} succeeds without an attempt"
-        self.running.discard(node)
-        self.waiting.pop(node, None)
-        self.final[node] = "succeeded"
-        subject = self.plan.nodes[node].undoes or node
-        self.results[node, self.generations[subject]] += 1
-        assert self.results[node, self.generations[subject]] == 1, f"{node} has two results"
-        if self.is_compensation(node):
-            self.undone[subject] = "compensated"
-            self.generations[subject] += 1
-            self.done += 1
-
-    def _miss(self, node: str, how: str) -> None:
-        assert node not in self.final, f"{node} is {how} although it is {self.final.get(node)}"
-        self.running.discard(node)
-        waits = self.waiting.pop(node, None)
-        if how == "skipped":
-            assert (bool(self.verdict), self.attempts[node]) == (True, 0), f"{node} is skipped"
-        else:
-            assert self.attempts[node] or waits, f"{node} is {how} without an attempt"
-        if how == "unknown" and waits != "callback":
-            assert self.was_lost.get(node), f"{node} is unknown although its last attempt was not lost"
-        self.final[node] = how
-        if self.is_compensation(node):
-            self.undone[self.plan.nodes[node].undoes] = "compensation_failed"
-            self.done += 1
-        elif not self.verdict:
-            self.must_end = not self.plan.steps[self.plan.nodes[node].step].go_on
-
-    def expected_saga(self) -> list[str]:
-        """What has to be undone, last completed first; fixed when it is first asked for."""
-        if self.saga is None:
-            compensations = {node: (undo, when) for node, undo, when in self.plan.sagas}
-            self.saga = [
-                compensations[node][0]
-                for node, how in reversed(self.final.items())
-                if node in compensations
-                and (how == "succeeded" or (compensations[node][1] == "started" and self.attempts[node] > 0))
-            ]
-        return self.saga
-
-    def _end(self, status: str) -> None:
-        assert not self.running, f"the run is {status} while {self.running} run"
-        if status == "succeeded":
-            assert not self.verdict, f"a run with the verdict {self.verdict} succeeded"
-            assert all(map(self.is_settled, self.path())), "the run succeeded before its last node"
-        else:
-            missed = "compensation_failed" in self.undone.values()
-            assert status == ("compensation_failed" if missed else self.verdict)
-            assert self.done == len(self.expected_saga()), f"{self.saga} ended after {self.done}"
-        self.ended = status
-
-    def _resume(self) -> None:
-        assert self.ended in ENDED[1:], f"resumed although the run is {self.ended or 'live'}"
-        if self.ended == "compensation_failed":
-            assert self.saga is not None
-            self.saga = [undo for undo in self.saga if self.final[undo] != "succeeded"]
-            again = list(self.saga)
-            self.undone = {node: state for node, state in self.undone.items() if state == "compensated"}
-        else:
-            again = [node for node, how in self.final.items() if how != "succeeded" or self.is_compensation(node)]
-            again += self.undone
-            self.verdict, self.saga, self.undone = "", None, {}
-        for node in again:
-            self.final.pop(node, None)
-            self.attempts.pop(node, None)
-        self.done, self.ended = 0, ""
-
-
 def story_of(run: RunView) -> Story:
     """Tell a run again; its decisions are read from their records."""
     choices = {name: record["choice"] for name, record in run.nodes.items() if "choice" in record}
@@ -364,9 +174,8 @@ def check_records(run: RunView) -> None:
     """I2, I4, I5: the records are what the history comes to, and nothing happened that must not have."""
     story = story_of(run)
     assert not story.must_end
-    was_started = any(event in {"started", "resumed", "waits"} for event, *_ in run.events)
-    status = story.ended or ("compensating" if story.verdict else "running" if was_started else "pending")
-    assert run.status == status
+    was_started = any(event in {"started", "resumed", "waits", "paused"} for event, *_ in run.events)
+    assert run.status == (story.status if story.verdict or was_started else "pending")
     assert set(run.in_state("running")) == story.running
     assert {name: run.nodes[name]["waits"] for name in run.in_state("waiting")} == story.waiting
     assert run.number("running") == len(story.running) + sum(kind in COUNTED for kind in story.waiting.values())
@@ -436,7 +245,8 @@ def check_waits(view: View, run: RunView) -> None:
     parked = {name: run.nodes[name].get("bucket") for name in run.in_state("parked")}
     timed = {f"{run.id}|{name}" for name, bucket in parked.items() if bucket is None}
     timed |= {f"{run.id}|{name}" for name in run.in_state("waiting") if "due" in run.nodes[name]}
-    timers = {member for member in view.timers if member.startswith(f"{run.id}|")}
+    # By `:tree` the leader passes on to children what their root has come to.
+    timers = {member for member in view.timers if member.startswith(f"{run.id}|")} - {f"{run.id}|:tree"}
     if "deadline" in run.fields and not run.has_ended:
         timed.add(f"{run.id}|")
         if run.fields.get("verdict"):  # it says nothing any more: it may stay until it is due

@@ -116,7 +116,7 @@ class World:
         Args:
             paces: Seconds that nodes of the program take: `work_s`, `nap_s`.
         """
-        wait_until(self._is_whole, "workers ready", timeout=60)
+        wait_until(self.is_whole, "workers ready", timeout=60)
         self._logs_begin = {log: log.stat().st_size for log in self.folder.glob("*.log")}
         self.deaths = self.kills = 0
         self.ledger.clear()
@@ -128,7 +128,8 @@ class World:
             self.faults.unlink(missing_ok=True)
             self._end_runs()
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
+        """Every worker takes messages."""
         with self._lock:
             return all(worker.is_ready() for worker in self.workers)
 

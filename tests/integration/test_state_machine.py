@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from orchestrator.definition.step_plan import END
-from tests.invariants import ENDED, RunView, View
 from tests.machine import FAR_MS, SHAPES, Player, check, finish, rewind, view_of
 from tests.scripts_world import LEASE_MS, World, new_token
+from tests.story import ENDED
+
+if TYPE_CHECKING:
+    from tests.invariants import RunView, View
 
 GAMES, NEW_GAMES = 60, int(os.environ.get("TEST_MACHINE_EXAMPLES", "200"))
 SETTINGS = settings(

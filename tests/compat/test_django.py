@@ -111,6 +111,8 @@ def test_a_run_starts_with_the_commit(site, worker):
     site("rolls_back_a_savepoint", "kept", "undone")
     site("uses_another_database", "undone too", "kept too")
     assert site("runs", "noted") == ["committed", "kept", "kept too"]
+    priority, refused = site("commits_with_a_priority", "urgent")
+    assert (priority, "a whole number from 0 to 9" in refused) == (3, True)
     assert site("rows") == 0
 
 

@@ -16,6 +16,7 @@ class Entry(models.Model):
         input: JSON of the run's input; empty if there is none.
         idempotency_key: As of `Orchestrator.start`.
         tags: JSON of the run's tags.
+        priority: As of `Orchestrator.start`.
         created_at: When it was written.
         error: Why it will never be started; else empty.
     """
@@ -25,6 +26,7 @@ class Entry(models.Model):
     input = models.TextField(blank=True)
     idempotency_key = models.TextField(null=True)  # noqa: DJ001 - an empty key is a key
     tags = models.TextField(default="{}")
+    priority = models.SmallIntegerField(null=True)
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
     error = models.TextField(blank=True, default="")
 

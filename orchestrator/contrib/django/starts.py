@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, transaction
 
 from orchestrator import starts
 from orchestrator.engine import Engine
-from orchestrator.errors import ConfigurationError, IdempotencyConflict, StoreError, UnknownFlow
+from orchestrator.errors import ConfigurationError, IdempotencyConflict, InvalidInput, StoreError, UnknownFlow
 from orchestrator.runs import FlowRun
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def start_on_commit(
     using: str | None = None,
     idempotency_key: str | None = None,
     tags: Mapping[str, str] | None = None,
+    priority: int | None = None,
     app: Celery | None = None,
 ) -> FlowRun:
     """Start a run when the current transaction commits; a transaction or savepoint that is rolled back starts none.
@@ -52,6 +54,7 @@ def start_on_commit(
         using: Alias of the database whose transaction it is; None is the default one.
         idempotency_key: As of `Orchestrator.start`.
         tags: As of `Orchestrator.start`.
+        priority: As of `Orchestrator.start`; checked at once.
         app: The Celery app with the orchestrator; None is Celery's current app.
 
     Returns:
@@ -60,10 +63,13 @@ def start_on_commit(
 
     Raises:
         UnknownFlow, InvalidInput, PayloadTooLarge: As of `Orchestrator.start`, at once.
-        ConfigurationError: The Celery app has no orchestrator.
+        ConfigurationError: The Celery app has no orchestrator, or its broker has no priorities and one is given.
     """
     engine = _engine_of(app)
     start = starts.prepare(engine, flow, input, idempotency_key=idempotency_key, tags=tags)
+    if priority is not None:
+        engine.refuse(start.plan, priority)
+        start = replace(start, priority=priority)
     if apps.is_installed(APP):
         row = apps.get_model(LABEL, "Entry")(
             run_id=start.run_id,
@@ -71,6 +77,7 @@ def start_on_commit(
             input=start.input_json.decode(),
             idempotency_key=idempotency_key,
             tags=json.dumps(dict(start.tags)),
+            priority=priority,
         )
         row.save(using=using, force_insert=True)
         transaction.on_commit(partial(_relay_at_once, engine, row), using=using)
@@ -124,13 +131,13 @@ def _relay(engine: Engine, row: Any) -> bool:
     try:
         plan = starts.find_plan(engine, row.flow)
         start = starts.Start(plan, row.input.encode(), row.run_id, row.idempotency_key, json.loads(row.tags))
-        starts.send(engine, start)
+        starts.send(engine, replace(start, priority=row.priority))
     except IdempotencyConflict as error:
         logger.exception("flow %s run %s: not started, its row stays in the outbox", row.flow, row.run_id)
         row.error = str(error)
         row.save(update_fields=["error"])
         return False
-    except (UnknownFlow, ConfigurationError) as error:
+    except (UnknownFlow, ConfigurationError, InvalidInput) as error:  # the last of a priority that another broker has
         logger.warning("flow %s run %s: not started yet, its row stays in the outbox: %s", row.flow, row.run_id, error)
         return False
     row.delete()

@@ -81,6 +81,17 @@ def commits(name: str) -> tuple[str, str]:
     return str(started.id in before), started.wait(timeout=30).value
 
 
+def commits_with_a_priority(name: str) -> tuple[int | None, str]:
+    """Start one with a priority; returns that of the run, and why another number is refused in the transaction."""
+    with transaction.atomic():
+        started = start_on_commit("noted", name, priority=3)
+        try:
+            start_on_commit("noted", name, priority=10)
+        except InvalidInput as error:
+            refused = str(error)
+    return started.priority, refused
+
+
 def rolls_back(name: str) -> None:
     with suppress(Undo), transaction.atomic():
         start_on_commit("noted", name)

@@ -88,8 +88,8 @@ def list_schedules(engine: Engine) -> tuple[ScheduleRow, ...]:
     """Return the schedules of every registered flow."""
     engine.discovery.catch_up()
     with engine.store.guarded():
-        stored = engine.store.upkeep.slot_rows()
-        now = _now(engine)
+        stored, now_s = engine.store.upkeep.slot_rows()
+    now = datetime.fromtimestamp(now_s, UTC)
     return tuple(
         _row(entry, slot, trigger, stored, now)
         for _, entry in sorted(engine.registry.flows.items())

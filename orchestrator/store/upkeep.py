@@ -194,9 +194,13 @@ class Upkeep:
             pipe.memory_usage(key(run_id))
         return sum(int(size or 0) for size in pipe.execute())
 
-    def slot_rows(self) -> dict[str, str]:
-        """Every field that is kept of schedules: instants, last runs by `<slot>|run`, notes of pauses."""
-        return {name.decode(): value.decode() for name, value in self._client.hgetall(self._keys.slots).items()}
+    def slot_rows(self) -> tuple[dict[str, str], float]:
+        """What is kept of schedules: instants, last runs by `<slot>|run`, notes of pauses; and the time in s."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hgetall(self._keys.slots)
+        pipe.time()
+        rows, (seconds, micros) = pipe.execute()
+        return {name.decode(): value.decode() for name, value in rows.items()}, seconds + micros / 1_000_000
 
     def pause_slot(self, slot: str, note: str) -> None:
         """Keep a note that makes a schedule start nothing."""

@@ -11,6 +11,7 @@ from orchestrator.definition.state import RunStatus
 from orchestrator.starts import find_plan
 from orchestrator.store.queries import as_json, json_value, last_runs
 from orchestrator.store.run_view import step_json
+from orchestrator.store.statistics import read_statistics
 from orchestrator.web.flow_limits import told_limits
 from orchestrator.web.graph import draw_graph
 from orchestrator.web.run_page import NARROW
@@ -62,8 +63,9 @@ def read_flows(orchestrator: Orchestrator) -> list[FlowRow]:
     """Return every flow that is registered here or announced; those with runs first."""
     counts = orchestrator.counts(children=True)
     following = _next_by_flow(orchestrator.schedules())
-    taken = {each.flow: each.runs for each in orchestrator.statistics()}
     store = orchestrator._engine.store  # noqa: SLF001 - a door reads the store directly
+    # With the names that are known by now, and not those that `Orchestrator.statistics` would ask for again.
+    taken = {each.flow: each.runs for each in read_statistics(store, [each.flow for each in counts], hours=24)}
     shown = [each.flow for each in counts] if len(counts) <= MOST_STRIPS else []
     last = last_runs(store, shown, limit=STRIP)
     rows = [_row(each, last.get(each.flow, ()), following.get(each.flow), taken.get(each.flow)) for each in counts]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 
 from orchestrator.definition.plan import node_of
 from orchestrator.errors import StoreError
+from orchestrator.runs import FlowRun
 from orchestrator.store.run_view import OPEN_STATES, show_iteration, without_child_undos
 from orchestrator.store.wrong_types import is_wrong_type, wrong_keys
 from orchestrator.web.attempts import Attempt, Chosen, choose_attempt, read_attempts, worker_of
@@ -36,6 +37,8 @@ HISTORY_SHOWN = 200
 FAILED_ITEMS = 20
 ATTEMPTS = 40
 NARROW = 330
+VERSION = ("status", "epoch", "position", "open", "won", "running", "seq", "map_next", "saga")
+"""Fields of a run, one of which changes whenever its page would."""
 
 
 class DamagedRunError(Exception):
@@ -145,12 +148,18 @@ def _damage(run_id: str, wrong: Sequence[tuple[str, str, str]]) -> str:
 @naming_damage
 def version_of(orchestrator: Orchestrator, run_id: str) -> str:
     """Return a text that changes whenever the page of a run would; one round trip."""
+    return _version_and_now(orchestrator, run_id)[0]
+
+
+def _version_and_now(orchestrator: Orchestrator, run_id: str) -> tuple[str, datetime]:
     store = orchestrator._engine.store  # noqa: SLF001 - as above
     with store.guarded():
-        values = store.client.hmget(
-            store.keys.run(run_id), "status", "epoch", "position", "open", "won", "running", "seq", "map_next", "saga"
-        )
-    return ".".join((value or b"").decode() for value in values)
+        pipe = store.client.pipeline(transaction=False)
+        pipe.hmget(store.keys.run(run_id), *VERSION)
+        pipe.time()
+        values, (seconds, micros) = pipe.execute()
+    version = ".".join((value or b"").decode() for value in values)
+    return version, datetime.fromtimestamp(seconds + micros / 1_000_000, UTC)
 
 
 @dataclass(frozen=True)
@@ -183,9 +192,9 @@ def read_run(orchestrator: Orchestrator, run_id: str, look: Look) -> RunPage:
         DamagedRunError: A key of it holds something else.
         StoreError: Redis.
     """
-    run, version = orchestrator.get(run_id), version_of(orchestrator, run_id)
+    version, now = _version_and_now(orchestrator, run_id)  # first: what changes meanwhile is read anew
+    run = FlowRun(orchestrator._engine, run_id)  # noqa: SLF001 - as above
     view, history = without_child_undos(shown := run.show()), fold_undos(shown, run.history())
-    now = datetime.fromtimestamp(orchestrator._engine.store.now_ms() / 1000, UTC)  # noqa: SLF001 - as above
     waiting = [] if view.run.status.is_final else run.explain()
     reason = reason_of(view, waiting, names := _workers(orchestrator))
     chosen = _choose(view, look.selected, reason)

@@ -52,9 +52,7 @@ def start_on_commit(
         flow: A flow, or its name.
         input: The run's input; checked at once.
         using: Alias of the database whose transaction it is; None is the default one.
-        idempotency_key: As of `Orchestrator.start`.
-        tags: As of `Orchestrator.start`.
-        priority: As of `Orchestrator.start`; checked at once.
+        idempotency_key, tags, priority: As of `Orchestrator.start`, and checked at once.
         app: The Celery app with the orchestrator; None is Celery's current app.
 
     Returns:

@@ -9,7 +9,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from orchestrator.definition.plan import FIRST_FORMAT, FORMAT
 from orchestrator.definition.policies import SLOTS
@@ -37,7 +37,7 @@ from orchestrator.store.scripts.results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from celery import Celery
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.store.run_store import RunRecord, Store
     from orchestrator.store.scripts.children import Spawned
+
+    Keep: TypeAlias = Callable[[Plan, str, int, Work], bool]
 
 logger = logging.getLogger(__name__)
 STARTS: Final = {"started", "exists", "conflict"}
@@ -105,11 +107,20 @@ class Engine:
             close_deserted(self.store.client.connection_pool)
             self.publisher.close_deserted()
 
-    def publish(self, plan: Plan, run_id: str, epoch: int, work: Work) -> None:
-        """Do what is left of a transition in portions, and in other runs of its tree, then send what that left."""
+    def publish(self, plan: Plan, run_id: str, epoch: int, work: Work, *, keep: Keep | None = None) -> None:
+        """Do what is left of a transition in portions, and in other runs of its tree, then send what that left.
+
+        Args:
+            plan: The plan that the run pins.
+            run_id: The run.
+            epoch: Its epoch.
+            work: What the transition left.
+            keep: Answers whether it takes over what became ready in another run; the rest is sent.
+        """
         try:
             if (own := self.complete(plan, run_id, work)).kind in ELSEWHERE:
-                self.publisher.publish_all(self.resolve(plan, run_id, epoch, own))
+                left = self.resolve(plan, run_id, epoch, own)
+                self.publisher.publish_all(each for each in left if keep is None or not keep(*each))
             else:
                 self.publisher.publish(plan, run_id, epoch, own)
         except StoreError as error:
@@ -204,7 +215,16 @@ class Engine:
         return started
 
     def spawn(
-        self, run_id: str, plan: Plan, node: str, token: str, child: Plan, *, priority: int | None, **options: Any
+        self,
+        run_id: str,
+        plan: Plan,
+        node: str,
+        token: str,
+        child: Plan,
+        *,
+        priority: int | None,
+        keep: Keep | None = None,
+        **options: Any,
     ) -> Spawned:
         """Start a run of another flow for a node that waits for it from then on, and send its first message.
 
@@ -215,6 +235,7 @@ class Engine:
             token: The token of its claim.
             child: The plan of the other flow.
             priority: That of the run, which the other one has, too.
+            keep: As of `publish`; with it, the script that starts the run sends nothing.
             options: What spawn.lua takes besides, and `input_json`.
 
         Raises:
@@ -228,23 +249,30 @@ class Engine:
         )
         # It names the child, whose id is not known before the store has said its number: `message_of` makes it then.
         del given["message"]
-        options |= given | {"message_of": partial(self.publisher.first_message, epoch=begun), "number": 1}
+        message_of = (lambda *_: ("", "")) if keep else partial(self.publisher.first_message, epoch=begun)
+        options |= given | {"message_of": message_of, "number": 1}
+        child, spawned = self._spawn((run_id, plan.hash, node, token), child, options)
+        if spawned.outcome == "evicts":
+            raise ConfigurationError(refused_eviction(child.flow, spawned.detail))
+        if spawned.started is not None:
+            fault_point("after_spawn", node)
+            started = (child, spawned.started.run_id, begun, spawned.started.work)
+            if keep is None or not keep(*started):
+                self.publisher.publish_first(*started)
+        return spawned
+
+    def _spawn(self, claim: tuple[str, str, str, str], child: Plan, options: dict[str, Any]) -> tuple[Plan, Spawned]:
+        """Call spawn.lua with the number of the child and the plan that it asks for; returns the child's plan, too."""
         while True:
             with self.store.guarded():
-                spawned = self.store.scripts.children.spawn(run_id, plan.hash, node, token, child_plan=child, **options)
+                spawned = self.store.scripts.children.spawn(*claim, child_plan=child, **options)
             if spawned.outcome == "number":  # it has started some before
                 options["number"] = int(spawned.detail)
             elif spawned.outcome == "no plan" and not options["send_plan"]:
                 child = self._as_announced(child)
                 options["send_plan"] = True
             else:
-                break
-        if spawned.outcome == "evicts":
-            raise ConfigurationError(refused_eviction(child.flow, spawned.detail))
-        if spawned.started is not None:
-            fault_point("after_spawn", node)
-            self.publisher.publish_first(child, spawned.started.run_id, begun, spawned.started.work)
-        return spawned
+                return child, spawned
 
     def fork(self, plan: Plan, run_id: str, source: RunRecord, *, input_json: bytes, **options: Any) -> Moved:
         """Begin a fork of an ended run with what was copied beside it, and send its first messages.

@@ -29,17 +29,25 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
     from orchestrator.execution.attempt import Attempt, Made
     from orchestrator.execution.sources import Batch, RunSource
+    from orchestrator.execution.tree_runs import TreeRuns
     from orchestrator.store.scripts.results import Moved
 
 MADE_HERE = {End.STORED, End.PAGE_STORED, End.TOLERATED, End.PARKED, End.FAILED}
 
 
 class Executor:
-    """Works through the attempts of one source."""
+    """Works through the attempts of one source.
 
-    def __init__(self, engine: Engine, source: RunSource) -> None:
+    Args:
+        engine: The engine.
+        source: The source.
+        tree: Keeps what this message goes on with in other runs; without it all of that is published.
+    """
+
+    def __init__(self, engine: Engine, source: RunSource, tree: TreeRuns | None = None) -> None:
         self.engine = engine
         self.source = source
+        self.tree = tree
 
     def run(self, batch: Batch) -> Outcome:
         """Run a batch, and what the source has behind it.
@@ -109,7 +117,7 @@ class Executor:
             elif isinstance(made, Deferred):
                 self._leave(attempt, let_wait(attempt, made), note=note)
             elif isinstance(made, Spawn):
-                moved, failure = start_child(attempt, made)
+                moved, failure = start_child(attempt, made, self.tree)
                 self._leave(attempt, moved, error=failure, note=note)
             elif isinstance(made, Waits):
                 self._leave(attempt, made.moved, note=note)
@@ -141,7 +149,8 @@ class Executor:
             behind = self.source.take(attempt, moved.work)
             if not behind:
                 # The script has noted that this process publishes; if it dies here, the reconciler does.
-                self.engine.publish(attempt.plan, attempt.run_id, attempt.epoch, moved.work)
+                keep = self.tree.keep if self.tree else None
+                self.engine.publish(attempt.plan, attempt.run_id, attempt.epoch, moved.work, keep=keep)
             if pushed:
                 self.engine.publisher.learn(attempt.plan, pushed, attempt.epoch)
             # The commit has freed the slots; this wakes who waits for them, and after a crash here the leader does.

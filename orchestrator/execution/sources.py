@@ -34,7 +34,7 @@ class RunSource:
         epoch: Its epoch in the message.
         celery_continues: Whether Celery publishes what is behind the message's own node.
         message: The Celery request that this process works on.
-        is_pulled: Whether it is another run's: this one's message was taken from the queue without Celery.
+        is_others: Whether it is another run's: this one's was taken from the queue without Celery, or never sent.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RunSource:
         epoch: int,
         celery_continues: bool = False,
         message: Any = None,
-        is_pulled: bool = False,
+        is_others: bool = False,
     ) -> None:
         self.engine = engine
         self.plan = plan
@@ -54,7 +54,7 @@ class RunSource:
         self.epoch = epoch
         self._celery_continues = celery_continues
         self._message = message
-        self._is_pulled = is_pulled
+        self._is_others = is_others
         self._left = 0  # items or pages that may still be made in this message
 
     def first(self, node: str) -> Batch:
@@ -125,7 +125,7 @@ class RunSource:
             epoch=self.epoch,
             # The chain or chord in the message is that of its own node; what this process goes on with has none.
             celery_continues=self._celery_continues and is_own,
-            is_first=is_first and not self._is_pulled,
-            is_own=is_own and not self._is_pulled,
+            is_first=is_first and not self._is_others,
+            is_own=is_own and not self._is_others,
             message=self._message,
         )

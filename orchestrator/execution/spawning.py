@@ -16,20 +16,23 @@ from orchestrator.fault_points import fault_point
 if TYPE_CHECKING:
     from orchestrator.execution.attempt import Attempt
     from orchestrator.execution.child_attempt import Spawn
+    from orchestrator.execution.tree_runs import TreeRuns
     from orchestrator.store.scripts.results import Moved
 
 LOOKS_AGAIN_MS = 5000
 """Time between two looks for a flow that nobody has announced."""
 
 
-def start_child(attempt: Attempt, made: Spawn) -> tuple[Moved, BaseException | None]:
-    """Start it; returns how the attempt ended, and its error if it failed."""
+def start_child(attempt: Attempt, made: Spawn, tree: TreeRuns | None) -> tuple[Moved, BaseException | None]:
+    """Start it, or let its first node be kept by `tree`; returns how the attempt ended, and its error if it failed."""
     fault_point("before_spawn", attempt.node_plan.name)
     engine, node, follows = attempt.engine, attempt.inputs.node, attempt.celery_continues
     if made.plan is None:
         wait = partial(attempt.store.scripts.children.wait_for_flow, *attempt.key, attempt.token)
         wait = partial(wait, delay_ms=LOOKS_AGAIN_MS, follows=follows)
         return retry_until_stored(attempt.store, attempt.place, wait), None
+    # Items of a map start their children at once, and each of these in a process of its own.
+    is_kept = tree and attempt.name == attempt.node_plan.name and tree.takes(made.plan, made.plan.steps[0].nodes[0])
     start = partial(
         engine.spawn,
         *(attempt.run_id, attempt.plan, attempt.name, attempt.token, made.plan),
@@ -39,6 +42,7 @@ def start_child(attempt: Attempt, made: Spawn) -> tuple[Moved, BaseException | N
         most_bytes=engine.settings.max_payload_bytes,
         lasts_ms=0 if node.timeout is None else in_milliseconds(node.timeout),
         follows=follows,
+        keep=tree.keep if tree and is_kept else None,
     )
     try:
         spawned = retry_until_stored(attempt.store, attempt.place, start)

@@ -23,6 +23,7 @@ from orchestrator.execution.queue_pull import pulled, put_back
 from orchestrator.execution.saga import BeginSaga, announced
 from orchestrator.execution.sources import RunSource
 from orchestrator.execution.task_events import Parked
+from orchestrator.execution.tree_runs import TreeRuns
 from orchestrator.liveness.pool_processes import begins_no_runs
 from orchestrator.liveness.time_limit import interruptible
 from orchestrator.messaging.canvas import ADVANCE
@@ -80,10 +81,12 @@ class NodeTask(EngineTask):
         in_chord = bool(self.request.chord)
         continues = in_chord or bool(self.request.chain)
         source = RunSource(engine, plan, run_id=run_id, epoch=epoch, celery_continues=continues, message=self.request)
+        tree = TreeRuns(engine, plan, self.request)
         # Taken once for the whole message: for each of its nodes they would cost more than a short function does.
         with engine.store.scripts.wire.held(), interruptible():
-            outcome = Executor(engine, source).run(source.first(name))
+            outcome = Executor(engine, source, tree).run(source.first(name))
             # Only behind a stored run: a failure has to reach Celery before anything else is begun.
+            self._run_tree(engine, tree, is_over=outcome.end is End.FAILED)
             if outcome.end is End.STORED and not continues:
                 self._run_pulled(engine, plan, since=began)
         # Behind the block: a timer that a function has left running must not strike Celery's own code.
@@ -125,6 +128,20 @@ class NodeTask(EngineTask):
             raise Ignore("the run is gone, or its plan does not have this node")
         return plan
 
+    def _run_tree(self, engine: Engine, tree: TreeRuns, *, is_over: bool) -> None:
+        """Go on with other runs of the tree: what becomes of them is not this message's."""
+        for source, work in tree.sources(is_over=is_over):
+            try:
+                outcome = Executor(engine, source, tree).run(source.first(work.names[0]))
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception:
+                # No message of it is on its way: the reconciler sends one.
+                logger.exception("flow %s: run %r cannot be worked on", source.plan.flow, source.run_id)
+                continue
+            if outcome.end is End.REQUEUE:
+                engine.publish(source.plan, source.run_id, source.epoch, work)
+
     def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:
         """Run further runs whose first message waits in the queue: what becomes of them is not this message's."""
         if begins_no_runs():
@@ -135,9 +152,11 @@ class NodeTask(EngineTask):
                 pinned = self._plan(engine, message.plan_hash)
                 # While a pulled message is worked on, the task's request is made from that one.
                 source = RunSource(
-                    engine, pinned, run_id=run_id, epoch=message.epoch, message=self.request, is_pulled=True
+                    engine, pinned, run_id=run_id, epoch=message.epoch, message=self.request, is_others=True
                 )
-                outcome = Executor(engine, source).run(source.first(self.node))
+                tree = TreeRuns(engine, pinned, self.request)
+                outcome = Executor(engine, source, tree).run(source.first(self.node))
+                self._run_tree(engine, tree, is_over=False)
             except Ignore:
                 continue
             except SoftTimeLimitExceeded:

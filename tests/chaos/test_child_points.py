@@ -25,19 +25,23 @@ def the_child(run: FlowRun) -> FlowRun:
 
 
 @pytest.mark.parametrize(
-    "order",
+    ("flow", "order"),
     [
-        "before_spawn@ride:kill9:1",
-        "after_spawn@ride:kill9:1",
-        "after_store@ride:kill9:1",
-        "after_store@leg-2:kill9:1",
-        "before_parent@ride:kill9:1",
-        "after_parent@ride:kill9:1",
+        ("there", "before_spawn@ride:kill9:1"),
+        ("there", "after_spawn@ride:kill9:1"),
+        ("there", "after_store@ride:kill9:1"),
+        ("there", "after_store@leg-2:kill9:1"),
+        ("there", "before_parent@ride:kill9:1"),
+        ("there", "after_parent@ride:kill9:1"),
+        # Of fused flows the process has kept what comes next, and no message of it is on its way.
+        ("there-fused", "after_spawn@ride:kill9:1"),
+        ("there-fused", "before_claim@leg-1:kill9:1"),
+        ("there-fused", "before_claim@last:kill9:1"),
     ],
 )
-def test_a_worker_killed_on_the_way_into_a_child_or_out_of_it_loses_nothing(order, world: World):
+def test_a_worker_killed_on_the_way_into_a_child_or_out_of_it_loses_nothing(flow, order, world: World):
     world.fail_at(order)
-    run = world.orchestrator().start("there")
+    run = world.orchestrator().start(flow)
     assert run.result(int, timeout=60) == 3
     assert world.hits, "the point was not reached"
     child = the_child(run)
@@ -72,18 +76,19 @@ def test_a_worker_killed_while_a_child_is_undone_undoes_all_of_it_once(order, wo
 
 
 @pytest.mark.parametrize(
-    "order",
+    ("flow", "order"),
     [
-        "before_spawn@lap-by-lap:kill9:2",
-        "after_spawn@lap-by-lap:kill9:2",
-        "after_parent@lap-by-lap:kill9:2",
-        "before_store@lap-by-lap:kill9:2",
-        "after_store@lap-by-lap:kill9:4",
+        ("laps", "before_spawn@lap-by-lap:kill9:2"),
+        ("laps", "after_spawn@lap-by-lap:kill9:2"),
+        ("laps", "after_parent@lap-by-lap:kill9:2"),
+        ("laps", "before_store@lap-by-lap:kill9:2"),
+        ("laps", "after_store@lap-by-lap:kill9:4"),
+        ("laps-fused", "after_parent@lap-by-lap:kill9:2"),
     ],
 )
-def test_a_worker_killed_between_iterations_starts_each_child_once(order, world: World):
+def test_a_worker_killed_between_iterations_starts_each_child_once(flow, order, world: World):
     world.fail_at(order)
-    run = world.orchestrator().start("laps", 0)
+    run = world.orchestrator().start(flow, 0)
     assert run.result(int, timeout=60) == 3
     assert world.hits, "the point was not reached"
     assert [child.result(int, timeout=1) for child in run.children()] == [1, 2, 3]

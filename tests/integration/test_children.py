@@ -57,6 +57,11 @@ def test_a_flow_is_a_node_and_its_result_the_output(flow, given, result, count, 
     assert {row.parent for row in nested.orchestrator.runs(limit=1000).rows} == {None}
 
 
+@pytest.mark.parametrize(("flow", "count"), [("one-message", 1), ("three-messages", 3)])
+def test_a_fused_flow_goes_on_with_a_fused_child_in_its_own_message(flow, count, nested):
+    assert len(set(start(nested, flow).result(list[str], timeout=30))) == count
+
+
 def test_a_tree_is_rolled_back_from_its_root(nested):
     run = start(nested, "order-both", "piano")
 

@@ -240,10 +240,19 @@ leg = (
 )
 
 
-def trip(name: str) -> FlowBuilder:
+def trip(name: str, ride: Flow) -> FlowBuilder:
     """A node, then a run of another flow."""
     first = Node("first", act, 0).with_retry(MANY).on_error(undo("first"))
-    return FlowBuilder(name).triggered_by(manual("load")).then(first).then(Node("ride", leg))
+    return FlowBuilder(name).triggered_by(manual("load")).then(first).then(Node("ride", ride))
+
+
+def laps_of(name: str, one: Flow) -> FlowBuilder:
+    """Runs of another flow, one after the other."""
+    return FlowBuilder(name).takes(int).triggered_by(manual("load")).then(Node("lap-by-lap", one).with_repeat(enough))
+
+
+def enough(count: int) -> bool:
+    return count >= 3
 
 
 lap = (
@@ -253,16 +262,11 @@ lap = (
     .then(Node("run-lap", act).with_input_func(lambda state: state.input(int)).with_retry(MANY))
     .build()
 )
-laps = (
-    FlowBuilder("laps")
-    .takes(int)
-    .triggered_by(manual("load"))
-    .then(Node("lap-by-lap", lap).with_repeat(lambda n: n >= 3))
-    .build()
-)
-
-there = trip("there").then(Node("last", act).with_input_func(after("ride")).with_retry(MANY)).build()
-and_back = trip("and-back").then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
+laps = laps_of("laps", lap).build()
+last = Node("last", act).with_input_func(after("ride")).with_retry(MANY)
+there = trip("there", leg).then(last).build()
+and_back = trip("and-back", leg).then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
+leg_fused, lap_fused = (replace(each, name=f"{each.name}-fused", fused=True) for each in (leg, lap))
 
 in_turn = (
     FlowBuilder("in-turn")
@@ -307,3 +311,10 @@ for flow in (
     orchestrator.register(flow)
 for flow in (chain, fan, pick, pages, items):  # as they are when every flow is fused
     orchestrator.register(replace(flow, name=f"{flow.name}-fused", fused=True))
+for flow in (
+    leg_fused,
+    lap_fused,
+    laps_of("laps-fused", lap_fused).fused().build(),
+    trip("there-fused", leg_fused).fused().then(last).build(),
+):
+    orchestrator.register(flow)

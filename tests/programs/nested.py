@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from celery import Celery
+from celery import Celery, current_task
 from pydantic import BaseModel
 
 from orchestrator import FlowBuilder, FlowState, Node, Orchestrator, RemoteFlow, Terminal, manual, map_item, run_input
@@ -118,6 +119,15 @@ def refuse_to_jump(height: int) -> int:
     return height
 
 
+def message() -> str:
+    """The id of the message in which it is called."""
+    return str(current_task.request.id)
+
+
+def messages(before: str, child: str) -> list[str]:
+    return [before, child, message()]
+
+
 def weigh(weight: int) -> int:
     return weight * 2
 
@@ -144,6 +154,16 @@ climbing = (
     .then(Node("climb", climb).with_input_func(lambda state: state.input(int)).on_error(Node("descend", descend)))
     .build()
 )
+telling = flow("telling").fused().then(Node("inner", message)).build()
+telling_apart = replace(telling, name="telling-apart", fused=False)
+
+
+def teller(name: str, child: Any) -> FlowBuilder:
+    """A fused flow that says in which messages nodes before, in and behind a child are called."""
+    behind = Node("behind", messages).with_inputs(before="before", child="child")
+    return flow(name).fused().then(Node("before", message)).then(Node("child", child)).then(behind)
+
+
 ship = Node("ship", shipping)
 last = Node("finish", finish).with_input_func(shipped)
 order = flow("order").takes(str).then(ship).then(last).build()
@@ -209,6 +229,10 @@ FLOWS = (
     .then(Node("jump", refuse_to_jump).with_inputs(height="step"))
     .build(),
     flow("endless").takes(int).then(Node("step", climbing).with_repeat(until=never, max_iterations=2)).build(),
+    telling,
+    teller("one-message", telling).build(),
+    telling_apart,
+    teller("three-messages", telling_apart).build(),
     flow("impatient").takes(str).then(ship.with_timeout(timedelta(milliseconds=100))).build(),
 )
 for built in FLOWS:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from orchestrator import FlowBuilder, Node, NodeContext, manual, run_input
-from orchestrator.definition.gates import approval
+from orchestrator import FlowBuilder, Node, NodeContext, approval, manual, run_input
 
 if TYPE_CHECKING:
     from orchestrator import FlowRun, Orchestrator

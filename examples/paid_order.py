@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from orchestrator import FlowBuilder, Node, Terminal, manual, run_input, signal
-from orchestrator.definition.gates import approval
+from orchestrator import FlowBuilder, Node, Terminal, approval, manual, run_input, signal
 
 if TYPE_CHECKING:
     from orchestrator import FlowRun, Orchestrator

@@ -21,6 +21,7 @@ SCHEME = "fakeredis://"
 SCRIPT_TESTS = "tests/integration/test_scripts_"
 REAL_ONLY = {
     "test_scripts_memory.py::": "it has no memory limit, so that nothing is refused",
+    "test_scripts_bytes.py::": "it has no MEMORY USAGE",
     "test_a_full_server_": "it has no memory limit, so that nothing is refused",
     "test_scripts_protocol.py::test_drawn_runs": "it has no MONITOR, by which these tests see each command",
     "test_scripts_long_queues.py::": "what thousands cost is the server's own: it takes milliseconds for each call",

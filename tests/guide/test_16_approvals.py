@@ -1,7 +1,6 @@
 """A run can wait for people who agree."""
 
-from orchestrator import Approval, FlowBuilder, FlowState, Node, manual
-from orchestrator.definition.gates import approval
+from orchestrator import Approval, FlowBuilder, FlowState, Node, approval, manual
 from tests.harness import wait_until
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ AT_REST, LONGEST_S = 15 / 16, 600
 EVENTS_S = 12
 """The leader asks for events for a while after the last one."""
 REPLACED_S, WIPED_S, ENDED_A_SECOND = 5, 15, 500
+WOKEN_A_SECOND, HELD_UP_S = 1_000, 1
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,27 @@ def test_indexes_are_cleaned_faster_than_runs_end(rested, fleet, server, count):
     began = time.monotonic()
     wait_until(lambda: not client.zcount(index, 1, 1), "none is left", timeout=count / ENDED_A_SECOND)
     print(f"{count / (time.monotonic() - began):.0f} runs a second")  # noqa: T201 - a figure
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.chaos_long)])
+def test_sleeps_that_are_due_at_once_are_woken_soon_and_hold_up_nobody(rested, fleet, server, count):
+    client = redis.Redis.from_url(server.url)
+    run = rested.orchestrator.start("rested-asleep")
+    nodes, plan = f"orchestrator:run:{run.id}:nodes", f"orchestrator:plan:{run._record().plan}"
+    # Each copy is past its instant, and its row among the timers does not say so yet.
+    record = json.loads(client.hget(nodes, "asleep") or "")
+    client.hset(nodes, "asleep", json.dumps(record | {"due": 1}))
+    with copies(client, run.id, count):
+        began, others = time.monotonic(), []
+        client.zunionstore("orchestrator:timers", {"orchestrator:timers": 0})
+        client.rpush("orchestrator:timers:wake", 1)
+        while client.hget(plan, "live") != b"0":
+            started = time.monotonic()
+            assert rested.orchestrator.start("rested-now").result(int, timeout=30) == 1
+            others.append(time.monotonic() - started)
+        took_s = time.monotonic() - began
+        print(f"{count} sleeps were over after {took_s:.1f} s, another run took {max(others):.2f} s")  # noqa: T201
+        client.hincrby(plan, "live", count)  # as the copies were made
+    assert took_s < 3 * count / WOKEN_A_SECOND
+    assert max(others) < 3 * HELD_UP_S

@@ -19,12 +19,12 @@ from orchestrator import (
     RetryPolicy,
     SharedRateLimiter,
     Terminal,
+    approval,
     manual,
     signal,
     sleep,
     sleep_until,
 )
-from orchestrator.definition.gates import approval
 from tests.harness import Ledger
 from tests.random_recipes import (
     STEP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 from celery import Celery
 
@@ -16,6 +17,7 @@ from orchestrator import (
     RetryPolicy,
     SharedRateLimiter,
     manual,
+    sleep,
 )
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -44,11 +46,13 @@ def later() -> int:
 
 ONE_AN_HOUR = SharedRateLimiter("rested", 1, per=timedelta(hours=1))
 RETRY = RetryPolicy(maximum_attempts=2, initial_interval=timedelta(seconds=AGAIN_S), jitter=False)
-for name, node, queue in (
+FLOWS: tuple[tuple[str, Node[Any, Any], str], ...] = (
     ("rested-now", Node("now", now), "rested"),
     ("rested-again", Node("again", again, retry=RETRY), "rested"),
     ("rested-later", Node("later", later, retry=RetryPolicy(maximum_attempts=2)), "rested"),
     ("rested-in-line", Node("one", now).with_shared_rate_limit(ONE_AN_HOUR), "rested"),
     ("rested-elsewhere", Node("now", now), "rested-lost"),
-):
+    ("rested-asleep", sleep("asleep", timedelta(days=30)), "rested"),
+)
+for name, node, queue in FLOWS:
     orchestrator.register(FlowBuilder(name).triggered_by(manual("test")).on_queue(queue).then(node).build())

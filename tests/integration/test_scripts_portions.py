@@ -51,7 +51,7 @@ run.cancel() if what == "cancel" else run.resume()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server of its own: what it is told by MONITOR and SLOWLOG is of all that use it."""
+    """A server of its own: what MONITOR and INFO tell is of all that use it."""
     with EmbeddedServer(tmp_path_factory.mktemp("portions")) as own:
         yield own
 

@@ -284,6 +284,8 @@ def follow() -> Enriched | None:
     assert_type(run.error, NodeFailure | None)
     run.cancel("no longer needed")
     run.resume()
+    assert_type(run.fork(at=fetch, input=FetchInput(count=1), outputs={fetch: None, "merged": 1}), FlowRun)
+    assert_type(run.fork("fetch").forked_from, FlowRun | None)
     try:
         return run.result(Enriched, timeout=60)
     except RunFailed as failed:

@@ -143,8 +143,8 @@ class Orchestrator:
         if self.app.conf.task_always_eager:
             warn_of_eager(str(self.app.main))
         begins = starts.begin_of(delay, at)
-        start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags)
-        start = replace(start, begins=begins, priority=priority)
+        start = starts.prepare(self._engine, flow, input, idempotency_key=idempotency_key, tags=tags, priority=priority)
+        start = replace(start, begins=begins)
         return FlowRun(self._engine, starts.send(self._engine, start))
 
     def start_many(

@@ -337,13 +337,16 @@ class Engine:
             InvalidInput: The priority is none of the broker's.
             ConfigurationError: The app's settings or the store show it.
         """
-        is_registered = plan.flow in self.registry.flows
         if priority is not None:
-            refuse_priority(self.app, plan, priority, all_of_them=is_registered)
-        self._checks.refuse(plan, is_registered=is_registered)
+            self.refuse_priority(plan, priority)
+        self._checks.refuse(plan, is_registered=plan.flow in self.registry.flows)
         needed = FORMAT if is_newer else plan.needed_format
         if needed > FIRST_FORMAT:
             refuse_old_workers(plan, self.fleet.workers(), needed)
+
+    def refuse_priority(self, plan: Plan, priority: int) -> None:
+        """Refuse a priority that the broker would not keep, as the app's settings show; raises as `refuse`."""
+        refuse_priority(self.app, plan, priority, all_of_them=plan.flow in self.registry.flows)
 
     def _start_options(
         self,

@@ -65,16 +65,26 @@ class Start:
 
 
 def prepare(
-    engine: Engine, flow: str | Flow, given: Any, *, idempotency_key: str | None, tags: Mapping[str, str] | None
+    engine: Engine,
+    flow: str | Flow,
+    given: Any,
+    *,
+    idempotency_key: str | None,
+    tags: Mapping[str, str] | None,
+    priority: int | None,
 ) -> Start:
     """Check a start; writes nothing.
 
     Raises:
         UnknownFlow, InvalidInput, PayloadTooLarge: As of `Orchestrator.start`.
+        ConfigurationError: The broker has no priorities, and one is given.
         StoreError: The flow is not registered here, and Redis does not say which one it is.
     """
     name, plan = find_flow(engine, flow)
-    return _prepared(engine, name, plan, given, idempotency_key=idempotency_key, tags=_checked_tags(tags))
+    if priority is not None:
+        engine.refuse_priority(plan, priority)
+    start = _prepared(engine, name, plan, given, idempotency_key=idempotency_key, tags=_checked_tags(tags))
+    return replace(start, priority=priority)
 
 
 def begin_of(delay: timedelta | None, at: Any) -> str:

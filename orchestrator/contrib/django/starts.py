@@ -52,7 +52,9 @@ def start_on_commit(
         flow: A flow, or its name.
         input: The run's input; checked at once.
         using: Alias of the database whose transaction it is; None is the default one.
-        idempotency_key, tags, priority: As of `Orchestrator.start`, and checked at once.
+        idempotency_key: As of `Orchestrator.start`.
+        tags: As of `Orchestrator.start`.
+        priority: As of `Orchestrator.start`; checked at once.
         app: The Celery app with the orchestrator; None is Celery's current app.
 
     Returns:
@@ -64,10 +66,7 @@ def start_on_commit(
         ConfigurationError: The Celery app has no orchestrator, or its broker has no priorities and one is given.
     """
     engine = _engine_of(app)
-    start = starts.prepare(engine, flow, input, idempotency_key=idempotency_key, tags=tags)
-    if priority is not None:
-        engine.refuse(start.plan, priority)
-        start = replace(start, priority=priority)
+    start = starts.prepare(engine, flow, input, idempotency_key=idempotency_key, tags=tags, priority=priority)
     if apps.is_installed(APP):
         row = apps.get_model(LABEL, "Entry")(
             run_id=start.run_id,

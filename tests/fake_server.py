@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCHEME = "fakeredis://"
 SCRIPT_TESTS = "tests/integration/test_scripts_"
 REAL_ONLY = {
+    "test_scripts_memory_waiting.py::": "it has no memory limit, so that nothing is refused",
     "test_scripts_memory.py::": "it has no memory limit, so that nothing is refused",
     "test_scripts_bytes.py::": "it has no MEMORY USAGE",
     "test_a_full_server_": "it has no memory limit, so that nothing is refused",

@@ -10,10 +10,10 @@ import pytest
 import redis
 
 from orchestrator import Adaptive, Node, RemoteFlow, SharedConcurrency, SharedRateLimiter
-from orchestrator.server import EmbeddedServer
 from orchestrator.store.keys import bucket_of
 from orchestrator.store.scripts import Scripts
 from orchestrator.store.scripts.commit_and_claim import Claim, Commit
+from tests.full_server import fill, free
 from tests.scripts_fork import Fork
 from tests.scripts_world import (
     FAILURE,
@@ -26,7 +26,6 @@ from tests.scripts_world import (
     mapped_run,
     new_token,
     node,
-    opened,
     paged,
     plan_of,
 )
@@ -34,32 +33,6 @@ from tests.scripts_world import (
 LIMITER = SharedRateLimiter("api", 1, per=timedelta(minutes=1))
 KEYED = SharedRateLimiter("tenant", 1, per=timedelta(minutes=1), key=str)
 RED = bucket_of("tenant", "red")
-
-
-@pytest.fixture(scope="module")
-def small_server(tmp_path_factory):
-    with EmbeddedServer(tmp_path_factory.mktemp("small")) as running:
-        yield running
-
-
-@pytest.fixture
-def small(small_server):
-    """A prefix on a server that can be full."""
-    with opened(small_server.url) as world:
-        try:
-            yield world
-        finally:
-            free(world)
-
-
-def fill(world):
-    """Let the server have no memory left: it may use less than it does now."""
-    world.client.config_set("maxmemory-policy", "noeviction")
-    world.client.config_set("maxmemory", world.client.info("memory")["used_memory"] // 2)
-
-
-def free(world):
-    world.client.config_set("maxmemory", 0)
 
 
 def start(world):

@@ -1,4 +1,4 @@
-"""Bytes that a node that waits costs in Redis beyond its run's own record: of everything that is there because of it."""
+"""Bytes that a node that waits costs in Redis beyond its run's own record: of all that is there because of it."""
 
 from __future__ import annotations
 

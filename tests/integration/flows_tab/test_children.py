@@ -35,6 +35,22 @@ def tree(program):
     return runs
 
 
+def test_a_run_and_its_children_link_each_other(flower, program, run):
+    parent = program.orchestrator.start("errand", 7)
+    assert "Children" not in flower.get(f"/flows/run/{parent.id}").text
+    program.work(parent, "print-label")
+    (child,) = parent.children()
+    page = flower.get(f"/flows/run/{parent.id}").text
+    assert "which is pending, since" in page
+    assert f'href="/in/here/flows/run/{child.id}"' in page
+    assert f'<a href="/in/here/flows?parent={parent.id}">1 child</a>' in page
+    listed = flower.get(f"/flows?parent={parent.id}").text
+    assert re.findall(r'id="run-([^"]+)"', listed) == [child.id]
+    assert f'child of <a href="/in/here/flows/run/{parent.id}">' in flower.get(f"/flows/run/{child.id}").text
+    assert 'name="parent" value=""' in flower.get("/flows").text  # the field is there to be used
+    assert "Children" not in flower.get(f"/flows/run/{run.id}").text
+
+
 def test_children_are_opened_three_deep_in_graph_and_tree(flower, tree):
     run, *below = tree
     first, second, third = (each.id[:8] for each in below)

@@ -160,22 +160,6 @@ def test_every_failed_item_of_a_map_is_reached_and_its_error_is_read(flower, pro
     assert "Traceback" in item.partition('id="fl-h-node"')[2]
 
 
-def test_a_run_and_its_children_link_each_other(flower, program, run):
-    parent = program.orchestrator.start("errand", 7)
-    assert "Children" not in flower.get(f"/flows/run/{parent.id}").text
-    program.work(parent, "print-label")
-    (child,) = parent.children()
-    page = flower.get(f"/flows/run/{parent.id}").text
-    assert "which is pending, since" in page
-    assert f'href="/in/here/flows/run/{child.id}"' in page
-    assert f'<a href="/in/here/flows?parent={parent.id}">1 child</a>' in page
-    listed = flower.get(f"/flows?parent={parent.id}").text
-    assert re.findall(r'id="run-([^"]+)"', listed) == [child.id]
-    assert f'child of <a href="/in/here/flows/run/{parent.id}">' in flower.get(f"/flows/run/{child.id}").text
-    assert 'name="parent" value=""' in flower.get("/flows").text  # the field is there to be used
-    assert "Children" not in flower.get(f"/flows/run/{run.id}").text
-
-
 def test_runs_are_filtered_by_the_address(flower, program, run):
     other = program.orchestrator.start("sync-tickets")
     page = flower.get("/flows?flow=order&tag=customer%3D4711").text

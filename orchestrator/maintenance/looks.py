@@ -70,7 +70,7 @@ class Underway:
         # Without a node: the message of a whole step, of which this node may be a member.
         if not self._received.isdisjoint((f"{run_id}|{ready.node}", f"{run_id}|")):
             return False
-        queue = plan.nodes[ready.node].queue
+        queue = plan.nodes[node_of(ready.node)].queue  # the compensation of a map's item is ready by itself
         if queue not in self._heads:
             self._heads[queue] = look_at_queue(self._engine.app, queue)
         priority = sent_with(self._engine.app, plan, ready.node, epoch)

@@ -198,3 +198,11 @@ def test_sleeps_that_are_due_at_once_are_woken_soon_and_hold_up_nobody(rested, f
         client.hincrby(plan, "live", count)  # as the copies were made
     assert took_s < 3 * count / WOKEN_A_SECOND
     assert max(others) < 3 * HELD_UP_S
+
+
+def test_a_lost_message_of_an_items_compensation_is_replaced(rested, fleet, server):
+    client = redis.Redis.from_url(server.url)
+    rested.orchestrator.start("rested-undone")
+    wait_until(lambda: client.llen("rested-undo"), "the last item is to be undone")
+    client.delete("rested-undo")
+    wait_until(lambda: client.llen("rested-undo"), "its message is sent again")

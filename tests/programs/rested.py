@@ -10,12 +10,14 @@ from celery import Celery
 
 from orchestrator import (
     FlowBuilder,
+    FlowState,
     Node,
     NodeContext,
     Orchestrator,
     RetryLater,
     RetryPolicy,
     SharedRateLimiter,
+    Terminal,
     manual,
     sleep,
 )
@@ -44,6 +46,22 @@ def later() -> int:
     raise RetryLater(after=timedelta(hours=1))
 
 
+def two(_state: FlowState) -> list[int]:
+    return [0, 1]
+
+
+def later_undone(item: int) -> int:
+    return item
+
+
+def undo(_item: int) -> None:
+    """Nobody takes its messages."""
+
+
+def refuse() -> None:
+    raise Terminal("refused")
+
+
 ONE_AN_HOUR = SharedRateLimiter("rested", 1, per=timedelta(hours=1))
 RETRY = RetryPolicy(maximum_attempts=2, initial_interval=timedelta(seconds=AGAIN_S), jitter=False)
 FLOWS: tuple[tuple[str, Node[Any, Any], str], ...] = (
@@ -53,6 +71,14 @@ FLOWS: tuple[tuple[str, Node[Any, Any], str], ...] = (
     ("rested-in-line", Node("one", now).with_shared_rate_limit(ONE_AN_HOUR), "rested"),
     ("rested-elsewhere", Node("now", now), "rested-lost"),
     ("rested-asleep", sleep("asleep", timedelta(days=30)), "rested"),
+)
+orchestrator.register(
+    FlowBuilder("rested-undone")
+    .triggered_by(manual("test"))
+    .on_queue("rested")
+    .then_map("all", Node("item", later_undone).on_error(Node("undo", undo).with_queue("rested-undo")), two)
+    .then(Node("refuse", refuse))
+    .build()
 )
 for name, node, queue in FLOWS:
     orchestrator.register(FlowBuilder(name).triggered_by(manual("test")).on_queue(queue).then(node).build())

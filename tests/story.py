@@ -187,9 +187,10 @@ class Story:
         self.standing.discard(node)
         waits = self.waiting.pop(node, None)
         if how == "skipped":
-            # What has only begun to start a child has started nothing.
+            # What has only begun to start a child has started nothing, and an attempt that computed an instant neither.
+            has_acted = self.attempts[node] and waits != "sleep" and not self.plan.nodes[node].child
             assert self.verdict, f"{node} is skipped"
-            assert not self.attempts[node] or self.plan.nodes[node].child, f"{node} is skipped after an attempt"
+            assert not has_acted, f"{node} is skipped after an attempt"
         else:
             assert self.attempts[node] or waits, f"{node} is {how} without an attempt"
         if how == "unknown" and waits != "callback":

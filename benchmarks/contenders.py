@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import Celery, chain, chord, current_task, group
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379").rstrip("/")
 PAYLOAD = "x" * 200
 LENGTHS = (10, 100, 1000)
+NESTED = (10, 30)
 WIDTH = 10
 ITEMS = 1000
 BATCHES = (1, 10, 100)
@@ -134,6 +138,28 @@ def few_flows() -> list[Flow]:
     return [chain_flow(LENGTHS[0], fused=False), fan_flow("fan", fused=False, local=False), revoked_flow()]
 
 
+def nested_flows() -> list[Flow]:
+    """Return chains of nodes of the parent, and the same chains as children between the same nodes."""
+    made = []
+    for length, fused in product(NESTED, (False, True)):
+        end = f"{length}-fused" if fused else str(length)
+        child = replace(chain_flow(length, fused=fused), name=f"child-{end}")
+        flat = replace(chain_flow(length + 2, fused=fused), name=f"flat-{end}")
+        builder = FlowBuilder(f"nested-{end}").triggered_by(manual("bench")).then(Node("first", begin))
+        builder.then(Node("child", child)).then(Node("last", step).with_inputs(given="child"))
+        made += [child, flat, (builder.fused() if fused else builder).build()]
+    return made
+
+
+FLOWS: dict[str, Callable[[], list[Flow]]] = {
+    "ours": partial(all_flows, fused=False),
+    "fused": partial(all_flows, fused=True),
+    "few": few_flows,
+    "nested": nested_flows,
+}
+"""What each of our contenders has registered."""
+
+
 class Ours:
     """Flows on the engine."""
 
@@ -141,7 +167,7 @@ class Ours:
         self.app = app_on(database, name)
         self.orchestrator = Orchestrator(self.app)
         with warnings.catch_warnings(category=FlowDefinitionWarning, action="ignore"):
-            flows = few_flows() if name == "few" else all_flows(fused=name == "fused")
+            flows = FLOWS[name]()
         for flow in flows:
             self.orchestrator.register(flow)
 
@@ -209,7 +235,7 @@ HARDENED = {
     "task_reject_on_worker_lost": True,
     "broker_transport_options": {"visibility_timeout": 60},
 }
-NAMES = ("raw", "hardened", "ours", "fused", "few")
+NAMES = ("raw", "hardened", *FLOWS)
 
 
 def contender(name: str) -> Ours | Raw:

@@ -89,6 +89,7 @@ class WorkerProcess:
         own = ["-l", "info", "-n", f"{name}@%h", "--without-mingle"]
         command = ["-m", "celery", "-A", module, "worker", *own, *options]
         _alive.add(self)
+        self._is_told = False
         self.process = start_python(command, folder=folder, environment=environment, log=log)
 
     @property
@@ -109,9 +110,16 @@ class WorkerProcess:
         os.killpg(self.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
+    def terminate(self) -> None:
+        """Tell it to end, once: a second SIGTERM while it sends its signals of the first waits in them for ever."""
+        # Celery's signals have a lock, and its handler of SIGTERM sends one.
+        if not self._is_told:
+            self._is_told = True
+            self.process.terminate()
+
     def stop(self, *, timeout: float = 40.0) -> None:
         if self.process.poll() is None:
-            self.process.terminate()
+            self.terminate()
             try:
                 self.process.wait(timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -162,7 +170,7 @@ def workers(
         yield started
     finally:
         for worker in started:
-            worker.process.terminate()
+            worker.terminate()
         for worker in started:
             worker.stop()
 

@@ -42,7 +42,6 @@ def worker(server, lean, broker, tmp_path):
         yield made
     finally:
         lean.LEDGER.client.set(lean.LET_GO, 1)
-        made.process.terminate()
         made.stop()
 
 
@@ -61,7 +60,7 @@ def test_what_a_worker_has_not_begun_is_given_back_when_it_shuts_down(lean, work
     runs = [lean.orchestrator.start("lean") for _ in range(4)]
     lean.LEDGER.wait_for("start", f"{runs[0].id}/held")
     wait_until(lambda: broker.llen(QUEUE) == 0, "the worker has taken all of them")
-    worker.process.terminate()
+    worker.terminate()
     wait_until(lambda: "Warm shutdown" in worker.log.read_text(), "it shuts down")
     lean.LEDGER.client.set(lean.LET_GO, 1)
     assert worker.process.wait(30) == 0

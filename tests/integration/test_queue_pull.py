@@ -302,7 +302,7 @@ def test_a_worker_that_is_stopped_begins_no_further_run(fused, server, tmp_path,
     runs = [fused.orchestrator.start(FLOW, "slow") for _ in range(40)]
     with a_worker(server, tmp_path / "first") as (worker,):
         wait_until(lambda: ledger.names("start"), "it works")
-        worker.process.terminate()
+        worker.terminate()
         assert worker.process.wait(timeout=30) == 0
     assert len(starts_of(ledger, runs)) < 2 * len(runs)
     with a_worker(server, tmp_path / "second"):

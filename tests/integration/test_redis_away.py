@@ -107,7 +107,7 @@ def test_a_worker_that_is_told_to_end_while_redis_is_away_ends_within_its_grace(
     wait_until(lambda: "Trying again in" in worker.log.read_text(), "the worker has lost its connection")
     assert "(1/None)" in worker.log.read_text(), "it would give up after some tries"
     began = time.monotonic()
-    worker.process.terminate()
+    worker.terminate()
     assert worker.process.wait(timeout=60) == 0
     assert time.monotonic() - began < 3 * 5 + 10, "a grace of 5 s, and the time to kill and give back"
 

@@ -68,7 +68,7 @@ def pools(server, hanging, tmp_path_factory):
     finally:
         hanging.LEDGER.client.set(hanging.LET_GO, 1)
         for worker in started.values():
-            worker.process.terminate()
+            worker.terminate()
         for worker in started.values():
             worker.stop()
 

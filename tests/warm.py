@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - pathlib is what a warm process may import itself
 IMPORTED = (
+    "annotated_types",
     "celery.__main__",
     "celery.apps.beat",
     "celery.apps.worker",
@@ -38,7 +39,14 @@ IMPORTED = (
     "celery.worker.consumer",
     "croniter",
     "kombu.transport.redis",
-    "pydantic",
+    "pydantic.config",
+    "pydantic.fields",
+    "pydantic.functional_validators",
+    "pydantic.json_schema",
+    "pydantic.main",
+    "pydantic.plugin._loader",
+    "pydantic.type_adapter",
+    "pydantic.types",
     "redis.asyncio",
 )
 STACKS = signal.SIGUSR2

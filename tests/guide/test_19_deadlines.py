@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from orchestrator import FlowBuilder, Node, RetryPolicy, manual
 
-SELDOM = RetryPolicy(initial_interval=timedelta(minutes=2), maximum_attempts=1000)
+SELDOM = RetryPolicy(initial_interval=timedelta(minutes=1), maximum_attempts=1000)
 
 
 def call_a_broken_service() -> None:
@@ -14,7 +14,7 @@ def call_a_broken_service() -> None:
 flow = (
     FlowBuilder("deadline")
     .triggered_by(manual("guide"))
-    .then(Node("call", call_a_broken_service, retry=SELDOM).with_deadline(timedelta(minutes=1)))
+    .then(Node("call", call_a_broken_service, retry=SELDOM).with_deadline(timedelta(seconds=30)))
     .build()
 )
 

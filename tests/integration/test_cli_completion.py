@@ -36,7 +36,7 @@ def completed(url, line):
     [
         ("orchestrator sch", ["plain,schedules", "plain,schema"]),
         (f"orchestrator -A {MODULE} start le", ["plain,leaky"]),
-        (f"orchestrator -A {MODULE} runs --flow ca", ["plain,carded"]),
+        pytest.param(f"orchestrator -A {MODULE} runs --flow ca", ["plain,carded"], marks=pytest.mark.chaos_long),
         ("orchestrator -A nix start o", []),
     ],
 )

@@ -113,6 +113,7 @@ def test_it_shows_a_run_and_a_refusal_and_leaves_nothing_running(demo):
     assert demo.processes() == {}
 
 
+@pytest.mark.chaos_long
 def test_it_leaves_flower_open_until_it_is_stopped(tmp_path):
     demo = Demo(tmp_path / "demo", "--keep")
     try:

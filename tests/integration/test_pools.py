@@ -24,6 +24,7 @@ POOLS = {
     "solo": (["-P", "solo"], {}),
 }
 HAS_PROCESSES = {"prefork-of-one-connection", "spawn", "forkserver", "recycled"}
+LONG = {"forkserver": pytest.mark.chaos_long}  # it makes its processes as "spawn" does
 WANTED = {"hangs": "failed", "stubborn": "failed"}
 
 
@@ -37,7 +38,7 @@ def pooled(server):
     return load_program("pooled", server.url)
 
 
-@pytest.fixture(params=POOLS)
+@pytest.fixture(params=[pytest.param(name, marks=LONG.get(name, ())) for name in POOLS])
 def pool(request):
     return request.param
 

@@ -28,8 +28,7 @@ def worker(server, tmp_path_factory):
 def urgent(server):
     program = load_program("urgent", server.url)
     program.LEDGER.clear()
-    yield program
-    program.orchestrator.app.pool.force_close_all()
+    return program
 
 
 def came_with(urgent, run):

@@ -12,6 +12,8 @@ from tests.harness import Ledger, WorkerProcess, environment_for, wait_until
 from tests.refusals import REFUSALS, RefusingServer
 
 LEASE_S = 2.0
+ALIKE = {"NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
+"""Refusals that differ from others in their first word alone: the table of refusals is what tells them."""
 POOLS = {
     "prefork": (["-c", "2"], {}),
     "threads": (["-P", "threads", "-c", "4"], {}),
@@ -129,7 +131,9 @@ def check_weather(fleet, refusal):
         assert worker.process.poll() is None, worker.log.read_text()[-4000:]
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.chaos_long) if name in ALIKE else name for name in REFUSALS]
+)
 def test_a_refusal_is_weather(fleet, name):
     check_weather(fleet, REFUSALS[name])
 

@@ -27,10 +27,11 @@ CHILDREN: tuple[Faulty, ...] = (
     ),
     Faulty(
         "child-retry",
-        lambda b: b.then(ship().with_retry(RetryPolicy(maximum_attempts=7))),
+        lambda b: b.then(ship().with_retry(RetryPolicy(on_exhausted="pause"))),
         "bad-child",
         "node ship",
-        of_its_nodes("retry policy"),
+        "the retry policy of a node that starts a flow has no non_retryable and no on_exhausted: give them to the "
+        "nodes of that flow",
     ),
     Faulty(
         "child-limit",

@@ -59,6 +59,7 @@ class Tree:
             "most_depth": 16,
             "most_bytes": MOST_BYTES,
             "lasts_ms": 0,
+            "delay_ms": 1000,
             "follows": False,
             "message_of": lambda _plan, _run_id: ("", ""),
             "send_plan": True,

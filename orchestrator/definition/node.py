@@ -38,6 +38,9 @@ Classifier: typing.TypeAlias = "Callable[[Any], str]"
 Key: typing.TypeAlias = "Callable[[Any], str]"
 When: typing.TypeAlias = Literal["succeeded", "started"]
 ATTEMPT_TIMEOUT: Final = timedelta(minutes=5)
+NODE_RETRY: Final = RetryPolicy()
+"""What a node has that was given no policy; it is told from an equal one that was given."""
+CHILD_RETRY: Final = RetryPolicy(maximum_attempts=1)
 
 
 class NodeOptions(TypedDict, total=False):
@@ -144,7 +147,7 @@ class Node(Generic[In, Out]):
         input_func: Callable[[FlowState], Any] | None = None,
         output_key: str | None = None,
         timeout: timedelta = ATTEMPT_TIMEOUT,
-        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
+        retry: RetryPolicy = NODE_RETRY,
         rate_limit: RateLimit | None = None,
         shared_rate_limit: Limiters = None,
         concurrency: SharedConcurrency | None = None,
@@ -162,9 +165,9 @@ class Node(Generic[In, Out]):
             input_func=input_func,
             wiring=None,
             key=output_key,
-            # A child has the time limit of its own flow.
+            # A child has the time limit of its own flow, and its nodes have attempts of their own.
             timeout=None if timeout is ATTEMPT_TIMEOUT and issubclass(type(fn), ChildFlow) else timeout,
-            retry=retry,
+            retry=CHILD_RETRY if retry is NODE_RETRY and issubclass(type(fn), ChildFlow) else retry,
             rate_limit=rate_limit,
             shared_rate_limits=tuple(limiters) if type(limiters) in (list, tuple) else (limiters,),
             concurrency=concurrency,

@@ -21,7 +21,7 @@ from orchestrator.definition.step_plan import END, StepPlan
 from orchestrator.lazy import lazy
 
 READ_TOGETHER = 32
-LATER_FIELDS = ("repeats", "pauses", "gate", "child", "deadline_ms", "heartbeat_ms")
+LATER_FIELDS = ("repeats", "pauses", "gate", "child", "children", "deadline_ms", "heartbeat_ms")
 """Fields of a node that stand in a plan's text only where they say something, so that older plans keep their hash."""
 FIRST_FORMAT, FORMAT = 1, 2
 """The newest format of plans that this version knows."""
@@ -72,6 +72,7 @@ class NodePlan:
         source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
         pauses: Whether it stands, when its attempts are exhausted, until somebody resumes the run.
         child: Name of the flow that it starts; of a compensation, of the one whose run it undoes. Empty for none.
+        children: How many attempts may start a run of that flow, each a new one; 0 if there is to be one.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
         deadline_ms: Limit of the node, from the instant at which it is ready to the end of its last attempt; 0 is none.
         heartbeat_ms: Longest time between two heartbeats of an attempt; 0 is none.
@@ -97,6 +98,7 @@ class NodePlan:
     pauses: bool = False
     gate: Mapping[str, Any] = field(default_factory=dict)
     child: str = ""
+    children: int = 0
     deadline_ms: int = 0
     heartbeat_ms: int = 0
 
@@ -207,6 +209,7 @@ class Plan:
                 "pauses": node.pauses,
                 "gate": node.gate,
                 "child": node.child,
+                "children": node.children,
                 "deadline_ms": node.deadline_ms,
                 "heartbeat_ms": node.heartbeat_ms,
             }

@@ -115,6 +115,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
     retry, repeat = node.retry, node.repeat
     limits = limits_of(node, flow.name)
     gate = node if isinstance(node, Gate) and node.waits else None
+    has_children = node.child is not None and retry.maximum_attempts > 1
     return NodePlan(
         name=node.name,
         kind=kind,
@@ -123,7 +124,8 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         key="" if undoes else node.output_key,
         queue=node.queue or queue,
         timeout_ms=_limit_of(node),
-        attempts=retry.maximum_attempts if node.child is None else BRANCH_ATTEMPTS,
+        # Without a policy, those of a flow node are claims that were lost before it has started its one child.
+        attempts=BRANCH_ATTEMPTS if node.child is not None and not has_children else retry.maximum_attempts,
         retry=(
             in_milliseconds(retry.initial_interval),
             retry.backoff_coefficient,
@@ -141,6 +143,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         repeats=(round(repeat.every.total_seconds() * 1000), repeat.max_iterations) if repeat else (),
         gate={} if gate is None else gate.plan_fields(),
         child="" if node.child is None else node.child.name,
+        children=retry.maximum_attempts if has_children else 0,
         deadline_ms=0 if node.deadline is None else in_milliseconds(node.deadline),
         heartbeat_ms=0 if node.heartbeat_timeout is None else in_milliseconds(node.heartbeat_timeout),
     )
@@ -149,7 +152,7 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
 def _undo_of_child(node: NodePlan) -> NodePlan:
     """What stands in a saga for the run that a node has started: no message of it is sent, it waits for that run."""
     undo = replace(node, name=f"{node.name}.undo", task=f"{node.task}.undo", kind="compensation", undoes=node.name)
-    return replace(undo, key="", reads=(), paged=False)
+    return replace(undo, key="", reads=(), paged=False, children=0)
 
 
 def _limit_of(node: Node[Any, Any]) -> int:

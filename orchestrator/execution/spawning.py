@@ -41,6 +41,7 @@ def start_child(attempt: Attempt, made: Spawn, tree: TreeRuns | None) -> tuple[M
         most_depth=engine.settings.max_depth,
         most_bytes=engine.settings.max_payload_bytes,
         lasts_ms=0 if node.timeout is None else in_milliseconds(node.timeout),
+        delay_ms=attempt.plan.delay_ms(attempt.name, attempt.claimed.attempt),
         follows=follows,
         keep=tree.keep if tree and is_kept else None,
     )

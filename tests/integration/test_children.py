@@ -57,6 +57,12 @@ def test_a_flow_is_a_node_and_its_result_the_output(flow, given, result, count, 
     assert {row.parent for row in nested.orchestrator.runs(limit=1000).rows} == {None}
 
 
+def test_a_child_that_fails_is_followed_by_another_one(nested):
+    run = start(nested, "persistent", "shaky vase")
+    assert run.result(timeout=30) == "label of box of shaky vase"
+    assert sorted(statuses(run)) == ["failed", "succeeded"]
+
+
 @pytest.mark.parametrize(("flow", "count"), [("one-message", 1), ("three-messages", 3)])
 def test_a_fused_flow_goes_on_with_a_fused_child_in_its_own_message(flow, count, nested):
     assert len(set(start(nested, flow).result(list[str], timeout=30))) == count

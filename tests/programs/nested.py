@@ -11,7 +11,18 @@ from typing import Any
 from celery import Celery, current_task
 from pydantic import BaseModel
 
-from orchestrator import FlowBuilder, FlowState, Node, Orchestrator, RemoteFlow, Terminal, manual, map_item, run_input
+from orchestrator import (
+    FlowBuilder,
+    FlowState,
+    Node,
+    Orchestrator,
+    RemoteFlow,
+    RetryPolicy,
+    Terminal,
+    manual,
+    map_item,
+    run_input,
+)
 from tests.harness import Ledger
 
 URL = os.environ["TEST_REDIS_URL"]
@@ -20,6 +31,7 @@ app.conf.broker_connection_retry_on_startup = True
 orchestrator = Orchestrator(app)
 LEDGER = Ledger(URL)
 QUEUE = "nested"
+SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=2)
 
 
 class Parcel(BaseModel):
@@ -44,6 +56,8 @@ def hand_over(box: str) -> str:
     LEDGER.note("hand over", box)
     if "lead" in box:
         raise Terminal("nobody can carry it")
+    if "shaky" in box and LEDGER.names("hand over").count(box) == 1:
+        raise Terminal("it slipped")
     if "slow" in box:
         time.sleep(1)
     return f"label of {box}"
@@ -233,6 +247,7 @@ FLOWS = (
     teller("one-message", telling).build(),
     telling_apart,
     teller("three-messages", telling_apart).build(),
+    flow("persistent").takes(str).then(ship.with_retry(SOON)).then(last).build(),
     flow("impatient").takes(str).then(ship.with_timeout(timedelta(milliseconds=100))).build(),
 )
 for built in FLOWS:

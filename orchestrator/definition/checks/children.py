@@ -51,7 +51,6 @@ def _faults(node: AnyNode) -> Iterator[str]:
     if not is_name(child.name):
         yield f"the flow that it starts is called {show(child.name)}, which is not valid; use {NAME_RULE}"
     given = {
-        "retry policy": node.retry != RetryPolicy() if is_a(node.retry, RetryPolicy) else True,
         "limit": bool(node.limits()),
         "queue": node.queue is not None,
         "error classifier": node.error_classifier is not None,
@@ -59,6 +58,11 @@ def _faults(node: AnyNode) -> Iterator[str]:
     for what, was_given in given.items():
         if was_given:
             yield f"a node that starts a flow has no {what}: give it to the nodes of that flow"
+    if is_a(node.retry, RetryPolicy) and (node.retry.non_retryable or node.retry.on_exhausted != "fail"):
+        yield (
+            "the retry policy of a node that starts a flow has no non_retryable and no on_exhausted: give them to the "
+            "nodes of that flow"
+        )
     timeout: Any = node.timeout  # None for none, unlike that of an attempt
     if timeout is not None and (fault := duration_fault(timeout, "timeout")):
         yield f"its {fault}"

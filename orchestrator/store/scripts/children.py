@@ -54,6 +54,7 @@ class Children:
         most_depth: int,
         most_bytes: int,
         lasts_ms: int,
+        delay_ms: int,
         follows: bool,
         message_of: Callable[[Plan, str], tuple[str, str]],
         **options: Any,
@@ -62,7 +63,7 @@ class Children:
         child = child_id(run_id, node, number)
         options |= {"message": message_of(child_plan, child), "tags": {}, "idempotency_key": None}
         keys, args, fixed = self._start_call(child, child_plan, **options)
-        head = (run_id, node, token, number, child, most_depth, most_bytes, lasts_ms, 0, int(follows))
+        head = (run_id, node, token, number, child, most_depth, most_bytes, lasts_ms, delay_ms, int(follows))
         return _spawned_of(self._call("spawn", (*self._keys.of_run(run_id, plan), *keys), args, fixed.behind(head)))
 
     def wait_for_flow(self, run_id: str, plan: str, node: str, token: str, *, delay_ms: int, follows: bool) -> Spawned:

@@ -4,7 +4,7 @@
 -- KEYS    as transition.lua, and behind them those of start.lua
 -- ARGV    2 node, 3 token, 4 number of the child, 5 its id, which is made from the number; or '' if nobody has announced its flow,
 --         6 how deep children may be nested, 7 most bytes of its result, 8 how long the node waits at most in ms, or 0, 9 ms to the
---         next look for a flow that is not announced, 10 '1' if the caller asks for a map's next item itself, 11... as start.lua,
+--         next look for a flow that is not announced, or to the next attempt if the child fails, 10 '1' if the caller asks for a map's next item itself, 11... as start.lua,
 --         without tags, which are the parent's
 -- Returns {outcome, what start.lua returned or nothing, what to publish...}: 'waiting'; 'parked' if the flow is not announced (the
 --         attempt is given back); 'ended' in a run that is ending, in which nothing is started; {'number', n}: call again with this
@@ -62,7 +62,7 @@ if id == '' then
   return answer('parked', {}, maps.next_item(facts, follows))
 end
 
-local count, before = children.last(node), children.present(node, rec, facts)
+local count, before = children.last(node), not rec.fresh and children.present(node, rec, facts)
 local epoch, started = before and redis.call('HGET', children.run_of(before), 'epoch'), {}
 if not epoch then
   if number ~= count + 1 then
@@ -91,7 +91,7 @@ end
 end_claim(rec, node)
 detach(facts)
 rec.dropped, rec.outcome, rec.lost, rec.waits, rec.child, rec.most = token, 'waiting', nil, 'child', epoch and before or id, most_bytes
-rec.since, rec.lasts = NOW, lasts > 0 and lasts or nil
+rec.since, rec.lasts, rec.fresh, rec.delay = NOW, lasts > 0 and lasts or nil, nil, facts.children and delay
 waiting.wait(node, rec, lasts > 0 and NOW + lasts or nil)
 touch()
 if epoch then  -- one that lives still is only waited for

@@ -127,6 +127,20 @@ local function ask_until(node, rec, output)
   return {kind = 'nodes', position = run.position, names = {node}}
 end
 
+-- A child that was started has failed, or had no more time: another one is started in a while, and not that one taken up.
+local function try_again(node, rec, facts, failure)
+  redis.call('HSET', FAILURES, node, failure)
+  waiting.leave(node, rec)
+  rec.state, rec.due, rec.fresh = 'parked', NOW + rec.delay, true
+  rec.child, rec.asked, rec.late, rec.lasts, rec.delay = nil, nil, nil, nil, nil
+  save(node, rec)
+  note('retrying', node, rec.attempt, string.format('%.0f', rec.due - NOW))
+  redis.call('ZADD', TIMERS, rec.due, row_of(node))
+  wake_leader(rec.due)
+  touch()
+  return maps.next_item(facts)
+end
+
 -- Go on behind a child that has ended; answers what became ready.
 local function look(node, rec, facts)
   local status, epoch, plan, error, unbegun = unpack(redis.call('HMGET', run_of(rec.child), 'status', 'epoch', 'plan', 'error',
@@ -164,6 +178,9 @@ local function look(node, rec, facts)
       rec.child, rec.most), node, rec.attempt)
   else
     failure = failure_of(rec, node, status or 'without a trace: its record is gone', error)
+  end
+  if not run.verdict and (status == 'failed' or status == 'cancelled' and rec.late) and rec.attempt < (facts.children or 1) then
+    return try_again(node, rec, facts, failure)
   end
   if status == 'compensation_failed' then
     rec.owes = true

@@ -8,7 +8,7 @@ repeat
   local node, token = ARGV[FOLLOWERS_AT + 1], ARGV[CLAIMS_AT + 1]
   local text = redis.call('HGET', NODES, node)
   local rec = text and cjson.decode(text)
-  if not rec or rec.state ~= 'ready' or rec.arrived or rec.buckets or rec.throttled or rec.lost or rec.first or rec.secret then
+  if not rec or rec.state ~= 'ready' or rec.arrived or rec.buckets or rec.throttled or rec.lost or rec.first or rec.secret or rec.fresh then
     break
   end
 

@@ -75,10 +75,10 @@ def test_items_out_of_attempts_stand_and_get_fresh_ones(paused, ledger):
 
 
 def test_a_run_that_succeeded_is_undone_on_request(paused, ledger):
-    ledger.client.set("open", 1)
     run = paused.orchestrator.start("plain")
     with pytest.raises(RunError, match="only a run that succeeded can be undone"):
         run.undo()
+    ledger.client.set("open", 1)
     assert run.wait(timeout=30) == "succeeded"
     run.undo("the customer changed her mind")
     assert run.wait(timeout=30) == "cancelled"

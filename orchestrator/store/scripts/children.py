@@ -54,7 +54,7 @@ class Children:
         most_depth: int,
         most_bytes: int,
         lasts_ms: int,
-        delay_ms: int,
+        delay_ms: int = 0,
         follows: bool,
         message_of: Callable[[Plan, str], tuple[str, str]],
         **options: Any,

@@ -78,17 +78,16 @@ def test_a_body_that_is_no_json_is_refused(flower, render, body):
     assert not run.status.is_final
 
 
-def test_a_body_is_not_read_beyond_the_largest_payload(flower, render):
+def test_a_body_is_not_taken_beyond_the_largest_payload(flower, render):
     run, path = render
-    large = flower.ask("POST", path, " " * (MOST + 1))
-    assert large.status == 413
-    with socket.create_connection(("127.0.0.1", flower.port), timeout=20) as connection:
-        connection.sendall(f"POST /in/here{path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-        chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-        connection.sendall(chunk * 17 + b"0\r\n\r\n")
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert answer.status == 413
+    # Of the first no byte: the answer to what is left unread could be lost with the connection.
+    chunks = (b"10000\r\n" + b" " * 0x10000 + b"\r\n") * 17 + b"0\r\n\r\n"
+    for header, sent in ((f"Content-Length: {MOST + 1}", b""), ("Transfer-Encoding: chunked", chunks)):
+        with socket.create_connection(("127.0.0.1", flower.port), timeout=20) as connection:
+            connection.sendall(f"POST /in/here{path} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode() + sent)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 413, header
     assert not run.status.is_final
     assert flower.ask("POST", path, " 5 ").status == 204
 

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator import Node, signal, sleep
 from orchestrator.definition.gates import approval
+from tests.harness import wait_until
 from tests.scripts_world import flow, node, plan_of
 
 LONG = timedelta(hours=1)
@@ -100,5 +101,6 @@ def test_a_node_that_an_attempt_ends_says_nothing(world):
 def test_a_deadline_between_two_attempts_ends_a_node_aloud(world):
     late = Node("late", lambda: None).with_deadline(timedelta(milliseconds=1))
     run = world.run(plan_of(flow("f").then(late)))
+    wait_until(lambda: world.store.now_ms() >= run.node("late")["ends"], "its deadline has come")
     run.wake("late")
     assert rows(world, run) == [("failed", "late", 0, "", False)]

@@ -65,17 +65,22 @@ class WarmProcess:
         self._ended = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._ended], [], [], 0)[0]:
+        if self.returncode is None and self._has_ended(0):
             self.returncode = os.waitstatus_to_exitcode(self._template.ask({"reap": self.pid}))
             os.close(self._ended)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None and not select.select([self._ended], [], [], timeout)[0]:
+        if self.returncode is None and not self._has_ended(timeout):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         code = self.poll()
         assert code is not None
         return code
+
+    def _has_ended(self, timeout: float | None) -> bool:
+        waiting = select.poll()  # `select` takes no file beyond the 1024th that the tests have open
+        waiting.register(self._ended, select.POLLIN)
+        return bool(waiting.poll(None if timeout is None else timeout * 1000))
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from tests.warm import start_python
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+ASK_AGAIN_S = 5.0
 
 
 class Running:
@@ -39,15 +42,19 @@ class Running:
         wait_until(has_written, f"{words!r} in {self.log}", timeout=timeout)
 
     def stop(self, *, timeout: float = 40.0) -> int:
-        """Ask it to end and return its exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
-            raise
+        """Ask it to end, again now and then, and return its exit code."""
+        # Flower ends by an exception of its signal handler, and Python drops one in the callback of a weak reference.
+        ends = time.monotonic() + timeout
+        while True:
+            if self.process.poll() is None:
+                self.process.terminate()
+            try:
+                return self.process.wait(min(ASK_AGAIN_S, timeout))
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > ends:
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                    self.process.wait(10)
+                    raise
 
 
 @contextmanager

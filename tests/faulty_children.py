@@ -34,6 +34,14 @@ CHILDREN: tuple[Faulty, ...] = (
         "nodes of that flow",
     ),
     Faulty(
+        "child-retry-of-some",
+        lambda b: b.then(ship().with_retry(RetryPolicy(non_retryable=(ValueError,)))),
+        "bad-child",
+        "node ship",
+        "the retry policy of a node that starts a flow has no non_retryable and no on_exhausted: give them to the "
+        "nodes of that flow",
+    ),
+    Faulty(
         "child-limit",
         lambda b: b.then(ship().with_rate_limit(1, SECOND)),
         "bad-child",

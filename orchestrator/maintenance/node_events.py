@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SPACE = uuid.UUID("6f726368-6573-5472-8174-6f7200000000")
 WAITS_SHOWN = 500
-NAMES = {"succeeded": "task-succeeded", "failed": "task-failed", "unknown": "task-failed", "skipped": "task-revoked"}
+UNHEARD = {"skipped", "over"}
+"""Events that no hook hears: the node has not begun, or an attempt of it follows."""
 
 
 class NodeEvents:
@@ -42,6 +43,8 @@ class NodeEvents:
             sender.send("task-received", args=repr((row["run"],)), kwargs=repr({"waits_for": row["waits"]}), **fields)
         elif row["event"] == "succeeded":
             sender.send("task-succeeded", result="None", runtime=at - int(row["since"]) / 1000, **fields)
+        elif row["event"] == "over":
+            sender.send("task-ignored", result="another attempt follows", **fields)
         elif row["event"] == "skipped":
             sender.send("task-revoked", terminated=False, signum=None, expired=False, **fields)
         else:
@@ -64,7 +67,7 @@ class NodeEvents:
             middlewares.after_wait(*where)
         elif row["event"] == "succeeded":
             middlewares.after_outside_end(*where, attempt=int(row["attempt"]), undoes=row["undoes"], error=None)
-        elif row["event"] != "skipped":
+        elif row["event"] not in UNHEARD:
             error = _error_of(self._failure(row), row)
             middlewares.after_outside_end(*where, attempt=int(row["attempt"]), undoes=row["undoes"], error=error)
 

@@ -63,7 +63,7 @@ def test_a_child_that_fails_is_followed_by_another_one(nested):
     assert sorted(statuses(run)) == ["failed", "succeeded"]
 
 
-@pytest.mark.parametrize(("flow", "count"), [("one-message", 1), ("three-messages", 3)])
+@pytest.mark.parametrize(("flow", "count"), [("one-message", 1), ("three-messages", 3), ("message-for-each", 4)])
 def test_a_fused_flow_goes_on_with_a_fused_child_in_its_own_message(flow, count, nested):
     assert len(set(start(nested, flow).result(list[str], timeout=30))) == count
 

@@ -44,6 +44,10 @@ def test_another_child_follows_one_that_failed(world, tree, run):
     assert fail(tree, first).work.names == ()
 
     assert (run.node("ship")["state"], run.status, run.field("running")) == ("parked", "running", "0")
+    told = [row["event"] for _, row in world.store.upkeep.node_events.unsent(count=1000) if row["run"] == run.id]
+    assert told == ["waits", "over"], "for monitors the wait is over, and no hook hears of an end"
+    (retried,) = [each for each in world.store.history(run.id) if each.event == "retrying"]
+    assert (retried.attempt, first.id in retried.error) == (1, True)
     assert first.id in world.store.last_failure(run.id, "ship").message
     assert run.wake("ship").outcome == "asleep"
     assert wake_in_time(world, run).work.names == ("ship",)

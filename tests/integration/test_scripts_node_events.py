@@ -71,6 +71,16 @@ def test_a_node_behind_an_attempt_says_it_too(world):
     assert rows(world, run) == [("waits", "ask", 1, "callback", True), ("succeeded", "ask", 1, "callback", True)]
 
 
+def test_a_wait_that_an_attempt_follows_is_over_and_its_node_has_not_ended(world):
+    run = world.run(built(node("ask", attempts=2), node("last")))
+    token = run.hold("ask")
+    run.scripts.outside.open_callback(run.id, run.plan.hash, "ask", token, "secret")
+    run.scripts.outside.wait(run.id, run.plan.hash, "ask", token, waits="callback", lasts_ms=1, delay_ms=60_000)
+    wait_until(lambda: world.store.now_ms() >= run.node("ask")["due"], "its time is over")
+    run.wake("ask")
+    assert rows(world, run) == [("waits", "ask", 1, "callback", True), ("over", "ask", 1, "callback", True)]
+
+
 @pytest.mark.parametrize(("timed_out", "state"), [(True, "failed"), (False, "unknown")])
 def test_a_last_attempt_that_was_lost_says_how_its_node_ended(world, timed_out, state):
     run = world.run(built(node("a", attempts=2), node("last")))

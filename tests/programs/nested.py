@@ -142,6 +142,10 @@ def messages(before: str, child: str) -> list[str]:
     return [before, child, message()]
 
 
+def all_messages(before: str, told: list[str]) -> list[str]:
+    return [before, *told]
+
+
 def weigh(weight: int) -> int:
     return weight * 2
 
@@ -246,6 +250,12 @@ FLOWS = (
     telling,
     teller("one-message", telling).build(),
     telling_apart,
+    flow("message-for-each")
+    .fused()
+    .then(Node("before", message))
+    .then_map("all", Node("told", telling), lambda _state: [1, 2, 3])
+    .then(Node("behind", all_messages).with_inputs(before="before", told="told"))
+    .build(),
     teller("three-messages", telling_apart).build(),
     flow("persistent").takes(str).then(ship.with_retry(SOON)).then(last).build(),
     flow("impatient").takes(str).then(ship.with_timeout(timedelta(milliseconds=100))).build(),

@@ -19,7 +19,6 @@ class Migration(migrations.Migration):
                 ("input", models.TextField(blank=True)),
                 ("idempotency_key", models.TextField(null=True)),
                 ("tags", models.TextField(default="{}")),
-                ("priority", models.SmallIntegerField(null=True)),
                 ("created_at", models.DateTimeField(auto_now_add=True, db_index=True)),
                 ("error", models.TextField(blank=True, default="")),
             ],

@@ -50,6 +50,7 @@ local function callback_expires(node, rec, facts)
     return fail(node, rec, facts, failure)
   end
   redis.call('HSET', FAILURES, node, failure)
+  finish.emit_node('over', run.flow, node, rec, rec.waits)
   leave(node, rec)
   if not has_more then
     note('timed-out', node, rec.attempt)

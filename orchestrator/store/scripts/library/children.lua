@@ -120,6 +120,7 @@ end
 
 -- The child of an iteration has succeeded: an attempt says whether it is the last.
 local function ask_until(node, rec, output)
+  finish.emit_node('over', run.flow, node, rec, rec.waits)
   waiting.leave(node, rec)
   redis.call('HSET', LAST, node .. '|', output)
   save_ready(node, rec.generation)
@@ -129,12 +130,14 @@ end
 
 -- A child that was started has failed, or had no more time: another one is started in a while, and not that one taken up.
 local function try_again(node, rec, facts, failure)
+  -- include: of_attempt
   redis.call('HSET', FAILURES, node, failure)
+  finish.emit_node('over', run.flow, node, rec, rec.waits)
   waiting.leave(node, rec)
-  rec.state, rec.due, rec.fresh = 'parked', NOW + rec.delay, true
+  rec.state, rec.due, rec.fresh = 'parked', NOW + (rec.delay or 0), true
   rec.child, rec.asked, rec.late, rec.lasts, rec.delay = nil, nil, nil, nil, nil
   save(node, rec)
-  note('retrying', node, rec.attempt, string.format('%.0f', rec.due - NOW))
+  note('retrying', node, rec.attempt, of_attempt(string.format('%.0f', rec.due - NOW), '', failure))
   redis.call('ZADD', TIMERS, rec.due, row_of(node))
   wake_leader(rec.due)
   touch()

@@ -1,0 +1,91 @@
+"""Runs of a tree that one message goes on with: so many, and only what its process could have been sent."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator import FlowBuilder, Node, manual
+from orchestrator.definition.planning import make_plan
+from orchestrator.execution import tree_runs
+from orchestrator.execution.tree_runs import MOST_RUNS, TreeRuns
+from orchestrator.store.scripts.results import Work
+
+
+def plan_of(*, fused=True, queue="q", wide=False):
+    builder = FlowBuilder("f").on_queue(queue).triggered_by(manual("test"))
+    builder = builder.fused() if fused else builder
+    nodes = [Node("a", lambda: 1), Node("b", lambda: 1)]
+    built = builder.then_parallel("both", *nodes) if wide else builder.then(nodes[0]).then(nodes[1])
+    return make_plan(built.build(), "celery")
+
+
+class Engine:
+    """Has the code of every node, and notes what it is to publish."""
+
+    def __init__(self, *, knows=True, eager=False) -> None:
+        self.app = SimpleNamespace(conf=SimpleNamespace(task_always_eager=eager))
+        self.registry = SimpleNamespace(entry_for=lambda _plan, _node: "code" if knows else None)
+        self.published: list[tuple[Any, ...]] = []
+
+    def publish(self, *args: Any) -> None:
+        self.published.append(args)
+
+
+def tree_of(engine, plan=None, queue="q"):
+    return TreeRuns(engine, plan or plan_of(), SimpleNamespace(delivery_info={"routing_key": queue}))
+
+
+def work(*names, kind="nodes"):
+    return Work(kind, 0, 0, names=names)
+
+
+def test_a_node_of_another_fused_run_is_kept_and_handed_out():
+    engine, plan = Engine(), plan_of()
+    tree = tree_of(engine)
+    assert tree.keep(plan, "run", 1, work("a"))
+    ((source, left),) = tree.sources(is_over=False)
+    assert (source.run_id, source.epoch, left.names) == ("run", 1, ("a",))
+    assert list(tree.sources(is_over=False)) == engine.published == []
+
+
+@pytest.mark.parametrize(
+    ("tree", "plan", "left"),
+    [
+        (tree_of(Engine()), plan_of(fused=False), work("a")),
+        (tree_of(Engine(), plan_of(fused=False)), plan_of(), work("a")),
+        (tree_of(Engine()), plan_of(queue="other"), work("a")),
+        (tree_of(Engine(knows=False)), plan_of(), work("a")),
+        (tree_of(Engine(eager=True)), plan_of(), work("a")),
+        (tree_of(Engine()), plan_of(wide=True), work("a")),
+        (tree_of(Engine()), plan_of(), work("a", "b")),
+        (tree_of(Engine()), plan_of(), work("a", kind="saga")),
+        (tree_of(Engine()), plan_of(), work()),
+    ],
+)
+def test_what_a_message_of_its_own_is_for_is_not_kept(tree, plan, left):
+    assert not tree.keep(plan, "run", 1, left)
+
+
+def test_one_message_keeps_so_many():
+    tree, plan = tree_of(Engine()), plan_of()
+    kept = [tree.keep(plan, str(number), 1, work("a")) for number in range(MOST_RUNS + 5)]
+    assert kept == [True] * MOST_RUNS + [False] * 5
+
+
+@pytest.mark.parametrize("why", ["is_draining", "is_worn_out", "begins_no_runs"])
+def test_a_process_that_is_to_begin_nothing_keeps_nothing(why, monkeypatch):
+    monkeypatch.setattr(tree_runs, why, lambda: True)
+    assert not tree_of(Engine()).keep(plan_of(), "run", 1, work("a"))
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_what_was_kept_is_published_by_a_process_that_ends(is_over, monkeypatch):
+    engine, plan, left = Engine(), plan_of(), work("a")
+    tree = tree_of(engine)
+    assert tree.keep(plan, "run", 1, left)
+    monkeypatch.setattr(tree_runs, "is_draining", lambda: not is_over)
+    assert list(tree.sources(is_over=is_over)) == []
+    assert engine.published == [(plan, "run", 1, left)]

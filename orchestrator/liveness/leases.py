@@ -28,6 +28,7 @@ from orchestrator.errors import (
     StoreRefused,
 )
 from orchestrator.fault_points import fault_point
+from orchestrator.liveness.fork_gate import gate
 from orchestrator.liveness.pool_processes import in_pool_process, missing_flows, new_processes, tokens_of
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
 from orchestrator.store.refusals import concerns_all
@@ -244,13 +245,17 @@ class LeaseRenewer(threading.Thread):
     def run(self) -> None:
         """Renew until it is ended, also while a warm shutdown waits for the children."""
         while not self._ended.is_set():
-            try:
-                self.beat()
-            except StoreError as error:
-                warn_sparingly(logger, "leases are not renewed: %s", error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next beat tries again
-                log_error_sparingly(logger, error, "leases are not renewed")
+            with gate.closed():
+                self._beat_guarded()
             self._ended.wait(WATCH_EVERY_S)
+
+    def _beat_guarded(self) -> None:
+        try:
+            self.beat()
+        except StoreError as error:
+            warn_sparingly(logger, "leases are not renewed: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat tries again
+            log_error_sparingly(logger, error, "leases are not renewed")
 
     def end(self) -> None:
         """Stop renewing."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from celery.worker import state
 
+from orchestrator.liveness.fork_gate import gate
 from orchestrator.liveness.leases import WATCH_EVERY_S, is_running
 from orchestrator.liveness.pool_processes import is_overdue
 
@@ -56,17 +57,20 @@ class Watchdog(threading.Thread):
         """Watch until it is ended."""
         is_told = False
         while not self._ended.wait(WATCH_EVERY_S):
-            # A copy: the thread that renews leases changes it meanwhile.
-            for pid, place in list(self._renewer.known.items()):
-                # A process that died leaves its limit behind, and its id may be another program's by now.
-                if is_overdue(place) and is_running(pid):
-                    logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
-                    # Three seconds past the limit: the exception at the limit did not end it, so that nothing softer
-                    # will.
-                    os.kill(pid, signal.SIGKILL)
+            with gate.closed():
+                self._kill_overdue()
             if not is_told and state.should_terminate is not None and state.should_terminate is not False:
                 is_told = True
                 self._begin_shutdown()
             if time.monotonic() > self._grace_ends:
                 self._grace_ends = float("inf")
                 self._out_of_grace()
+
+    def _kill_overdue(self) -> None:
+        # A copy: the thread that renews leases changes it meanwhile.
+        for pid, place in list(self._renewer.known.items()):
+            # A process that died leaves its limit behind, and its id may be another program's by now.
+            if is_overdue(place) and is_running(pid):
+                logger.error("worker process %d is killed: its node did not stop at its timeout", pid)
+                # Three seconds past the limit: the exception at the limit did not end it, so that nothing softer will.
+                os.kill(pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
+from orchestrator.liveness.fork_gate import gate
 from orchestrator.store.refusals import concerns_all
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class BrokenParts:
             StoreFull: No other part gets further either.
             StoreUnavailable: As above.
         """
+        gate.give_way()
         pause = self._pauses.get((kind, name))
         if pause is not None and time.monotonic() < pause.until:
             return False

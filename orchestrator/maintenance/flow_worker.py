@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import StoreError
 from orchestrator.execution.event_loop import close_loop
 from orchestrator.execution.local_fan_out import end_threads
+from orchestrator.liveness.fork_gate import gate
 from orchestrator.liveness.leases import LeaseRenewer
 from orchestrator.liveness.pool_processes import note_taking_flows, prepare_forks, start_draining
 from orchestrator.liveness.watchdog import Watchdog
@@ -116,9 +117,10 @@ class FlowWorker:
 
     def _announce(self) -> None:
         while not self._ended.wait(ANNOUNCE_EVERY_S):
-            if announce_flows(self._engine):
-                warn_of_problems(self._engine)
-                return
+            with gate.closed():
+                if announce_flows(self._engine):
+                    warn_of_problems(self._engine)
+                    return
 
     def begin_shutdown(self) -> None:
         """Start no further node, and give running ones their grace; safe in a signal handler: it waits for nothing."""

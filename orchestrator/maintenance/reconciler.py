@@ -10,12 +10,14 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.definition.policies import SLOTS
 from orchestrator.errors import NodeFailure, RunCancelled, RunTimeout, StoreError, StoreRefused, UnknownRun
 from orchestrator.fault_points import fault_point
+from orchestrator.liveness.fork_gate import gate
 from orchestrator.liveness.leases import INLINE, end_claim, end_holder
 from orchestrator.maintenance.broken_parts import BrokenParts
 from orchestrator.maintenance.eviction_watch import EvictionWatch
@@ -130,7 +132,7 @@ class Reconciler:
                 self._stopped.wait(LONGEST_UNWAKED_MS / 1000)
             elif nap_ms <= SHORTEST_WAIT_MS:
                 self._stopped.wait(SHORTEST_WAIT_MS / 1000)  # what is due and fails stays due, which must not spin
-            elif not self._guarded(partial(self._await_wake, nap_ms / 1000)):
+            elif not self._guarded(partial(self._await_wake, nap_ms / 1000), waits=True):
                 self._stopped.wait(min(nap_ms, LONGEST_UNWAKED_MS) / 1000)
 
     def _await_wake(self, seconds: float) -> bool:
@@ -139,20 +141,25 @@ class Reconciler:
         self._stopped.wait(SHORTEST_WAIT_MS / 1000)
         return self._can_wait
 
-    def _guarded(self, step: Callable[[], Answer]) -> Answer | None:
-        """Do a step; an error is logged, and the next round tries again."""
+    def _guarded(self, step: Callable[[], Answer], *, waits: bool = False) -> Answer | None:
+        """Do a step; an error is logged, and the next round tries again. Only while one waits are processes forked."""
         try:
-            with self.store.guarded():
+            with nullcontext() if waits else gate.closed(), self.store.guarded():
                 return step()
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - the next round tries again
+            with gate.closed():
+                self._note(error)
+        return None
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, StoreError):
             # Attempts whose commit Redis refuses wait past their deadline; before any is ended they get one lease to
             # commit. Not where a later part of a sweep is refused for good: then no claim would ever be ended.
             if was_refused(error) and not (self._has_ticked and isinstance(error, StoreRefused)):
                 self._calm_until = time.monotonic() + self.engine.settings.lease.total_seconds()
             warn_sparingly(logger, "reconciler: %s", error)
-        except Exception as error:  # noqa: BLE001 - the next round tries again
+        else:
             log_error_sparingly(logger, error, "reconciler: a step failed")
-        return None
 
     def _sweep_if_leader(self) -> None:
         self._has_ticked = False

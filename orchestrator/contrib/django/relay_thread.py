@@ -14,8 +14,11 @@ from django.utils import timezone
 
 from orchestrator.contrib.django.starts import relay
 from orchestrator.errors import StoreError
+from orchestrator.liveness.fork_gate import gate
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from celery import Celery
 
 logger = logging.getLogger(__name__)
@@ -41,14 +44,18 @@ class RelayThread(Thread):
             # A younger row is being started by the process that has written it.
             before = timezone.now() - timedelta(seconds=self._every_s)
             for using in getattr(settings, "ORCHESTRATOR_OUTBOX_DATABASES", [DEFAULT_DB_ALIAS]):
-                try:
-                    relay(using=using, before=before, app=self._app)
-                except (StoreError, DatabaseError) as error:
-                    logger.warning("the outbox in database %s waits: %s", using, error)
-                except Exception:
-                    logger.exception("the outbox in database %s cannot be read", using)
-                finally:
-                    connections[using].close()
+                with gate.closed():
+                    self._relay(using, before)
+
+    def _relay(self, using: str, before: datetime) -> None:
+        try:
+            relay(using=using, before=before, app=self._app)
+        except (StoreError, DatabaseError) as error:
+            logger.warning("the outbox in database %s waits: %s", using, error)
+        except Exception:
+            logger.exception("the outbox in database %s cannot be read", using)
+        finally:
+            connections[using].close()
 
     def _end(self, **_: object) -> None:
         self._ended.set()

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from orchestrator.server import EmbeddedServer
 from tests.fake_server import InProcessServer, why_not
-from tests.harness import Ledger, await_children, lasting_keys, load_program, workers, write_stacks
+from tests.harness import Ledger, await_children, lasting_keys, load_program, logs_with_stacks, workers
 from tests.rabbit import find_program
 from tests.scheduling import WorldScheduling
 
@@ -62,10 +62,10 @@ def pytest_report_collectionfinish(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call):
-    """Behind a failure the logs of workers say what their pool processes were doing."""
+    """Behind a failure stand the logs of the workers, which say what their pool processes were doing."""
     report = yield
     if report.failed and call.when == "call":
-        write_stacks()
+        report.sections += [(f"log of worker {name}", text) for name, text in logs_with_stacks()]
     return report
 
 

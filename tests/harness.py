@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -26,6 +27,7 @@ Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 URL_VARIABLE = "TEST_REDIS_URL"
 _alive: WeakSet[WorkerProcess] = WeakSet()
+LOG_SHOWN = 20_000
 _servers: dict[str, str] = {}  # where each program is that was loaded
 
 
@@ -137,6 +139,21 @@ def child_pids(pid: int) -> list[int]:
     """Pool processes of a worker."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def logs_with_stacks() -> Iterator[tuple[str, str]]:
+    """Names of the workers that run, and the ends of their logs with the stacks of their pool processes."""
+    running = [worker for worker in list(_alive) if worker.process.poll() is None]
+    sizes = [worker.log.stat().st_size for worker in running]
+    write_stacks()
+    for worker, size in zip(running, sizes, strict=True):
+        with suppress(AssertionError):  # it may be one that writes none
+            wait_until(partial(_has_grown, worker.log, size), "its stacks", timeout=1)
+        yield worker.name, worker.log.read_text(errors="replace")[-LOG_SHOWN:]
+
+
+def _has_grown(log: Path, size: int) -> bool:
+    return log.stat().st_size > size
 
 
 def write_stacks() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from tests.harness import child_pids, load_program, wait_until, workers
 
 RUNS = 6
-SOON = {"lease": "3", "reconcile_every": "0.5"}
 
 
 def test_a_process_that_is_forked_while_the_log_is_written_logs(server, tmp_path, ledger):
     program = load_program("slow_log", server.url)
     options = ["-c", "2", "-Q", "slow-log"]
-    with workers("tests.programs.slow_log", server.url, tmp_path, options=options, **SOON) as (worker,):
+    soon = {"lease": "3", "reconcile_every": "0.5"}
+    with workers("tests.programs.slow_log", server.url, tmp_path, options=options, count=1, **soon) as (worker,):
         first = program.orchestrator.start("dies-once")
         written = wait_until(lambda: ledger.names("written"), "the death of the first process is in the log")
         wait_until(lambda: written[0] not in map(str, child_pids(worker.pid)), "the second is gone")

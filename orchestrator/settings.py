@@ -10,8 +10,12 @@ import os
 import re
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PREFIX_PATTERN = re.compile(r"(?=.{1,50}$)[A-Za-z0-9_.-]*(\{[A-Za-z0-9_.-]+\})?[A-Za-z0-9_.-]*")
 EVICTING_STORE = ("warn", "refuse")
@@ -55,6 +59,8 @@ class Settings:
             Default True; 1 or 0 as a variable.
         indexed_tags: Names of tags by which runs are indexed from their start on, so that `runs(tag=...)` finds few
             among many. Default none; as a variable with commas between them.
+        metric_tags: Names of some of `indexed_tags` whose values become labels of metrics: the first 50 values of each,
+            cut at 64 characters, the others together as "other". Default none; as a variable with commas between them.
         redact: Names of fields whose values are never shown by commands, `--json`, pages, events, traces and logs, nor
             kept in the texts of errors, heartbeats and `ctx.logger`. Default none; as a variable with commas between
             them.
@@ -79,6 +85,7 @@ class Settings:
     fused: bool = False
     http_callbacks: bool = True
     indexed_tags: tuple[str, ...] = ()
+    metric_tags: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()
     patches: tuple[str, ...] = PATCHES
 
@@ -104,6 +111,8 @@ class Settings:
             problems.append("prefix: must be 1 to 50 of letters, digits, '_', '.', '-', and may have one part in {}")
         if not problems and self.evicting_store not in EVICTING_STORE:
             problems.append(f"evicting_store: must be {' or '.join(map(repr, EVICTING_STORE))}")
+        if not problems:
+            problems += self._tag_faults()
         if not problems and self.lease / LEASE_FACTOR < self.reconcile_every:
             problems.append(
                 f"lease: {self.lease} is less than {LEASE_FACTOR} x reconcile_every ({self.reconcile_every}), so that "
@@ -111,6 +120,16 @@ class Settings:
             )
         if problems:
             raise ConfigurationError("; ".join(problems))
+
+    def _tag_faults(self) -> Iterator[str]:
+        for name in self.metric_tags:
+            if name not in self.indexed_tags:
+                yield (
+                    f"metric_tags: {name!r} is none of indexed_tags, by which the runs behind a number are found; "
+                    "name it there too"
+                )
+            if name.casefold() in map(str.casefold, self.redact):
+                yield f"metric_tags: redact says that values of {name!r} are never shown; leave it out of one of them"
 
 
 def _parse(text: str, kind: type) -> object:

@@ -1,7 +1,8 @@
 """Metrics of runs for Prometheus: one collector over the store, in whatever process shows them.
 
 A thread of its own takes a snapshot every 10 s; a scrape only reads the last one, so that it never waits for Redis.
-Labels hold names of flows, queues, limits and workers' code, and never a run's id, an item or a user's text.
+Labels hold names of flows, queues, limits and workers' code, and never a run's id, an item or a user's text, but for
+values of the tags that `Settings.metric_tags` names: in metrics of their own, `orchestrator_tagged_...`, up to a bound.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.messaging.queue_inspection import look_at_queue
 from orchestrator.schedules import instants
 from orchestrator.sparing_log import log_error_sparingly, warn_sparingly
+from orchestrator.store.tagged_ends import read_tagged_ends
 from orchestrator.store.totals import Histogram, read_totals
 from orchestrator.store.waiting_rows import KINDS, count_waiting
 
@@ -76,6 +78,10 @@ METRICS = {
     "orchestrator_runs": _gauge("Runs by flow and status; open: those that have not ended.", "flow", "status"),
     "orchestrator_runs_paused": _gauge("Runs that are paused until somebody resumes them; they are open too.", "flow"),
     "orchestrator_run_ends": _counter("Runs that ended, by status.", "flow", "status"),
+    "orchestrator_tagged_run_ends": _counter(
+        "Runs that ended, by the values of tags in metric_tags.", "flow", "status", "tag", "value"
+    ),
+    "orchestrator_tagged_run_seconds": _counter("How long these took together.", "flow", "tag", "value"),
     "orchestrator_run_duration_seconds": _histogram("From the start of a run to its end.", "flow"),
     "orchestrator_node_duration_seconds": _histogram("Last attempts of nodes, of a sample of runs.", "flow", "node"),
     "orchestrator_queue_wait_seconds": _histogram("From ready to started, of nodes of the same sample.", "queue"),
@@ -195,6 +201,7 @@ def take(orchestrator: Orchestrator) -> Samples:
             found["orchestrator_runs"][counts.flow, status] = getattr(counts, status)
         found["orchestrator_runs_paused"][counts.flow,] = counts.paused
     _add_totals(engine, orchestrator, found)
+    _add_tagged(engine, found)
     _add_queues(engine, orchestrator, found)
     _add_waiting(engine, orchestrator, found)
     _add_limits(orchestrator, found)
@@ -220,6 +227,14 @@ def _add_totals(engine: Engine, orchestrator: Orchestrator, found: Samples) -> N
             together.sum_ms += durations.sum_ms
     for queue, durations in waits.items():
         found["orchestrator_queue_wait_seconds"][queue,] = durations
+
+
+def _add_tagged(engine: Engine, found: Samples) -> None:
+    for each in read_tagged_ends(engine.store, engine.settings.metric_tags):
+        for (flow, status), count in each.ends.items():
+            found["orchestrator_tagged_run_ends"][flow, status, each.tag, each.value] = count
+        for flow, spent_ms in each.spent_ms.items():
+            found["orchestrator_tagged_run_seconds"][flow, each.tag, each.value] = spent_ms / 1000
 
 
 def _add_queues(engine: Engine, orchestrator: Orchestrator, found: Samples) -> None:

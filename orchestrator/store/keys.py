@@ -44,6 +44,8 @@ Names that a user chose are either checked by `build()` or hashed here, so that 
 | index:expiring_tags | sorted set: index by tag and run by the end of its retention | entries until then |
 | index:flow:<flow>, index:status:<pending...> | as version 0.1.0 has them | until mend_indexes.lua moves them |
 | stats:<flow>:<day> | hash: node and bucket to how many durations, see statistics.py | 8 days |
+| stats:tags | sorted set: tag and value (JSON) that have totals, by the last run's end | 8 days after the last |
+| stats:tags:<hash of tag and value> | hash: ends and durations, see tagged_ends.py | 8 days after the last |
 | stats:<flow>:total | hash: ends and durations, never taken back, see totals.py | 8 days after the last |
 | events:nodes | stream, capped: nodes that wait, and ends of nodes without a process | for ever |
 | events:attempts:<flow> | hash: outcome and node to attempts without an output | 8 days after the last |
@@ -247,6 +249,15 @@ class Keys:
     def totals(self, flow: str) -> str:
         """Ends and durations of a flow's runs and nodes, never taken back."""
         return self._named("stats", flow, "total")
+
+    @lazy
+    def tag_values(self) -> str:
+        """Values of tags that have totals of their own."""
+        return self._named("stats", "tags")
+
+    def tagged(self, pair: str) -> str:
+        """Totals of a tag's value, given as JSON; nothing of it is in the name but a hash."""
+        return self._named("stats", "tags", hashlib.sha256(pair.encode()).hexdigest()[:32])
 
     def attempts(self, flow: str) -> str:
         """Attempts of a flow's nodes that did not succeed, by outcome."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.store.queries import as_json
 from orchestrator.store.standing import RUN_ID
-from orchestrator.store.totals import duration_fields, end_field
+from orchestrator.store.tagged_ends import count_tagged_ends
+from orchestrator.store.totals import KEPT_S, RunEnd, duration_fields, end_field
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import Store
 
 DAY_S, HOUR_S = 86_400, 3_600
-KEPT_S = 8 * DAY_S
 MOST_HOURS = 7 * 24
 A_DOUBLING = 4
 """Buckets from a duration to twice as much."""
@@ -156,17 +156,6 @@ def _statistics_of(flow: str, by_hour: list[HourEnds], days: Sequence[Mapping[by
 
 
 @dataclass(frozen=True)
-class RunEnd:
-    """The end of a run: when, in seconds, of which flow, with which status, after how many ms, which run."""
-
-    at_s: int
-    flow: str
-    status: str
-    duration_ms: float
-    run_id: str
-
-
-@dataclass(frozen=True)
 class NodeSpan:
     """How long a node of an ended run took, and how long it had been ready before, in ms; and its queue."""
 
@@ -205,6 +194,7 @@ class Measurer:
                 add(total, duration_fields("node", each.node, each.duration_ms))
                 add(total, duration_fields("wait", each.queue, each.wait_ms))
         self._add(counts)
+        count_tagged_ends(self._store, ends)
 
     def _new_ends(self) -> Iterator[RunEnd]:
         store = self._store

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from orchestrator.store.run_store import Store
 
 ENDS, SUM = "ends", "ms"
+KEPT_S = 8 * 86_400
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """The end of a run: when, in seconds, of which flow, with which status, after how many ms, which run."""
+
+    at_s: int
+    flow: str
+    status: str
+    duration_ms: float
+    run_id: str
 
 
 @dataclass

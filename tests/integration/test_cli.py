@@ -385,12 +385,16 @@ def test_the_doctor_names_what_will_hurt(operator):
 
 
 def test_metrics_are_printed_and_served(operator, run_id):
+    operator.type("start", "order", "--input", LAMP, "--tag", "tenant=acme", "--tag", "order=88", "--wait")
     samples = operator.samples()
     assert samples["orchestrator_up",] == 1
     assert samples["orchestrator_runs", "order", "succeeded"] >= 1
     measured = "orchestrator_run_ends_total", "order", "succeeded"
     wait_until(lambda: operator.samples()[measured] >= 1, "the leader to count an end")
+    tagged = "orchestrator_tagged_run_ends_total", "order", "succeeded", "tenant", "acme"
+    wait_until(lambda: operator.samples().get(tagged) == 1, "the leader to count a tag")
     samples = operator.samples()
+    assert samples["orchestrator_tagged_run_seconds_total", "order", "tenant", "acme"] > 0
     assert samples["orchestrator_run_duration_seconds_count", "order"] >= 1
     assert samples["orchestrator_run_duration_seconds_sum", "order"] > 0
     assert samples["orchestrator_run_duration_seconds_bucket", "order", "+Inf"] >= 1
@@ -398,6 +402,7 @@ def test_metrics_are_printed_and_served(operator, run_id):
     assert samples["orchestrator_queue_consumers", "nobody"] == 0
     assert samples["orchestrator_workers", "order"] == 1
     assert run_id not in operator.type("metrics")
+    assert "88" not in {label for sample in samples for label in sample}, "only tags that are named"
     assert set(re.findall(r"^(\w+)", operator.type("metrics"), re.MULTILINE)) <= SAMPLES
 
 

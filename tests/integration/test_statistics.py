@@ -7,8 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from orchestrator import Settings
 from orchestrator.errors import UnknownRun
+from orchestrator.store import tagged_ends
 from orchestrator.store.statistics import Measurer, bucket_of, durations_of, longest_in, read_statistics
+from orchestrator.store.tagged_ends import LONGEST_VALUE, read_tagged_ends
 from orchestrator.store.totals import read_totals
 from tests.scripts_world import line_plan
 
@@ -163,3 +166,63 @@ def test_more_ends_than_one_read_are_counted_at_once(world):
     pipe.execute()
     measurer.measure()
     assert read_totals(world.store, ["f"])[0].ends == {"succeeded": 1200}
+
+
+def use_metric_tags(world, *names):
+    world.store.settings = Settings(prefix=world.prefix, indexed_tags=names, metric_tags=names)
+    measurer = Measurer(world.store)
+    measurer.measure()  # what ended before is left out
+    return measurer
+
+
+def tagged(world):
+    found = read_tagged_ends(world.store, world.store.settings.metric_tags)
+    return {(each.tag, each.value): dict(each.ends) for each in found}
+
+
+def test_ends_are_counted_by_the_tags_that_are_named(world):
+    plan = line_plan("a")
+    measurer = use_metric_tags(world, "tenant", "plan")
+    for tags in ({"tenant": "acme", "order": "88"}, {"tenant": "acme", "plan": "free"}, {}):
+        world.run(plan, tags=tags).do("a")
+    failed = world.run(plan, tags={"tenant": "acme"})
+    failed.fail("a", failed.hold("a"), delay_ms=-1)
+    measurer.measure()
+    measurer.measure()
+    ended = ("f", "succeeded")
+    assert tagged(world) == {("tenant", "acme"): {ended: 2, ("f", "failed"): 1}, ("plan", "free"): {ended: 1}}
+    (acme,) = read_tagged_ends(world.store, ["tenant"])
+    assert acme.spent_ms["f"] >= 0
+    assert read_tagged_ends(world.store, []) == []
+    assert {name for name in world.names() if ":stats:tags" in name} == {
+        world.keys.tag_values,
+        *(world.keys.tagged(json.dumps(pair)) for pair in (("tenant", "acme"), ("plan", "free"))),
+    }
+
+
+def test_no_more_values_of_a_tag_than_its_bound_are_counted_on_their_own(world, monkeypatch):
+    monkeypatch.setattr(tagged_ends, "MOST_VALUES", 2)
+    plan, ended = line_plan("a"), ("f", "succeeded")
+    measurer = use_metric_tags(world, "tenant")
+    for value in ("one", "two", "three", "four", "two", "other"):
+        world.run(plan, tags={"tenant": value}).do("a")
+        measurer.measure()
+    assert tagged(world) == {
+        ("tenant", "one"): {ended: 1},
+        ("tenant", "two"): {ended: 2},
+        ("tenant", "other"): {ended: 3},
+    }
+    # What no run has ended with for long gives its place away.
+    world.client.zadd(world.keys.tag_values, {json.dumps(["tenant", "one"]): 1})
+    world.run(plan, tags={"tenant": "five"}).do("a")
+    measurer.measure()
+    assert tagged(world).keys() == {("tenant", "two"), ("tenant", "five"), ("tenant", "other")}
+
+
+def test_a_value_is_cut_and_can_always_be_encoded(world):
+    measurer = use_metric_tags(world, "tenant")
+    plan = line_plan("a")
+    for value in ("\ud800" + "x" * 100, "\ud800" + "x" * 200):
+        world.run(plan, tags={"tenant": value}).do("a")
+    measurer.measure()
+    assert tagged(world) == {("tenant", "?" + "x" * (LONGEST_VALUE - 1)): {("f", "succeeded"): 2}}

@@ -25,7 +25,7 @@ from tests.harness import Ledger
 URL = os.environ["TEST_REDIS_URL"]
 app = Celery("operated", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
-orchestrator = Orchestrator(app, settings=Settings(redact=("card",)))
+orchestrator = Orchestrator(app, settings=Settings(indexed_tags=("tenant",), metric_tags=("tenant",), redact=("card",)))
 LEDGER = Ledger(URL)
 ONCE = RetryPolicy(maximum_attempts=1)
 ONCE_MORE = RetryPolicy(timedelta(minutes=1), maximum_attempts=2)

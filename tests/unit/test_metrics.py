@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.contrib import prometheus
 from orchestrator.errors import StoreUnavailable
@@ -39,6 +41,23 @@ def test_any_error_of_a_snapshot_means_down_until_the_next_one(error, monkeypatc
     monkeypatch.setattr(prometheus, "take", lambda _: {})
     collector.refresh()
     assert value_of(collector, "orchestrator_up") == 1
+
+
+def test_a_value_of_a_tag_cannot_break_out_of_its_label(monkeypatch):
+    orchestrator: Any = None
+    value = 'a"} 1\norchestrator_up 0\r\n# HELP \\" \x1b{'
+    collector = prometheus.Collector(orchestrator)
+    samples = {"orchestrator_tagged_run_ends": {("f", "failed", "tenant", value): 7.0}}
+    monkeypatch.setattr(prometheus, "take", lambda _: samples)
+    collector.refresh()
+    registry = CollectorRegistry()
+    registry.register(collector)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    found = {each.name: [(sample.labels, sample.value) for sample in each.samples] for each in families}
+    assert found.keys() == set(prometheus.METRICS)
+    labels = {"flow": "f", "status": "failed", "tag": "tenant", "value": value}
+    assert found["orchestrator_tagged_run_ends"] == [(labels, 7.0)]
+    assert found["orchestrator_up"] == [({}, 1.0)]
 
 
 def test_every_running_node_counts_for_its_queue(monkeypatch):

@@ -82,6 +82,14 @@ def test_a_bad_word_is_refused(policy):
         Settings(evicting_store=policy)
 
 
+def test_tags_become_labels_only_where_they_are_indexed_and_may_be_shown():
+    assert Settings(indexed_tags=("a", "b"), metric_tags=("b",)).metric_tags == ("b",)
+    with pytest.raises(ConfigurationError, match="metric_tags: 'b' is none of indexed_tags"):
+        Settings(indexed_tags=("a",), metric_tags=("a", "b"))
+    with pytest.raises(ConfigurationError, match="metric_tags: redact says that values of 'Card'"):
+        Settings(indexed_tags=("Card",), metric_tags=("Card",), redact=("card",))
+
+
 @pytest.mark.parametrize(("text", "fused"), [("1", True), ("0", False), ("", False)])
 def test_a_yes_or_no_is_one_or_zero_in_the_environment(monkeypatch, text, fused):
     monkeypatch.setenv("ORCHESTRATOR_FUSED", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.definition.fitting import NO_NODE, misfit
+from orchestrator.definition.fitting import misfit, missing_code
 from orchestrator.definition.plan import node_of
 from orchestrator.definition.state import RunStatus
 from orchestrator.definition.step_plan import END
@@ -80,7 +80,7 @@ def _judge(engine: Engine, row: RunRow) -> tuple[str, str]:
         names = [undo for node, undo, _ in pinned.sagas if records.get(node, {}).get("state") == "compensating"]
     for name in names:
         if reason := misfit(entry.plan, pinned, node_of(name)):
-            return (GONE if reason == NO_NODE else NO_FIT), f"{name}: {reason}"
+            return (GONE if missing_code(entry.plan, pinned, node_of(name)) else NO_FIT), f"{name}: {reason}"
     return GOES_ON, ""
 
 

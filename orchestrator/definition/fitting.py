@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.definition.plan import FORMAT
+from orchestrator.definition.plan import FORMAT, limit_title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +37,23 @@ def misfit(own: Plan, pinned: Plan, name: str) -> str:
         pinned: The plan that the run pins, of the same flow.
         name: A node, decision or compensation of the pinned plan.
     """
+    return missing_code(own, pinned, name) or next(_foreign_data(own, pinned, name), "")
+
+
+def missing_code(own: Plan, pinned: Plan, name: str) -> str:
+    """Return what code lacks in order to run a node, whatever the run has stored, or "" if it lacks nothing.
+
+    Args:
+        own: As above.
+        pinned: As above.
+        name: As above.
+    """
     if pinned.needed_format > FORMAT:
         return f"the run's plan has format {pinned.needed_format}, and its library knows none after {FORMAT}"
-    return "" if own.hash == pinned.hash else next(_reasons(own, pinned, name), "")
+    return "" if own.hash == pinned.hash else next(_missing_code(own, pinned, name), "")
 
 
-def _reasons(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
+def _missing_code(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
     theirs, mine = pinned.nodes[name], own.nodes.get(name)
     step = pinned.steps[theirs.step]
     if mine is None:
@@ -57,15 +68,25 @@ def _reasons(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
     # With more or fewer branches than the plan has, a choice would lead to another branch, or to none.
     if len(own.steps[mine.step].branches) != len(step.branches):
         yield "there it has another number of branches"
+
+
+def _foreign_data(own: Plan, pinned: Plan, name: str) -> Iterator[str]:
+    if own.hash == pinned.hash:
+        return
     (takes, gives), (taken, given) = (plan.types.get(name, ("", "")) for plan in (own, pinned))
     says = bool(own.types and pinned.types)  # a plan of version 0.1.0 does not
     if says and takes != taken:
         yield "its input is of another type there"
     if says and gives != given:
         yield "its output is of another type there"
-    for key in mine.reads:
+    for key in own.nodes[name].reads:
         if reason := _unreadable(own, pinned, name, key):
             yield reason
+    # Of a limit that the run's plan counts in one bucket, no key is asked for.
+    for limit in pinned.nodes[name].keyed:
+        for key in own.key_reads.get(name, {}).get(limit, ()):
+            if key in own.visible(name) and (reason := _unreadable(own, pinned, name, key)):
+                yield f"for a key of {limit_title(limit)}, {reason}"
 
 
 def misread(own: Plan, pinned: Plan, name: str, key: str) -> str:

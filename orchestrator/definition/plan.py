@@ -29,6 +29,8 @@ TYPES = "x-types"
 """Word of the input's schema under which a plan's text has the types of its nodes."""
 INPUTS = "x-inputs"
 """Word under which it has what their parameters are wired to."""
+KEY_READS = "x-key-reads"
+"""Word under which it has what the key functions of their limits read."""
 
 
 def limit_title(name: str) -> str:
@@ -121,6 +123,7 @@ class Plan:
         types: By node: digests of the types of its input and its output, "" for none; empty in a plan of version 0.1.0.
         inputs: By node that is wired by name: each parameter with the output key it reads, `:input.path` or
             `:item.path`.
+        key_reads: By node without an input and limit: output keys that the limit's key function is known to read.
         max_runs: How many runs go on at once, see `max_runs`; empty for no limit.
         format: Of a plan that was read: the number of the format that it needs to be understood.
     """
@@ -137,6 +140,7 @@ class Plan:
     fused: bool = False
     types: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    key_reads: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     max_runs: Mapping[str, Any] = field(default_factory=dict)
     format: int = field(default=0, compare=False)
 
@@ -157,7 +161,9 @@ class Plan:
             for name in LATER_FIELDS:
                 if not node[name]:
                     del node[name]
-        passed_on = {word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"))}
+        passed_on = {
+            word: raw.pop(name) for word, name in ((TYPES, "types"), (INPUTS, "inputs"), (KEY_READS, "key_reads"))
+        }
         if any(passed_on.values()):
             raw["input_schema"] = (raw["input_schema"] or {}) | {word: said for word, said in passed_on.items() if said}
         _drop_empty(raw, "max_runs")
@@ -187,9 +193,14 @@ class Plan:
         raw["sagas"] = tuple((node, compensation, when) for node, compensation, when in raw["sagas"])
         raw["limits"] = {name: tuple(numbers) for name, numbers in raw["limits"].items()}
         schema = raw["input_schema"]
-        types, inputs = (schema.pop(word, {}) if schema else {} for word in (TYPES, INPUTS))
+        types, inputs, reads = (schema.pop(word, {}) if schema else {} for word in (TYPES, INPUTS, KEY_READS))
         raw["input_schema"] = schema or None
-        return cls(**raw, types={name: (takes, gives) for name, (takes, gives) in types.items()}, inputs=inputs)
+        return cls(
+            **raw,
+            types={name: (takes, gives) for name, (takes, gives) in types.items()},
+            inputs=inputs,
+            key_reads={name: {limit: tuple(keys) for limit, keys in of.items()} for name, of in reads.items()},
+        )
 
     def fields(self) -> dict[str, str]:
         """Return the plan as the scripts read it: one small JSON for each position and node, and the whole."""

@@ -48,7 +48,6 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         steps = tuple(replace(step, local=False) for step in steps)
     nodes: dict[str, NodePlan] = {}
     sagas = []
-    limits: dict[str, Numbers] = {}
     for step in order:
         if step.own_kind:
             nodes[step.own_name] = _own_plan(flow, step, position[id(step)], queue)
@@ -56,10 +55,8 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         for node in step.own_nodes():
             kind = node.waits if isinstance(node, Gate) and node.waits else step.node_kind
             nodes[node.name] = _node_plan(flow, node, index, queue, kind=kind)
-            limits |= _numbers(flow, node)
             if (undo := node.compensation) is not None:
                 nodes[undo.name] = _node_plan(flow, undo, index, queue, kind="compensation", undoes=node.name)
-                limits |= _numbers(flow, undo)
                 sagas.append((node.name, undo.name, node.compensation_when))
             elif node.child is not None:
                 undone = _undo_of_child(nodes[node.name])
@@ -73,9 +70,10 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         steps=steps,
         nodes=nodes,
         sagas=tuple(sagas),
-        limits=limits,
+        limits=dict(pair for node in _all_nodes(flow) for pair in _numbers(flow, node)),
         input_schema=(flow.input_codec.schema() or None) if flow.input_codec else None,
         fused=fused,
+        key_reads=dict(_key_reads(flow)),
         max_runs={} if flow.max_runs is None else flow.max_runs.plan_fields(flow.name),
         types=dict(_types(flow)),
         inputs={node.name: node.wiring.labels() for node in _all_nodes(flow) if node.wiring is not None},
@@ -167,14 +165,24 @@ def limits_of(node: Node[Any, Any], flow: str) -> dict[str, Limit]:
     return {limit.plan_name(f"{flow}.{node.name}"): limit for limit in node.limits()}
 
 
-def _numbers(flow: Flow, node: Node[Any, Any]) -> dict[str, Numbers]:
-    return {name: limit.numbers() for name, limit in limits_of(node, flow.name).items()}
+def _numbers(flow: Flow, node: Node[Any, Any]) -> Iterator[tuple[str, Numbers]]:
+    yield from ((name, limit.numbers()) for name, limit in limits_of(node, flow.name).items())
 
 
 def _reads_of(node: Node[Any, Any]) -> tuple[str, ...]:
     if node.wiring is not None:
         return node.wiring.keys
     return tuple(sorted(_reads(node.input_func))) if node.input_func else ()
+
+
+def _key_reads(flow: Flow) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
+    """Yield what key functions read of the state, which they get where their node takes nothing."""
+    for node in _all_nodes(flow):
+        if node.contract.style != "none" or node.child is not None or isinstance(node, Gate):
+            continue
+        found = {name: _reads(limit.key) for name, limit in limits_of(node, flow.name).items() if limit.key is not None}
+        if known := {name: tuple(sorted(keys)) for name, keys in found.items() if keys}:
+            yield node.name, known
 
 
 def _reads(function: object) -> AbstractSet[str]:

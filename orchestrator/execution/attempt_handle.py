@@ -40,6 +40,7 @@ class AttemptHandle:
     Attributes:
         store: The store.
         plan: The run's plan.
+        code: The plan of the code that runs, which may be of another version.
         run_id: The run.
         node: The node, item or compensation.
         token: What fences the claim.
@@ -51,6 +52,7 @@ class AttemptHandle:
 
     store: Store
     plan: Plan
+    code: Plan
     run_id: str
     node: str
     token: str
@@ -117,26 +119,29 @@ class AttemptHandle:
                     )
                     if outcome != "no limit":
                         return outcome, wait
-                    self.store.define_limits(self.plan)  # its numbers are gone (a flushed key): the plan has them
+                    # Its numbers are gone (a flushed key), and a plan has them.
+                    self.store.define_limits(self.plan if limit_of(bucket) in self.plan.limits else self.code)
             except StoreError:
                 # Until the node's own time limit: a limit that lets calls pass while Redis is away would be none.
                 time.sleep(PATIENCE_S)
 
     def _bucket(self, name: str, key: str | None) -> str:
-        known = sorted(limit for limit in self.plan.limits if not limit.startswith(SLOTS))
+        """The bucket of a limiter, by the run's plan; code of another version is not held to what it cannot know."""
+        known = {limit for plan in (self.plan, self.code) for limit in plan.limits if not limit.startswith(SLOTS)}
         if name not in known:
-            there = ", ".join(known) or "none"
+            there = ", ".join(sorted(known)) or "none"
             raise Terminal(f"limit({name!r}): flow {self.plan.flow} has no limiter of this name; it has {there}")
-        is_keyed = name in self.plan.keyed
-        if not is_keyed and key is not None:
+        is_keyed = name in (self.plan if name in self.plan.limits else self.code).keyed
+        is_same = name in self.plan.limits and is_keyed == (name in self.code.keyed)
+        if not is_keyed and key is not None and is_same:
             raise Terminal(f"limit({name!r}): the limiter has no key function; leave the key out")
         if not is_keyed:
             return name
         if key is not None:
             return bucket_for(name, key)
         mine = [bucket for bucket in self.own if limit_of(bucket) == name]
-        if not mine:
+        if not mine and is_same:
             raise Terminal(
                 f"limit({name!r}): the limiter has a bucket for each key, and this node has none; give it a key"
             )
-        return mine[0]
+        return mine[0] if mine else name

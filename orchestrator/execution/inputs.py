@@ -249,6 +249,7 @@ class Inputs:
         handle = AttemptHandle(
             self._store,
             self.plan,
+            self.entry.plan,
             self.run_id,
             self.name,
             self._token,

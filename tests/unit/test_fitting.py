@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel, Field
 
-from orchestrator import FlowBuilder, Node, manual
+from orchestrator import FlowBuilder, Node, SharedRateLimiter, Terminal, manual
 from orchestrator.definition.codecs import codec_of
 from orchestrator.definition.fitting import RUN_INPUT, Fits, misfit, misread
 from orchestrator.definition.plan import Plan
 from orchestrator.definition.planning import make_plan
+from orchestrator.execution.attempt_handle import AttemptHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,3 +197,44 @@ def test_what_attempts_have_found_stays_known():
     fits.note(new, OLD, "b", "it reads 'x'")
     assert fits.misfit(new, OLD, "b") == "it reads 'x'"
     assert fits.misfit(new, OLD, "a") == ""
+
+
+def limited(key: Callable[..., Any] | None, *names: str) -> Plan:
+    """A node with limiters, between one that writes "a" and one that has none."""
+    node = Node("b", one)
+    for name in names:
+        node = node.with_shared_rate_limit(SharedRateLimiter(name, 5, per=timedelta(seconds=1), key=key))
+    return plan(flow().then(Node("a", text)).then(node).then(Node("c", one)))
+
+
+def test_what_a_key_function_reads_stands_in_the_plan_and_in_its_text():
+    keyed = limited(lambda state: state.get("a", str), "api")
+    assert keyed.key_reads == {"b": {"api": ("a",)}}
+    assert Plan.from_text(keyed.text) == keyed
+    assert limited(None, "api").key_reads == limited(lambda state: state.input(str), "api").key_reads == {}
+    item = Node("n", take).with_shared_rate_limit(
+        SharedRateLimiter("api", 5, per=timedelta(seconds=1), key=lambda item: item.get("a"))
+    )
+    assert plan(flow().then_map("m", item, over=lambda state: [1])).key_reads == {}, "it gets the item"
+
+
+def bucket(own: Plan, pinned: Plan, name: str, key: str | None) -> str:
+    store: Any = None
+    return AttemptHandle(store, pinned, own, "run", "c", "token")._bucket(name, key).partition("#")[0]
+
+
+def test_code_of_another_version_takes_tokens_by_the_plan_of_the_run():
+    plain, keyed, more = (
+        limited(None, "api"),
+        limited(lambda state: "k", "api"),
+        limited(lambda state: "k", "api", "web"),
+    )
+    for one_plan, other in ((plain, keyed), (keyed, plain)):
+        assert bucket(one_plan, other, "api", "k") == bucket(one_plan, other, "api", None) == "api"
+    assert bucket(more, keyed, "web", "k") == bucket(more, keyed, "web", None) == "web"
+    with pytest.raises(Terminal, match="no key function"):
+        bucket(plain, plain, "api", "k")
+    with pytest.raises(Terminal, match="give it a key"):
+        bucket(keyed, keyed, "api", None)
+    with pytest.raises(Terminal, match="no limiter of this name; it has api"):
+        bucket(plain, plain, "web", None)

@@ -390,6 +390,32 @@ def test_the_timeout_of_a_deferred_node_is_a_failed_attempt(world):
     assert run.wake("ask").work.names == ("undo-ask",)
 
 
+@pytest.mark.parametrize("lasts_ms", [0, 120_000])
+def test_a_deadline_ends_the_wait_for_a_callback_and_no_attempt_follows(world, lasts_ms):
+    run = world.run(lead(node("ask", attempts=3, undone="started").with_deadline(timedelta(minutes=1)), node("last")))
+    token = run.hold("ask")
+    secret = opened(run, "ask", token)
+    wait(run, "ask", token, lasts_ms=lasts_ms, delay_ms=1000)
+    record = run.node("ask")
+    assert record["due"] == record["ends"]
+    world.client.hset(world.keys.nodes(run.id), "ask", json.dumps(record | {"ends": record["ends"] - 60_000}))
+    make_due(world, run, "ask")
+
+    assert run.wake("ask").work.names == ("undo-ask",)
+
+    assert run.node("ask")["state"] == "compensating"
+    assert world.client.zscore(world.keys.timers, f"{run.id}|ask") is None
+    assert "within its deadline of 60 s" in world.store.run(run.id).error.message
+    assert call_back(run, "ask", secret).outcome == "stale"
+
+
+def test_no_attempt_follows_a_callback_that_could_not_begin_before_the_deadline(world):
+    run = world.run(lead(node("ask", attempts=3, undone="started").with_deadline(timedelta(minutes=1)), node("last")))
+    wait(run, "ask", run.hold("ask"), lasts_ms=5000, delay_ms=60_000)
+    make_due(world, run, "ask")
+    assert run.wake("ask").work.names == ("undo-ask",)
+
+
 @pytest.mark.parametrize("how", ["defers", "lost", "last lost", "parked", "returns", "fails"])
 def test_a_completion_while_the_attempt_runs_is_kept(world, how):
     run = world.run(lead(node("ask", attempts=1 if how == "last lost" else 2), node("last")))

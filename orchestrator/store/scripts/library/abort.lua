@@ -141,10 +141,11 @@ local function conclude(node, rec, facts, failure, state, detail)
   return when_quiet()
 end
 
+local function late_message(facts) return string.format('it was not done within its deadline of %g s', facts.deadline_ms / 1000) end
+
 -- The deadline of a node has come while it waits for an attempt.
 local function miss_deadline(node, rec, facts)
-  local message = string.format('it was not done within its deadline of %g s', facts.deadline_ms / 1000)
-  local failure = failure_of('orchestrator.errors.NodeTimeout', message, node, rec.attempt)
+  local failure = failure_of('orchestrator.errors.NodeTimeout', late_message(facts), node, rec.attempt)
   redis.call('HSET', FAILURES, node, failure)
   wait_queue.leave(node, rec)
   rec.bucket = nil
@@ -159,4 +160,4 @@ end
 
 return {saga_work = saga_work, next_compensation = next_compensation, has_begun = has_begun, skip = skip, begin = begin_ending,
   when_quiet = when_quiet, leave_compensation = leave_compensation, failure_of = failure_of, conclude = conclude,
-  miss_deadline = miss_deadline}
+  late_message = late_message, miss_deadline = miss_deadline}

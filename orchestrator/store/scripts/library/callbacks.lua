@@ -41,11 +41,14 @@ local function callback_arrives(node, verb, text, secret, generation)
   return {'stale'}
 end
 
--- The timeout is a failed attempt: there may be another one, after the delay that the attempt has left.
+-- The timeout is a failed attempt: there may be another one, after the delay that the attempt has left. The node's deadline ends
+-- the wait, too, also one without a timeout, which has left no delay; and no attempt follows that could not begin before it.
 local function callback_expires(node, rec, facts)
-  local message = string.format('its callback did not come within %g s', rec.lasts / 1000)
+  local is_late = rec.ends and rec.ends <= NOW
+  local message = is_late and abort.late_message(facts)
+    or string.format('its callback did not come within %g s', rec.lasts / 1000)
   local failure = abort.failure_of('orchestrator.errors.NodeTimeout', message, node, rec.attempt)
-  local has_more = rec.attempt < facts.attempts
+  local has_more = rec.attempt < facts.attempts and not is_late and (not rec.ends or NOW + rec.delay < rec.ends)
   if not has_more and not pauses.has_to_stand(facts) then
     return fail(node, rec, facts, failure)
   end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from orchestrator.cli.session import SPAN, UNITS, Instant, Session, command
 from orchestrator.cli.text import as_json, at, clean, span, table
+from orchestrator.definition.wording import LONGEST
 
 if TYPE_CHECKING:
     from orchestrator.store.limit_numbers import LimitRow
@@ -23,12 +25,15 @@ class Span(click.ParamType):  # type: ignore[type-arg] # as Instant
         """Return the duration."""
         if isinstance(value, timedelta):
             return value
-        if value.endswith("ms") and value[:-2].isdigit():
-            return timedelta(milliseconds=int(value[:-2]))
-        found = SPAN.fullmatch(value)
-        if found is None:
+        found, given = SPAN.fullmatch(value), None
+        with suppress(OverflowError):  # beyond every timedelta
+            if value.endswith("ms") and value[:-2].isdigit():
+                given = timedelta(milliseconds=int(value[:-2]))
+            elif found is not None:
+                given = timedelta(**{UNITS[found[2]]: float(found[1])})
+        if given is None or given > LONGEST:
             self.fail(f"{clean(value)!r} is no duration; write 500ms, 1s, 5m or 2h", param, ctx)
-        return timedelta(**{UNITS[found[2]]: float(found[1])})
+        return given
 
 
 @click.group("limits", invoke_without_command=True, epilog="Example: celery -A proj flow limits")

@@ -119,11 +119,11 @@ class Instant(click.ParamType):  # type: ignore[type-arg] # generic since click 
         """Return an aware instant; one without a zone is in UTC."""
         if isinstance(value, datetime):
             return value
-        if found := SPAN.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: float(found[1])})
         try:
+            if found := SPAN.fullmatch(value):
+                return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: float(found[1])})
             parsed = datetime.fromisoformat(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # of weeks that go back before any date, too
             self.fail(f"{clean(value)!r} is no instant; write 2026-05-01T12:00 or 30m, 2h, 7d ago", param, ctx)
         return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 

@@ -46,10 +46,9 @@ def start(
     timeout: float | None,
 ) -> None:
     """Start a run of a flow and print its id."""
-    wait_s = None if delay is None else timedelta(seconds=delay)
-    given_input = read_input(given)
+    begins, given_input = _delay_of(delay), read_input(given)
     run = session.orchestrator.start(
-        flow, given_input, idempotency_key=key, tags=dict(tags), delay=wait_s, priority=priority
+        flow, given_input, idempotency_key=key, tags=dict(tags), delay=begins, priority=priority
     )
     if not is_waiting:
         session.print({"id": run.id, "flow": flow, "status": str(run.status)}, lambda: [run.id])
@@ -70,6 +69,13 @@ def start(
     session.print(found, lambda: lines)
     if status is not RunStatus.SUCCEEDED:
         raise click.exceptions.Exit(FAILED)
+
+
+def _delay_of(seconds: float | None) -> timedelta | None:
+    try:
+        return None if seconds is None else timedelta(seconds=seconds)
+    except (ValueError, OverflowError) as error:  # not finite, or beyond every date
+        raise Refusal(f"--delay is {seconds}: give a number of seconds, such as 90") from error
 
 
 def _result(session: Session, run: FlowRun) -> Any:

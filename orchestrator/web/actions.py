@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import tornado.web
@@ -144,24 +144,35 @@ class Start(FlowPage):
     async def post(self, name: str) -> None:
         """Start a run and go to it, or say what its input lacks and keep what was typed."""
         self.refuse_unless_allowed()
-        given = {field: self.get_body_argument(field, "", strip=False) for field in ("input", "key", "tags")}
+        fields = ("input", "key", "tags", "delay", "priority")
+        given = {field: self.get_body_argument(field, "", strip=False) for field in fields}
         problem, run_id = await self.ask(start_run, name, **given)
         if not problem:
             self.redirect(self.reverse_url("flow-run", run_id), status=303)
             return
         self.set_status(422)
-        await self.show_flow(name, given=given["input"], key=given["key"], tags=given["tags"], problem=problem)
+        await self.show_flow(name, given=given.pop("input"), problem=problem, **given)
 
 
-def start_run(orchestrator: Orchestrator, name: str, *, input: str, key: str, tags: str) -> tuple[str, str]:
+def start_run(
+    orchestrator: Orchestrator, name: str, *, input: str, key: str, tags: str, delay: str, priority: str
+) -> tuple[str, str]:
     """Start a run from texts; returns what is wrong with them, or the id of the run."""
     try:
         value = json.loads(input) if input.strip() else None
     except ValueError as error:
         return f"The input is no JSON: {error}.", ""
+    given: dict[str, Any] = {"idempotency_key": key.strip() or None}
     try:
-        named = read_tags(tags)
-        run = orchestrator.start(name, value, idempotency_key=key.strip() or None, tags=named or None)
+        given["delay"] = timedelta(seconds=float(delay)) if delay.strip() else None
+    except (ValueError, OverflowError):  # no number, or one that is not finite or beyond every date
+        return texts.visible(f"Begin in {delay!r}: give a number of seconds, such as 90, or nothing."), ""
+    try:
+        given["priority"] = int(priority) if priority.strip() else None
+    except ValueError:
+        return texts.visible(f"The priority is {priority!r}: give a whole number, such as 0, or nothing."), ""
+    try:
+        run = orchestrator.start(name, value, tags=read_tags(tags) or None, **given)
     except StoreError:
         raise
     except (OrchestratorError, BadFilterError) as error:

@@ -104,11 +104,11 @@ def read_instant(text: str) -> datetime | None:
     """
     if not text:
         return None
-    if ago := SPAN.fullmatch(text):
-        return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := SPAN.fullmatch(text):
+            return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
         at = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # of weeks that go back before any date, too
         known = ", ".join(SPANS)
         raise BadFilterError(f"{text!r} is no instant; use {known}, or one such as 2026-01-31T08:00Z") from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)

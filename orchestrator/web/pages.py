@@ -205,7 +205,7 @@ class FlowPage(FlowsHandler):
     async def show_flow(self, name: str, **given: Any) -> None:
         """Show a flow, after a start that was refused with what was given and why."""
         page = await self.ask(fleet_pages.read_flow, name)
-        values = {"given": "", "key": "", "tags": "", "problem": ""} | given
+        values = dict.fromkeys(("given", "key", "tags", "delay", "priority", "problem"), "") | given
         runs = f"{self.reverse_url('flows')}?{urlencode({'flow': name, 'children': '1'})}"
         self.show_live(
             "flows_flow.html", "flows_flow_live.html", page.version, page=page, name=name, runs_address=runs, **values

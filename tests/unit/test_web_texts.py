@@ -124,6 +124,7 @@ def test_a_filter_of_the_last_hour():
     [
         (Filters(status="lost"), "no status 'lost'"),
         (Filters(since="yesterday"), "'yesterday' is no instant"),
+        (Filters(since="999999w"), "'999999w' is no instant"),
         (Filters(tag="tenant"), "name=value, not 'tenant'"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.definition.context import Deferred
 from orchestrator.execution.attempt import Waits
 from orchestrator.execution.child_attempt import Spawn
-from orchestrator.execution.commits import commit, let_wait, outcome_of, record_failure
+from orchestrator.execution.commits import Committed, commit, let_wait, outcome_of, record_failure
 from orchestrator.execution.failed_frames import release, release_later
 from orchestrator.execution.failures import Failed
 from orchestrator.execution.local_fan_out import LocalFanOut
@@ -102,7 +102,8 @@ class Executor:
         behind: Batch = ()
         returned = [(attempt, made) for attempt, made in arrived if isinstance(made, Returned)]
         if returned:
-            committed = commit(returned, successors)
+            ended = self.tree.end_child(*returned[0]) if self.tree and not successors and len(returned) == 1 else None
+            committed = Committed((ended,)) if ended else commit(returned, successors)
             # Not strict: while other members of the position are left, nothing was claimed.
             for successor, claimed in zip(successors, committed.claims, strict=False):
                 successor.hold(claimed, committed.seen)

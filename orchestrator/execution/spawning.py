@@ -43,7 +43,7 @@ def start_child(attempt: Attempt, made: Spawn, tree: TreeRuns | None) -> tuple[M
         lasts_ms=0 if node.timeout is None else in_milliseconds(node.timeout),
         delay_ms=attempt.plan.delay_ms(attempt.name, attempt.claimed.attempt),
         follows=follows,
-        keep=tree.keep if tree and is_kept else None,
+        keep=partial(tree.keep_child, attempt) if tree and is_kept else None,
     )
     try:
         spawned = retry_until_stored(attempt.store, attempt.place, start)

@@ -130,16 +130,16 @@ class NodeTask(EngineTask):
 
     def _run_tree(self, engine: Engine, tree: TreeRuns, *, is_over: bool) -> None:
         """Go on with other runs of the tree: what becomes of them is not this message's."""
-        for source, work in tree.sources(is_over=is_over):
+        for source, batch, work in tree.sources(is_over=is_over):
             try:
-                outcome = Executor(engine, source, tree).run(source.first(work.names[0]))
+                outcome = Executor(engine, source, tree).run(batch)
             except SoftTimeLimitExceeded:
                 raise
             except Exception:
                 # No message of it is on its way: the reconciler sends one.
                 logger.exception("flow %s: run %r cannot be worked on", source.plan.flow, source.run_id)
                 continue
-            if outcome.end is End.REQUEUE:
+            if outcome.end is End.REQUEUE and work is not None:
                 engine.publish(source.plan, source.run_id, source.epoch, work)
 
     def _run_pulled(self, engine: Engine, plan: Plan, *, since: float) -> None:

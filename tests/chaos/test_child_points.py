@@ -37,6 +37,9 @@ def the_child(run: FlowRun) -> FlowRun:
         ("there-fused", "after_spawn@ride:kill9:1"),
         ("there-fused", "before_claim@leg-1:kill9:1"),
         ("there-fused", "before_claim@last:kill9:1"),
+        # There the end of the child and what follows it in its parent are one step.
+        ("there-fused", "before_store@leg-2:kill9:1"),
+        ("there-fused", "after_store@leg-2:kill9:1"),
     ],
 )
 def test_a_worker_killed_on_the_way_into_a_child_or_out_of_it_loses_nothing(flow, order, world: World):

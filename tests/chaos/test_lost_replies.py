@@ -216,7 +216,7 @@ REPEATED_ELSEWHERE = {
     *("abandon", "drop_claim", "note_open_items", "restore_plan"),  # test_lost_keys.py
     *("give_back", "go_on", "keep_log"),  # test_scripts_late.py, test_scripts_portions.py, test_node_logs.py
     *("complete", "defer", "open_callback"),  # test_scripts_waiting.py
-    "spawn",  # test_scripts_children.py
+    *("spawn", "end_child"),  # test_scripts_children.py, test_scripts_child_ends.py
     *("fork", "take_over", "take_parts"),  # test_scripts_fork.py
     *("pause", "undo"),  # test_scripts_pause.py, test_scripts_resume.py
     *("delete_run", "list_runs", "freeze_limit", "set_limit"),  # an operator's; no run depends on them

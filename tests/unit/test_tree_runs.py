@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from orchestrator import FlowBuilder, Node, manual
 from orchestrator.definition.planning import make_plan
-from orchestrator.execution import tree_runs
+from orchestrator.errors import StoreUnavailable
+from orchestrator.execution import store_retries, tree_runs
+from orchestrator.execution.attempt import Attempt
+from orchestrator.execution.node_kinds import Returned
 from orchestrator.execution.tree_runs import MOST_RUNS, TreeRuns
-from orchestrator.store.scripts.results import Work
+from orchestrator.store.scripts.results import Claimed, Moved, Work
 
 
 def plan_of(*, fused=True, queue="q", wide=False):
@@ -29,6 +33,7 @@ class Engine:
         self.app = SimpleNamespace(conf=SimpleNamespace(task_always_eager=eager))
         self.registry = SimpleNamespace(entry_for=lambda _plan, _node: "code" if knows else None)
         self.published: list[tuple[Any, ...]] = []
+        self.store: Any = None
 
     def publish(self, *args: Any) -> None:
         self.published.append(args)
@@ -46,8 +51,8 @@ def test_a_node_of_another_fused_run_is_kept_and_handed_out():
     engine, plan = Engine(), plan_of()
     tree = tree_of(engine)
     assert tree.keep(plan, "run", 1, work("a"))
-    ((source, left),) = tree.sources(is_over=False)
-    assert (source.run_id, source.epoch, left.names) == ("run", 1, ("a",))
+    ((source, (attempt,), left),) = tree.sources(is_over=False)
+    assert (source.run_id, source.epoch, attempt.name, left.names) == ("run", 1, "a", ("a",))
     assert list(tree.sources(is_over=False)) == engine.published == []
 
 
@@ -89,3 +94,69 @@ def test_what_was_kept_is_published_by_a_process_that_ends(is_over, monkeypatch)
     monkeypatch.setattr(tree_runs, "is_draining", lambda: not is_over)
     assert list(tree.sources(is_over=is_over)) == []
     assert engine.published == [(plan, "run", 1, left)]
+
+
+def waiting_tree(children):
+    """A message that has started the child "child" of the first of two nodes, and went on with it."""
+    engine: Any = Engine()
+    engine.store = SimpleNamespace(scripts=SimpleNamespace(children=children), guarded=nullcontext)
+    tree, plan = tree_of(engine), plan_of()
+    waits = Attempt(engine, plan, "a", plan.nodes["a"], run_id="parent", epoch=2)
+    waits.prefetched.seen[":input"] = b"1"
+    assert tree.keep_child(waits, plan, "child", 2, work("b"))
+    assert [source.run_id for source, _, _ in tree.sources(is_over=False)] == ["child"]
+    return tree, Attempt(engine, plan, "b", plan.nodes["b"], run_id="child", epoch=2)
+
+
+class Children:
+    """Knows every end as a plain one; answers in turn what it was made with, and notes what it is asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._answers = list(answers)
+
+    def plain_end(self, *_: Any) -> Any:
+        return SimpleNamespace(follower="b")
+
+    def end(self, *_: Any, **options: Any) -> Any:
+        self.asked.append(options)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_the_end_of_a_child_brings_the_claim_behind_it_and_that_is_made_at_any_rate(monkeypatch):
+    monkeypatch.setattr(store_retries, "ASK_AGAIN_S", 0)
+    children = Children(StoreUnavailable("away"), Claimed("run", 1))
+    tree, last = waiting_tree(children)
+
+    assert tree.end_child(last, Returned(b"7")) == Moved("stored")
+
+    first, second = children.asked
+    assert first == second, "a repeated call has the token that the first one may have held it with"
+    assert (first["parent"][0], first["parent"][2], first["claim"].node) == ("parent", 2, "b")
+    monkeypatch.setattr(tree_runs, "is_draining", lambda: True)
+    ((source, (attempt,), left),) = tree.sources(is_over=True)
+    assert (source.run_id, source.epoch, attempt.claimed.is_held, left) == ("parent", 2, True, None)
+    assert (attempt.token, attempt.prefetched.seen["a"]) == (first["claim"].token, b"7")
+    assert source.engine.published == []
+
+
+def test_the_end_of_a_child_is_left_to_the_plain_commit():
+    children = Children(None)
+    tree, last = waiting_tree(children)
+    assert tree.end_child(last, Returned(b"7")) is None, "the script has said so"
+    assert tree.end_child(last, Returned(b"")) is None, "no output"
+    last.run_id = "other"
+    assert tree.end_child(last, Returned(b"7")) is None, "nobody waits for it here"
+    assert len(children.asked) == 1
+    assert list(tree.sources(is_over=False)) == []
+
+
+def test_a_process_that_is_to_begin_nothing_claims_nothing_behind_a_child(monkeypatch):
+    children = Children(Claimed("run", 1))
+    tree, last = waiting_tree(children)
+    monkeypatch.setattr(tree_runs, "is_draining", lambda: True)
+    assert tree.end_child(last, Returned(b"7")) is None
+    assert children.asked == []

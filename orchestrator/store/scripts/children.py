@@ -1,11 +1,14 @@
-"""Script of flow nodes: how an attempt starts a run of another flow and lets its node wait for it."""
+"""Scripts of flow nodes: an attempt starts a run of another flow and lets its node wait for it, and how that ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.definition.step_plan import END
 from orchestrator.store.keys import child_id
+from orchestrator.store.scripts.commit_and_claim import granted_of
+from orchestrator.store.scripts.connection import Packed
 from orchestrator.store.scripts.results import Moved, Started, started_of, text_of, work_of
 
 if TYPE_CHECKING:
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
     from orchestrator.definition.plan import Plan
     from orchestrator.store.keys import Keys
+    from orchestrator.store.scripts.commit_and_claim import Claim, Commit
+    from orchestrator.store.scripts.results import Claimed
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,49 @@ class Spawned(Moved):
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class PlainEnd:
+    """An end of a child of which the plans say nothing unusual.
+
+    Attributes:
+        follower: The node of the parent behind the one that waits for the child.
+        arguments: What the plans and the process say, as end_child.lua takes it.
+    """
+
+    follower: str
+    arguments: Packed
+
+
+def plain_end(plan: Plan, name: str, parent: Plan, flow_node: str, holder: str) -> PlainEnd | None:
+    """The end of a child with one of its nodes, if end_child.lua knows what to do then.
+
+    Args:
+        plan: The plan of the child.
+        name: The node of the child that is committed.
+        parent: The plan of the run that waits for it.
+        flow_node: The node that waits.
+        holder: The process that holds the claims.
+    """
+    node, waiting = plan.nodes[name], parent.nodes[flow_node]
+    step, own = plan.steps[node.step], parent.steps[waiting.step]
+    if step.kind != "then" or step.next != END or name not in plan.fast_commits or node.key != plan.result_key:
+        return None
+    # The end of such a run writes what the script is not told of.
+    if plan.maps or plan.pages or plan.signals or plan.max_runs:
+        return None
+    if own.kind != "then" or own.next == END or waiting.paged or waiting.deadline_ms:
+        return None
+    following = parent.steps[own.next]
+    (follower, *more) = following.nodes
+    if more or following.kind != "then" or follower not in parent.fast_claims:
+        return None
+    behind = parent.nodes[follower]
+    facts = (name, node.key, node.step, flow_node, waiting.key, waiting.step, follower, behind.step, behind.timeout_ms)
+    return PlainEnd(follower, Packed((*facts, holder)))
+
+
 class Children:
-    """The operation spawn.lua; it may raise `redis.RedisError`.
+    """The operations spawn.lua and end_child.lua; they may raise `redis.RedisError`.
 
     Args:
         keys: The keys.
@@ -41,6 +87,8 @@ class Children:
         self._keys = keys
         self._call = call
         self._start_call = start_call
+        # As many as there are flow nodes in plans.
+        self._ends: dict[tuple[str, ...], PlainEnd | None] = {}
 
     def spawn(
         self,
@@ -70,6 +118,43 @@ class Children:
         """Park a node, its attempt given back, whose flow nobody has announced: spawn.lua."""
         args = (run_id, node, token, 0, "", 0, 0, 0, delay_ms, int(follows))
         return _spawned_of(self._call("spawn", self._keys.of_run(run_id, plan), args))
+
+    def plain_end(self, plan: Plan, name: str, parent: Plan, flow_node: str, holder: str) -> PlainEnd | None:
+        """As the function of that name, looked for once."""
+        kind = (plan.hash, name, parent.hash, flow_node, holder)
+        if kind not in self._ends:
+            self._ends[kind] = plain_end(plan, name, parent, flow_node, holder)
+        return self._ends[kind]
+
+    def end(
+        self,
+        end: PlainEnd,
+        run_id: str,
+        plan: str,
+        commit: Commit,
+        *,
+        epoch: int,
+        parent: tuple[str, str, int],
+        claim: Claim,
+    ) -> Claimed | None:
+        """End a child with the commit of its last node, and go on in its parent: end_child.lua.
+
+        Args:
+            end: What the plans say.
+            run_id: The child.
+            plan: The plan that it pins.
+            commit: What is stored.
+            epoch: Epoch of the child.
+            parent: The run that waits for it, the plan which that pins, and its epoch.
+            claim: The node behind the one that waits.
+
+        Returns:
+            The claim; None if nothing was done, as something of the runs is unusual.
+        """
+        keys = (*self._keys.of_run(run_id, plan), *self._keys.of_run(*parent[:2])[:5])
+        args = [run_id, commit.token, commit.output, epoch, parent[0], parent[2], claim.token, len(claim.reads)]
+        answer = self._call("end_child", keys, [*args, *claim.reads], end.arguments)
+        return None if answer is None else granted_of(answer)
 
 
 def _spawned_of(answer: list[Any]) -> Spawned:

@@ -6,11 +6,11 @@
 -- KEYS    see keys.py, Keys.of_run, or the first seven, if the caller calls again with all of them for what is unusual; with a
 --         message, 17 is the queue that it is pushed to
 -- ARGV    What the plan and the process say: holder of the claims, lease in ms, which fast path may be taken ('nodes', 'local'
---         where one process works on what is behind, 'items', or ''), position of the commits (with none, of the claims), size:
---         how many nodes are there (of a map: how many items may run at once), position behind or '' if the fast path does not
---         know it, how many commits, details ('1' if there are such of each commit), how many claims, how many followers: the
---         nodes to claim, or, with no claims, the one that a commit makes ready; of each follower its name (of a map: any of
---         its items) and timeout in ms.
+--         where one process works on what is behind, 'root' at the end of a run that may have children, 'items', or ''), position
+--         of the commits (with none, of the claims), size: how many nodes are there (of a map: how many items may run at once),
+--         position behind or '' if the fast path does not know it, how many commits, details ('1' if there are such of each
+--         commit), how many claims, how many followers: the nodes to claim, or, with no claims, the one that a commit makes
+--         ready; of each follower its name (of a map: any of its items) and timeout in ms.
 --         Then run_id, epoch of the claims, how many output keys to send along (reads), arrived ('' if the caller of a claim
 --         may sleep for a token that comes soon; else its first arrival in us, or '0'), follows ('1' if the caller, or Celery,
 --         goes on with what is behind by itself), message ('<node> <text>' with '@since@' for the instant, pushed here if that

@@ -61,7 +61,7 @@ class PlannedCall:
 
     Attributes:
         fast_path: Which fast path may be taken: "nodes"; "local" where one process works on the position behind;
-            "items"; "" for none.
+            "root" at the end of a run that may have children; "items"; "" for none.
         position: Position of the commits; without any, of the claims.
         size: How many nodes are there; of a map, how many items may run at once.
         behind: Position behind, None if no fast path knows what to do with it.
@@ -101,8 +101,9 @@ def planned_call(
             behind = step.next if following is not None and claimed == following.nodes else None
         elif following is None:
             # The end of such a run touches keys that the fast path is not given.
-            has_more = plan.maps or plan.pages or plan.signals or plan.children or plan.max_runs
+            has_more = plan.maps or plan.pages or plan.signals or plan.max_runs
             behind = None if is_child or has_more else END
+            fast_path = "root" if plan.children else fast_path
         elif following.rules.is_single and not plan.nodes[following.nodes[0]].deadline_ms:
             behind, followers = step.next, following.nodes
         if behind is None and not step.local:  # members of a local step are stored as long as others are left
@@ -205,13 +206,7 @@ def _read_fast(
         assert call.behind is not None  # noqa: S101 - the script makes ready only what it is told of
         moved[-1] = Moved("stored", Work("step", call.behind, int(head), joined_in_store=False, names=call.followers))
         return moved, []
-    values: list[bytes | None] = []
-    if rest:
-        sizes, _, rest = rest.partition(b"\n")
-        at = 0
-        for size in map(int, sizes.split(b" ")):
-            values.append(None if size < 0 else rest[at : at + size])
-            at += max(size, 0)
+    values = _values_of(rest)
     attempt, generation, scheduled, index = numbers
     facts = (int(attempt), int(generation), number_of(scheduled))
     if index:
@@ -220,6 +215,24 @@ def _read_fast(
         return moved, [Claimed("run", *facts, tuple(values))]
     by_key = dict(zip(reads, values, strict=True))
     return moved, [Claimed("run", *facts, tuple([by_key[key] for key in each.reads])) for each in claims]
+
+
+def granted_of(answer: bytes) -> Claimed:
+    """The claim of one node, as a fast path answers it."""
+    head, _, rest = answer.partition(b"\n")
+    attempt, generation, scheduled, _ = head.split(b" ")
+    return Claimed("run", int(attempt), int(generation), number_of(scheduled), tuple(_values_of(rest)))
+
+
+def _values_of(text: bytes) -> list[bytes | None]:
+    values: list[bytes | None] = []
+    if text:
+        sizes, _, text = text.partition(b"\n")
+        at = 0
+        for size in map(int, sizes.split(b" ")):
+            values.append(None if size < 0 else text[at : at + size])
+            at += max(size, 0)
+    return values
 
 
 def _claimed_of(answer: Sequence[Any], claim: Claim, values: dict[str, bytes | None]) -> Claimed:

@@ -6,16 +6,12 @@
 -- them; of a node that repeats also '<node>|<number>': each of them, and '<node>|' while its `until` is to be asked of the output
 -- of the last one, which stands there.
 local LAST, CHILDREN = RUN .. ':children', INDEX .. ':children:' .. RUN_ID
-local AGAIN_MS, TREE, AT_ONCE, FEW = 1000, ':tree', 500, 20
+local AGAIN_MS, TREE, AT_ONCE = 1000, ':tree', 500
 
-local function run_of(id) return string.sub(RUN, 1, -#RUN_ID - 1) .. id end
-local function plan_key(hash) return string.match(PLAN, '^(.*:)[^:]*$') .. hash end
+-- include: others
+-- include: has_ended
 local function row_of(node) return RUN_ID .. '|' .. node end
 local function is_child() return MAY_BE_CHILD and redis.call('HEXISTS', RUN, 'parent') == 1 end
-
-local function has_ended(status)
-  return status == 'succeeded' or status == 'failed' or status == 'cancelled' or status == 'compensation_failed'
-end
 
 -- How many children a node has started, the id of the last one, and the generation and iteration in which it started that.
 local function last(node)
@@ -308,28 +304,17 @@ local function tell_parent()
   return plan and elsewhere('parent', parent, node, plan, epoch) or nothing()
 end
 
--- Keep the children of this run, which has ended, for their retention, if they are few and of the plainest kind; answers whether
--- that is all that is to be done.
+local keys_of = finish.keys_of
+-- include: few_children
+-- include: retire_children
+
+-- Keep the children of this run, which has ended, for their retention; answers whether that is all that is to be done.
 local function retire_few()
-  local ids, plain = redis.call('ZRANGE', CHILDREN, 0, FEW), {}
-  if #ids > FEW then
-    return false
+  local found = few_children()
+  if found then
+    retire_children(found)
   end
-  for _, id in ipairs(ids) do
-    local child = redis.call('HMGET', run_of(id), 'status', 'plan', 'flow', 'retention', 'idem', 'indexes', 'retired')
-    local facts = child[2] and redis.call('HMGET', plan_key(child[2]), 'maps', 'pages', 'signals', 'children')
-    if facts and (facts[1] ~= '[]' or facts[2] ~= '[]' or facts[3] or facts[4]) then
-      return false
-    elseif facts and has_ended(child[1]) and not child[7] then
-      plain[#plain + 1], child.id = child, id
-    end
-  end
-  for _, child in ipairs(plain) do
-    redis.call('HSET', run_of(child.id), 'retired', '1')
-    finish.retire_other(child.id, plan_key(child[2]), finish.keys_of(run_of(child.id)), child[3], child[4], child[5], child[6] or nil,
-      child[1])
-  end
-  return true
+  return found ~= nil
 end
 
 -- This run, a child, lives again in a new epoch, and has time again.

@@ -2,7 +2,7 @@
 -- or, at the end, the run ended. It writes what the library would, but one entry of the history for all nodes, and leaves the
 -- run's next look as it is while this process goes on. It breaks off before it has written anything.
 repeat
-  if commits == 0 or fast_path ~= 'nodes' and fast_path ~= 'local' or not is_first then
+  if commits == 0 or fast_path ~= 'nodes' and fast_path ~= 'local' and fast_path ~= 'root' or not is_first then
     break
   end
   local more = claims == 0 and behind == '-1' and {'created', 'retention', 'flow', 'idem', 'deadline', 'indexes'} or nil
@@ -17,6 +17,16 @@ repeat
   -- The plan does not say that a run of a schedule has another one behind it.
   if is_over and scheduled and scheduled ~= '' and redis.call('HEXISTS', RUN, 'lane') == 1 then
     break
+  end
+  local below = nil
+  if is_over and fast_path == 'root' then
+    -- include: others
+    -- include: has_ended
+    -- include: few_children
+    below = few_children()
+    if not below then
+      break
+    end
   end
 
   -- What is written is gathered first: who is not plain is found by then.
@@ -109,6 +119,14 @@ repeat
     -- include: family
     -- include: index
     -- include: end_run
+    if below then
+      -- include: others
+      -- include: keys_of
+      -- include: retire_children
+      own_keys = keys_of(RUN)
+      own_keys[#own_keys + 1], own_keys[#own_keys + 2] = RUN .. ':children', INDEX .. ':children:' .. RUN_ID
+      retire_children(below)
+    end
     -- include: retire
     return ''
   end

@@ -4,14 +4,7 @@
 -- include: emit_node
 -- include: push
 
--- What any run may have.
-local function keys_of(run_key)
-  local keys = {run_key}
-  for _, part in ipairs({'nodes', 'outputs', 'failures', 'told', 'history', 'saga', 'open', 'again', 'order', 'listed', 'forks'}) do
-    keys[#keys + 1] = run_key .. ':' .. part
-  end
-  return keys
-end
+-- include: keys_of
 
 local function own_keys()
   local keys = keys_of(RUN)
@@ -77,11 +70,6 @@ local function finish(after)
   return work
 end
 
--- Keep an ended run of which the keys and the plan are known for its retention from now on.
-local function retire_other(RUN_ID, PLAN, own_keys, flow, retention, idempotency, indexes, after)
-  -- include: retire
-end
-
 -- Take up an ended run in a new epoch: it lives again, and messages of the epoch before do nothing. The token says who did it.
 local function reopen(token)
   run.epoch = string.format('%.0f', tonumber(run.epoch) + 1)
@@ -98,4 +86,4 @@ local function reopen(token)
   run.held = false
 end
 
-return {reopen = reopen, keys_of = keys_of, retire_other = retire_other, retire = retire, keep = keep, emit = emit, emit_node = emit_node, own_keys = own_keys, finish = finish, push = push}
+return {reopen = reopen, keys_of = keys_of, retire = retire, keep = keep, emit = emit, emit_node = emit_node, own_keys = own_keys, finish = finish, push = push}

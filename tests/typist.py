@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
 from orchestrator.cli.program import program
 from orchestrator.cli.schemas import SCHEMAS
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
+from tests.warm import run_python
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 MODULE = "tests.programs.operated"
@@ -40,15 +40,7 @@ class Operator:
         return json.loads(text)
 
     def in_process(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "celery", "-A", MODULE, "flow", *words],
-            cwd=ROOT,
-            env=environment_for(self.url),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_python(["-m", "celery", "-A", MODULE, "flow", *words], environment_for(self.url))
 
     def samples(self) -> dict[tuple[str, ...], float]:
         """Every sample of the metrics, by its name and the values of its labels."""

@@ -1,4 +1,4 @@
-"""Celery processes that start warm: forked from an interpreter that has imported Celery already.
+"""Python processes that start warm: forked from an interpreter that has imported Celery already.
 
 A worker is as real as one that was executed, a process of its own with its own session, environment, folder and log;
 it saves the second of processor time that those imports take. The package under test is imported by each process
@@ -12,15 +12,18 @@ import gc
 import importlib
 import json
 import os
+import pathlib
 import runpy
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import types
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,31 +99,80 @@ class WarmProcess:
 Started: TypeAlias = "subprocess.Popen[bytes] | WarmProcess"
 
 
-def start_python(arguments: list[str], *, folder: Path, environment: Mapping[str, str], log: Path) -> Started:
-    """Start `python <arguments>` in a session of its own; warm, if it is Celery as this project has it."""
+def start_python(
+    arguments: list[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    errors: Path | None = None,
+    given: str = os.devnull,
+) -> Started:
+    """Start `python <arguments>` in a session of its own; warm, unless that would make a difference.
+
+    Args:
+        arguments: As Python takes them: `-m` and a module, `-c` and a program, or a file, and what these are given.
+        folder: Where it runs.
+        environment: Its environment, whole.
+        log: What it writes to standard output is put behind what is there.
+        errors: The same for standard error; without it that goes to the log, too.
+        given: A file that it reads as standard input.
+    """
+    log.touch()
+    files = (str(given), str(log), str(errors or log))
     if _can_be_warm(arguments, environment):
         with MAKING:
             template = _template()
-        return template.start(arguments[2:], folder, environment, log)
-    with log.open("a") as out:
+        return template.start(arguments, folder, environment, files)
+    with open(given) as source, log.open("a") as out, (errors or log).open("a") as err:  # noqa: PTH123 - as above
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
             env=dict(environment),
+            stdin=source,
             stdout=out,
-            stderr=out,
+            stderr=err,
             start_new_session=True,
         )
 
 
+def run_python(
+    arguments: list[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path | str = ROOT,
+    given: str = "",
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python <arguments>` to its end, warm if possible, and return what it wrote; killed after so many seconds."""
+    with tempfile.TemporaryDirectory() as made:
+        source, out, errors = files = [pathlib.Path(made) / name for name in ("given", "out", "errors")]
+        for file in files:
+            file.write_text(given if file is source else "")
+        process = start_python(
+            arguments,
+            folder=pathlib.Path(folder),
+            environment=environment,
+            log=out,
+            errors=errors,
+            given=str(source),
+        )
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
+
+
 def _can_be_warm(arguments: list[str], environment: Mapping[str, str]) -> bool:
     own = {name: value for name, value in environment.items() if name.startswith(("PYTHON", "COV"))}
-    return (
-        sys.platform == "linux"
-        and arguments[:2] == ["-m", "celery"]
-        and not COLD.intersection(arguments)
-        and own == _environment_of_python()
-    )
+    expected = _environment_of_python()
+    # Celery's command has imported the package as its plug-in.
+    may_differ = {} if arguments[:2] == ["-m", "celery"] else {"PYTHONPATH": ""}
+    same = own | may_differ == expected | may_differ
+    return sys.platform == "linux" and not COLD.intersection(arguments) and same
 
 
 def _environment_of_python() -> dict[str, str]:
@@ -160,18 +212,19 @@ class _Template:
             print(json.dumps(request), file=requests, flush=True)
             return int(answers.readline())
 
-    def start(self, arguments: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> WarmProcess:
-        log.touch()
-        asked = {"start": arguments, "folder": str(folder), "environment": dict(environment), "log": str(log)}
+    def start(
+        self, arguments: list[str], folder: Path, environment: Mapping[str, str], files: tuple[str, ...]
+    ) -> WarmProcess:
+        asked = {"start": arguments, "folder": str(folder), "environment": dict(environment), "files": files}
         return WarmProcess(self, self.ask(asked))
 
 
-def _serve() -> dict[str, object]:
+def _serve() -> dict[str, Any]:
     """Fork and reap as asked until nobody asks any more; what was asked of a forked process returns there."""
     while line := sys.stdin.readline():
-        request: dict[str, object] = json.loads(line)
+        request: dict[str, Any] = json.loads(line)
         if "reap" in request:
-            answer = os.waitpid(int(str(request["reap"])), 0)[1]
+            answer = os.waitpid(request["reap"], 0)[1]
         elif not (answer := _fork()):
             return request
         sys.stdout.write(f"{answer}\n")
@@ -193,23 +246,40 @@ def _fork() -> int:
     return 0
 
 
-def _become(request: dict[str, object]) -> None:
-    """Be `python -m celery <arguments>` in a folder, with an environment and a log."""
-    environment, arguments, folder = request["environment"], request["start"], request["folder"]
-    assert isinstance(environment, dict)
-    assert isinstance(arguments, list)
+def _become(request: dict[str, Any]) -> None:
+    """Be `python <arguments>` in a folder, with an environment, and files to read and write."""
+    environment, folder = request["environment"], request["folder"]
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    os.chdir(str(folder))
-    nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(str(request["log"]), os.O_WRONLY | os.O_APPEND)
-    for number, file in enumerate((nothing, log, log)):
+    os.chdir(folder)
+    given, *written = request["files"]
+    opened = [os.open(given, os.O_RDONLY), *(os.open(file, os.O_WRONLY | os.O_APPEND) for file in written)]
+    for number, file in enumerate(opened):
         os.dup2(file, number)
-    os.closerange(3, log + 1)
-    sys.path[0] = str(folder)
-    sys.argv = ["celery", *arguments]
+    os.closerange(3, max(opened) + 1)
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [folder, *paths, *(path for path in sys.path[1:] if path != ROOT)]
+    if paths != [ROOT]:  # it may have a package of its own
+        for name in [name for name in sys.modules if name.partition(".")[0] == "orchestrator"]:
+            del sys.modules[name]
     faulthandler.register(STACKS, all_threads=True)
-    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+    _run(request["start"])
+
+
+def _run(arguments: list[str]) -> None:
+    first, *others = arguments
+    if first == "-m":
+        sys.argv = list(others)
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = [first, *others[1:]]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(others[0], "<string>", "exec"), main.__dict__)
+    else:
+        sys.argv = list(arguments)
+        sys.path[0] = os.path.dirname(os.path.abspath(first))  # noqa: PTH100, PTH120 - as above
+        runpy.run_path(first, run_name="__main__")
 
 
 if __name__ == "__main__":

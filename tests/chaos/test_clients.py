@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,10 +12,12 @@ import redis
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from orchestrator.server import EmbeddedServer
 from tests.chaos.world import check_keys, check_run
-from tests.harness import ROOT, Ledger, environment_for, wait_until, workers
+from tests.harness import Ledger, environment_for, wait_until, workers
 from tests.processes import running
+from tests.warm import run_python
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from orchestrator import FlowRun
@@ -35,15 +35,7 @@ print(Orchestrator(Celery("client", broker=url, backend=url)).start("chain", ide
 def start_in_a_client(world: World, key: str, faults: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Start a run from a process of its own, which may be told to die on the way."""
     own = {FAULTS_VARIABLE: str(faults)} if faults else {}
-    return subprocess.run(
-        [sys.executable, "-c", CLIENT, world.url, key],
-        cwd=ROOT,
-        env=environment_for(world.url) | own,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python(["-c", CLIENT, world.url, key], environment_for(world.url) | own)
 
 
 def keys_of(world: World) -> set[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
 from tests.chaos.world import check_keys
-from tests.harness import ROOT, environment_for, wait_until
+from tests.harness import environment_for, wait_until
+from tests.warm import run_python
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from orchestrator import FlowRun
@@ -36,15 +36,8 @@ def answer(world: World, run: FlowRun, how: str, faults: Path | None = None) -> 
     """Answer a run from a process of its own, which may be told to die on the way."""
     own = {FAULTS_VARIABLE: str(faults)} if faults else {}
     given = world.ledger.client.get(f"callback {run.id}") or "none"
-    return subprocess.run(
-        [sys.executable, "-c", ANSWER, world.url, run.id, how, given],
-        cwd=ROOT,
-        env=environment_for(world.url) | own,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    assert isinstance(given, str)
+    return run_python(["-c", ANSWER, world.url, run.id, how, given], environment_for(world.url) | own)
 
 
 def await_waiting(world: World, run: FlowRun) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
 from tests.typist import MODULE
+from tests.warm import run_python
 
 
 def completed(url, line):
@@ -18,15 +16,8 @@ def completed(url, line):
         "COMP_WORDS": line,
         "COMP_CWORD": str(len(line.split()) - 1),
     }
-    answer = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()"],
-        env=environment_for(url) | completing,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    program = "from orchestrator.cli import main; main()"
+    answer = run_python(["-c", program], environment_for(url) | completing)
     assert answer.stderr == ""
     return answer.stdout.split()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from orchestrator.cli.schemas import SCHEMAS
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
+from tests.warm import run_python
 
+NOWHERE = "redis://127.0.0.1:1/0"
+ORCHESTRATOR = ("-c", "from orchestrator.cli import main; main()")
 BROKEN = """
 from celery import Celery
 from orchestrator import FlowBuilder, Node, Orchestrator, manual
@@ -40,15 +41,7 @@ orchestrator.register(FlowBuilder("far").triggered_by(manual("x")).then(Node("go
 def test_check_finds_without_a_server_what_would_not_run(tmp_path, code, exit_code, found):
     if code is not None:
         (tmp_path / "broken.py").write_text(code)
-    answer = subprocess.run(
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "-A", "broken", "check", "--json"],
-        cwd=tmp_path,
-        env=environment_for("redis://127.0.0.1:1/0"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    answer = run_python([*ORCHESTRATOR, "-A", "broken", "check", "--json"], environment_for(NOWHERE), folder=tmp_path)
     assert answer.returncode == exit_code, answer.stderr
     if exit_code == 1:
         SCHEMAS["check"].validate_json(answer.stdout, strict=True)
@@ -64,14 +57,9 @@ def test_check_finds_without_a_server_what_would_not_run(tmp_path, code, exit_co
     [("tests.programs.sample", "did not answer"), ("tests.programs.raw_load", "has no orchestrator")],
 )
 def test_no_server_and_a_wrong_app_are_named(app, message):
-    answer = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", app, "flow", "runs"],
-        cwd=ROOT,
-        env=environment_for("redis://127.0.0.1:1/0") | {"TEST_LEDGER_URL": "redis://127.0.0.1:1/0"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    answer = run_python(
+        ["-m", "celery", "-A", app, "flow", "runs"],
+        environment_for(NOWHERE) | {"TEST_LEDGER_URL": NOWHERE},
     )
     assert answer.returncode == 2
     assert message in answer.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import pytest
 from orchestrator.server import EmbeddedServer
 from tests.documents import APP, BLOCK, PAGES, REDIS, ROOT, programs
 from tests.harness import WorkerProcess, environment_for, wait_until
+from tests.warm import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,15 +163,7 @@ def told(server, home) -> dict[str, Any]:
     worker = WorkerProcess(APP, "extended", home / "worker.log", environment=environment, options=options, folder=home)
     try:
         wait_until(worker.is_up, "the worker is ready", timeout=60)
-        done = subprocess.run(
-            [sys.executable, "client.py"],
-            cwd=home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_python(["client.py"], environment, folder=home, timeout=120)
     finally:
         worker.stop()
     assert (done.returncode, done.stderr) == (0, "")

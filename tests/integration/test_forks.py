@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -11,7 +9,8 @@ from celery import Celery
 
 from orchestrator import ConfigurationError, InvalidInput, Orchestrator, PayloadTooLarge, RunError, RunStatus
 from orchestrator.fault_points import FAULTS_VARIABLE, hits_file
-from tests.harness import ROOT, environment_for, load_program, wait_until, workers
+from tests.harness import environment_for, load_program, wait_until, workers
+from tests.warm import run_python
 
 FLOWS = ["order", "order-fused"]
 RESULT = "3 yes label 3 6 2 left"
@@ -148,9 +147,8 @@ def test_a_client_killed_at_a_point_has_forked_once_or_not(forked, server, tmp_p
     run = ended(forked)
     orders = tmp_path / "faults"
     orders.write_text(f"{point}:kill9:1")
-    command = [sys.executable, "-c", CLIENT, server.url, run.id]
     environment = environment_for(server.url) | {FAULTS_VARIABLE: str(orders)}
-    subprocess.run(command, cwd=ROOT, env=environment, timeout=60, check=False)
+    run_python(["-c", CLIENT, server.url, run.id], environment)
     assert hits_file(orders).exists()
     forks = run.forks()
     assert len(forks) == count

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from orchestrator.store.keys import Keys
 from tests.chaos.world import check_keys, check_run
 from tests.harness import ROOT, WorkerProcess, environment_for, load_program, wait_until
 from tests.processes import running
+from tests.warm import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,15 +119,7 @@ class Fleet:
 
     def start_as_old(self, key: str) -> dict[str, FlowRun]:
         """Let a client of the old version start every flow."""
-        done = subprocess.run(
-            [sys.executable, "-c", OLD_CLIENT, ",".join(RESULTS), key],
-            cwd=self.folder,
-            env=self.environment(is_old=True),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_python(["-c", OLD_CLIENT, ",".join(RESULTS), key], self.environment(is_old=True), folder=self.folder)
         assert done.returncode == 0, done.stderr
         library, ids = json.loads(done.stdout)
         assert library.startswith(str(self.old)), "the client is not of the old version"

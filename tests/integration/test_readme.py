@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from orchestrator.server import EmbeddedServer
 from tests.documents import APP, REDIS, ROOT, commands, programs
 from tests.harness import WorkerProcess, environment_for, wait_until
+from tests.warm import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,15 +57,7 @@ def worker(folder, environment):
 
 
 def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python([*arguments], environment, folder=folder)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,8 +20,10 @@ from orchestrator.maintenance.reconciler import Reconciler
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.scripts import Scripts
 from orchestrator.store.scripts.results import MORE
+from tests.harness import environment_for
 from tests.scripts_fork import fork_of
 from tests.scripts_world import World, fan_plan, flow, line_plan, mapped_run, node, opened, plan_of
+from tests.warm import run_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,9 +271,8 @@ def test_the_reconciler_goes_on_where_a_client_was_killed_between_portions(world
         undo_at_once(run)
     orders = tmp_path / "orders"
     orders.write_text(f"between_portions:kill9:{portion}")
-    environment = {**os.environ, FAULTS_VARIABLE: str(orders)}
-    command = [sys.executable, "-c", CLIENT, server.url, world.prefix, run.id, what]
-    killed = subprocess.run(command, env=environment, timeout=60, check=False)
+    environment = environment_for(server.url) | {FAULTS_VARIABLE: str(orders)}
+    killed = run_python(["-c", CLIENT, server.url, world.prefix, run.id, what], environment)
     assert (killed.returncode, hits_file(orders).stat().st_size) == (-9, portion)
     assert (run.status, bool(run.field("unfinished"))) == ("running" if what == "resume" else "compensating", True)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -27,7 +25,8 @@ from orchestrator import (
 from orchestrator.fault_points import FAULTS_VARIABLE
 from orchestrator.server import EmbeddedServer
 from orchestrator.store.scripts.connection import Wire
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
+from tests.warm import run_python
 
 CLIENT = """
 import sys
@@ -140,11 +139,11 @@ def test_runs_that_were_sent_while_redis_was_away_are_errors_each(tmp_path):
 def test_a_client_that_is_killed_between_two_pipelines_is_repeated_without_a_second_run(own_server, tmp_path):
     faults = tmp_path / "faults"
     faults.write_text("after_starts:kill9:1")
-    command = [sys.executable, "-c", CLIENT, own_server.url]
+    command = ["-c", CLIENT, own_server.url]
     environment = environment_for(own_server.url)
-    dead = subprocess.run(command, cwd=ROOT, env=environment | {FAULTS_VARIABLE: str(faults)}, check=False)
+    dead = run_python(command, environment | {FAULTS_VARIABLE: str(faults)})
     assert dead.returncode == -signal.SIGKILL
     assert client(own_server.url).totals().open == 501
-    again = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    assert again.stdout == "1200\n"
+    again = run_python(command, environment)
+    assert (again.returncode, again.stdout) == (0, "1200\n")
     assert client(own_server.url).totals().open == 1200

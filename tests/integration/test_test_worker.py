@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from orchestrator.server import EmbeddedServer
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
+from tests.warm import run_python
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +22,7 @@ NOTHING = {"threads": [], "loops": 0, "workers": [], "patched": False, "variable
 
 def test_a_worker_in_a_thread_leaves_nothing_behind(server):
     """Each of three workers is stopped while a node goes on for longer than the grace of a shutdown."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.programs.tested"],
-        cwd=ROOT,
-        env=environment_for(server.url, shutdown_grace="0.5"),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    ran = run_python(["-m", "tests.programs.tested"], environment_for(server.url, shutdown_grace="0.5"), timeout=100)
     assert ran.returncode == 0, ran.stderr[-4000:]
     *reports, last = ran.stdout.splitlines()
     assert last == "lives on"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from orchestrator.server import EmbeddedServer
-from tests.harness import ROOT, environment_for
+from tests.harness import environment_for
+from tests.warm import run_python
 
 ATTEMPTS = {
     "single": ["a", "flaky", "flaky", "async"],
@@ -28,15 +27,7 @@ ATTEMPTS = {
 def spans(tmp_path_factory):
     """Every span of a run of each flow, by the flow."""
     with EmbeddedServer(tmp_path_factory.mktemp("server")) as server:
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.programs.traced"],
-            cwd=ROOT,
-            env=environment_for(server.url),
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        ran = run_python(["-m", "tests.programs.traced"], environment_for(server.url), timeout=100)
     assert ran.returncode == 0, ran.stderr[-4000:]
     return json.loads(ran.stdout)
 

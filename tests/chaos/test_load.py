@@ -30,7 +30,7 @@ def start_surely(orchestrator, name, number):
 
 
 FUSED = ("pool process killed",)
-ELSEWHERE = ("server restarted", "memory full", "connections cut")
+ELSEWHERE = ("server restarted", "server killed", "memory full", "connections cut")
 """Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short."""
 LONG = [(name, "canvas") for name in (*ELSEWHERE, *MORE_FAULTS)] + [
     (name, "fused") for name in FAULTS if name not in FUSED

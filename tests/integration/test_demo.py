@@ -153,6 +153,7 @@ def test_a_signal_before_the_workers_are_up_stops_them_too(demo):
     assert demo.processes() == {}
 
 
+@pytest.mark.chaos_long
 def test_a_worker_that_dies_ends_the_demo_with_the_end_of_its_log(demo):
     demo.wait_for("choose-sample     started")
     name, pid = WORKER.findall(demo.text())[1]

@@ -24,7 +24,8 @@ POOLS = {
     "solo": (["-P", "solo"], {}),
 }
 HAS_PROCESSES = {"prefork-of-one-connection", "spawn", "forkserver", "recycled"}
-LONG = {"forkserver": pytest.mark.chaos_long}  # it makes its processes as "spawn" does
+LONG = dict.fromkeys(("forkserver", "recycled"), pytest.mark.chaos_long)
+"""One makes its processes as "spawn" does, and replaced processes are in `test_replaced_processes.py`, too."""
 WANTED = {"hangs": "failed", "stubborn": "failed"}
 
 

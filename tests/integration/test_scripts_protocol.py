@@ -429,7 +429,7 @@ def check_edges(plans: Mapping[str, Plan], seen: Mapping[tuple[str, str], list[s
 
 
 @pytest.mark.parametrize("storm", [False, True], ids=["quiet", "storm"])
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.chaos_long) for seed in range(2, 8))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos_long) for seed in range(1, 8))])
 def test_drawn_runs_end_by_their_messages_alone(world, seed, storm):
     plans: dict[str, Plan] = {}
     ends: Counter[str] = Counter()

@@ -23,7 +23,7 @@ from tests.story import ENDED
 if TYPE_CHECKING:
     from tests.invariants import RunView, View
 
-GAMES, NEW_GAMES = 40, int(os.environ.get("TEST_MACHINE_EXAMPLES", "200"))
+GAMES, NEW_GAMES = 16, int(os.environ.get("TEST_MACHINE_EXAMPLES", "200"))
 SETTINGS = settings(
     max_examples=GAMES,
     stateful_step_count=40,

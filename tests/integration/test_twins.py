@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("TEST_TWINS_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=EXAMPLES or 20,
+    max_examples=EXAMPLES or 10,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,

@@ -475,7 +475,7 @@ def outcome_of(builder: FlowBuilder) -> Flow | FlowDefinitionError:
             return refusal
 
 
-@settings(max_examples=150)  # each run draws others
+@settings(max_examples=60)  # each run draws others
 @given(name=junk, called=st.lists(calls, max_size=8))
 @example(name=None, called=[("takes", ("\ud800",), {})])
 @example(name="f", called=[("then", (node(HOSTILE, give, input_func=reads_everything),), {})])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def modules(package: Path) -> dict[str, Path]:
     return found
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """A module as a tree; each rule reads them all."""
+    return ast.parse(text)
+
+
 def imports(package: Path, beside: Path | None = None) -> Iterator[Import]:
     """Every import in a package, those for type checking and those inside functions too.
 
@@ -73,8 +80,7 @@ def imports(package: Path, beside: Path | None = None) -> Iterator[Import]:
     """
     known = modules(package).keys() | (modules(beside).keys() if beside else set())
     for module, path in modules(package).items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node, is_in_function in _statements(tree, is_in_function=False):
+        for node, is_in_function in _statements(parsed(path.read_text(encoding="utf-8")), is_in_function=False):
             for target in _targets(node, module, is_package=path.name == "__init__.py", known=known):
                 yield Import(module, target, node.lineno, is_in_function)
 
@@ -147,7 +153,7 @@ def excesses(package: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         if (lines := len(text.splitlines())) > LONGEST_FILE:
             yield f"{module} has {lines} lines, over {LONGEST_FILE}: it answers two questions"
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > LONGEST_FUNCTION and REASON not in (ast.get_docstring(node) or ""):

@@ -242,17 +242,8 @@ class _Explainer:
         bucket = record.get("bucket")
         if bucket is None and "begins" in self.run.fields and self.run.status is RunStatus.PENDING:
             return "waits for the instant at which its run begins", instant(record["due"])
-        if record.get("unannounced"):
-            return f"waits for a worker that announces flow {self.plan.nodes[node_of(name)].child}", instant(
-                record["due"]
-            )
-        if bucket is None and not record["attempt"]:
-            return "waits for its next iteration", instant(record["due"])
         if bucket is None:
-            attempts = self.plan.nodes[node_of(name)].attempts
-            error = self.store.last_failure(self.run.run_id, name)
-            failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
-            return f"waits for attempt {record['attempt'] + 1} of {attempts}{failed}", instant(record["due"])
+            return self._explain_delay(name, record), instant(record["due"])
         place, due = self.store.place_in_queue(bucket, self.run.run_id, name)
         limiter = limit_title(limit_of(bucket)) + (" for its key" if bucket != limit_of(bucket) else "")
         if place is None:
@@ -260,6 +251,18 @@ class _Explainer:
         pace = self.store.pace(bucket)
         limiter += "" if pace is None else f", which currently allows {pace:.3g} starts a second"
         return f"is number {place + 1} in the wait queue of {limiter}", instant(due)
+
+    def _explain_delay(self, name: str, record: dict[str, Any]) -> str:
+        facts = self.plan.nodes[node_of(name)]
+        if record.get("unannounced"):
+            return f"waits for a worker that announces flow {facts.child}"
+        if not record["attempt"]:
+            return "waits for its next iteration"
+        error = self.store.last_failure(self.run.run_id, name)
+        failed = f"; the last one failed: {error.type}: {error.message}" if error else ""
+        if "made" in record:
+            return f"waits to start child {record['made'] + 1} of {facts.children}{failed}"
+        return f"waits for attempt {record['attempt'] + 1} of {facts.attempts}{failed}"
 
     def _explain_paused(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         error = self.store.last_failure(self.run.run_id, name)

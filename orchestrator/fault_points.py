@@ -38,9 +38,13 @@ def _fail_if_asked(point: str, node: str) -> None:
         order = Path(_orders).read_text(encoding="utf-8")
     if not order:
         return
-    where, action, *rest = order.split(":")
-    wanted, _, wanted_node = where.partition("@")
-    if point != wanted or wanted_node not in {"", node} or _count_hit() != int(rest[0] if rest else 1):
+    where, _, action = order.rpartition(":")
+    nth = "1"
+    if action.isdigit():
+        nth = action
+        where, _, action = where.rpartition(":")
+    wanted, _, wanted_node = where.partition("@")  # a timer of the engine's own is called `:tree`
+    if point != wanted or wanted_node not in {"", node} or _count_hit() != int(nth):
         return
     if action == "kill9":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -13,6 +13,7 @@ TOGETHER = {
     "tests/chaos/test_leaders.py": "plain world",
     "tests/chaos/test_load.py": "plain world",
     "tests/chaos/test_points.py": "plain world",
+    "tests/chaos/test_tree_points.py": "plain world",
     "tests/chaos/test_lost_replies.py": "network world",
     "tests/chaos/test_network.py": "network world",
     "tests/integration/bad_input/": "bad input",

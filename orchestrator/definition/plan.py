@@ -61,7 +61,7 @@ class NodePlan:
         key: Output key; empty for decisions and compensations.
         queue: Celery queue.
         timeout_ms: Limit of one attempt; of a gate how long it waits, 0 for as long as it takes.
-        attempts: Attempts at most.
+        attempts: Attempts at most; of a node that starts a flow, with those that may be lost before they have done so.
         retry: First delay in ms, factor, longest delay in ms, and whether the delay has jitter.
         limits: Limits that an attempt takes a token of, all or none; `@<name>` are slots that it holds.
         gate: Of a gate: what it waits for, see `gates`.
@@ -74,7 +74,7 @@ class NodePlan:
         source: The `cursor_source` whose stored cursor the first page begins at; empty for none.
         pauses: Whether it stands, when its attempts are exhausted, until somebody resumes the run.
         child: Name of the flow that it starts; of a compensation, of the one whose run it undoes. Empty for none.
-        children: How many attempts may start a run of that flow, each a new one; 0 if there is to be one.
+        children: Most runs of that flow that it starts, each where the one before has failed; 0 if there is to be one.
         repeats: Of a node that repeats: ms from an iteration to the next, and iterations at most; else empty.
         deadline_ms: Limit of the node, from the instant at which it is ready to the end of its last attempt; 0 is none.
         heartbeat_ms: Longest time between two heartbeats of an attempt; 0 is none.

@@ -122,8 +122,8 @@ def _node_plan(flow: Flow, node: Node[Any, Any], position: int, queue: str, *, k
         key="" if undoes else node.output_key,
         queue=node.queue or queue,
         timeout_ms=_limit_of(node),
-        # Without a policy, those of a flow node are claims that were lost before it has started its one child.
-        attempts=BRANCH_ATTEMPTS if node.child is not None and not has_children else retry.maximum_attempts,
+        # Claims of a flow node that were lost before they had started a child count for none.
+        attempts=retry.maximum_attempts + (BRANCH_ATTEMPTS - 1 if node.child is not None else 0),
         retry=(
             in_milliseconds(retry.initial_interval),
             retry.backoff_coefficient,

@@ -305,7 +305,8 @@ class _Reader:
             step=node.step,
             state=record.get("state") or self._state_of_map(node),
             attempt=record.get("attempt", 0),
-            attempts=node.attempts,
+            # Of a flow node those that may start a child; what was lost before that has come on top.
+            attempts=max(node.children or node.attempts, record.get("attempt", 0)),
             queue=node.queue,
             task=node.task,
             key="" if is_item else node.key,

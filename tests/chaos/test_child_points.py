@@ -1,4 +1,7 @@
-"""kill -9 at each named point of a child: where it starts and ends, where its parent is woken, where it is undone."""
+"""kill -9 at each named point of a child: where it starts and ends, where its parent is woken, where it is undone.
+
+And where another one follows a child that has failed, as the retry policy of its node has it.
+"""
 
 from __future__ import annotations
 
@@ -106,3 +109,45 @@ def test_a_cancel_reaches_a_child_whose_worker_is_killed(world: World):
     assert run.wait(timeout=60) == "cancelled"
     assert the_child(run).status == "cancelled"
     check_keys(world.client)
+
+
+@pytest.mark.parametrize(
+    ("flow", "order"),
+    [
+        # The first child fails, and undoes what it has done.
+        pytest.param("there-again", "before_fail@leg-2:kill9:1", marks=pytest.mark.chaos_long),
+        pytest.param("there-again", "after_store@undo-leg-1:kill9:1", marks=pytest.mark.chaos_long),
+        # Its parent notes that, and parks the node.
+        pytest.param("there-again", "before_parent@ride:kill9:1", marks=pytest.mark.chaos_long),
+        ("there-again", "after_parent@ride:kill9:1"),
+        # The node starts another child.
+        pytest.param("there-again", "before_claim@ride:kill9:2", marks=pytest.mark.chaos_long),
+        pytest.param("there-again", "after_claim@ride:kill9:2", marks=pytest.mark.chaos_long),
+        ("there-again", "before_spawn@ride:kill9:2"),
+        pytest.param("there-again", "after_spawn@ride:kill9:2", marks=pytest.mark.chaos_long),
+        # That one ends.
+        pytest.param("there-again", "before_parent@ride:kill9:2", marks=pytest.mark.chaos_long),
+        pytest.param("there-again", "after_parent@ride:kill9:2", marks=pytest.mark.chaos_long),
+        pytest.param("there-again-fused", "after_parent@ride:kill9:1", marks=pytest.mark.chaos_long),
+        pytest.param("there-again-fused", "after_spawn@ride:kill9:2", marks=pytest.mark.chaos_long),
+        # The leader wakes the node.
+        pytest.param("there-again", "before_wake@ride:kill9:1", marks=pytest.mark.chaos_long),
+        pytest.param("there-again", "after_wake@ride:kill9:1", marks=pytest.mark.chaos_long),
+    ],
+)
+def test_a_worker_killed_between_a_child_that_failed_and_the_next_one_starts_that_once(flow, order, world: World):
+    world.fail_at(order)
+    run = world.orchestrator().start(flow)
+    assert run.result(int, timeout=60) == 3
+    assert world.hits >= int(order.rpartition(":")[2]), "the point was not reached"
+    failed, followed = run.children()
+    assert (failed.status, followed.status) == ("failed", "succeeded")
+    story = [event.event for event in run.history() if event.node == "ride"]
+    told = [each for each in story if each in {"child", "retrying", "succeeded", "failed"}]
+    assert told == ["child", "retrying", "child", "succeeded"]
+    assert (succeeded(run), succeeded(followed)) == (["first", "ride", "last"], ["leg-1", "leg-2"])
+    assert set(world.ledger.names("undo")) == {f"{failed.id}/leg-1/1"}, "what the first one did, and nothing else"
+    check_keys(world.client)
+    check_run(run, "succeeded")
+    check_run(failed, "failed")
+    check_run(followed, "succeeded")

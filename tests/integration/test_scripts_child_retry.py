@@ -113,3 +113,26 @@ def test_a_run_that_ends_meanwhile_starts_no_other_child(tree, run):
     run.cancel()
     run.do("undo-first")
     assert (run.status, run.node("ship")["state"]) == ("cancelled", "failed")
+
+
+def test_a_claim_that_is_lost_before_it_has_started_a_child_counts_for_none(world, tree, run):
+    run.lose("ship", run.hold("ship"))
+    _, first = tree.spawn(run, "ship", shipping())
+    fail(tree, first)
+    assert run.node("ship")["state"] == "parked", "the second of two follows"
+    wake_in_time(world, run)
+    run.lose("ship", run.hold("ship"))
+    _, second = tree.spawn(run, "ship", shipping(undone=False))
+    assert second.id != first.id
+    assert tree.follow(tree.finish(second)).work.names == ("last",)
+    run.do("last")
+
+
+def test_claims_that_are_lost_again_and_again_end_the_node(run):
+    for _ in range(3):
+        run.lose("ship", run.hold("ship"))
+    assert run.node("ship")["state"] == "ready"
+    run.lose("ship", run.hold("ship"))
+    assert run.node("ship")["state"] == "unknown"
+    run.do("undo-first")
+    assert run.status == "failed"

@@ -18,6 +18,7 @@ from orchestrator import (
     Page,
     RetryPolicy,
     SharedRateLimiter,
+    Terminal,
     manual,
     paginate,
     signal,
@@ -240,10 +241,32 @@ leg = (
 )
 
 
-def trip(name: str, ride: Flow) -> FlowBuilder:
+def trip(name: str, ride: Flow, retry: RetryPolicy | None = None) -> FlowBuilder:
     """A node, then a run of another flow."""
     first = Node("first", act, 0).with_retry(MANY).on_error(undo("first"))
-    return FlowBuilder(name).triggered_by(manual("load")).then(first).then(Node("ride", ride))
+    node = Node("ride", ride) if retry is None else Node("ride", ride).with_retry(retry)
+    return FlowBuilder(name).triggered_by(manual("load")).then(first).then(node)
+
+
+def break_down(ctx: NodeContext, value: int) -> int:
+    """Fail for good in the first run that a node has started."""
+    parent = orchestrator.get(ctx.run_id).parent
+    assert parent is not None
+    LEDGER.client.hsetnx("first rides", parent.id, ctx.run_id)
+    if LEDGER.client.hget("first rides", parent.id) == ctx.run_id:
+        raise Terminal("not this one")
+    return act(ctx, value)
+
+
+frail = (
+    FlowBuilder("frail")
+    .triggered_by(manual("trip"))
+    .then(Node("leg-1", act, 0).with_retry(MANY).on_error(undo("leg-1")))
+    .then(Node("leg-2", break_down).with_input_func(after("leg-1")).with_retry(MANY))
+    .build()
+)
+TWICE = RetryPolicy(timedelta(milliseconds=200), maximum_attempts=2, jitter=False)
+"""As many as it takes, so that no crash may count as one."""
 
 
 def laps_of(name: str, one: Flow) -> FlowBuilder:
@@ -266,7 +289,18 @@ laps = laps_of("laps", lap).build()
 last = Node("last", act).with_input_func(after("ride")).with_retry(MANY)
 there = trip("there", leg).then(last).build()
 and_back = trip("and-back", leg).then(Node("refuse", refuse).with_retry(RetryPolicy(maximum_attempts=1))).build()
-leg_fused, lap_fused = (replace(each, name=f"{each.name}-fused", fused=True) for each in (leg, lap))
+leg_fused, lap_fused, frail_fused = (replace(each, name=f"{each.name}-fused", fused=True) for each in (leg, lap, frail))
+journey = trip("journey", there).then(last).build()
+stay = (
+    FlowBuilder("stay")
+    .triggered_by(manual("trip"))
+    .then(signal("paid", int))
+    .then(Node("leave", act).with_input_func(after("paid")).with_retry(MANY))
+    .build()
+)
+outing = trip("outing", trip("stop-over", stay).build()).then(last).build()
+there_again = trip("there-again", frail, TWICE).then(last).build()
+there_again_fused = trip("there-again-fused", frail_fused, TWICE).fused().then(last).build()
 
 in_turn = (
     FlowBuilder("in-turn")
@@ -304,6 +338,12 @@ for flow in (
         laps,
         there,
         and_back,
+        journey,
+        outing,
+        frail,
+        frail_fused,
+        there_again,
+        there_again_fused,
     ),
     in_turn,
     by_clock,

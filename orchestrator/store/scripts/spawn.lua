@@ -92,6 +92,7 @@ end_claim(rec, node)
 detach(facts)
 rec.dropped, rec.outcome, rec.lost, rec.waits, rec.child, rec.most = token, 'waiting', nil, 'child', epoch and before or id, most_bytes
 rec.since, rec.lasts, rec.fresh, rec.delay = NOW, lasts > 0 and lasts or nil, nil, facts.children and delay
+rec.made = facts.children and (rec.made or 0) + 1
 waiting.wait(node, rec, lasts > 0 and NOW + lasts or nil)
 touch()
 if epoch then  -- one that lives still is only waited for

@@ -124,6 +124,12 @@ local function ask_until(node, rec, output)
   return {kind = 'nodes', position = run.position, names = {node}}
 end
 
+-- Whether the policy lets another child follow. `made` counts those that it is of; a claim that was lost before its child
+-- was started is none of them.
+local function has_more_children(rec, facts)
+  return (rec.made or rec.attempt) < (facts.children or 1) and rec.attempt < facts.attempts
+end
+
 -- A child that was started has failed, or had no more time: another one is started in a while, and not that one taken up.
 local function try_again(node, rec, facts, failure)
   -- include: of_attempt
@@ -178,7 +184,7 @@ local function look(node, rec, facts)
   else
     failure = failure_of(rec, node, status or 'without a trace: its record is gone', error)
   end
-  if not run.verdict and (status == 'failed' or status == 'cancelled' and rec.late) and rec.attempt < (facts.children or 1) then
+  if not run.verdict and (status == 'failed' or status == 'cancelled' and rec.late) and has_more_children(rec, facts) then
     return try_again(node, rec, facts, failure)
   end
   if status == 'compensation_failed' then

@@ -113,7 +113,7 @@ rec = cjson.decode(string.format(RUNNING, rec.attempt + 1, rec.generation or 0, 
   string.format('%.0f', math.min(NOW + facts.timeout_ms, before.ends or math.huge)), token, cjson.encode(holder)))
 rec.throttled, rec.buckets, rec.admits, rec.lost = before.throttled, before.buckets, admits, admits and before.lost
 rec.first, rec.busy, rec.secret, rec.kept, rec.ends = before.first, before.busy, before.secret, before.kept, before.ends
-rec.fresh = before.fresh  -- see children.lua
+rec.fresh, rec.made = before.fresh, before.made  -- see children.lua
 rec.arrived = #facts.limits > 0 and string.format('%.0f', first) or nil
 rec.told = before.detail or before.told  -- for the attempt to go on from
 save(node, rec)

@@ -176,9 +176,9 @@ def _of_limits(engine: Engine) -> Iterator[Finding]:
         if row.is_set:
             yield Finding(
                 "limit-set",
-                f"{row.title} has other numbers than the code, which an operator has set: {row.n:g}"
+                f"{row.title} has numbers of an operator, {row.n:g}"
                 + (f" in {row.per.total_seconds():g} s" if row.per else "")
-                + f". Change the code, or end it: celery -A proj flow limits reset {row.name}",
+                + f", and not those of the code. Change the code, or: celery -A proj flow limits reset {row.name}",
                 f"limits reset {row.name}",
             )
 

@@ -236,7 +236,7 @@ class _Explainer:
         if lease is None or lease < self.store.now_ms():
             following = self._following(name, record)
             return f"its holder {holder} is gone; its claim will be ended, and {following}", instant(lease)
-        return f"runs in {holder} until its timeout at the latest{detail}", instant(record["deadline"])
+        return f"runs in {holder}, until its timeout at the latest{detail}", instant(record["deadline"])
 
     def _explain_parked(self, name: str, record: dict[str, Any]) -> tuple[str, datetime | None]:
         bucket = record.get("bucket")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,8 +17,8 @@ from tests.harness import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+FAINT = (Path(__file__).parent / "data" / "faint_texts.js").read_text()
 OPTIONS = (
     "--headless=new",
     "--no-sandbox",  # tests run as root in a container
@@ -79,6 +80,10 @@ class Browser:
     def wait_for(self, selector: str, words: str) -> None:
         """Wait until an element has a text."""
         wait_until(lambda: words in self.text(selector), f"{words!r} in {selector}", timeout=20)
+
+    def faint(self) -> list[str]:
+        """The texts that are hard to read before what is behind them."""
+        return list(self.run(FAINT))
 
     def complaints(self) -> list[str]:
         """What the console said: errors, and whatever the policy has blocked."""

@@ -75,7 +75,7 @@ def take(page: Browser, address: str, runs: dict[str, FlowRun], folder: Path) ->
             page.open(f"{address}/flows{path}", width=width, dark=dark)
             page.picture(folder / f"{name}-{look}.png", width=width)
     for name, (width, dark) in LOOKS.items():
-        for where in ("/waiting", f"/run/{runs['person'].id}"):
+        for where in ("/waiting", "/schedules", "/limits", f"/run/{runs['person'].id}"):
             page.open(f"{address}/flows{where}", width=width, dark=dark)
             page.click(".fl-do summary, .fl-answer summary")
             page.picture(folder / f"asked-{where.split('/')[1]}-{name}.png", width=width)

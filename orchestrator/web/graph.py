@@ -31,7 +31,7 @@ COLUMN = 480
 """Pixels below which parts stand below one another."""
 COLUMN_GAP = 18
 MARGIN = 14
-BAR = 5
+BAR, LEAST_PIECE = 5, 2.5
 PIXELS = dict.fromkeys("iljtfr.,:;|!'`()[]I ", 4.1) | dict.fromkeys("mwMW@%&", 10.4) | dict.fromkeys("-_", 6.0)
 """Widths of letters at 12.5 px, where they are not 7 px."""
 SMALL = 11.2
@@ -277,16 +277,20 @@ def _progress(mark: Mark, x: float, y: float, width: float) -> list[str]:
     """Return the bar of a box that stands for many: a piece for each tone, in one order."""
     total = sum(mark.counts.values()) or 1
     parts = [f'<rect class="track" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2.5"/>']
+    pieces = {
+        tone: max(LEAST_PIECE, width * mark.counts[tone] / total)
+        for tone in ("ok", "skip", "undone", "bad", "wait", "run", "queue")
+        if mark.counts.get(tone)
+    }
+    if pieces:  # what is few of many is seen too, at the cost of the most
+        most = max(pieces, key=lambda tone: pieces[tone])
+        pieces[most] -= max(0.0, sum(pieces.values()) - width)
     at = x
-    for tone in ("ok", "skip", "undone", "bad", "wait", "run", "queue"):
-        count = mark.counts.get(tone, 0)
-        if count:
-            piece = max(2.5, width * count / total)
-            piece = min(piece, x + width - at)
-            parts.append(
-                f'<rect class="piece s-{tone}" x="{at:.1f}" y="{y:.1f}" width="{piece:.1f}" height="{BAR}" rx="1.5"/>'
-            )
-            at += piece
+    for tone, piece in pieces.items():
+        parts.append(
+            f'<rect class="piece s-{tone}" x="{at:.1f}" y="{y:.1f}" width="{piece:.1f}" height="{BAR}" rx="1.5"/>'
+        )
+        at += piece
     return parts
 
 
@@ -300,6 +304,7 @@ class _Drawing:
         port: Height at which a line comes in.
         exit: Where a line goes out.
         draw: Draws it at a place.
+        entry: How far inside a line that comes in ends.
     """
 
     width: float
@@ -307,6 +312,7 @@ class _Drawing:
     port: float
     exit: tuple[float, float]
     draw: Callable[[_Pen, float, float], None]
+    entry: float = 0.0
 
 
 def _lay_line(line: Line, limit: float) -> _Drawing:
@@ -372,7 +378,7 @@ def _lay_column(line: Line, limit: float) -> _Drawing:
         return _Drawing(0.0, 0.0, 0.0, (0.0, 0.0), draw)
     first, last = laid[0], laid[-1]
     end = ((width + last.width) / 2, height - last.height + last.exit[1])
-    return _Drawing(width, height, first.port, end, draw)
+    return _Drawing(width, height, first.port, end, draw, (width - first.width) / 2)
 
 
 def _lay_part(part: Part, limit: float) -> _Drawing:
@@ -453,6 +459,8 @@ def _lay_group(group: Group, limit: float) -> _Drawing:
             pen.curve(x, y + port, x + PADDING - 2, middle, is_off=arm.is_off)
             if indent and arm.line.parts:
                 pen.curve(begin - 6, middle, begin, middle, is_off=arm.is_off)
+            if part.entry:
+                pen.curve(begin - 2, middle, begin + part.entry, middle, is_off=arm.is_off)
             part.draw(pen, begin, at)
             pen.curve(*out, end, out[1], is_off=arm.is_off)
             pen.curve(end, out[1], x + width, y + port, is_off=arm.is_off)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.definition.plan import node_of
+from orchestrator.web.graph import text_width
 from orchestrator.web.marks import TONES, items_text, mark_of, words_of
 from orchestrator.web.marks import WAITS as WAITED_FOR
 from orchestrator.web.texts import lasted, visible
@@ -28,6 +29,12 @@ MOST_LANES = 30
 GAP_WIDTH = 7.0
 """Per cent of the width that a stretch without anything running takes."""
 SHORTEST_GAP = timedelta(seconds=2)
+WIDE_LANE, NARROW_LANE = 480.0, 200.0
+"""Pixels of a lane's width, of a narrow one and of others, at the least."""
+GAP_SIZE = 13.5
+"""Size by which the length of a stretch is measured: its dots are wider than letters, and two need room between."""
+LAST_GAP = 90.0
+"""Per cent from which on the length of a stretch is written at the end of the lane."""
 WAITS = {
     "retrying": "waits for the next attempt",
     "waiting": "in line for",
@@ -163,7 +170,9 @@ class _Segments:
         self.open: Segment | None = None
         self.part_at: datetime | None = None
         if row.since is not None and row.kind not in GATES:
-            self.begin("queue", row.first or row.since, "queued")
+            begins_later = row.state == "parked" and not (row.attempt or row.limit or row.pages)
+            kind, title = ("wait", "begins later") if begins_later else ("queue", "queued")
+            self.begin(kind, row.first or row.since, title)
 
     def begin(self, kind: str, at: datetime, title: str, attempt: int = 0) -> None:
         self.open = Segment(kind, "run" if kind == "run" else "", at, at, title, attempt)
@@ -330,6 +339,27 @@ def draw_lane(lane: Lane, pieces: Sequence[Piece]) -> str:
     return f'<svg class="fl-lane" width="100%" height="19" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def draw_gaps(pieces: Sequence[Piece]) -> list[tuple[float, str]]:
-    """Return the middle of every short-drawn stretch, in per cent, with its real length."""
-    return [((each.left + each.right) / 2, lasted(each.end - each.begin)) for each in pieces if each.is_gap]
+def draw_gaps(pieces: Sequence[Piece]) -> list[tuple[float, str, bool]]:
+    """Return where the length of a short-drawn stretch is written, in per cent, and whether a narrow lane lacks room.
+
+    One that would be written over the one before, even in a wide lane, is left out.
+    """
+    found: list[tuple[float, str, bool]] = []
+    wide_edge = narrow_edge = -100.0  # per cent at which the last one ends
+    for piece in pieces:
+        at, label = (piece.left + piece.right) / 2, f"⋯ {lasted(piece.end - piece.begin)} ⋯"
+        left, right = _extent(at, label, WIDE_LANE)
+        if not piece.is_gap or left < wide_edge:
+            continue
+        wide_edge = right
+        left, right = _extent(at, label, NARROW_LANE)
+        is_near = left < narrow_edge
+        narrow_edge = narrow_edge if is_near else right
+        found.append((at, label, is_near))
+    return found
+
+
+def _extent(at: float, label: str, lane: float) -> tuple[float, float]:
+    """Return where a label begins and ends, in per cent of a lane of so many pixels."""
+    width = 100 * text_width(label, GAP_SIZE) / lane
+    return (at - width / 2, at + width / 2) if at < LAST_GAP else (100 - width, 100.0)

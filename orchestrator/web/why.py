@@ -124,10 +124,20 @@ def _rest(view: RunView, first: Waiting, others: Sequence[Waiting], waiting: Seq
         parts.append(f"{listed(stuck)} {'wait' if len(stuck) > 1 else 'waits'} too")
     if running:
         parts.append(f"{listed(running)} {'run' if len(running) > 1 else 'runs'}")
-    said = [f"Meanwhile {'; '.join(parts)}."] if parts else []
+    said = [f"So far {told}."] if (told := _items_of(view, first)) else []
+    said += [f"Meanwhile {'; '.join(parts)}."] if parts else []
     if follower := _follower(view, first, waiting):
         said.append(f"Then follows {follower}.")
     return " ".join(said)
+
+
+def _items_of(view: RunView, first: Waiting) -> str:
+    """How many items of a map have ended, where what is told first is one of them."""
+    items = next((row.items for row in view.nodes if row.name == node_of(first.node) != first.node), None)
+    if items is None or not items.count:
+        return ""
+    failed = f", {items.failed:,} of them failed" if items.failed else ""
+    return f"{items.done + items.failed:,} of {items.count:,} items have ended{failed}"
 
 
 def _follower(view: RunView, first: Waiting, waiting: Sequence[Waiting]) -> str:
@@ -146,7 +156,9 @@ def _error_of(view: RunView) -> Reason:
     run, error = view.run, view.run.error
     assert error is not None  # noqa: S101 - the caller has looked
     undone = [row.name for row in view.nodes if row.kind == "compensation" and row.state == "succeeded"]
-    undone += [f"the undo of {row.name}" for row in view.nodes if _is_child(row) and row.state == "compensated"]
+    undone += [
+        f"the rollback of {row.name}'s run" for row in view.nodes if _is_child(row) and row.state == "compensated"
+    ]
     broken = [row.name for row in view.nodes if row.kind == "compensation" and row.state in ("failed", "unknown")]
     broken += [row.name for row in view.nodes if _is_child(row) and row.state == "compensation_failed"]
     parts = []

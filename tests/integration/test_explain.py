@@ -98,7 +98,11 @@ def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world
     run = world.run(line_plan("a", timeout_ms=MINUTE_MS))
     token = run.hold("a")
     assert_is(
-        explain(run)["a"], "running", f"runs in {HOLDER} until its timeout at the latest", about_ms=MINUTE_MS, attempt=1
+        explain(run)["a"],
+        "running",
+        f"runs in {HOLDER}, until its timeout at the latest",
+        about_ms=MINUTE_MS,
+        attempt=1,
     )
     run.report("a", token, '"half"')
     assert explain(run)["a"][1].endswith('at the latest, reports "half"')
@@ -111,7 +115,7 @@ def test_a_node_that_runs_names_its_holder_its_timeout_and_what_it_reports(world
         == "its holder w0@host, process 1 is gone; its claim will be ended, and attempt 2 of 3 follows"
     )
     world.scripts.renew([HOLDER], lease_ms=LEASE_MS)
-    assert explain(run)["a"][1].startswith("runs in w0@host, process 1 until")
+    assert explain(run)["a"][1].startswith("runs in w0@host, process 1, until")
     run.lose("a", token)
     announce(world, flows={"f": ["a"]})
     assert explain(run)["a"][1].endswith("; attempt 1 was lost with its worker, and attempt 2 of 3 follows")

@@ -18,6 +18,13 @@ MODULE = "tests.programs.shown"
 SOON = "from orchestrator.web.pages import FlowPage, RunsPage\nFlowPage.fresh_s = RunsPage.fresh_s = 1\n"
 """An open list is read anew each second, where others wait for longer."""
 pytestmark = pytest.mark.browser
+FORMS_OUTSIDE = """return [...document.querySelectorAll('.fl-ask')].filter(ask => {
+  document.querySelectorAll('.fl-ask[open]').forEach(other => other.open = false);
+  ask.open = true;
+  const {left, right} = ask.querySelector('.fl-pop').getBoundingClientRect();
+  return left < 0 || right > document.documentElement.clientWidth;
+}).map(ask => ask.innerText)"""
+"""Forms behind buttons that do not fit into the window, opened one after the other."""
 FOCUSED = """const e = document.activeElement;
 return e.dataset.node || e.parentElement.id || e.innerText || e.tagName"""
 WIDTHS = {"wide": 1280, "narrow": 390}
@@ -330,6 +337,7 @@ def test_hostile_texts_execute_nothing_and_break_nothing(page, flower, nasty, wi
         assert page.run("return document.querySelectorAll('main img, main script:not([src])').length") == 0
         assert page.run("return document.documentElement.scrollWidth") <= width
         assert page.run("return document.documentElement.dataset.bsTheme") == ("dark" if dark else "light")
+        assert page.faint() == []
 
 
 def test_a_task_of_flower_s_own_page_leads_to_its_run(page, flower, program):
@@ -350,6 +358,8 @@ def test_every_page_fits_its_window(page, flower, order, path, width):
     page.open(f"{flower.address}/flows{path.format(order=order.id)}", width=width)
     assert page.text("main")
     assert page.run("return document.documentElement.scrollWidth") <= width
+    outside = page.run(FORMS_OUTSIDE)
+    assert outside == [], "what a button opens is beside the window"
 
 
 def test_while_redis_does_not_answer_pages_say_so_and_come_back(page, flower, server):

@@ -212,6 +212,22 @@ def test_a_narrow_picture_is_a_column(tour):
     assert float(narrow.get("height") or 0) > float(wide.get("height") or 0)
 
 
+def test_a_line_comes_to_the_first_box_of_a_column_in_a_frame():
+    steps = flow().when(lambda state: True, name="w").then(node("short")).then_parallel("p", node("a"), node("b" * 40))
+    svg = draw_graph(plan_of(steps.end_when()), width=320)
+    (left,) = re.findall(r'<rect class="box" x="([\d.]+)"[^>]*>(?:(?!<rect class="box").)*>short<', svg)
+    ends = re.findall(r'class="edge[^"]*" d="M[^"]*?([\d.]+) [\d.]+"|class="edge[^"]*" d="M[^"]*H([\d.]+)"', svg)
+    assert left in {end for pair in ends for end in pair}
+
+
+def test_a_few_failures_among_many_items_are_seen():
+    row = Mark("run", "items", {"ok": 9_994, "bad": 5, "run": 1})
+    plan = plan_of(flow().then_map("each", Node("item", lambda number: number), over=lambda state: [1]))
+    widths = re.findall(r'class="piece s-(\w+)"[^>]*? width="([\d.]+)"', draw_graph(plan, {"item": row}))
+    assert [tone for tone, _ in widths] == ["ok", "bad", "run"]
+    assert [width for _, width in widths[1:]] == ["2.5", "2.5"]
+
+
 def test_long_names_are_cut_in_the_middle_and_fit():
     name = "synchronise-the-" + "very-" * 12 + "long-name"
     short = cut(name, 150)

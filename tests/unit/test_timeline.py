@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import Event, NodeFailure, NodeRow, RunRow, RunStatus, RunView
+from orchestrator import Event, NodeFailure, NodeRow, RunRow, RunStatus, RunView, Waiting
 from orchestrator.store.log_lines import LogLine
 from orchestrator.store.run_view import MapCounts
 from orchestrator.web.attempts import choose_attempt, read_attempts, worker_of
 from orchestrator.web.timeline import MOST_LANES, draw_gaps, draw_lane, place, read_segments, read_timeline
+from orchestrator.web.why import reason_of
 
 BEGIN = datetime(2026, 1, 31, 8, tzinfo=UTC)
 
@@ -166,10 +167,29 @@ def test_a_long_wait_is_drawn_short_with_its_length():
     row = node(state="succeeded", attempt=2, since=at(0), started=at(3602), ended=at(3604))
     told = [event(0, "started"), event(2, "retrying"), event(3602, "started", 2), event(3604, "succeeded", 2)]
     timeline = read_timeline(view(row, finished=at(3604)), told, at(9999))
-    assert [said for _, said in draw_gaps(timeline.pieces)] == ["1 h"]
+    assert [said for _, said, _ in draw_gaps(timeline.pieces)] == ["⋯ 1 h ⋯"]
     assert place(timeline.pieces, at(2)) > 40
     assert place(timeline.pieces, at(3602)) - place(timeline.pieces, at(2)) < 10
     assert place(timeline.pieces, at(3604)) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("attempts", "written", "near"), [(3, 2, 1), (5, 4, 2), (30, 5, 3)])
+def test_lengths_of_long_waits_are_not_written_over_one_another(attempts, written, near):
+    told = [
+        event(600 * number + second, name, number + 1)
+        for number in range(attempts)
+        for second, name in ((0, "started"), (30, "retrying" if number + 1 < attempts else "succeeded"))
+    ]
+    end = at(600 * attempts - 570)
+    row = node(attempt=attempts, attempts=attempts, since=at(0), started=at(600 * attempts - 600), ended=end)
+    found = draw_gaps(read_timeline(view(row, finished=end), told, end).pieces)
+    assert (len(found), sum(is_near for *_, is_near in found)) == (written, near)
+
+
+def test_a_run_that_begins_later_waits_and_stands_in_no_queue():
+    row = node(state="parked", attempt=0, since=at(0))
+    assert kinds(row, end=9) == [("wait", "", 0, 9)]
+    assert kinds(replace(row, limit="jira"), end=9) == [("queue", "", 0, 9)]
 
 
 def test_the_scale_rises_and_is_whole_whatever_the_run_did():
@@ -227,3 +247,12 @@ def test_hostile_texts_stay_texts():
     assert "<script" not in drawn
     assert "&lt;script&gt;" in drawn
     assert not re.search(r"\sstyle=", drawn)
+
+
+def test_an_item_that_holds_up_its_map_is_told_with_how_far_the_map_is():
+    items = MapCounts(count=10_000, done=9_994, failed=5, running=1)
+    rows = (node("m", "running", items=items), node("m[7000]", "running"))
+    waiting = [Waiting(node="m[7000]", state="running", reason="runs in w0", until=None, attempt=1)]
+    reason = reason_of(view(*rows), waiting, {})
+    assert reason is not None
+    assert (reason.head, reason.rest) == ("m[7000]", "So far 9,999 of 10,000 items have ended, 5 of them failed.")

@@ -101,7 +101,7 @@ def test_a_child_that_is_undone_is_a_state_of_its_node(flower, program):
     assert run.show().nodes[0].state == "compensated"
     page = flower.get(f"/flows/run/{run.id}?node=print-label").text
     assert "print-label.undo" not in page
-    assert "What had succeeded was undone by the undo of print-label." in page
+    assert "What had succeeded was undone by the rollback of print-label&#x27;s run." in page
     assert "the run that it started was undone" in page
     assert "print-label.undo" not in typed("show", run.id)
     assert f"run {child.id} of flow label: cancelled" in typed("show", run.id)

@@ -1,13 +1,13 @@
-"""Random flows as data: what they are made of, what fails in them, and what they must come to.
+"""Random flows as data: what they are made of, and what fails in them.
 
-`recipe_of(seed, number)` gives the same recipe in every process. `tests/programs/random_flows.py` builds the flows for
-the workers, and `tests/random_runs.py` starts them, answers what they wait for, and checks how they end.
+`recipe_of(seed, number)` gives the same recipe in every process. `random_results.py` says what must come of it,
+`programs/random_flows.py` builds the flows for the workers, and `random_runs.py` starts them, answers what they wait
+for, forks them, and has `random_checks.py` look at how they end.
 """
 
 from __future__ import annotations
 
 import random
-import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +22,9 @@ MOST_BLOCKS = 2
 """Branches within branches."""
 STEP = 10_007
 """What an iteration adds: enough to see from an output how many there were."""
+AT_ONCE = ":start"
+"""Before any node has started."""
+MOST_STUMBLES = 2
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,17 @@ class Call:
     Attributes:
         name: The node.
         fails: Attempts, of each iteration, that fail before one succeeds.
-        fault: How it fails for good until somebody mends it: "error", "terminal", or "" for not at all.
+        fault: How it fails for good until somebody mends it: "error", "terminal", "late" (its second attempt could not
+            begin before its deadline), or "" for not at all; what nobody mends is "overdue": it waits for what does not
+            come before its deadline.
         stands: Out of attempts it pauses, and fails until somebody helps.
         dies: Its first attempt ends with its process.
         undo: When its compensation is called: "succeeded", "started", or "" for never.
         undo_fault: The compensation fails for good until somebody mends it.
         repeats: Iterations; 0 for a node that does not repeat.
+        pages: Pages that it fetches; 0 for a node that is not paginated.
+        silent: Its first attempt reports how far it is, and then nothing any more until its time is over.
+        has_deadline: It has one, which only what is "late" or "overdue" misses.
         defers: It waits for a callback.
         is_limited: It takes a token of the limiter that all flows share.
         is_async: Its function is a coroutine.
@@ -50,6 +58,9 @@ class Call:
     undo: str = ""
     undo_fault: bool = False
     repeats: int = 0
+    pages: int = 0
+    silent: bool = False
+    has_deadline: bool = False
     defers: bool = False
     is_limited: bool = False
     is_async: bool = False
@@ -130,6 +141,21 @@ Part: TypeAlias = "Member | Together | Each | Choice"
 
 
 @dataclass(frozen=True)
+class Lane:
+    """How many runs of a flow may go on at once.
+
+    Attributes:
+        most: How many.
+        skips: A further run is not queued, but ends at once.
+        is_keyed: So many for each customer; the input says whose it is.
+    """
+
+    most: int
+    skips: bool = False
+    is_keyed: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A flow; its result is the output of its last node, which is a plain call.
 
@@ -139,10 +165,16 @@ class Recipe:
         is_fused: Steps run in one task.
         has_time: It has a time limit, which is never reached.
         climbs: Its result is its input and `STEP`, so that it can be repeated.
-        cancel_at: Node at whose start the run is cancelled; "" for never.
+        lane: How many runs of it may go on at once; None for any number.
+        stumbles: Of a flow that a node starts: how many runs fail, one after the other, before one comes to its end.
+        cancel_at: Node at whose start the run is cancelled; `AT_ONCE` for before any, "" for never.
         pause_at: Node at whose start the run is paused for a while.
         is_resumed: If it does not succeed it is mended and resumed.
         is_undone: If it succeeds it is undone.
+        priority: Of its messages; None for none.
+        delay_ms: From its start to its beginning.
+        twins: Further runs of it that are started with it.
+        forks: How often it is forked, and the fork again, when it is over.
     """
 
     name: str
@@ -150,10 +182,16 @@ class Recipe:
     is_fused: bool = False
     has_time: bool = False
     climbs: bool = False
+    lane: Lane | None = None
+    stumbles: int = 0
     cancel_at: str = ""
     pause_at: str = ""
     is_resumed: bool = False
     is_undone: bool = False
+    priority: int | None = None
+    delay_ms: int = 0
+    twins: int = 0
+    forks: int = 0
 
 
 class Dice:
@@ -166,6 +204,7 @@ class Dice:
         # A flow of which everything may fail hardly ever comes far: the share differs from flow to flow.
         self.faults = self.chance.choice((0.0, 0.0, 0.03, 0.08))
         self.names = 0
+        self.stumbling = 0
 
     def happens(self, share: float) -> bool:
         return self.chance.random() < share
@@ -179,7 +218,14 @@ class Dice:
         while sum(1 for _ in nodes_of(tuple(parts))) < most:
             parts.append(self.part(depth, is_fused=is_fused))
         parts.append(Call(self.name("end"), undo=self.undo()))
-        return Recipe(name, tuple(parts), is_fused, self.happens(0.2), climbs)
+        return Recipe(name, tuple(parts), is_fused, self.happens(0.2), climbs, self.lane(depth))
+
+    def lane(self, depth: int) -> Lane | None:
+        if not self.happens(0.1):
+            return None
+        # Whether a child finds its lane full is a matter of luck, and its parent fails then.
+        skips = not depth and self.happens(0.3)
+        return Lane(self.chance.randint(1, 2), skips, not depth and self.happens(0.5))
 
     def name(self, kind: str) -> str:
         self.names += 1
@@ -209,20 +255,26 @@ class Dice:
 
     def call(self, *, is_plain: bool = False, is_local: bool = False) -> Call:
         call = Call(self.name("call"), undo=self.undo(), is_limited=self.happens(0.1), is_async=self.happens(0.1))
-        if call.undo and self.happens(self.faults):
-            call = replace(call, undo_fault=True)
+        if call.undo and self.happens(self.faults) and not self.stumbling:
+            call = replace(call, undo_fault=True)  # a child that is not undone is not tried again
+        call = replace(call, has_deadline=not is_plain and self.happens(0.1))
         if self.happens(self.faults):
-            return replace(call, fault=self.chance.choice(("error", "terminal")))
+            fault = self.chance.choice(("error", "terminal") if is_plain else ("error", "terminal", "late", "overdue"))
+            return replace(call, fault=fault, has_deadline=call.has_deadline or fault in {"late", "overdue"})
         if self.happens(0.15):
             call = replace(call, fails=self.chance.randint(1, 2))
         elif self.happens(0.02) and not is_local:  # a local step loses what runs beside it too
             call = replace(call, dies=True)
+        elif self.happens(0.02) and not is_local:
+            call = replace(call, silent=True)
         if is_plain:
             return call
         if self.happens(0.05):
-            return replace(call, stands=True, fails=0, dies=False)
+            return replace(call, stands=True, fails=0, dies=False, silent=False)
         if self.happens(0.12):
             return replace(call, defers=True)
+        if self.happens(0.1):
+            return replace(call, pages=self.chance.randint(1, 3), dies=False, silent=False)
         return replace(call, repeats=self.chance.randint(1, 3)) if self.happens(0.15) else call
 
     def gate(self, depth: int) -> Gate:
@@ -237,7 +289,10 @@ class Dice:
 
     def child(self, depth: int, *, repeats: bool = True) -> Child:
         count = self.chance.randint(1, 3) if repeats and self.happens(0.25) else 0
-        flow = self.recipe(depth + 1, climbs=count > 0)
+        stumbles = self.chance.randint(1, MOST_STUMBLES) if self.happens(0.15) else 0
+        self.stumbling += stumbles > 0
+        flow = replace(self.recipe(depth + 1, climbs=count > 0), stumbles=stumbles)
+        self.stumbling -= stumbles > 0
         return Child(self.name("child"), flow, self.happens(0.2), count, self.happens(0.2))
 
     def together(self, depth: int, *, is_fused: bool) -> Together:
@@ -270,12 +325,18 @@ def recipe_of(seed: str, number: int) -> Recipe:
     """Return flow `number` of a seed."""
     dice = Dice(seed, number)
     recipe = dice.recipe(0)
-    reached = [node.name for node in nodes_of(recipe.parts, only_taken=True) if isinstance(node, Call)]
+    reached = [node.name for node in nodes_of(recipe.parts, only_taken=True) if isinstance(node, Call)] + [AT_ONCE]
     if dice.happens(0.15):
         recipe = replace(recipe, cancel_at=dice.chance.choice(reached))
     if dice.happens(0.2):
         recipe = replace(recipe, pause_at=dice.chance.choice(reached))
-    return replace(recipe, is_resumed=dice.happens(0.5), is_undone=dice.happens(0.2))
+    recipe = replace(recipe, is_resumed=dice.happens(0.5), is_undone=dice.happens(0.2))
+    if dice.happens(0.3):
+        recipe = replace(recipe, priority=dice.chance.randrange(10))
+    if dice.happens(0.15):
+        recipe = replace(recipe, delay_ms=dice.chance.choice((1, 200)))
+    twins = dice.chance.randint(1, 2) if recipe.lane else 0
+    return replace(recipe, twins=twins, forks=dice.chance.randint(1, 2) if dice.happens(0.2) else 0)
 
 
 def nodes_of(parts: tuple[Part, ...], *, only_taken: bool = False) -> Iterator[Member]:
@@ -308,89 +369,3 @@ def flows_of(recipe: Recipe) -> Iterator[Recipe]:
     for node in nodes_of(recipe.parts):
         if isinstance(node, Child):
             yield from flows_of(node.flow)
-
-
-def mix(name: str, given: int) -> int:
-    """What a function returns: it shows which node was called, with what."""
-    return (given * 31 + zlib.crc32(name.encode())) % STEP
-
-
-def climb(given: int) -> int:
-    """What the function of a node that repeats returns."""
-    return given + STEP
-
-
-class Failed(Exception):
-    """The run fails."""
-
-
-def expected_result(recipe: Recipe, given: int, *, is_mended: bool) -> int | None:
-    """Return the result of a run that nobody cancels, or None if it fails.
-
-    Args:
-        recipe: The flow.
-        given: The run's input.
-        is_mended: What fails for good does not any more.
-    """
-    try:
-        _, last = _walk(recipe.parts, given, given % STEP, is_mended=is_mended)
-    except Failed:
-        return None
-    return climb(given) if recipe.climbs else last
-
-
-def _walk(parts: tuple[Part, ...], given: int, before: int, *, is_mended: bool) -> tuple[int, int]:
-    """Return what the step behind the parts gets as its input, and the last output."""
-    last = before
-    for part in parts:
-        if isinstance(part, Choice):
-            before, last = _walk(part.branches[part.taken], given, before, is_mended=is_mended)
-            continue
-        outputs = _outputs_of(part, before, is_mended=is_mended)
-        last = sum(outputs)
-        before = (given + last) % STEP
-    return before, last
-
-
-def _outputs_of(part: Call | Gate | Child | Together | Each, before: int, *, is_mended: bool) -> list[int]:
-    if isinstance(part, Together):
-        found = [_output_of(member, before, is_mended=is_mended) for member in part.members]
-        require = len(found) if not part.goes_on else part.require or 0
-    elif isinstance(part, Each):
-        found = [_item_of(part, item, is_mended=is_mended) for item in range(part.items)]
-        require = len(found) if not part.goes_on else 0
-    else:
-        found, require = [_output_of(part, before, is_mended=is_mended)], 1
-    outputs = [each for each in found if each is not None]
-    if len(outputs) < require:
-        raise Failed
-    return outputs
-
-
-def _item_of(part: Each, item: int, *, is_mended: bool) -> int | None:
-    if isinstance(part.node, Child):
-        return expected_result(part.node.flow, item, is_mended=is_mended)
-    return _output_of(part.node, item, is_mended=is_mended or item != part.bad)
-
-
-def _output_of(node: Member, given: int, *, is_mended: bool) -> int | None:
-    if isinstance(node, Child):
-        return _result_of(node, given, is_mended=is_mended)
-    if isinstance(node, Gate):
-        value = answer_to(node) if node.kind == "signal" else 0
-        return None if node.answer == "never" or (node.answer == "no" and not is_mended) else value
-    if node.fault and not is_mended:
-        return None
-    return given + node.repeats * STEP if node.repeats else mix(node.name, given)
-
-
-def _result_of(child: Child, given: int, *, is_mended: bool) -> int | None:
-    result: int | None = given
-    for _ in range(child.repeats or 1):
-        result = None if result is None else expected_result(child.flow, result, is_mended=is_mended)
-    return result
-
-
-def answer_to(gate: Gate) -> int:
-    """The value of a signal."""
-    return len(gate.name) if gate.answer == "default" else mix(gate.name, 1)

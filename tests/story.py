@@ -222,6 +222,8 @@ class Story:
             assert not self.verdict, f"a run with the verdict {self.verdict} succeeded"
             assert all(map(self.is_settled, self.path())), "the run succeeded before its last node"
         else:
+            if not self.verdict and not self.attempts and not self.final:  # its start has found its lane full
+                self.verdict = "cancelled"
             missed = "compensation_failed" in self.undone.values()
             assert status == ("compensation_failed" if missed else self.verdict)
             assert self.done == len(self.expected_saga()), f"{self.saga} ended after {self.done}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from pydantic import BaseModel
 
 from orchestrator import (
     FlowBuilder,
@@ -15,12 +17,14 @@ from orchestrator import (
     Node,
     NodeContext,
     Orchestrator,
+    Page,
     RemoteFlow,
     RetryPolicy,
     SharedRateLimiter,
     Terminal,
     approval,
     manual,
+    paginate,
     signal,
     sleep,
     sleep_until,
@@ -37,12 +41,10 @@ from tests.random_recipes import (
     Part,
     Recipe,
     Together,
-    answer_to,
-    climb,
     flows_of,
-    mix,
     recipe_of,
 )
+from tests.random_results import answer_to, climb, mix, number_of, page_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +56,11 @@ LEDGER = Ledger(os.environ["TEST_LEDGER_URL"])
 SPARE = int(os.environ.get("TEST_SPARE_ATTEMPTS", "0"))
 """Attempts that may be lost without an end to the node: workers are killed."""
 SOON = timedelta(milliseconds=20)
+HOUR = timedelta(hours=1)
+OVERDUE = timedelta(milliseconds=200)
+SILENCE = timedelta(seconds=1)
+RESERVE = 3
+"""Attempts that a process without processor time may lose, where not to report for `SILENCE` ends one."""
 LIMITER = SharedRateLimiter("random-api", 100, per=timedelta(seconds=1))
 
 app = Celery("random", broker=URL, backend=URL)
@@ -61,25 +68,45 @@ app.conf.broker_connection_retry_on_startup = True
 orchestrator = Orchestrator(app)
 
 
-def note(event: str, ctx: NodeContext, call: Call, item: int | None) -> None:
+class Order(BaseModel):
+    """The input of a flow whose runs go on one after the other for each customer."""
+
+    given: int
+    customer: str
+
+
+def note(event: str, ctx: NodeContext, call: Call, item: int | None = None) -> None:
     """Write a line to the ledger."""
     which = "" if item is None else f"[{item}]"
     LEDGER.note(event, f"{ctx.flow_name}|{ctx.run_id}|{call.name}{which}|{ctx.iteration}")
 
 
 def is_mended(ctx: NodeContext) -> bool:
-    """Whether what fails for good has been mended, in all flows that the run's root has started."""
-    return bool(LEDGER.client.exists(f"mended {root_of(ctx.flow_name)}"))
+    """Whether what fails for good has been mended, in the whole tree of the run, or in what that is a fork of."""
+    return bool(LEDGER.client.exists(*(f"mended {run_id}" for run_id in lineage_of(ctx.run_id))))
 
 
-def root_of(flow_name: str) -> str:
-    """The flow at the top, `random-7` of `random-7-2`."""
-    return "-".join(flow_name.split("-")[:2])
+@cache
+def lineage_of(run_id: str) -> tuple[str, ...]:
+    """The run at the top, and the runs that this one is a fork of."""
+    fields = orchestrator._engine.store.run(run_id).fields
+    above = fields.get("root") or fields.get("forked_from")
+    own = () if "root" in fields else (run_id,)
+    return own + (lineage_of(above) if above else ())
+
+
+def number_among_its_like(ctx: NodeContext, given: int) -> int:
+    """Which run a child is that its node has started for one item or iteration, from 1."""
+    fields = orchestrator._engine.store.run(ctx.run_id).fields
+    key = f"children {fields['parent']} {fields['parent_node']} {given}"
+    if LEDGER.client.hsetnx(key, ctx.run_id, "0"):
+        LEDGER.client.hset(key, ctx.run_id, LEDGER.client.hlen(key))
+    return int(LEDGER.client.hget(key, ctx.run_id) or 0)
 
 
 def fail_as_told(ctx: NodeContext, call: Call, which: str, *, is_bad: bool) -> None:
     """Fail, if it is this attempt's turn."""
-    if call.fault and is_bad and not is_mended(ctx):
+    if call.fault not in {"", "overdue"} and is_bad and not is_mended(ctx):
         raise Terminal("broken for good") if call.fault == "terminal" else OSError("broken")
     if call.stands and not LEDGER.client.exists(f"helped {ctx.run_id}"):
         LEDGER.note("stuck", f"{ctx.flow_name}|{ctx.run_id}|{call.name}|")
@@ -89,16 +116,40 @@ def fail_as_told(ctx: NodeContext, call: Call, which: str, *, is_bad: bool) -> N
         raise OSError("not yet")
     if call.dies and LEDGER.count(count) == 1:
         os._exit(1)
+    if call.silent:
+        fall_silent(ctx, count)
 
 
-def function_of(call: Call, *, climbs: bool, bad: int | None = None) -> Callable[..., Any]:
-    """The function of a node; of a map's node `bad` is the item that fails."""
+def fall_silent(ctx: NodeContext, count: str) -> None:
+    """Report, and hang; the next attempt has what was reported."""
+    if LEDGER.count(count) == 1:
+        ctx.heartbeat(count)
+        LEDGER.client.set(f"reported {count}", 1)
+        time.sleep(60)
+    elif LEDGER.client.exists(f"reported {count}") and ctx.last_heartbeat != count:
+        raise Terminal(f"the report {count} is lost: {ctx.last_heartbeat}")
+
+
+def function_of(call: Call, *, climbs: bool, bad: int | None = None, stumbles: int = 0) -> Callable[..., Any]:
+    """The function of a node.
+
+    Args:
+        call: The node.
+        climbs: It returns its input and `STEP`.
+        bad: Of a map's node, the item that fails.
+        stumbles: Of the last node of a child: how many of the first ones fail.
+    """
     turn = climb if climbs or call.repeats else None
 
     def act(ctx: NodeContext, given: int) -> int:
         item = None if bad is None else given
         note("start", ctx, call, item)
         fail_as_told(ctx, call, "" if item is None else str(item), is_bad=item == bad)
+        if stumbles and number_among_its_like(ctx, given) <= stumbles:
+            raise Terminal("not this run")
+        if call.fault == "overdue":
+            late: int = ctx.defer()
+            return late
         if call.defers:
             LEDGER.client.set(f"callback {ctx.run_id} {call.name}", f"{mix(call.name, given)} {ctx.callback}")
             waits: int = ctx.defer()
@@ -112,27 +163,59 @@ def function_of(call: Call, *, climbs: bool, bad: int | None = None) -> Callable
     return act_async if call.is_async else act
 
 
+def fetch_of(call: Call) -> Callable[..., Any]:
+    """The function of a paginated node: one item on each page."""
+
+    def fetch(ctx: NodeContext, cursor: str | None, given: int) -> Page[int]:
+        page = int(cursor or 0)
+        note("start", ctx, call)
+        fail_as_told(ctx, call, f"page {page}", is_bad=page == call.pages - 1)
+        note("page", ctx, call)
+        has_more = page + 1 < call.pages
+        return Page(items=page_items(call, given)[page : page + 1], next_cursor=str(page + 1), has_more=has_more)
+
+    return fetch
+
+
 def undo_of(call: Call, *, takes_item: bool = False) -> Node[Any, Any]:
     """A compensation that leaves a trace; it fails when the recipe says so."""
 
-    def undo(ctx: NodeContext, output: int | None) -> None:
+    def act_back(ctx: NodeContext, output: int | None) -> None:
         LEDGER.note("undo", f"{ctx.flow_name}|{ctx.run_id}|{call.name}|{output if takes_item else ''}")
         if call.undo_fault and not is_mended(ctx):
             raise Terminal("it cannot be taken back")
 
-    return Node(f"undo-{call.name}", undo).with_retry(RetryPolicy(SOON, maximum_attempts=1 + SPARE))
+    def undo(ctx: NodeContext, output: int | None) -> None:
+        act_back(ctx, output)
+
+    def undo_pages(ctx: NodeContext) -> None:
+        act_back(ctx, None)
+
+    made: Node[Any, Any] = Node(f"undo-{call.name}", undo_pages if call.pages else undo)
+    return made.with_retry(RetryPolicy(SOON, maximum_attempts=1 + SPARE))
 
 
 def policy_of(call: Call) -> RetryPolicy:
     """As many attempts as the recipe needs."""
     if call.stands:
         return RetryPolicy(SOON, maximum_attempts=2, on_exhausted="pause", jitter=False)
-    tries = (2 if call.fault else 1 + call.fails + call.dies) + SPARE
+    if call.fault == "late":
+        return RetryPolicy(2 * HOUR, maximum_interval=2 * HOUR, maximum_attempts=2 + SPARE, jitter=False)
+    tries = (2 if call.fault else 1 + call.fails + call.dies + call.silent * RESERVE) + SPARE
     return RetryPolicy(SOON, maximum_attempts=tries, backoff_coefficient=1, jitter=False)
 
 
-def call_node(call: Call, *, climbs: bool = False, bad: int | None = None) -> Node[Any, Any]:
-    node: Node[Any, Any] = Node(call.name, function_of(call, climbs=climbs, bad=bad)).with_retry(policy_of(call))
+def call_node(call: Call, *, climbs: bool = False, bad: int | None = None, stumbles: int = 0) -> Node[Any, Any]:
+    node: Node[Any, Any] = (
+        paginate(call.name, fetch_of(call))
+        if call.pages
+        else Node(call.name, function_of(call, climbs=climbs, bad=bad, stumbles=stumbles))
+    )
+    node = node.with_retry(policy_of(call))
+    if call.silent:
+        node = node.with_heartbeat_timeout(SILENCE)
+    if call.has_deadline:
+        node = node.with_deadline(OVERDUE if call.fault == "overdue" else HOUR)
     if call.is_limited:
         node = node.with_shared_rate_limit(LIMITER)
     if call.repeats:
@@ -164,23 +247,27 @@ def child_node(child: Child) -> Node[Any, Any]:
     if child.repeats:
         enough = child.repeats * STEP
         node = node.with_repeat(lambda output: output - output % STEP >= enough)
+    if child.flow.stumbles:
+        node = node.with_retry(RetryPolicy(SOON, maximum_attempts=1 + child.flow.stumbles, backoff_coefficient=1))
     return node.on_error(undo_of(Call(child.name))) if child.has_undo else node
 
 
-def node_of(member: Member, before: Callable[[FlowState], int], *, climbs: bool = False) -> Node[Any, Any]:
+def node_of(member: Member, before: Callable[[FlowState], int]) -> Node[Any, Any]:
     """The node of a member, with its input."""
     if isinstance(member, Gate):
         return gate_node(member)
-    node = call_node(member, climbs=climbs) if isinstance(member, Call) else child_node(member)
+    node = call_node(member) if isinstance(member, Call) else child_node(member)
     return node.with_input_func(before)
 
 
 def add_outputs(state: FlowState, keys: tuple[str, ...]) -> int:
     """The run's input and what the step before has put out, small enough for a node that repeats to begin with."""
-    outputs = [state.get_or(key, Any, 0) for key in keys]
-    lists = [output if isinstance(output, list) else [output] for output in outputs]
-    found = sum(value for values in lists for value in values if isinstance(value, int))
-    return (state.input(int) + found) % STEP
+    return (given_to(state) + sum(number_of(state.get_or(key, Any, 0)) for key in keys)) % STEP
+
+
+def given_to(state: FlowState) -> int:
+    given: Any = state.input()
+    return given.given if isinstance(given, Order) else int(given)
 
 
 def sum_of(keys: tuple[str, ...]) -> Callable[[FlowState], int]:
@@ -245,16 +332,21 @@ def add_parts(builder: FlowBuilder[Any], parts: Iterable[Part], keys: tuple[str,
 
 
 def build(recipe: Recipe) -> Flow[Any]:
-    builder = FlowBuilder(recipe.name).takes(int).triggered_by(manual("chance"))
+    lane = recipe.lane
+    builder = FlowBuilder(recipe.name).takes(Order if lane and lane.is_keyed else int).triggered_by(manual("chance"))
     if recipe.has_time:
-        builder.with_timeout(timedelta(hours=1))
+        builder.with_timeout(HOUR)
+    if lane:
+        key = "customer" if lane.is_keyed else None
+        builder.with_max_runs(lane.most, key, when_full="skip" if lane.skips else "queue")
     if recipe.is_fused:
         builder.fused()
     *parts, last = recipe.parts
     add_parts(builder, parts, ())
     assert isinstance(last, Call)
     before = (lambda state: state.input(int)) if recipe.climbs else sum_of(keys_of(parts[-1]))
-    return builder.then(node_of(last, before, climbs=recipe.climbs)).build()
+    node = call_node(last, climbs=recipe.climbs, stumbles=recipe.stumbles)
+    return builder.then(node.with_input_func(before)).build()
 
 
 BUILT: dict[str, Flow[Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator import SharedRateLimiter
+from orchestrator.execution.attempt_handle import AttemptHandle
 from orchestrator.store.keys import bucket_of
 from tests.integration.test_scripts_limits import freeze, member, tat, thaw
 from tests.scripts_world import FAILURE, fan_plan, flow, new_token, node, plan_of
@@ -35,6 +36,19 @@ def test_each_call_takes_a_token_and_waits_when_there_is_none(world):
     outcome, wait = take(run, "m-0", token)
     assert outcome == "wait"
     assert 29_000_000 < wait <= 30_000_000
+
+
+def test_newer_code_takes_tokens_of_a_limiter_that_the_run_s_plan_does_not_know(world):
+    run = world.run(plan_of(flow().then(node("a")).then(node("b"))))
+    code = plan_of(flow().then(node("a", shared_rate_limit=API)).then(node("b")))
+    token = run.hold("a")
+    handle = AttemptHandle(world.store, run.plan, code, run.id, "a", token)
+    for _ in range(2):
+        handle.take("api", None)
+    assert take(run, "a", token)[0] == "wait"
+    run.commit("a", token)
+    run.do("b")
+    assert run.status == "succeeded"
 
 
 def test_only_who_holds_the_node_gets_one(world):

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from orchestrator.discovery import Discovery
     from orchestrator.settings import Settings
     from orchestrator.store.run_store import RunRecord, Store
-    from orchestrator.store.scripts.children import Spawned
+    from orchestrator.store.scripts.children import FirstClaim, Spawned
 
     Keep: TypeAlias = Callable[[Plan, str, int, Work], bool]
 
@@ -224,6 +224,7 @@ class Engine:
         *,
         priority: int | None,
         keep: Keep | None = None,
+        claim_of: Callable[..., FirstClaim | None] | None = None,
         **options: Any,
     ) -> Spawned:
         """Start a run of another flow for a node that waits for it from then on, and send its first message.
@@ -236,6 +237,7 @@ class Engine:
             child: The plan of the other flow.
             priority: That of the run, which the other one has, too.
             keep: As of `publish`; with it, the script that starts the run sends nothing.
+            claim_of: Says of plan, id and epoch of the other run what is claimed with its start.
             options: What spawn.lua takes besides, and `input_json`.
 
         Raises:
@@ -251,13 +253,14 @@ class Engine:
         del given["message"]
         message_of = (lambda *_: ("", "")) if keep else partial(self.publisher.first_message, epoch=begun)
         options |= given | {"message_of": message_of, "number": 1}
+        options["claim_of"] = partial(claim_of, epoch=begun) if claim_of else None
         child, spawned = self._spawn((run_id, plan.hash, node, token), child, options)
         if spawned.outcome == "evicts":
             raise ConfigurationError(refused_eviction(child.flow, spawned.detail))
         if spawned.started is not None:
             fault_point("after_spawn", node)
             started = (child, spawned.started.run_id, begun, spawned.started.work)
-            if keep is None or not keep(*started):
+            if not spawned.is_claimed and (keep is None or not keep(*started)):
                 self.publisher.publish_first(*started)
         return spawned
 
@@ -270,7 +273,8 @@ class Engine:
                 options["number"] = int(spawned.detail)
             elif spawned.outcome == "no plan" and not options["send_plan"]:
                 child = self._as_announced(child)
-                options["send_plan"] = True
+                # A repeated call begins with the other plan, and would not know what was claimed under this one.
+                options |= {"send_plan": True, "claim_of": None}
             else:
                 return child, spawned
 

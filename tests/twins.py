@@ -55,7 +55,7 @@ end
 return found
 """
 """Reads all that is stored under some prefixes in one round trip: of each key its type, its TTL in ms and its value."""
-FAST_PATHS = 3
+FAST_PATHS = {"commit_and_claim": 3, "spawn": 1}
 LATER_MS = 4000
 FAST_PATH = re.compile(r"^repeat\n.*?^until true\n", re.MULTILINE | re.DOTALL)
 TIME = "redis.call('TIME')"
@@ -245,7 +245,7 @@ def fast_text(name: str, change: Callable[[str], str]) -> str:
 def slow_text(name: str) -> str:
     """The text of a script without its fast paths."""
     text, count = FAST_PATH.subn("", script_text(name))
-    assert count == (FAST_PATHS if name == "commit_and_claim" else 0)
+    assert count == FAST_PATHS.get(name, 0)
     return text
 
 

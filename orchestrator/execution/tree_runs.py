@@ -16,7 +16,10 @@ from orchestrator.execution.sources import RunSource
 from orchestrator.execution.store_retries import retry_until_stored
 from orchestrator.liveness.leases import holder_name
 from orchestrator.liveness.pool_processes import begins_no_runs, is_draining, is_worn_out
+from orchestrator.store.run_store import INPUT
+from orchestrator.store.scripts.children import FirstClaim
 from orchestrator.store.scripts.commit_and_claim import STORED, Commit
+from orchestrator.store.scripts.results import Claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,6 +71,7 @@ class TreeRuns:
         self._left = MOST_RUNS
         self._kept: deque[tuple[RunSource, Batch, Work | None]] = deque()
         self._waiting: dict[str, Waiting] = {}
+        self._claimed: dict[str, tuple[RunSource, Batch]] = {}
 
     def takes(self, plan: Plan, node: str) -> bool:
         """Whether this process would go on with a node of another run."""
@@ -88,11 +92,30 @@ class TreeRuns:
 
     def keep_child(self, attempt: Attempt, plan: Plan, run_id: str, epoch: int, work: Work) -> bool:
         """Keep the child that an attempt has started, as `keep`, and which node waits for it."""
-        if not self.keep(plan, run_id, epoch, work):
-            return False
-        seen = attempt.prefetched.read(attempt.claimed.values)
-        self._waiting[run_id] = Waiting(attempt.plan, attempt.run_id, attempt.epoch, attempt.name, seen)
-        return True
+        is_kept = self.keep(plan, run_id, epoch, work)
+        if is_kept:
+            self._note_waiting(attempt, run_id)
+        return is_kept
+
+    def claim_child(self, input_json: bytes, plan: Plan, run_id: str, *, epoch: int) -> FirstClaim | None:
+        """The claim of a child's first node that goes with its start; None if it is published or kept."""
+        name = plan.steps[0].nodes[0]
+        # The same for a repeated call, whatever this process is to begin by then: a lost answer may have given it.
+        if run_id not in self._claimed:
+            if name not in plan.fast_claims or not self.takes(plan, name):
+                return None
+            source = self._source(plan, run_id, epoch)
+            self._claimed[run_id] = source, source.first(name)
+        _, (attempt,) = self._claimed[run_id]
+        # Of a run that begins there is no output but its input.
+        asked = attempt.claim_of({INPUT: input_json}).reads
+        attempt.hold(Claimed("run", 1, values=(None,) * len(asked)), {INPUT: input_json})
+        return FirstClaim(name, attempt.token, attempt.node_plan.timeout_ms)
+
+    def hold_child(self, attempt: Attempt, run_id: str) -> None:
+        """Go on with the child that an attempt has started, the first node of which was claimed with it."""
+        self._take(*self._claimed.pop(run_id), None)
+        self._note_waiting(attempt, run_id)
 
     def end_child(self, attempt: Attempt, made: Returned) -> Moved | None:
         """Store what the last node of a child returned together with what that leads to in its parent.
@@ -139,6 +162,10 @@ class TreeRuns:
                 self.engine.publish(source.plan, source.run_id, source.epoch, work)
                 continue
             yield source, batch, work
+
+    def _note_waiting(self, attempt: Attempt, run_id: str) -> None:
+        seen = attempt.prefetched.read(attempt.claimed.values)
+        self._waiting[run_id] = Waiting(attempt.plan, attempt.run_id, attempt.epoch, attempt.name, seen)
 
     def _source(self, plan: Plan, run_id: str, epoch: int) -> RunSource:
         return RunSource(self.engine, plan, run_id=run_id, epoch=epoch, message=self._message, is_others=True)

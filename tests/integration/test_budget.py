@@ -21,6 +21,8 @@ COSTS = {
     "fused": (LENGTH + 1, 120),
 }
 START = (1, 14)
+# The same chain as a child of a fused flow, between two nodes of that.
+CHILD = (LENGTH + 4, 217)
 # Bytes that a finished chain of so many small steps leaves, by MEMORY USAGE of its keys.
 BYTES = {10: 4608, 5: 3584}
 
@@ -90,6 +92,23 @@ def test_a_chain_costs_so_much_and_no_more(mode, server, spent):
     work_through(orchestrator, orchestrator.start(flow), flow)  # loads the scripts and the plan
     run = orchestrator.start(flow)
     assert spent(lambda: work_through(orchestrator, run, flow)) == COSTS[mode]
+    assert run.status == "succeeded"
+
+
+def test_a_fused_child_costs_so_much_and_no_more(server, spent):
+    orchestrator = client_of(server)
+    child = chain("budget-child").fused().build()
+    builder = FlowBuilder("budget-parent").triggered_by(manual("test")).then(Node("n-0", lambda: 1))
+    builder.then(Node("child", child)).then(Node("last", lambda value: value).with_inputs(value="child"))
+    flow = builder.fused().build()
+    for each in (child, flow):
+        orchestrator.register(each)
+    task = orchestrator.app.tasks["budget-parent.n-0"]
+    # What it goes on with depends on the queue that its message came from.
+    task.push_request(delivery_info={"routing_key": "budget"})
+    work_through(orchestrator, orchestrator.start(flow), flow)
+    run = orchestrator.start(flow)
+    assert spent(lambda: work_through(orchestrator, run, flow)) == CHILD
     assert run.status == "succeeded"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator import FlowBuilder, Node, manual
+from orchestrator import FlowBuilder, Node, RateLimit, manual
 from orchestrator.definition.planning import make_plan
 from orchestrator.errors import StoreUnavailable
 from orchestrator.execution import store_retries, tree_runs
@@ -160,3 +161,30 @@ def test_a_process_that_is_to_begin_nothing_claims_nothing_behind_a_child(monkey
     monkeypatch.setattr(tree_runs, "is_draining", lambda: True)
     assert tree.end_child(last, Returned(b"7")) is None
     assert children.asked == []
+
+
+def test_a_child_whose_first_node_was_claimed_with_its_start_is_made_at_any_rate(monkeypatch):
+    children = Children()
+    tree, waits = waiting_tree(children)
+    plan = plan_of()
+    claim = tree.claim_child(b"[1]", plan, "new", epoch=3)
+    assert (claim.node, claim.timeout_ms) == ("a", plan.nodes["a"].timeout_ms)
+    monkeypatch.setattr(tree_runs, "is_draining", lambda: True)
+    assert tree.claim_child(b"[1]", plan, "new", epoch=3) == claim, "a repeated call has the token that may hold it"
+    assert tree.claim_child(b"[1]", plan, "other", epoch=3) is None
+
+    waits.prefetched.seen[":input"] = b"1"
+    tree.hold_child(waits, "new")
+
+    ((source, (attempt,), left),) = tree.sources(is_over=True)
+    assert (source.run_id, source.epoch, attempt.token, left) == ("new", 3, claim.token, None)
+    assert (attempt.claimed.is_held, attempt.prefetched.seen[":input"]) == (True, b"[1]")
+
+
+def test_only_a_first_node_of_the_plainest_kind_is_claimed_with_its_run():
+    tree = tree_of(Engine())
+    assert tree.claim_child(b"1", plan_of(wide=True), "run", epoch=1) is None
+    assert tree.claim_child(b"1", plan_of(fused=False), "run", epoch=1) is None
+    limited = FlowBuilder("f").on_queue("q").triggered_by(manual("test"))
+    limited = limited.then(Node("a", lambda: 1, rate_limit=RateLimit(1, per=timedelta(seconds=1)))).fused()
+    assert tree.claim_child(b"1", make_plan(limited.build(), "celery"), "run", epoch=1) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.definition.step_plan import END
 from orchestrator.store.keys import child_id
@@ -27,10 +27,29 @@ class Spawned(Moved):
     Attributes:
         started: The child that was started, if one was, and what to publish of it.
         detail: With "number", "too deep" and "evicts": what the script adds.
+        is_claimed: Whether the first node of the child is claimed with it.
     """
 
     started: Started | None = None
     detail: str = ""
+    is_claimed: bool = False
+
+
+class FirstClaim(NamedTuple):
+    """The claim of a child's first node by who starts it.
+
+    Attributes:
+        node: The node.
+        token: The token.
+        timeout_ms: Limit of the attempt.
+    """
+
+    node: str
+    token: str
+    timeout_ms: int
+
+
+NO_CLAIM = FirstClaim("", "", 0)
 
 
 @dataclass(frozen=True)
@@ -105,18 +124,30 @@ class Children:
         delay_ms: int = 0,
         follows: bool,
         message_of: Callable[[Plan, str], tuple[str, str]],
+        place: tuple[int, int] | None = None,
+        holder: str = "",
+        claim_of: Callable[[Plan, str], FirstClaim | None] | None = None,
         **options: Any,
     ) -> Spawned:
-        """Start a child and let its node wait: spawn.lua; options as of a start, without tags."""
+        """Start a child and let its node wait: spawn.lua; options as of a start, without tags.
+
+        With `place`, the node's epoch and position, the plan says nothing unusual of it. `claim_of` says what is
+        claimed with a child; only with the first one of its node, which a repeated call asks for first.
+        """
         child = child_id(run_id, node, number)
+        claim = (claim_of(child_plan, child) if claim_of and number == 1 else None) or NO_CLAIM
         options |= {"message": message_of(child_plan, child), "tags": {}, "idempotency_key": None}
         keys, args, fixed = self._start_call(child, child_plan, **options)
-        head = (run_id, node, token, number, child, most_depth, most_bytes, lasts_ms, delay_ms, int(follows))
+        head = (
+            *(run_id, node, token, number, child, most_depth, most_bytes, lasts_ms, delay_ms, int(follows)),
+            *(place or (0, 0)),
+            *(int(place is not None), *claim, holder),
+        )
         return _spawned_of(self._call("spawn", (*self._keys.of_run(run_id, plan), *keys), args, fixed.behind(head)))
 
     def wait_for_flow(self, run_id: str, plan: str, node: str, token: str, *, delay_ms: int, follows: bool) -> Spawned:
         """Park a node, its attempt given back, whose flow nobody has announced: spawn.lua."""
-        args = (run_id, node, token, 0, "", 0, 0, 0, delay_ms, int(follows))
+        args = (run_id, node, token, 0, "", 0, 0, 0, delay_ms, int(follows), 0, 0, 0, *NO_CLAIM, "")
         return _spawned_of(self._call("spawn", self._keys.of_run(run_id, plan), args))
 
     def plain_end(self, plan: Plan, name: str, parent: Plan, flow_node: str, holder: str) -> PlainEnd | None:
@@ -163,4 +194,6 @@ def _spawned_of(answer: list[Any]) -> Spawned:
         return Spawned(outcome)
     if not isinstance(answer[1], list):
         return Spawned(outcome, detail=text_of(answer[1]))
-    return Spawned(outcome, work_of(answer[2:]), started_of(answer[1]) if answer[1] else None)
+    started = answer[1]
+    is_claimed = started[2:] == [b"claimed"]
+    return Spawned(outcome, work_of(answer[2:]), started_of(started) if started else None, is_claimed=is_claimed)

@@ -217,3 +217,10 @@ def check_starts(tree: Branch, lines: list[tuple[str, ...]]) -> None:
             if isinstance(node, Call) and node.pages:
                 stored = sum(event.event == "page" and event.node == node.name for event in branch.events)
                 assert pages[branch.id, node.name] == stored, f"pages of {node.name} of {branch.id}"
+
+
+def check_priorities(tree: Branch, lines: list[tuple[str, ...]]) -> None:
+    """Every message of a tree has the priority of its root; in a fused run a node has not always one of its own."""
+    fused = {branch.id for branch in tree.all() if branch.recipe.is_fused}
+    found = {int(rest) for event, _, run_id, _, rest in lines if event == "start" and run_id not in fused}
+    assert found <= {tree.record.priority or 0}, f"messages of {tree.id} have the priorities {found}"

@@ -20,7 +20,15 @@ from orchestrator.store.waiting_rows import KINDS
 from tests import random_forks
 from tests.harness import Ledger, await_children, lasting_keys, wait_until
 from tests.invariants import check_run, look_at
-from tests.random_checks import Branch, check_branch, check_lanes, check_starts, check_undone, loses_outputs
+from tests.random_checks import (
+    Branch,
+    check_branch,
+    check_lanes,
+    check_priorities,
+    check_starts,
+    check_undone,
+    loses_outputs,
+)
 from tests.random_recipes import AT_ONCE, Gate, Recipe, flows_of, nodes_of, recipe_of
 from tests.random_results import answer_to, expected_result
 
@@ -339,6 +347,7 @@ class Stage:
             check_branch(branch)
             assert branch.record.priority == play.recipe.priority, f"{branch.id} has another priority"
         check_undone(tree, self._lines_of(play))
+        check_priorities(tree, self._lines_of(play))
         if self.is_calm:
             check_starts(tree, self.lines)
         self._check_invariants([tree])  # children are kept until the leader has seen to them

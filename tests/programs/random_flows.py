@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+from celery import Celery, current_task
 from pydantic import BaseModel
 
 from orchestrator import (
@@ -78,7 +78,9 @@ class Order(BaseModel):
 def note(event: str, ctx: NodeContext, call: Call, item: int | None = None) -> None:
     """Write a line to the ledger."""
     which = "" if item is None else f"[{item}]"
-    LEDGER.note(event, f"{ctx.flow_name}|{ctx.run_id}|{call.name}{which}|{ctx.iteration}")
+    sent = current_task.request.delivery_info if current_task else {}  # a thread of a local step has no task
+    priority = sent.get("priority") or 0
+    LEDGER.note(event, f"{ctx.flow_name}|{ctx.run_id}|{call.name}{which}|{priority}")
 
 
 def is_mended(ctx: NodeContext) -> bool:

@@ -356,8 +356,10 @@ class Stage:
         for branch in branches:
             plan = self.store.plan(branch.record.plan)
             assert plan is not None
-            # Items, pages and iterations are too many for the history: of them it does not tell every start.
-            if not plan.maps and not any(node.paged for node in plan.nodes.values()):
+            # Items, pages and iterations are too many for the history: of them it does not tell every start. Nor
+            # does it tell that a run ends so because a child of it could not undo everything.
+            owes = any(event.event == "run-compensation_failed" for child in branch.children for event in child.events)
+            if not plan.maps and not any(node.paged for node in plan.nodes.values()) and not owes:
                 view = look_at(self.store, {branch.id: plan})
                 check_run(view, view.runs[branch.id])
 

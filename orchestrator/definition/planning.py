@@ -55,13 +55,14 @@ def make_plan(flow: Flow, default_queue: str, *, fused: bool = False) -> Plan:
         for node in step.own_nodes():
             kind = node.waits if isinstance(node, Gate) and node.waits else step.node_kind
             nodes[node.name] = _node_plan(flow, node, index, queue, kind=kind)
+            if node.child is not None:
+                undone = _undo_of_child(nodes[node.name])
+                nodes[undone.name] = undone
             if (undo := node.compensation) is not None:
                 nodes[undo.name] = _node_plan(flow, undo, index, queue, kind="compensation", undoes=node.name)
                 sagas.append((node.name, undo.name, node.compensation_when))
             elif node.child is not None:
-                undone = _undo_of_child(nodes[node.name])
-                nodes[undone.name] = undone
-                sagas.append((node.name, undone.name, "succeeded"))
+                sagas.append((node.name, f"{node.name}.undo", "succeeded"))
     return Plan(
         flow=flow.name,
         queue=queue,

@@ -194,6 +194,22 @@ def test_a_child_that_fails_and_cannot_undo_makes_its_root_end_so(world, tree):
     assert (child.status, run.status) == ("failed", "failed")
 
 
+def test_a_resume_repeats_what_a_child_owes_also_where_its_node_has_a_compensation(world, tree):
+    run = world.run(plan_of(flow().then(starts().on_error(node("undo-ship"))).then(node("last"))))
+    _, child = tree.spawn(run, "ship", shipping())
+    child.do("pack")
+    child.break_off("hand-over")
+    tree.follow(child.break_off("undo-pack"))
+    assert (child.status, run.status) == ("compensation_failed", "compensation_failed")
+
+    moved = tree.follow(run.resume())
+
+    assert moved.work.names == ("undo-pack",)
+    child.epoch = 2
+    tree.follow(child.do("undo-pack"))
+    assert (child.status, run.status, run.count("started", "undo-ship")) == ("failed", "failed", 0)
+
+
 def test_a_run_that_is_ending_ends_its_open_children_first(world, tree):
     run = world.run(plan_of(flow().then_parallel("both", starts(), node("beside", attempts=1)).then(node("last"))))
     _, child = tree.spawn(run, "ship", shipping())

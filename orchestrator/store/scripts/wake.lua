@@ -18,7 +18,8 @@ elseif node == lanes.ADMIT then
   return lanes.admit()
 end
 local rec = record(node)
-local stands = rec and rec.state == 'compensating' and plan_fact('children') and children.undone_by(node)
+local stands = rec and rec.state == 'compensating' and plan_fact('children')
+  and (rec.settles and children.settled_by(node) or children.undone_by(node))
 if stands then  -- its child has ended, and the compensation waits for it
   redis.call('ZREM', TIMERS, RUN_ID .. '|' .. node)
   node, rec = stands, record(stands)

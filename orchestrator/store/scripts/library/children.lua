@@ -265,6 +265,13 @@ local function undone_by(node)
   end
 end
 
+-- What repeats the rollback that the child of a failed node lacks, also where the node has a compensation of its own: that is
+-- for what the node has done.
+local function settled_by(node)
+  local own = base_of(node) .. '.undo'
+  return undone_by(node) or not plan_node(node).repeats and plan_node(own) and own .. suffix_of(node)
+end
+
 -- Begin to undo the child of a node, unless that has begun.
 local function begin_undo(undo, node)
   local rec = record(undo)
@@ -379,5 +386,5 @@ local function tend()
 end
 
 return {LAST = LAST, CHILDREN = CHILDREN, TREE = TREE, run_of = run_of, is_child = is_child, has_ended = has_ended, last = last, present = present, unjudged = unjudged,
-  adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, has_left = has_left, undone_by = undone_by, mend = mend,
+  adopt = adopt, cancel = cancel, look = look, look_undo = look_undo, begin_undo = begin_undo, has_left = has_left, undone_by = undone_by, settled_by = settled_by, mend = mend,
   is_root_over = is_root_over, tell_parent = tell_parent, retire_few = retire_few, call_tree = call_tree, reopen = reopen, tend = tend}

@@ -70,7 +70,7 @@ local function is_wanted(why, node, rec, when)
       or (rec.state == 'failed' or rec.state == 'unknown' or rec.state == 'skipped') and plan_fact('children')
         and children.undone_by(node) and children.has_left(node)
   end
-  return why == 'again' and (rec.state == 'compensation_failed' or rec.owes and rec.state == 'failed')
+  return why == 'again' and (rec.state == 'compensation_failed' or rec.owes and rec.state == 'failed' and children.settled_by(node))
 end
 
 -- Nodes that one compensation belongs to, some from a place on: of a map the items.
@@ -98,11 +98,12 @@ local function mark(why, at, place, count)
       local is_new = rec and is_wanted(why, node, rec, when)
       if is_new then
         rec.ended_as = why == 'undo' and rec.state or rec.ended_as
+        rec.settles = rec.owes and rec.state == 'failed' or rec.settles
         rec.state = 'compensating'
         save(node, rec)
       end
       if is_new or rec and rec.state == 'compensating' then
-        found[#found + 1], found[#found + 2] = rec.seq or 0, undo .. suffix_of(node)
+        found[#found + 1], found[#found + 2] = rec.seq or 0, rec.settles and children.settled_by(node) or undo .. suffix_of(node)
       end
     end
     at, place = behind and at or at + 1, behind or 0

@@ -1,8 +1,8 @@
-"""Python processes that start warm: forked from an interpreter that has imported Celery already.
+"""Python processes that start warm: forked from an interpreter that has imported Celery and this package already.
 
 A worker is as real as one that was executed, a process of its own with its own session, environment, folder and log;
-it saves the second of processor time that those imports take. The package under test is imported by each process
-itself. What changes how an interpreter starts is executed.
+it saves the seconds of processor time that those imports take. What changes how an interpreter starts, or has another
+version of the package, is executed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pathlib
+import pkgutil
 import runpy
 import select
 import signal
@@ -26,7 +27,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - pathlib is what a warm process may import itself
@@ -52,6 +53,7 @@ IMPORTED = (
     "pydantic.types",
     "redis.asyncio",
 )
+ROOMS = ("definition", "execution", "liveness", "maintenance", "messaging", "store", "store.scripts")
 STACKS = signal.SIGUSR2
 """By this signal a process writes to its log where each of its threads is."""
 COLD = {"gevent", "eventlet"}
@@ -169,10 +171,10 @@ def run_python(
 def _can_be_warm(arguments: list[str], environment: Mapping[str, str]) -> bool:
     own = {name: value for name, value in environment.items() if name.startswith(("PYTHON", "COV"))}
     expected = _environment_of_python()
-    # Celery's command has imported the package as its plug-in.
-    may_differ = {} if arguments[:2] == ["-m", "celery"] else {"PYTHONPATH": ""}
-    same = own | may_differ == expected | may_differ
-    return sys.platform == "linux" and not COLD.intersection(arguments) and same
+    paths = own.pop("PYTHONPATH", "").split(os.pathsep)
+    same = own == {name: value for name, value in expected.items() if name != "PYTHONPATH"}
+    package = next((path for path in paths if (pathlib.Path(path) / "orchestrator").is_dir()), "")
+    return sys.platform == "linux" and not COLD.intersection(arguments) and same and package == ROOT
 
 
 def _environment_of_python() -> dict[str, str]:
@@ -260,11 +262,17 @@ def _become(request: dict[str, Any]) -> None:
     os.closerange(3, max(opened) + 1)
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [folder, *paths, *(path for path in sys.path[1:] if path != ROOT)]
-    if paths != [ROOT]:  # it may have a package of its own
-        for name in [name for name in sys.modules if name.partition(".")[0] == "orchestrator"]:
-            del sys.modules[name]
+    importlib.reload(sys.modules["orchestrator.fault_points"])  # it has read the environment
     faulthandler.register(STACKS, all_threads=True)
     _run(request["start"])
+
+
+def _own_modules() -> Iterator[str]:
+    """Modules of the package that need none of its extras, and no app of a user."""
+    for package in ("orchestrator", *(f"orchestrator.{room}" for room in ROOMS)):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            if not module.ispkg:
+                yield module.name
 
 
 def _run(arguments: list[str]) -> None:
@@ -283,7 +291,7 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for name in IMPORTED:
+    for name in (*IMPORTED, *_own_modules()):
         importlib.import_module(name)
     gc.freeze()
     _become(_serve())

@@ -7,7 +7,7 @@ import json
 import pytest
 from celery import Celery
 
-from orchestrator import ConfigurationError, FlowBuilder, InvalidInput, Node, Orchestrator, manual
+from orchestrator import ConfigurationError, FlowBuilder, InvalidInput, Node, Orchestrator, Settings, manual
 from orchestrator.engine import engine_of
 from orchestrator.maintenance.looks import Underway
 from orchestrator.store.scripts.results import Seen
@@ -115,7 +115,8 @@ def nothing() -> None:
 def made(server, name="prior", **conf):
     app = Celery(name, broker=conf.pop("broker", server.url), backend=server.url, set_as_current=False)
     app.conf.update(task_default_queue=name, **conf)
-    orchestrator = Orchestrator(app)
+    # A prefix of its own: the leader of another module's worker would send again what these tests take away.
+    orchestrator = Orchestrator(app, settings=Settings(prefix="unled"))
     flow = FlowBuilder(name).triggered_by(manual("test")).then(Node("a", nothing)).then(Node("b", nothing)).build()
     orchestrator.register(flow)
     return orchestrator

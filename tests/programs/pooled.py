@@ -24,6 +24,7 @@ STOCK_QOS = Channel.QoS
 app = Celery("pooled", broker=URL, backend=URL)
 app.conf.broker_connection_retry_on_startup = True
 app.conf.task_default_queue = "own"
+app.conf.worker_proc_alive_timeout = 60  # a busy machine takes longer than Celery's 4 s to begin a spawned process
 if method := os.environ.get("TEST_START_METHOD"):
     app.conf.worker_pool_start_method = "spawn" if method == "spawn" else "fork"
     if method == "forkserver":

@@ -120,6 +120,12 @@ def takes_a_nap(world):
     return in_its_nap(world)[0], NAPS
 
 
+def is_looked_at(world):
+    run, _ = in_its_nap(world)
+    world.client.zadd(Keys("orchestrator").live, {run.id: 1})  # due now: the next sweep finds it at work
+    return run, NAPS
+
+
 def is_killed(world):
     run, pid = in_its_nap(world)
     os.kill(pid, signal.SIGKILL)
@@ -205,7 +211,7 @@ SCENARIOS = {
     "open_claims": takes_a_nap,
     "announce_worker": is_announced_again,
     "due_timers": stumbles,
-    "inspect_run": takes_a_nap,
+    "inspect_run": is_looked_at,
     "due_looks": takes_a_nap,
     "admit": asks_by_key,
     "take_token": asks_in_a_loop,

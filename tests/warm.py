@@ -12,7 +12,6 @@ import gc
 import importlib
 import json
 import os
-import pathlib
 import pkgutil
 import runpy
 import select
@@ -24,13 +23,13 @@ import threading
 import time
 import types
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - pathlib is what a warm process may import itself
+ROOT = str(Path(__file__).parents[1])
 IMPORTED = (
     "annotated_types",
     "celery.__main__",
@@ -126,7 +125,7 @@ def start_python(
         with MAKING:
             template = _template()
         return template.start(arguments, folder, environment, files)
-    with open(given) as source, log.open("a") as out, (errors or log).open("a") as err:  # noqa: PTH123 - as above
+    with Path(given).open() as source, log.open("a") as out, (errors or log).open("a") as err:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
@@ -148,12 +147,12 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python <arguments>` to its end, warm if possible, and return what it wrote; killed after so many seconds."""
     with tempfile.TemporaryDirectory() as made:
-        source, out, errors = files = [pathlib.Path(made) / name for name in ("given", "out", "errors")]
+        source, out, errors = files = [Path(made) / name for name in ("given", "out", "errors")]
         for file in files:
             file.write_text(given if file is source else "")
         process = start_python(
             arguments,
-            folder=pathlib.Path(folder),
+            folder=Path(folder),
             environment=environment,
             log=out,
             errors=errors,
@@ -173,7 +172,7 @@ def _can_be_warm(arguments: list[str], environment: Mapping[str, str]) -> bool:
     expected = _environment_of_python()
     paths = own.pop("PYTHONPATH", "").split(os.pathsep)
     same = own == {name: value for name, value in expected.items() if name != "PYTHONPATH"}
-    package = next((path for path in paths if (pathlib.Path(path) / "orchestrator").is_dir()), "")
+    package = next((path for path in paths if (Path(path) / "orchestrator").is_dir()), "")
     return sys.platform == "linux" and not COLD.intersection(arguments) and same and package == ROOT
 
 
@@ -286,7 +285,7 @@ def _run(arguments: list[str]) -> None:
         exec(compile(others[0], "<string>", "exec"), main.__dict__)
     else:
         sys.argv = list(arguments)
-        sys.path[0] = os.path.dirname(os.path.abspath(first))  # noqa: PTH100, PTH120 - as above
+        sys.path[0] = str(Path(first).absolute().parent)
         runpy.run_path(first, run_name="__main__")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,10 @@ class ForkGate:
     """Shared by the threads of the engine, which may be many at a time; a fork has it alone."""
 
     def __init__(self) -> None:
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Have no thread in a block, as a process that was just forked, and a lock that nobody holds."""
         self._changed = threading.Condition()
         self._busy: set[int] = set()  # ids of threads
         self._is_forking = False
@@ -59,10 +59,10 @@ class ForkGate:
 
     def before_fork(self) -> None:
         """Wait until no other thread is in a block."""
-        own, until = {threading.get_ident()}, time.monotonic() + PATIENCE_S
+        own = {threading.get_ident()}
         with self._changed:
             self._is_forking = True
-            self._changed.wait_for(lambda: self._busy <= own, max(until - time.monotonic(), 0))
+            self._changed.wait_for(lambda: self._busy <= own, PATIENCE_S)
 
     def after_fork(self) -> None:
         """Let the threads of the parent go on."""
@@ -70,11 +70,7 @@ class ForkGate:
             self._is_forking = False
             self._changed.notify_all()
 
-    def begin_in_child(self) -> None:
-        """Have no thread in a block, and a lock that nobody holds."""
-        self._begin()
-
 
 gate = ForkGate()
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(before=gate.before_fork, after_in_parent=gate.after_fork, after_in_child=gate.begin_in_child)
+    os.register_at_fork(before=gate.before_fork, after_in_parent=gate.after_fork, after_in_child=gate.begin)

@@ -142,7 +142,7 @@ class Reconciler:
         return self._can_wait
 
     def _guarded(self, step: Callable[[], Answer], *, waits: bool = False) -> Answer | None:
-        """Do a step; an error is logged, and the next round tries again. Only while one waits are processes forked."""
+        """Do a step; an error is logged, and the next round tries again. One that `waits` lets forks begin."""
         try:
             with nullcontext() if waits else gate.closed(), self.store.guarded():
                 return step()

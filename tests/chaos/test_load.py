@@ -31,7 +31,8 @@ def start_surely(orchestrator, name, number):
 
 FUSED = ("pool process killed",)
 ELSEWHERE = ("server restarted", "server killed", "memory full", "connections cut")
-"""Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short."""
+"""Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short; of a server that is killed
+"power lost" says more."""
 LONG = [(name, "canvas") for name in (*ELSEWHERE, *MORE_FAULTS)] + [
     (name, "fused") for name in FAULTS if name not in FUSED
 ]

@@ -221,7 +221,7 @@ SCENARIOS = {
 REPEATED_ELSEWHERE = {
     *("abandon", "drop_claim", "note_open_items", "restore_plan"),  # test_lost_keys.py
     *("give_back", "go_on", "keep_log"),  # test_scripts_late.py, test_scripts_portions.py, test_node_logs.py
-    *("complete", "defer", "open_callback"),  # test_scripts_waiting.py
+    *("complete", "defer", "open_callback"),  # test_scripts_waiting.py, test_scripts_callbacks.py
     *("spawn", "end_child"),  # test_scripts_children.py, test_scripts_child_ends.py
     *("fork", "take_over", "take_parts"),  # test_scripts_fork.py
     *("pause", "undo"),  # test_scripts_pause.py, test_scripts_resume.py

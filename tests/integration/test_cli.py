@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 from datetime import timedelta
 
@@ -24,6 +23,7 @@ from orchestrator.server import EmbeddedServer
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
 from tests.typist import MODULE, Operator
+from tests.warm import run_python
 
 LAMP = '{"item": "lamp"}'
 # No hexadecimal number: an id, which every page shows, never holds it by chance.
@@ -80,16 +80,9 @@ def typed_words(words: tuple[str, ...], run_id: str) -> list[str]:
 def examples(operator, run_id):
     """Every example, typed in a process of its own: exit code, output and errors."""
     typed = {words: typed_words(words, run_id) for words in every_command() if words[0] not in ELSEWHERE}
-    answer = subprocess.run(
-        [sys.executable, "-m", "tests.programs.typed"],
-        input=json.dumps([["-A", MODULE, "flow", *words] for words in typed.values()]),
-        cwd=ROOT,
-        env=environment_for(operator.url),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=True,
-    )
+    lines = json.dumps([["-A", MODULE, "flow", *words] for words in typed.values()])
+    answer = run_python(["-m", "tests.programs.typed"], environment_for(operator.url), given=lines, timeout=110)
+    assert answer.returncode == 0, answer.stderr
     return dict(zip(typed, json.loads(answer.stdout), strict=True))
 
 

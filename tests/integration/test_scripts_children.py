@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from orchestrator import Node
 from orchestrator.store.keys import child_id
 from orchestrator.store.scripts.results import Moved
@@ -178,24 +180,13 @@ def test_what_a_child_could_not_undo_is_its_root_s_and_resume_repeats_only_that(
     assert (child.status, run.status, run.node("ship")["state"]) == ("cancelled", "failed", "compensated")
 
 
-def test_a_child_that_fails_and_cannot_undo_makes_its_root_end_so(world, tree):
-    run = world.run(parent_plan())
-    _, child = tree.spawn(run, "ship", shipping())
-    child.do("pack")
-    child.break_off("hand-over")
-    tree.follow(child.break_off("undo-pack"))
-    assert (child.status, run.status) == ("compensation_failed", "compensation_failed")
-
-    moved = tree.follow(run.resume())
-
-    assert moved.work.names == ("undo-pack",)
-    child.epoch = 2
-    tree.follow(child.do("undo-pack"))
-    assert (child.status, run.status) == ("failed", "failed")
-
-
-def test_a_resume_repeats_what_a_child_owes_also_where_its_node_has_a_compensation(world, tree):
-    run = world.run(plan_of(flow().then(starts().on_error(node("undo-ship"))).then(node("last"))))
+@pytest.mark.parametrize(
+    "plan",
+    [parent_plan(), plan_of(flow().then(starts().on_error(node("undo-ship"))).then(node("last")))],
+    ids=["plain", "with a compensation"],
+)
+def test_a_child_that_fails_and_cannot_undo_makes_its_root_end_so_and_a_resume_repeats_what_it_owes(world, tree, plan):
+    run = world.run(plan)
     _, child = tree.spawn(run, "ship", shipping())
     child.do("pack")
     child.break_off("hand-over")

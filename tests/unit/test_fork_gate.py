@@ -73,20 +73,12 @@ def test_no_block_begins_while_the_process_forks(gate, monkeypatch):
     late.leave()
 
 
-def test_a_long_block_gives_way(gate, monkeypatch):
-    monkeypatch.setattr(fork_gate, "PATIENCE_S", 30.0)
-    busy = AtWork(gate, gives_way=True)
-    assert busy.entered.wait(5)
-    thread, may = forking(gate)
-    thread.join(5)
-    assert may.is_set()
-    gate.after_fork()
-    busy.leave()
-
-
-def test_a_fork_does_not_wait_for_ever(gate, monkeypatch):
-    monkeypatch.setattr(fork_gate, "PATIENCE_S", 0.05)
-    busy = AtWork(gate)
+@pytest.mark.parametrize(("patience_s", "gives_way"), [(30.0, True), (0.05, False)])
+def test_a_fork_waits_neither_for_the_end_of_a_block_that_gives_way_nor_for_ever(
+    gate, monkeypatch, patience_s, gives_way
+):
+    monkeypatch.setattr(fork_gate, "PATIENCE_S", patience_s)
+    busy = AtWork(gate, gives_way=gives_way)
     assert busy.entered.wait(5)
     thread, may = forking(gate)
     thread.join(5)
@@ -108,7 +100,7 @@ def test_a_child_has_nobody_in_a_block(gate, monkeypatch):
     assert busy.entered.wait(5)
     before = gate._changed
     with before:  # as a lock of the parent that a thread held
-        gate.begin_in_child()
+        gate.begin()
         gate.before_fork()
         gate.after_fork()
     busy.leave()

@@ -75,6 +75,7 @@ def test_a_run_that_is_cancelled_while_a_node_asks_for_its_key_is_undone(keyed, 
 def test_a_refusal_holds_for_its_key_alone(keyed, ledger):
     red = [keyed.orchestrator.start("keyed-refused", "red 1")]
     ledger.wait_for("refused", "red")
+    wait_until(lambda: any(event.event == "throttled" for event in red[0].history()), "the refusal is stored")
     red += [keyed.orchestrator.start("keyed-refused", "red 2")]
     blue = keyed.orchestrator.start("keyed-refused", "blue 1")
     assert [run.wait(timeout=30) for run in (blue, *red)] == ["succeeded"] * 3

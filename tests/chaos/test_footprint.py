@@ -70,6 +70,7 @@ def footprints(world):
     return Footprint.of(main), [Footprint.of(pid) for pid in child_pids(main)]
 
 
+@pytest.mark.chaos_long
 def test_a_saga_of_maps_that_are_tried_again_takes_little_memory(wasteful):
     _, before = footprints(wasteful)
     end_all(wasteful, ["saga"])
@@ -77,6 +78,7 @@ def test_a_saga_of_maps_that_are_tried_again_takes_little_memory(wasteful):
     assert max(each.peak_mb for each in now) <= max(each.peak_mb for each in before) + KEPT_MB, (before, now)
 
 
+@pytest.mark.chaos_long
 def test_lost_connections_leave_no_file_open(wasteful, scene):
     end_all(wasteful, SHORT, lambda: drop_clients(scene))
     main, pool = footprints(wasteful)

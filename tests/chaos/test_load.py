@@ -30,10 +30,11 @@ def start_surely(orchestrator, name, number):
 
 
 FUSED = ("pool process killed",)
+"""In fused flows alone: a process dies in the middle of several nodes."""
 ELSEWHERE = ("server restarted", "server killed", "memory full", "connections cut")
 """Faults that `test_redis_away.py`, `test_refusals.py` and `test_network.py` have in short; of a server that is killed
 "power lost" says more."""
-LONG = [(name, "canvas") for name in (*ELSEWHERE, *MORE_FAULTS)] + [
+LONG = [(name, "canvas") for name in (*ELSEWHERE, *FUSED, *MORE_FAULTS)] + [
     (name, "fused") for name in FAULTS if name not in FUSED
 ]
 
@@ -57,7 +58,7 @@ def world(fault, plain_world, tmp_path):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("fault", "mode"),
-    [case(name, "canvas") for name in FAULTS if name not in ELSEWHERE]
+    [case(name, "canvas") for name in FAULTS if name not in (*ELSEWHERE, *FUSED)]
     + [case(name, "fused") for name in FUSED]
     + [case(*pair, marks=[pytest.mark.chaos_long]) for pair in LONG],
 )

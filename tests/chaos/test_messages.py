@@ -70,7 +70,7 @@ def republished(runs: list[FlowRun]) -> int:
     return sum(event.event == REPUBLISHED for run in runs for event in run.history())
 
 
-@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize("copies", [pytest.param(2, marks=pytest.mark.chaos_long), 3])
 def test_copies_of_every_message_run_nothing_twice_and_do_not_multiply(office, copies):
     figures = {}
     for number in (1, copies):
@@ -97,6 +97,7 @@ def test_messages_that_overtake_each_other_are_joined_right(office, order):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.chaos_long
 def test_every_tenth_message_lost_delays_runs_and_loses_none(office):
     with office("lose=10") as world:
         runs = play(world, MIXED)

@@ -120,6 +120,7 @@ def test_a_slow_network_repeats_nothing(world):
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.chaos_long
 def test_flushed_scripts_and_killed_connections_have_no_effect(world):
     client = world.client
     runs = start_load(world.orchestrator(), 9)

@@ -132,10 +132,8 @@ def test_it_leaves_flower_open_until_it_is_stopped(tmp_path):
             demo.process.wait()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.chaos_long) for each in (signal.SIGTERM, signal.SIGHUP))],
-)
+@pytest.mark.chaos_long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_middle_stops_everything(demo, number):
     demo.wait_for("waiting for a token")
     assert len(demo.processes()) >= 8, "the demo, a server, two workers with two children each"

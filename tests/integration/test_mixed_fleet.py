@@ -193,7 +193,7 @@ def play(fleet: Fleet) -> Fleet:
                 fleet.runs[f"new, beside old {number}"] = fleet.start_as_new(f"new-{number}")
             for runs in fleet.runs.values():
                 end(runs)
-        # Behind the end of the old worker: under load it may have taken the lead, and it knows nothing of the new indexes.
+        # Behind the end of the old worker: under load it may have taken the lead, and it knows no new indexes.
         wait_until(fleet.is_mended, "the leader has put every run into the indexes that it belongs to", timeout=30)
     return fleet
 

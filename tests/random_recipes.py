@@ -94,6 +94,7 @@ class Child:
         is_remote: By its name, as where the code is elsewhere.
         repeats: Iterations; 0 for a node that does not repeat.
         has_undo: It has a compensation of its own, so that its run is not undone.
+        is_timed: It has a timeout, which nothing misses.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Child:
     is_remote: bool = False
     repeats: int = 0
     has_undo: bool = False
+    is_timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ class Dice:
         self.stumbling += stumbles > 0
         flow = replace(self.recipe(depth + 1, climbs=count > 0), stumbles=stumbles)
         self.stumbling -= stumbles > 0
-        return Child(self.name("child"), flow, self.happens(0.2), count, self.happens(0.2))
+        return Child(self.name("child"), flow, self.happens(0.2), count, self.happens(0.2), self.happens(0.2))
 
     def together(self, depth: int, *, is_fused: bool) -> Together:
         is_local = is_fused and self.happens(0.4)

@@ -128,7 +128,8 @@ def fall_silent(ctx: NodeContext, count: str) -> None:
         ctx.heartbeat(count)
         LEDGER.client.set(f"reported {count}", 1)
         time.sleep(60)
-    elif LEDGER.client.exists(f"reported {count}") and ctx.last_heartbeat != count:
+    # Once: a run that is resumed calls it afresh, without what was reported before it was undone.
+    elif LEDGER.client.delete(f"reported {count}") and ctx.last_heartbeat != count:
         raise Terminal(f"the report {count} is lost: {ctx.last_heartbeat}")
 
 
@@ -251,6 +252,8 @@ def child_node(child: Child) -> Node[Any, Any]:
         node = node.with_repeat(lambda output: output - output % STEP >= enough)
     if child.flow.stumbles:
         node = node.with_retry(RetryPolicy(SOON, maximum_attempts=1 + child.flow.stumbles, backoff_coefficient=1))
+    if child.is_timed:
+        node = node.with_timeout(timedelta(hours=1))
     return node.on_error(undo_of(Call(child.name))) if child.has_undo else node
 
 

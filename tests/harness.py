@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 ROOT = Path(__file__).parent.parent
 URL_VARIABLE = "TEST_REDIS_URL"
 _alive: WeakSet[WorkerProcess] = WeakSet()
-LOG_SHOWN = 20_000
+LOG_SHOWN = 40_000
 _servers: dict[str, str] = {}  # where each program is that was loaded
 
 
@@ -142,28 +142,29 @@ def child_pids(pid: int) -> list[int]:
 
 
 def logs_with_stacks() -> Iterator[tuple[str, str]]:
-    """Names of the workers that run, and the ends of their logs with the stacks of their pool processes."""
+    """Names of the workers that run, and the ends of their logs with the stacks of their processes."""
     running = [worker for worker in list(_alive) if worker.process.poll() is None]
-    sizes = [worker.log.stat().st_size for worker in running]
     write_stacks()
-    for worker, size in zip(running, sizes, strict=True):
-        with suppress(AssertionError):  # it may be one that writes none
-            wait_until(partial(_has_grown, worker.log, size), "its stacks", timeout=1)
+    for worker in running:
         yield worker.name, worker.log.read_text(errors="replace")[-LOG_SHOWN:]
 
 
-def _has_grown(log: Path, size: int) -> bool:
-    return log.stat().st_size > size
+def _is_still(log: Path) -> bool:
+    size = log.stat().st_size
+    time.sleep(0.05)
+    return log.stat().st_size == size
 
 
 def write_stacks() -> None:
-    """Let every pool process write to its worker's log where each of its threads is: one that hangs says nothing."""
+    """Let every process of a worker write to its log where each of its threads is: one that hangs says nothing."""
     for worker in list(_alive):
-        for pid in child_pids(worker.pid) if worker.process.poll() is None else ():
+        for pid in (worker.pid, *child_pids(worker.pid)) if worker.process.poll() is None else ():
             with suppress(OSError):  # it has ended just now
                 caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
                 if caught and int(caught[1], 16) >> (STACKS - 1) & 1:  # else it would end of it
                     os.kill(pid, STACKS)
+                    with suppress(AssertionError):  # one after the other, unless the worker goes on to log
+                        wait_until(partial(_is_still, worker.log), "its stacks are written", timeout=1)
 
 
 @contextmanager

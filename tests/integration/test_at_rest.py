@@ -205,7 +205,7 @@ def wake_by_hand(rested, client, run, count):
     engine = engine_of(rested.app)
     members = client.zrange("orchestrator:timers", 0, -1)
     copied = [name for name, node in (member.decode().split("|") for member in members) if node == "asleep"]
-    record, plan = engine.pinned(run.id)
+    record, plan = engine.pinned(run.id) or pytest.fail("the run is gone")
     began = time.monotonic()
     for run_id in [name for name in copied if name != run.id][:count]:
         engine.wake(plan, run_id, record.epoch, "asleep")

@@ -22,8 +22,8 @@ EVICTING_STORE = ("warn", "refuse")
 LEASE_FACTOR = 4
 PATCHES = (
     *("partial_reports", "fork_server", "result_connections", "refused_acks", "refused_connections", "greenlet_sleep"),
-    *("closed_channels", "dropped_connections", "held_messages", "unacked_in_memory", "client_per_channel"),
-    *("late_handlers", "node_names"),
+    *("closed_channels", "dropped_connections", "mute_subscriptions", "held_messages", "unacked_in_memory"),
+    *("client_per_channel", "late_handlers", "node_names"),
 )
 """Changes of kombu and Celery: that a worker makes while it takes flows; the last two, of an app that has flows."""
 

@@ -280,6 +280,35 @@ def test_channels_are_closed_although_closing_another_one_fails(server, monkeypa
         channel.close()
 
 
+# --- mute_subscriptions ----------------------------------------------------------------------------
+@pytest.mark.parametrize("names", [(), ("mute_subscriptions",)])
+def test_an_event_of_a_subscription_that_is_lost_stops_nothing(server, names):
+    heard: list[str] = []
+    news = Exchange("news", type="fanout")
+    with only(*names), Connection(server.url) as connection:
+        channel = connection.channel()
+        with Consumer(channel, [Queue("all-news", news)], callbacks=[lambda body, _: heard.append(body)]):
+            connection.transport.cycle.on_poll_start()
+            channel.subclient.connection.disconnect()
+
+            def read():
+                with contextlib.suppress(Exception):  # of whatever kind: its connection is taken from it in the end
+                    channel.handlers["LISTEN"]()
+
+            reading = threading.Thread(target=read)
+            reading.start()
+            reading.join(2)
+            assert reading.is_alive() == (not names), "it waits for what nobody sends"
+            channel.subclient.connection.disconnect()
+            reading.join(10)
+            if names:
+                connection.transport.cycle.on_poll_start()
+                with Connection(server.url) as other:
+                    other.Producer().publish("at last", exchange=news, declare=[news])
+                while not heard:
+                    connection.drain_events(timeout=10)
+
+
 # --- result_connections ----------------------------------------------------------------------------
 @pytest.mark.parametrize("names", [(), ("result_connections",)])
 def test_a_backend_that_lost_a_connection_leaves_none_open(server, admin, names):

@@ -327,16 +327,15 @@ class Orchestrator:
         """
         limit_numbers.set_limit(self._engine.store, name, n, per=per, burst=burst)
 
-    def reset_limit(self, name: str) -> None:
-        """Give a limit the code's numbers again, and let it go on if it is frozen.
+    def reset_limit(self, name: str, *, key: str | None = None) -> None:
+        """Give a limit the code's numbers again, and let it go on if it is frozen; ValueError: there is no such limit.
 
-        Raises:
-            ValueError: There is no such limit.
+        With a key, of a keyed limit, only the freeze of this key ends.
         """
-        limit_numbers.reset_limit(self._engine.store, name)
+        limit_numbers.reset_limit(self._engine.store, name, key=key)
 
     def freeze_limit(self, name: str, until: datetime, *, key: str | None = None) -> None:
-        """Let nothing start under a limit before an instant; `reset_limit` ends it earlier.
+        """Let nothing start under a limit before an instant; `reset_limit` with the same key ends it earlier.
 
         Args:
             name: As in `limits()`.

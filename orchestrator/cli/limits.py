@@ -64,9 +64,10 @@ def set_limit(session: Session, name: str, number: float, per: timedelta | None,
 
 @command("reset", example="limits reset order-api")
 @click.argument("name")
-def reset_limit(session: Session, name: str) -> None:
+@click.option("--key", help="Only end the freeze of this key of a limit with keys.")
+def reset_limit(session: Session, name: str, key: str | None) -> None:
     """Give a limit the code's numbers again, and end its freeze."""
-    session.orchestrator.reset_limit(name)
+    session.orchestrator.reset_limit(name, key=key)
     show(session, name)
 
 

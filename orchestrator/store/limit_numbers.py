@@ -179,12 +179,16 @@ def set_limit(store: Store, name: str, n: float, *, per: timedelta | None, burst
         store.scripts.set_limit(name, " ".join(map(str, chosen)))
 
 
-def reset_limit(store: Store, name: str) -> None:
-    """Give a limit the code's numbers again, and let it go on if it is frozen; ValueError: there is no such limit."""
+def reset_limit(store: Store, name: str, *, key: str | None) -> None:
+    """Give a limit the code's numbers again, and let it go on if it is frozen; ValueError: there is no such limit.
+
+    With a key only what has it goes on: the numbers are those of all keys.
+    """
     _known_numbers(store, name)
     with store.guarded():
-        store.scripts.set_limit(name, "")
-        store.client.delete(store.keys.bucket(name)[3])
+        if key is None:
+            store.scripts.set_limit(name, "")
+        store.client.delete(store.keys.bucket(name if key is None else bucket_of(name, key))[3])
 
 
 def freeze_limit(store: Store, name: str, until: datetime, *, key: str | None) -> None:

@@ -206,6 +206,11 @@ def change_limit(
             orchestrator.freeze_limit(name, datetime.now(UTC) + timedelta(minutes=float(until)), key=key or None)
             which = f"The key {key} of {name}" if key else name
             return f"{which} is frozen for {texts.lasted(float(until) * 60)}."
+        if op == "unfreeze":
+            if not key:
+                return "Not changed: give the key whose freeze is to end."
+            orchestrator.reset_limit(name, key=key)
+            return f"The key {key} of {name} is not frozen any more."
         span = timedelta(seconds=float(per)) if per else None
         orchestrator.set_limit(name, float(n), per=span, burst=int(burst) if burst else None)
     except (ValueError, OverflowError) as error:

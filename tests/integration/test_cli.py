@@ -20,6 +20,7 @@ from orchestrator.cli.schemas import SCHEMAS
 from orchestrator.contrib.prometheus import METRICS
 from orchestrator.engine import engine_of
 from orchestrator.server import EmbeddedServer
+from orchestrator.store.keys import bucket_of
 from tests.harness import ROOT, environment_for, load_program, wait_until, workers
 from tests.terminal import Terminal
 from tests.typist import MODULE, Operator
@@ -346,6 +347,11 @@ def test_workers_and_limits(operator):
     (limit,) = operator.json("limits", "reset", "order-api")
     assert (limit["n"], limit["is_set"], limit["frozen_until"]) == (100, False, None)
     assert "near: order-api" in operator.type("limits", "reset", "oder-api", code=2)
+    store = engine_of(operator.orchestrator.app).store
+    for verb, *span in (("freeze", "--for", "5m"), ("reset",)):
+        operator.type("limits", verb, "order-api", "--key", "acme", *span)
+        mark = store.keys.bucket(bucket_of("order-api", "acme"))[3]
+        assert store.client.exists(mark) == (verb == "freeze")
 
 
 def test_schedules_are_paused_triggered_and_filled(operator):

@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlencode
 import pytest
 import redis
 
-from orchestrator.store.keys import Keys
+from orchestrator.engine import engine_of
+from orchestrator.store.keys import Keys, bucket_of
 from orchestrator.store.set_aside import AsideList
 from tests.flower import PAGES, basic
 from tests.harness import wait_until
@@ -332,6 +333,11 @@ def test_a_limit_is_frozen_and_set_and_reset(flower, program):
     assert jira().is_set
     flower.post("/flows/limit", {"name": "jira", "op": "reset"})
     assert (jira().is_set, jira().frozen_until) == (False, None)
+    store = engine_of(program.app).store
+    for op in ("freeze", "unfreeze"):
+        flower.post("/flows/limit", {"name": "jira", "op": op, "until": "5", "key": "acme"})
+        assert store.client.exists(store.keys.bucket(bucket_of("jira", "acme"))[3]) == (op == "freeze")
+    assert "give+the+key" in flower.post("/flows/limit", {"name": "jira", "op": "unfreeze"}).headers["Location"]
     refused = flower.post("/flows/limit", {"name": "jira", "op": "set", "n": "none", "per": "60"})
     assert "Not+changed" in refused.headers["Location"]
 
